@@ -1,0 +1,3 @@
+"""Next Token Perception Score."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,45 @@
+"""One exception for everything a user can put right, and the checks that raise it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class NtpsError(ValueError):
+    """A request that cannot be met.
+
+    The message is one sentence that names the culprit (file and line, column, option) and what would be accepted.
+    The command line prints it and exits with status 2; in Python it is an ordinary `ValueError`.
+    """
+
+
+def one_of(value: Any, allowed: Iterable[Any], what: str) -> Any:
+    """Return `value` if it is among `allowed`.
+
+    Raises:
+        NtpsError: If it is not; the message lists what is.
+    """
+    choices = list(allowed)
+    if value not in choices:
+        raise NtpsError(f"{what} is {value!r}; choose one of: {', '.join(map(str, choices))}.")
+    return value
+
+
+def in_range(value: Any, low: float | None, high: float | None, what: str) -> Any:
+    """Return `value` if `low <= value <= high`; a bound of `None` is open.
+
+    Raises:
+        NtpsError: If it lies outside, or is no number.
+    """
+    try:
+        inside = (low is None or value >= low) and (high is None or value <= high)
+    except TypeError:
+        inside = False
+    if not inside or isinstance(value, bool):
+        if low is None:
+            accepted = f"at most {high}"
+        elif high is None:
+            accepted = f"at least {low}"
+        else:
+            accepted = f"between {low} and {high}"
+        raise NtpsError(f"{what} is {value!r}; it must be {accepted}.")
+    return value
