@@ -1,0 +1,331 @@
+"""From batches of hidden states to moments, streaming: matrix products only, no loop over texts or positions."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntps.errors import NtpsError, in_range, one_of
+from ntps.moments import PREFIXES, Moments
+
+_POOL_ROWS = 512  # pooled states wait in a buffer: one product of 512 rows costs far less than sixteen of 32
+_SYMMETRIC_BLOCKS = 4  # S^T S from block rows of its upper triangle: 5/8 of the work of a full product
+
+
+@contextlib.contextmanager
+def _float32_precision(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What all layers of one batch share: tokens are right-aligned by `order`, then `mask` (B, T) is a staircase."""
+
+    mask: Tensor
+    order: Tensor | None
+    padded: bool
+    lengths: Tensor
+    fold_of: Tensor
+
+    def rows(self, chosen: slice) -> "_Batch":
+        order = None if self.order is None else self.order[chosen]
+        return _Batch(self.mask[chosen], order, self.padded, self.lengths[chosen], self.fold_of[chosen])
+
+    def align(self, hidden: Tensor) -> Tensor:
+        """Move padding to the right, keeping the order of tokens, and put zeros there."""
+        if self.order is not None:
+            hidden = hidden.gather(1, self.order[:, :, None].expand_as(hidden))
+        return hidden.masked_fill(~self.mask[:, :, None], 0.0) if self.padded else hidden
+
+    def has_next(self) -> Tensor:
+        """Return (B, T), true where token t is followed by another."""
+        return torch.nn.functional.pad(self.mask[:, 1:], (0, 1))
+
+
+def _add_gram(total: Tensor, rows: Tensor, scratch: Tensor) -> None:
+    """Add rows^T rows (d, d) to `total`, computing only block rows of the upper triangle."""
+    d = rows.shape[1]
+    step = max(64, -(-d // _SYMMETRIC_BLOCKS))
+    for start in range(0, d, step):
+        stop = min(start + step, d)
+        block = scratch[: (stop - start) * (d - start)].view(stop - start, d - start)
+        total[start:stop, start:] += torch.mm(rows[:, start:stop].T, rows[:, start:], out=block)
+
+
+def _symmetric(upper: Tensor) -> Tensor:
+    """Return symmetric matrices (..., d, d) from block upper triangles."""
+    triangle = upper.triu()
+    return triangle + triangle.triu(1).transpose(-1, -2)
+
+
+class MomentAccumulator:
+    """Stream hidden states into sums; memory does not grow with the number of texts.
+
+    Memory: for S layers of width d, S * d^2 * 8 * (2 + F) bytes (F = max(folds, 1)) on `device`: 187 MB for 19 layers
+    of width 640, 13 GB for 33 layers of width 4096. With `fold_prefix=True` it is S * d^2 * 8 * 3F.
+
+    Args:
+        layers: The layer number of each entry of the stack, for instance `range(n_layers)`.
+        width: d, the width of a hidden state.
+        n_targets: c, the number of classes, or of real targets.
+        prefix: What stands for the past of token t: `"sum"` s_t (the paper), `"mean"` s_t / t, or `"last"` h_t.
+        folds: Number of folds whose pooled sums are kept apart; 0 for none.
+        fold_prefix: Keep C0 and C1 per fold too (for jackknife intervals of the score).
+        device: Where sums live. Hidden states are used where they are and must be on this device.
+        accumulate_dtype: `torch.float32` or `torch.float64`: the arithmetic of C0 and C1 within a batch. Sums over
+            batches, and M and X, are always float64.
+        matmul_precision: Torch's float32 matmul precision within `update`: `"highest"`, `"high"` (TF32) or `"medium"`
+            (bfloat16). `"auto"`: `"high"` on CUDA, `"highest"` elsewhere. The solvers are float64 in any case.
+        token_gram: Also keep sum_t h_t h_t^T and s_L s_L^T whole (two more matrices per layer), for the identity
+            C1 + C1^T = E[s_L s_L^T] - E[sum_t h_t h_t^T]. Their diagonals are always kept.
+
+    Raises:
+        NtpsError: If an option is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[int],
+        width: int,
+        n_targets: int,
+        prefix: str = "sum",
+        folds: int = 0,
+        fold_prefix: bool = False,
+        device: str | torch.device = "cpu",
+        accumulate_dtype: torch.dtype = torch.float32,
+        matmul_precision: str = "auto",
+        token_gram: bool = False,
+    ) -> None:
+        one_of(prefix, PREFIXES, "prefix")
+        one_of(accumulate_dtype, (torch.float32, torch.float64), "accumulate_dtype")
+        one_of(matmul_precision, ("auto", "highest", "high", "medium"), "matmul_precision")
+        in_range(width, 1, None, "width")
+        in_range(n_targets, 1, None, "n_targets")
+        if folds == 1 or folds < 0:
+            raise NtpsError(f"folds is {folds}; it must be 0 (none) or at least 2.")
+        if not layers:
+            raise NtpsError("layers is empty; name at least one layer.")
+        self.layers = tuple(int(layer) for layer in layers)
+        self.width, self.n_targets, self.prefix = width, n_targets, prefix
+        self.folds, self.fold_prefix = folds, fold_prefix and folds > 0
+        self.device = torch.device(device)
+        self.accumulate_dtype = accumulate_dtype
+        if matmul_precision == "auto":
+            matmul_precision = "high" if self.device.type == "cuda" else "highest"
+        self.matmul_precision = matmul_precision
+        n_layers, pooled, prefixed = len(self.layers), max(folds, 1), folds if self.fold_prefix else 1
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+        self._sums = {
+            "xx": zeros(pooled, n_layers, width, width),
+            "xy": zeros(pooled, n_layers, width, n_targets),
+            "x": zeros(pooled, n_layers, width),
+            "y": zeros(pooled, n_targets),
+            "yy": zeros(pooled, n_targets, n_targets),
+            "ss": zeros(prefixed, n_layers, width, width),
+            "sh": zeros(prefixed, n_layers, width, width),
+            "token_squares": zeros(n_layers, width),
+            "last_squares": zeros(n_layers, width),
+            "counts": zeros(3, pooled),  # texts, tokens, pairs (s_t, h_{t+1})
+        }
+        if token_gram:
+            self._sums["token_gram"] = zeros(n_layers, width, width)
+            self._sums["last_gram"] = zeros(n_layers, width, width)
+        self._pending: list[tuple[list[Tensor], Tensor, Tensor]] = []
+        self._pending_rows = 0
+        self._scratches: dict[torch.dtype, Tensor] = {}
+
+    @torch.no_grad()
+    def update(
+        self,
+        hidden: Tensor | Sequence[Tensor],
+        mask: Tensor,
+        labels: Tensor,
+        folds: Tensor | None = None,
+        *,
+        return_pooled: bool = False,
+    ) -> Tensor | None:
+        """Add one batch.
+
+        Args:
+            hidden: (S, B, T, d) or S tensors (B, T, d), any float dtype, in the order of `layers`.
+            mask: (B, T), non-zero where there is a token; padding may be on either side. Every text has a token.
+            labels: (B,) class indices in [0, n_targets), or (B, n_targets) real targets.
+            folds: (B,) fold of each text in [0, folds); needed when the accumulator has folds.
+            return_pooled: Return the mean-pooled states (S, B, d) of this batch, in the accumulation dtype.
+
+        Raises:
+            NtpsError: If shapes disagree, a text has no token, or a label or fold is out of range (nothing was added);
+                or if a hidden state is not finite (the message names the layer and the text's place in the batch; the
+                sums are spoiled then).
+        """
+        mask = mask.to(self.device).bool()
+        targets = self._targets(labels, mask.shape[0])
+        fold_of = self._fold_of(folds, mask.shape[0])
+        self._check_shapes(hidden, mask)
+        lengths = mask.sum(1)
+        if (lengths == 0).any():
+            raise NtpsError(f"text {int((lengths == 0).nonzero()[0])} of the batch has no token; leave such texts out.")
+        order = None
+        if not (mask[:, :-1] >= mask[:, 1:]).all():  # a token stands right of padding
+            order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
+            mask = mask.gather(1, order)
+        batch = _Batch(mask, order, not bool(mask.all()), lengths, fold_of)
+        with _float32_precision(self.matmul_precision):
+            pooled = [self._update_layer(place, hidden[place], batch) for place in range(len(self.layers))]
+        finite = torch.stack([states.isfinite().all(1) for states in pooled])
+        if not finite.all():
+            place, text = (~finite).nonzero()[0].tolist()
+            raise NtpsError(
+                f"layer {self.layers[place]} has a hidden state that is not finite, in text {text} of the batch; "
+                "try a wider dtype (float32 or bfloat16)."
+            )
+        counts = torch.stack([torch.ones_like(lengths), lengths, lengths - 1]).to(torch.float64)
+        self._sums["counts"].index_add_(1, fold_of, counts)
+        self._pending.append((pooled, targets, fold_of))
+        self._pending_rows += len(mask)
+        if self._pending_rows >= _POOL_ROWS:
+            self._flush()
+        return torch.stack(pooled) if return_pooled else None
+
+    def _update_layer(self, place: int, hidden: Tensor, batch: _Batch) -> Tensor:
+        """Add one layer's C0, C1 and squares; return the pooled states (B, d).
+
+        Everything that needs fresh memory is made before the first sum changes, so that when memory runs out the
+        layer can be added again in halves.
+        """
+        try:
+            states = batch.align(hidden.to(self.accumulate_dtype))
+            sums = states.cumsum(1)  # padding is zero, so the last position holds s_L
+            last = sums[:, -1].clone()
+            pooled = last / batch.lengths[:, None]
+            if self.prefix == "last":
+                past = states.clone()
+            elif self.prefix == "mean":
+                past = sums / torch.arange(1, states.shape[1] + 1, device=self.device)[None, :, None]
+            else:
+                past = sums
+            # Rows without a next token are zero, so the shift in _add_pairs pairs no token with another text's first.
+            past *= batch.has_next()[:, :, None]
+            parts = [(0, past, states)]
+            if self.fold_prefix:
+                members = [(fold, batch.fold_of == fold) for fold in batch.fold_of.unique().tolist()]
+                parts = [(fold, past[chosen], states[chosen]) for fold, chosen in members]
+            squares = states.square().sum((0, 1), dtype=torch.float64), last.square().sum(0, dtype=torch.float64)
+            grams = None
+            if "token_gram" in self._sums:
+                flat = states.flatten(0, 1).double()
+                grams = flat.T @ flat, last.double().T @ last.double()
+            self._scratch(self.accumulate_dtype)
+        except torch.cuda.OutOfMemoryError:
+            if len(hidden) == 1:
+                raise
+            middle = len(hidden) // 2
+            halves = (slice(None, middle), slice(middle, None))
+            return torch.cat([self._update_layer(place, hidden[half], batch.rows(half)) for half in halves])
+        for fold, rows, following in parts:
+            self._add_pairs(fold, place, rows, following)
+        self._sums["token_squares"][place] += squares[0]
+        self._sums["last_squares"][place] += squares[1]
+        if grams is not None:
+            self._sums["token_gram"][place] += grams[0]
+            self._sums["last_gram"][place] += grams[1]
+        return pooled
+
+    def _add_pairs(self, fold: int, place: int, past: Tensor, states: Tensor) -> None:
+        rows, following = past.flatten(0, 1)[:-1], states.flatten(0, 1)[1:]
+        scratch = self._scratch(rows.dtype)
+        _add_gram(self._sums["ss"][fold, place], rows, scratch)
+        self._sums["sh"][fold, place] += torch.mm(rows.T, following, out=scratch.view(self.width, self.width))
+
+    def _scratch(self, dtype: torch.dtype) -> Tensor:
+        """Return d * d numbers to write products into, allocated once for each dtype."""
+        if dtype not in self._scratches:
+            self._scratches[dtype] = torch.empty(self.width**2, dtype=dtype, device=self.device)
+        return self._scratches[dtype]
+
+    def _flush(self) -> None:
+        """Add the waiting pooled states to M and X, in float64: their ranks are then exact."""
+        if not self._pending:
+            return
+        targets = torch.cat([batch[1] for batch in self._pending])
+        fold_of = torch.cat([batch[2] for batch in self._pending])
+        members = [(fold, fold_of == fold) for fold in fold_of.unique().tolist()]
+        for fold, chosen in members:
+            y = targets[chosen]
+            self._sums["y"][fold] += y.sum(0)
+            self._sums["yy"][fold] += y.T @ y
+        for index in range(len(self.layers)):
+            states = torch.cat([batch[0][index] for batch in self._pending]).double()
+            for fold, chosen in members:
+                x = states[chosen]
+                _add_gram(self._sums["xx"][fold, index], x, self._scratch(x.dtype))
+                self._sums["xy"][fold, index] += x.T @ targets[chosen]
+                self._sums["x"][fold, index] += x.sum(0)
+        self._pending, self._pending_rows = [], 0
+
+    def _targets(self, labels: Tensor, batch: int) -> Tensor:
+        labels = torch.as_tensor(labels, device=self.device)
+        if labels.shape == (batch, self.n_targets) and (labels.is_floating_point() or labels.ndim == 2):
+            return labels.double()
+        if labels.shape != (batch,) or labels.is_floating_point():
+            raise NtpsError(
+                f"labels have shape {tuple(labels.shape)} and dtype {labels.dtype}; expected class indices ({batch},) "
+                f"or real targets ({batch}, {self.n_targets})."
+            )
+        if batch and not 0 <= int(labels.min()) <= int(labels.max()) < self.n_targets:
+            raise NtpsError(f"labels must lie in [0, {self.n_targets}); found {labels.min()} to {labels.max()}.")
+        return torch.nn.functional.one_hot(labels.long(), self.n_targets).double()
+
+    def _fold_of(self, folds: Tensor | None, batch: int) -> Tensor:
+        if self.folds == 0:
+            return torch.zeros(batch, dtype=torch.long, device=self.device)
+        if folds is None or len(folds) != batch:
+            raise NtpsError(f"this accumulator has {self.folds} folds: give the fold of each of the {batch} texts.")
+        folds = torch.as_tensor(folds, device=self.device).long()
+        if batch and not 0 <= int(folds.min()) <= int(folds.max()) < self.folds:
+            raise NtpsError(f"folds must lie in [0, {self.folds}); found {folds.min()} to {folds.max()}.")
+        return folds
+
+    def _check_shapes(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> None:
+        if len(hidden) != len(self.layers):
+            raise NtpsError(f"hidden holds {len(hidden)} layers; this accumulator was made for {len(self.layers)}.")
+        expected = (*mask.shape, self.width)
+        for layer, states in zip(self.layers, hidden, strict=True):
+            if tuple(states.shape) != expected:
+                raise NtpsError(f"layer {layer} has hidden states of shape {tuple(states.shape)}; expected {expected}.")
+
+    def sums(self) -> dict[str, Tensor]:
+        """Return the raw sums by name (float64, live tensors), for a reduction over processes."""
+        self._flush()
+        return self._sums
+
+    def finalize(self, metadata: dict[str, Any] | None = None) -> "Moments":
+        """Return the frozen `Moments` of all texts so far.
+
+        Raises:
+            NtpsError: If there were none.
+        """
+        sums = {name: value.cpu().clone() for name, value in self.sums().items()}
+        for name in ("xx", "ss"):
+            sums[name] = _symmetric(sums[name])
+        if sums["counts"][0].sum() == 0:
+            raise NtpsError("there is no text with a token in it; nothing to accumulate.")
+        return Moments(
+            sums=sums,
+            layers=self.layers,
+            prefix=self.prefix,
+            n_folds=self.folds,
+            metadata={"accumulate_dtype": str(self.accumulate_dtype).removeprefix("torch."), **(metadata or {})},
+        )
