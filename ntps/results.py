@@ -1,0 +1,257 @@
+"""Frozen results: what a score is, as numbers, as a table for a terminal or a notebook, as JSON."""
+
+import html
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SCHEMA_VERSION = 1
+_BAR_WIDTH = 18
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """The score of one layer at one pair of ranks.
+
+    Attributes:
+        layer: 0 is the embedding output, the last one the state after the final norm.
+        d: Width of a hidden state.
+        rank_m: Numerical rank of M (the centred one when centred).
+        rank_u: Number of perception directions with a non-zero eigenvalue, at most the number of classes.
+        rank_v: Number of next-token directions.
+        k_u: Perception rank of this reading.
+        k_v: Next-token rank of this reading.
+        ntps: ||P U||_F^2 / ||U||_F^2, in [0, 1]; NaN when there is no direction.
+        chance: The mean of `ntps` for a uniformly random V of rank k_v: k_v / d.
+        ntps_whitened: The same share after whitening by M, in [0, 1].
+        excess_loss: Loss(V_{k_v}) - Loss(U_{k_u}): squared error per text, in units of one-hot labels.
+        bounds: `raw` and `whitened`, each (lower, upper) bounds on `excess_loss`.
+        explained: Share of label variance that a linear readout (with intercept) of V's first k_v directions explains
+            on the texts it was fitted on, in [0, 1].
+        ceiling: The same for all d directions.
+        retained: explained / ceiling, in [0, 1]; NaN when the ceiling is 0.
+        explained_heldout: `explained` on folds that the readout was not fitted on, at most 1, below 0 when the
+            readout is worse than the label frequencies; `None` without folds.
+        ceiling_heldout: `ceiling` on held-out folds.
+        curve: Lists over `k_v`: `ntps`, `excess_loss`, `explained` and, with folds, `explained_heldout`. With the
+            official convention `fraction` and `ntps`.
+    """
+
+    layer: int
+    d: int
+    rank_m: int
+    rank_u: int
+    rank_v: int
+    k_u: int
+    k_v: int
+    ntps: float
+    chance: float
+    ntps_whitened: float
+    excess_loss: float
+    bounds: dict[str, tuple[float, float]]
+    explained: float
+    ceiling: float
+    retained: float
+    curve: dict[str, list[Any]]
+    explained_heldout: float | None = None
+    ceiling_heldout: float | None = None
+
+    @property
+    def above_chance(self) -> float:
+        """(NTPS - k_v/d) / (1 - k_v/d): 0 at chance, 1 when U lies inside V; NaN when k_v = d."""
+        return (self.ntps - self.chance) / (1 - self.chance) if self.chance < 1 else math.nan
+
+    @property
+    def headline(self) -> float:
+        """The share of label variance explained through V, held out where folds were kept."""
+        return self.explained if self.explained_heldout is None else self.explained_heldout
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """The scores of a model's layers on one task, with what made them.
+
+    Attributes:
+        layers: One `LayerScore` per layer.
+        convention: `"theory"` or `"official"`.
+        n_texts: Texts used.
+        n_tokens: Tokens of those texts.
+        n_classes: Classes of the task.
+        settings: Every option that shaped the numbers.
+        metadata: Model, revision, dtype, task fingerprint, package version.
+    """
+
+    layers: tuple[LayerScore, ...]
+    convention: str
+    n_texts: int
+    n_tokens: int
+    n_classes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.metadata.get("model", "unnamed model"))
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.metadata.get("task", "unnamed task"))
+
+    @property
+    def held_out(self) -> bool:
+        """Whether explained shares were also judged on held-out folds."""
+        return self.layers[0].explained_heldout is not None
+
+    @cached_property
+    def best(self) -> LayerScore:
+        """The layer whose next-token directions explain most of the labels (held out where folds were kept).
+
+        It is chosen on the data it is reported on: with few texts, read it with that in mind.
+        """
+        return max(self.layers, key=lambda layer: (not math.isnan(layer.headline), layer.headline))
+
+    def __getitem__(self, layer: int) -> LayerScore:
+        for scored in self.layers:
+            if scored.layer == layer:
+                return scored
+        raise KeyError(f"layer {layer} was not scored; there are {', '.join(str(s.layer) for s in self.layers)}")
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per layer; bounds are spread over four columns, curves left out."""
+        import pandas as pd
+
+        rows = []
+        for scored in self.layers:
+            row = {key: value for key, value in asdict(scored).items() if key not in ("bounds", "curve")}
+            for kind, (lower, upper) in scored.bounds.items():
+                row[f"bound_{kind}_lower"], row[f"bound_{kind}_upper"] = lower, upper
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-able values; numbers that are not finite become `None`."""
+        layers = []
+        for scored in self.layers:
+            row = asdict(scored)
+            if scored.explained_heldout is None:
+                del row["explained_heldout"], row["ceiling_heldout"]
+            layers.append(row)
+        provenance = {k: v for k, v in self.metadata.items() if k not in ("model", "task", "settings")}
+        return _finite(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "model": self.model,
+                "task": self.task,
+                "n_texts": self.n_texts,
+                "n_tokens": self.n_tokens,
+                "n_classes": self.n_classes,
+                "d": self.layers[0].d,
+                "convention": self.convention,
+                "best_layer": self.best.layer,
+                "settings": self.settings,
+                "provenance": provenance,
+                "layers": layers,
+            }
+        )
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return `to_dict()` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+
+    def to_text(self) -> str:
+        """Return a table of at most 80 columns and a sentence that reads it."""
+        explained = "held out" if self.held_out else "explained"
+        lines = [f"  layer    NTPS  chance  retained  excess loss  {explained:>9}"]
+        for scored in self.layers:
+            mark = "*" if scored is self.best else " "
+            numbers = (
+                f"{mark} {scored.layer:5d}  {_number(scored.ntps):>6}  {_number(scored.chance):>6}  "
+                f"{_number(scored.retained):>8}  {_number(scored.excess_loss, 4):>11}  {_number(scored.headline):>9}"
+            )
+            lines.append(f"{numbers}  {bar(scored.headline)}".rstrip())
+        return "\n".join([*lines, "", *_wrap(self.sentence())])
+
+    def sentence(self) -> str:
+        """Say in one sentence what the best layer's numbers mean."""
+        best = self.best
+        where = "on held-out texts" if self.held_out else "in sample"
+        ceiling = best.ceiling if best.ceiling_heldout is None else best.ceiling_heldout
+        if self.convention == "official":
+            score = f"NTPS by the released code's procedure averages {_number(best.ntps)} over its 19 fractions"
+        else:
+            score = f"NTPS is {_number(best.ntps)}, where a random subspace of that size would have {best.chance:.3f}"
+        return (
+            f"* Layer {best.layer} is best: a linear readout of the {best.k_v} directions that next-token prediction "
+            f"uses most explains {_percent(best.headline)} of the label variance {where}; all {best.d} explain "
+            f"{_percent(ceiling)}. {score}."
+        )
+
+    def _title(self) -> str:
+        return (
+            f"{self.model} on {self.task}: {self.n_texts:,} texts, {self.n_classes} classes, {self.n_tokens:,} tokens"
+        )
+
+    def __str__(self) -> str:
+        return f"{self._title()}\n\n{self.to_text()}"
+
+    def _repr_html_(self) -> str:
+        heads = ["layer", "NTPS", "chance", "retained", "excess loss", "held out" if self.held_out else "explained"]
+        rows = []
+        for s in self.layers:
+            values = (s.ntps, s.chance, s.retained, s.excess_loss, s.headline)
+            cells = "".join(f"<td>{_number(value, 3)}</td>" for value in values)
+            weight = ' style="font-weight:bold"' if s is self.best else ""
+            rows.append(f"<tr{weight}><td>{s.layer}</td>{cells}</tr>")
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        return (
+            f"<p><b>{html.escape(self._title())}</b></p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table><p>{html.escape(self.sentence())}</p>"
+        )
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw NTPS against chance, and explained shares, by layer; return the axes."""
+        from ntps.plots import plot_layers
+
+        return plot_layers(self, ax=ax)
+
+
+def bar(value: float | None, width: int = _BAR_WIDTH) -> str:
+    """Return a bar for a share in [0, 1], in eighths of a character; empty below 0 or when not a number."""
+    if value is None or math.isnan(value) or value <= 0:
+        return ""
+    eighths = round(min(value, 1.0) * width * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(value: float) -> str:
+    return "an unknown share" if math.isnan(value) else f"{100 * value:.0f} %"
+
+
+def _wrap(text: str, width: int = 80) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, subsequent_indent="  ")
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON has no word for by `None`, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
