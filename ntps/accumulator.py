@@ -15,6 +15,26 @@ _POOL_ROWS = 512  # pooled states wait in a buffer: one product of 512 rows cost
 _SYMMETRIC_BLOCKS = 4  # S^T S from block rows of its upper triangle: 5/8 of the work of a full product
 
 
+class NonFiniteError(NtpsError):
+    """A hidden state is infinite or not a number.
+
+    Attributes:
+        layer: The layer's number.
+        text: The text's place, in the batch or (as `collect_moments` raises it) in the task.
+    """
+
+    def __init__(self, layer: int, text: int, excerpt: str | None = None) -> None:
+        self.layer, self.text = layer, text
+        where = f"text {text} of the batch" if excerpt is None else f"text {text} ({_shorten(excerpt)!r})"
+        super().__init__(
+            f"layer {layer} has a hidden state that is not finite, in {where}; try another dtype (float32, bfloat16)."
+        )
+
+
+def _shorten(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 @contextlib.contextmanager
 def _float32_precision(precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
@@ -187,10 +207,7 @@ class MomentAccumulator:
         finite = torch.stack([states.isfinite().all(1) for states in pooled])
         if not finite.all():
             place, text = (~finite).nonzero()[0].tolist()
-            raise NtpsError(
-                f"layer {self.layers[place]} has a hidden state that is not finite, in text {text} of the batch; "
-                "try a wider dtype (float32 or bfloat16)."
-            )
+            raise NonFiniteError(self.layers[place], text)
         counts = torch.stack([torch.ones_like(lengths), lengths, lengths - 1]).to(torch.float64)
         self._sums["counts"].index_add_(1, fold_of, counts)
         self._pending.append((pooled, targets, fold_of))
@@ -206,7 +223,7 @@ class MomentAccumulator:
         layer can be added again in halves.
         """
         try:
-            states = batch.align(hidden.to(self.accumulate_dtype))
+            states = batch.align(hidden.to(device=self.device, dtype=self.accumulate_dtype))
             sums = states.cumsum(1)  # padding is zero, so the last position holds s_L
             last = sums[:, -1].clone()
             pooled = last / batch.lengths[:, None]

@@ -1,0 +1,409 @@
+"""Run a model over a task once and keep the moments of every layer, in batches of similar length, on any device.
+
+Several processes split the batches, not the texts: every batch is the same whatever their number, so the sums agree to
+rounding in float64. Start them with `torchrun --nproc-per-node N -m ntps score ...`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ntps import __version__
+from ntps.accumulator import MomentAccumulator, NonFiniteError
+from ntps.errors import NtpsError, in_range, one_of
+from ntps.moments import PREFIXES, Moments
+
+if TYPE_CHECKING:
+    from ntps.models import LanguageModel
+    from ntps.tasks import Task
+
+MAX_BATCH_TOKENS = 8192  # of padding and text: bounds the memory that the hidden states of all layers take
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Features:
+    """Mean-pooled hidden states.
+
+    Attributes:
+        values: (S, n, d) float32: S layers, n texts in the task's order.
+        labels: (n,) class indices.
+        layers: The layer number of each entry of the stack.
+        kept: (n,) the place in the task of each text; texts without tokens are left out.
+        folds: (n,) the fold of each text, or `None`.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    layers: tuple[int, ...]
+    kept: np.ndarray
+    folds: np.ndarray | None
+
+    def layer(self, layer: int) -> np.ndarray:
+        """Return (n, d) features of one layer.
+
+        Raises:
+            NtpsError: If the layer is not among them.
+        """
+        one_of(layer, self.layers, "layer")
+        return self.values[self.layers.index(layer)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What shapes the moments, apart from model and task; checked before anything is computed."""
+
+    layers: tuple[int, ...]
+    max_length: int
+    prefix: str
+    folds: int
+    fold_prefix: bool
+    seed: int
+    matmul_precision: str
+
+    def key(self, model_fingerprint: str, dtype: str, task: "Task") -> str:
+        """Return a digest of all that the moments depend on: equal keys mean equal moments.
+
+        Batch size and device are left out: they change nothing but rounding.
+        """
+        parts = {
+            **self.settings(),
+            "model": model_fingerprint,
+            "dtype": dtype,
+            "task": task.fingerprint,
+            "version": __version__,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the request as JSON values."""
+        return {**self.__dict__, "layers": list(self.layers)}
+
+
+def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    """Return layer numbers from `"all"`, a list, or text such as `"0,6,-1"`; -1 is the last layer.
+
+    Raises:
+        NtpsError: If a number is no layer of the model; the message gives the range.
+    """
+    if isinstance(layers, str):
+        if layers == "all":
+            return tuple(range(n_layers))
+        try:
+            layers = [int(part) for part in layers.split(",")]
+        except ValueError:
+            raise NtpsError(
+                f"layers is {layers!r}; give 'all' or numbers separated by commas, such as 0,6,-1."
+            ) from None
+    chosen = [layers] if isinstance(layers, int) else list(layers)
+    for layer in chosen:
+        if not -n_layers <= layer < n_layers:
+            raise NtpsError(f"layer {layer} is out of range; this model has layers 0 to {n_layers - 1}.")
+    if not chosen:
+        raise NtpsError("layers is empty; name at least one layer.")
+    return tuple(sorted({layer % n_layers for layer in chosen}))
+
+
+def make_request(
+    n_layers: int,
+    max_positions: int | None,
+    task: "Task",
+    *,
+    layers: str | int | Sequence[int] = "all",
+    max_length: int | None = None,
+    prefix: str = "sum",
+    folds: int = 0,
+    fold_prefix: bool = False,
+    seed: int = 0,
+    matmul_precision: str = "auto",
+) -> Request:
+    """Check options against model and task and fill in defaults.
+
+    Raises:
+        NtpsError: If one is out of range.
+    """
+    one_of(prefix, PREFIXES, "prefix")
+    one_of(matmul_precision, ("auto", "highest", "high", "medium"), "matmul_precision")
+    wanted = DEFAULT_MAX_LENGTH if max_length is None else in_range(max_length, 2, None, "max_length")
+    if folds:
+        smallest = int(np.bincount(task.labels, minlength=1).max())
+        if folds < 2 or folds > smallest:
+            raise NtpsError(
+                f"folds is {folds}; it must be 0 (none) or between 2 and {smallest}, the largest class's size."
+            )
+    return Request(
+        layers=parse_layers(layers, n_layers),
+        max_length=wanted if max_positions is None else min(wanted, max_positions),
+        prefix=prefix,
+        folds=folds,
+        fold_prefix=fold_prefix and folds > 0,
+        seed=seed,
+        matmul_precision=matmul_precision,
+    )
+
+
+def assign_folds(labels: np.ndarray, folds: int, *, seed: int = 0) -> np.ndarray:
+    """Return the fold (n,) of each text, stratified: every class is spread evenly, at random.
+
+    Args:
+        labels: (n,) class indices.
+        folds: Number of folds, at least 2.
+        seed: Seed of the shuffle.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within; folds then go round and round
+    assigned = np.empty(len(labels), dtype=np.int64)
+    assigned[order] = np.arange(len(labels)) % folds
+    return assigned
+
+
+def plan_batches(lengths: np.ndarray, batch_size: int, max_tokens: int = MAX_BATCH_TOKENS) -> list[np.ndarray]:
+    """Return batches of places in `lengths`, longest first (memory runs out at once, or not at all), without the empty.
+
+    Args:
+        lengths: (n,) tokens of each text.
+        batch_size: Most texts in a batch.
+        max_tokens: Most tokens in a batch, padding included; one text always fits.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, min(batch_size, max_tokens // int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def collect_moments(
+    model: "LanguageModel",
+    task: "Task",
+    *,
+    layers: str | int | Sequence[int] = "all",
+    batch_size: int = 32,
+    max_length: int | None = None,
+    prefix: str = "sum",
+    folds: int = 0,
+    fold_prefix: bool = False,
+    seed: int = 0,
+    matmul_precision: str = "auto",
+    progress: bool | None = None,
+) -> Moments:
+    """Run a model over a task once and return the moments of its layers.
+
+    Args:
+        model: From `ntps.load_model`.
+        task: From `ntps.load_task`.
+        layers: `"all"`, a number, a list, or text such as `"0,6,-1"`. Layer 0 is the embedding output, the last one the
+            state after the final norm.
+        batch_size: Most texts in a batch. It changes speed and memory, and the result by rounding only. On a GPU out of
+            memory it is halved until the batch fits.
+        max_length: Most tokens of a text; longer ones are cut and counted. By default 512, or the model's positions.
+        prefix: `"sum"` (the paper), `"mean"` or `"last"`: what stands for the past of a token.
+        folds: Keep pooled moments for so many folds, for held-out shares; 0 for none.
+        fold_prefix: Keep C0 and C1 per fold too.
+        seed: Seed of the folds.
+        matmul_precision: See `MomentAccumulator`.
+        progress: Show a progress bar on stderr; by default when it is a terminal.
+
+    Returns:
+        Moments of the texts that have tokens; `metadata` counts those skipped and cut.
+
+    Raises:
+        NtpsError: If an option is out of range, no text has a token, or a hidden state is not finite.
+    """
+    return collect(
+        model,
+        task,
+        layers=layers,
+        batch_size=batch_size,
+        max_length=max_length,
+        prefix=prefix,
+        folds=folds,
+        fold_prefix=fold_prefix,
+        seed=seed,
+        matmul_precision=matmul_precision,
+        progress=progress,
+        keep_features=False,
+    )[0]
+
+
+def collect(
+    model: "LanguageModel",
+    task: "Task",
+    *,
+    batch_size: int = 32,
+    keep_features: bool = True,
+    progress: bool | None = None,
+    **options: Any,
+) -> tuple[Moments, Features | None]:
+    """Return (moments, pooled features) from one pass; options as `collect_moments`.
+
+    Features take S * n * d * 4 bytes of memory.
+    """
+    request = make_request(model.n_layers, model.max_positions, task, **options)
+    in_range(batch_size, 1, None, "batch_size")
+    tokenized = model.tokenize(task.texts, request.max_length)
+    lengths = np.array([len(ids) for ids in tokenized.ids])
+    if not lengths.any():
+        raise NtpsError(f"{task.name}: none of the {len(task)} texts has a token in it.")
+    batches = plan_batches(lengths, batch_size)
+    fold_of = assign_folds(task.labels, request.folds, seed=request.seed) if request.folds else None
+    processes = _Processes(model.device)
+    accumulator = MomentAccumulator(
+        layers=request.layers,
+        width=model.width,
+        n_targets=task.n_classes,
+        prefix=request.prefix,
+        folds=request.folds,
+        fold_prefix=request.fold_prefix,
+        device=model.device,
+        accumulate_dtype=torch.float64 if model.dtype == "float64" else torch.float32,
+        matmul_precision=request.matmul_precision,
+    )
+    values = np.zeros((len(request.layers), len(task), model.width), dtype=np.float32) if keep_features else None
+    run = _Run(model, task, tokenized.ids, accumulator, fold_of, values)
+    with _progress_bar(int(lengths.sum()), progress, processes.is_main) as advance:
+        for batch in processes.share(batches):
+            run.add(batch)
+            advance(int(lengths[batch].sum()) * processes.count, len(batch) * processes.count)
+    processes.reduce(accumulator.sums())
+    kept = np.flatnonzero(lengths)
+    features = None
+    if values is not None:
+        values = processes.reduce_array(values)
+        features = Features(
+            values[:, kept], task.labels[kept], request.layers, kept, None if fold_of is None else fold_of[kept]
+        )
+    metadata = {
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
+        "model_source": model.source,
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "task": task.name,
+        "task_fingerprint": task.fingerprint,
+        "task_source": task.source,
+        "classes": list(task.classes),
+        "max_length": request.max_length,
+        "n_skipped": int((lengths == 0).sum()),
+        "n_truncated": tokenized.n_truncated,
+        "pooling": "mean over tokens",
+        "layer_convention": "0 is the embedding output, the last is after the final norm",
+        "settings": {**request.settings(), "dtype": model.dtype, "batch_size": batch_size, "device": str(model.device)},
+        "version": __version__,
+        "key": request.key(model.fingerprint, model.dtype, task),
+    }
+    return accumulator.finalize(metadata), features
+
+
+class _Run:
+    """One pass: forward, accumulate, and on a GPU without memory do it again in halves."""
+
+    def __init__(
+        self,
+        model: "LanguageModel",
+        task: "Task",
+        ids: list[list[int]],
+        accumulator: MomentAccumulator,
+        fold_of: np.ndarray | None,
+        values: np.ndarray | None,
+    ) -> None:
+        self.model, self.task, self.ids = model, task, ids
+        self.accumulator, self.fold_of, self.values = accumulator, fold_of, values
+        self.most: int | None = None  # texts that fit, once memory ran out
+
+    def add(self, batch: np.ndarray) -> None:
+        step = self.most or len(batch)
+        for start in range(0, len(batch), step):
+            self._add(batch[start : start + step])
+
+    def _add(self, batch: np.ndarray) -> None:
+        try:
+            tokens, mask = self.model.pad([self.ids[place] for place in batch])
+            states = self.model.hidden_states(tokens, mask)
+            if len(states) != self.model.n_layers:
+                raise NtpsError(
+                    f"{self.model.name} returned {len(states)} hidden states; {self.model.n_layers} expected."
+                )
+        except torch.cuda.OutOfMemoryError:
+            states = None
+        if states is None:  # outside the handler, so that what the failed pass held is free
+            if len(batch) == 1:
+                raise NtpsError(
+                    f"the device has too little memory for one text of {len(self.ids[batch[0]])} tokens; lower "
+                    "max_length or choose a smaller dtype."
+                )
+            torch.cuda.empty_cache()
+            self.most = len(batch) // 2
+            self._add(batch[: self.most])
+            self._add(batch[self.most :])
+            return
+        chosen = [states[layer] for layer in self.accumulator.layers]
+        del states
+        folds = None if self.fold_of is None else torch.from_numpy(self.fold_of[batch])
+        labels = torch.from_numpy(self.task.labels[batch])
+        try:
+            pooled = self.accumulator.update(chosen, mask, labels, folds, return_pooled=self.values is not None)
+        except NonFiniteError as error:
+            place = int(batch[error.text])
+            raise NonFiniteError(error.layer, place, self.task.texts[place]) from None
+        if self.values is not None and pooled is not None:
+            self.values[:, batch] = pooled.float().cpu().numpy()
+
+
+class _Processes:
+    """The processes that torchrun started, or this one alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        if self.count > 1:
+            from accelerate import PartialState
+
+            state = PartialState(cpu=device.type == "cpu")
+            self.count, self.rank = state.num_processes, state.process_index
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
+        return batches[self.rank :: self.count]
+
+    def reduce(self, sums: dict[str, torch.Tensor]) -> None:
+        if self.count > 1:
+            for name in sorted(sums):
+                torch.distributed.all_reduce(sums[name])
+
+    def reduce_array(self, values: np.ndarray) -> np.ndarray:
+        if self.count == 1:
+            return values
+        tensor = torch.from_numpy(values).to(self.device)  # each text was read by one process: the others hold zeros
+        torch.distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+
+@contextlib.contextmanager
+def _progress_bar(n_tokens: int, show: bool | None, is_main: bool) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    disable = None if show is None and is_main else not (show and is_main)  # None: only on a terminal
+    layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} tokens, {rate_fmt}, {remaining} left"
+    texts = 0
+    with tqdm(total=n_tokens, unit=" tokens", unit_scale=True, disable=disable, bar_format=layout, ncols=80) as bar:
+
+        def advance(tokens: int, more_texts: int) -> None:
+            nonlocal texts
+            texts += more_texts
+            bar.set_description_str(f"{texts} texts", refresh=False)
+            bar.update(min(tokens, n_tokens - bar.n))
+
+        yield advance
