@@ -1,0 +1,66 @@
+# Two commands matter: `make demo` and `make test`. Both make .venv and install what they need; Python 3.11 or newer is
+# all they expect. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: help demo test lint lab notebooks exercises badges test-notebooks test-browser bench lock clean
+
+help: ## Show this list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ntps needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing ntps and what it needs (once; a few minutes) ..."
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(INSTALL) --editable '.[notebooks,test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(INSTALL) --editable '.[browser,dev,notebooks,test]'
+	@touch $@
+
+demo: $(VENV)/.core ## Score the bundled model on the bundled tasks; writes report/.
+	$(BIN)/ntps demo --output report
+
+test: $(VENV)/.test ## Run the tests that need no network, GPU or browser.
+	$(BIN)/python -m pytest -m "not browser and not notebooks and not gpu"
+
+lint: $(VENV)/.dev ## Style, docstrings and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: $(VENV)/.test ## Open the course in JupyterLab.
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+notebooks: $(VENV)/.test ## Sync every pair from its .py, execute it and keep the outputs.
+	$(BIN)/python tools/notebooks.py exercises
+	$(BIN)/python tools/notebooks.py sync
+	$(BIN)/python tools/notebooks.py execute
+
+exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
+	$(BIN)/python tools/notebooks.py exercises
+
+test-notebooks: $(VENV)/.test ## Execute every lesson and solution from its .py, within its limits of time and memory.
+	$(BIN)/python -m pytest -m notebooks
+
+test-browser: $(VENV)/.dev ## Use every lesson's panels in a real browser (Debian: apt-get install chromium).
+	$(BIN)/python -m pytest -m browser
+
+bench: $(VENV)/.test ## Measure the ratios that README reports; writes benchmarks/results/latest.json.
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what the targets made.
+	rm -rf $(VENV) report artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
