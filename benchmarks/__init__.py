@@ -1,0 +1,1 @@
+"""What README's numbers come from: `make bench` runs `python -m benchmarks`."""

@@ -1,0 +1,330 @@
+"""Measure the ratios that README reports, all in one run on one machine.
+
+    python -m benchmarks                                  # what `make bench` runs; takes about ten minutes on two cores
+    python -m benchmarks --model DIR --task reviews.csv   # end to end on a real model and real texts
+    python -m benchmarks --only moments,solve
+
+Ratios are other time over ours where more is better, and ours over the least possible where less is. Timings alternate
+between the two sides and the best of each counts: a shared machine then disturbs both alike.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.released import ReleasedMoments
+from benchmarks.released import run as released_run
+from ntps import __version__
+from ntps.accumulator import MomentAccumulator
+from ntps.encoders import autoregressive_encoder, perception_encoder
+from ntps.extract import collect_moments
+from ntps.files import atomic_write
+from ntps.models import LanguageModel, load_model
+from ntps.moments import LayerMoments
+from ntps.official import official_curve
+from ntps.score import ntps_table, score
+from ntps.tasks import Task, load_task
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+
+def race(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 3) -> tuple[float, float]:
+    """Return the best time of each side in seconds, taken in turns after one warm-up."""
+    best = [float("inf"), float("inf")]
+    for round_ in range(rounds + 1):
+        for side, call in enumerate((ours, theirs)):
+            start = time.perf_counter()
+            call()
+            if round_:
+                best[side] = min(best[side], time.perf_counter() - start)
+    return best[0], best[1]
+
+
+def short_batch(
+    n_layers: int, width: int, texts: int, seed: int = 0
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Return random hidden states of short texts (8 to 40 tokens, like review sentences), longest first."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(8, 41, (texts,), generator=generator).sort(descending=True).values
+    mask = torch.arange(int(lengths[0]))[None] < lengths[:, None]
+    hidden = [torch.randn(texts, int(lengths[0]), width, generator=generator) for _ in range(n_layers)]
+    return hidden, mask, torch.randint(0, 2, (texts,), generator=generator)
+
+
+def bench_moments() -> dict[str, Any]:
+    """Accumulate 19 layers of 128 short texts, 640 wide; also the share of the machine's peak in doing so."""
+    hidden, mask, labels = short_batch(19, 640, 128)
+    batches = []
+    for start in range(0, 128, 32):
+        rows = slice(start, start + 32)
+        longest = int(mask[rows].sum(1).max())
+        batches.append(([states[rows, :longest].contiguous() for states in hidden], mask[rows, :longest], labels[rows]))
+    accumulator = MomentAccumulator(layers=range(19), width=640, n_targets=2)
+    reference = ReleasedMoments(19, 640, 2)
+
+    def ours() -> None:
+        for states, present, classes in batches:
+            accumulator.update(states, present, classes)
+        accumulator.sums()
+
+    def theirs() -> None:
+        for states, present, classes in batches:
+            reference.update(tuple(states), present, classes)
+
+    mine, other = race(ours, theirs)
+    square = torch.randn(2048, 2048)
+    peak_time, _ = race(lambda: square @ square, lambda: None, 5)
+    peak = 2 * 2048**3 / peak_time
+    pairs = int((mask.sum(1) - 1).sum())
+    useful = 19 * pairs * 640 * 640 * (1 + 2)  # C0 is symmetric: half a product
+    return {
+        "ratios": {"moments": other / mine},
+        "moments": {"seconds": mine, "released_seconds": other, "share_of_matmul_peak": useful / mine / peak},
+    }
+
+
+def random_moments(width: int, classes: int = 2, texts: int = 2000) -> LayerMoments:
+    """Return moments of one layer of random states with a decaying spectrum and some signal."""
+    generator = torch.Generator().manual_seed(width)
+    scales = torch.logspace(0, -2, width)
+    h = torch.randn(8, texts, width, generator=generator) * scales
+    h[1:] += 0.5 * h[:-1]
+    s = h.cumsum(0)[:-1].flatten(0, 1).double()
+    x = h.mean(0).double()
+    y = torch.nn.functional.one_hot((x[:, :classes]).argmax(1), classes).double()
+    following = h[1:].flatten(0, 1).double()
+    return LayerMoments(
+        0, texts, len(s), x.T @ x / texts, x.T @ y / texts, x.mean(0), y.mean(0), y.T @ y / texts,
+        s.T @ s / texts, s.T @ following / texts,
+    )  # fmt: skip
+
+
+def bench_solve() -> dict[str, Any]:
+    """Solve one layer: all ranks here, 19 fractions there; and all ranks there, by as many pseudo-inverses."""
+    result: dict[str, Any] = {"ratios": {}, "solve": {}}
+    for width in (640, 2048):
+        moments = random_moments(width)
+
+        def ours(m: LayerMoments = moments) -> torch.Tensor:
+            assert m.C0 is not None and m.C1 is not None
+            U, V = perception_encoder(m.M, m.X), autoregressive_encoder(m.C0, m.C1)
+            return ntps_table(U.vectors, V.vectors)
+
+        mine, other = race(ours, lambda m=moments: official_curve(m), 3 if width < 1000 else 1)
+        # All ranks as the released code would have to: a pseudo-inverse for each; a tenth of them, times ten.
+        assert moments.C0 is not None
+        V = autoregressive_encoder(moments.C0, moments.C1).vectors.float()
+        start = time.perf_counter()
+        sample = range(width // 20, width, 10 if width < 1000 else 200)
+        for k in sample:
+            torch.linalg.pinv(V[:, :k])
+        every = other + (time.perf_counter() - start) / len(sample) * width
+        result["ratios"][f"solve_19_fractions_{width}"] = other / mine
+        result["ratios"][f"solve_all_ranks_{width}"] = every / mine
+        result["solve"][str(width)] = {"seconds": mine, "released_19": other, "released_all_ranks_estimated": every}
+    return result
+
+
+def stand_in(directory: Path) -> LanguageModel:
+    """Return a random model of Gemma 3 270M's shape with a word tokenizer, made on the spot."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
+
+    words = ["<unk>", "<pad>", *(f"w{number}" for number in range(2000))]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>")
+    config = Gemma3TextConfig(
+        vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=256, max_position_embeddings=2048,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return load_model(Gemma3ForCausalLM(config).eval(), tokenizer=fast, head=True)
+
+
+def stand_in_task(texts: int) -> Task:
+    """Return texts of 8 to 40 words under two labels."""
+    generator = np.random.default_rng(0)
+    lines = [
+        " ".join(f"w{word}" for word in generator.integers(0, 2000, generator.integers(8, 41))) for _ in range(texts)
+    ]
+    return load_task(texts=lines, labels=generator.integers(0, 2, texts).tolist(), name="random words")
+
+
+def bench_end_to_end(model_name: str | None, task_name: str | None, texts: int) -> dict[str, Any]:
+    """Score all layers of a 270M model on texts, and the forward pass with moments over that without."""
+    if model_name and task_name:
+        with_head, task = load_model(model_name, head=True), load_task(task_name, limit=texts)
+        model = load_model(model_name)
+    else:
+        with_head, task = stand_in(RESULTS.parent), stand_in_task(texts)
+        model = load_model(with_head.model.model, tokenizer=with_head.tokenizer)
+    ids = model.tokenize(task.texts, 512).ids
+    labels = torch.from_numpy(task.labels.copy())
+
+    def ours() -> None:
+        score(collect_moments(model, task, progress=False))
+
+    def theirs() -> None:
+        released_run(with_head.model, ids, labels, task.n_classes)
+
+    mine, other = race(ours, theirs, 1)
+    few = task.subset(range(min(128, len(task))))
+
+    def forward_only() -> None:
+        order = np.argsort([-len(row) for row in ids[: len(few)]], kind="stable")
+        for start in range(0, len(order), 32):
+            model.hidden_states(*model.pad([ids[place] for place in order[start : start + 32]]))
+
+    moments_time, forward_time = race(lambda: collect_moments(model, few, progress=False), forward_only, 4)
+    tokens = sum(map(len, ids))
+    return {
+        "ratios": {"end_to_end": other / mine, "forward_with_moments": moments_time / forward_time},
+        "end_to_end": {
+            "model": "real 270M model" if model_name else "random weights, the shape of Gemma 3 270M",
+            "texts": len(task),
+            "tokens": tokens,
+            "seconds": mine,
+            "released_seconds": other,
+            "tokens_per_second": tokens / mine,
+        },
+    }
+
+
+def bench_memory() -> dict[str, Any]:
+    """Peak memory of a process that reads 1,000 and one that reads 10,000 texts."""
+    peaks = {}
+    for texts in (1000, 10000):
+        command = [sys.executable, "-m", "benchmarks", "--memory-of", str(texts)]
+        peaks[texts] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return {"ratios": {"memory_10000_over_1000": peaks[10000] / peaks[1000]}, "memory_kib": peaks}
+
+
+def bench_ranker(task_name: str | None, model_name: str | None, texts: int) -> dict[str, Any]:
+    """TransformerRanker's time for the same texts, where it is installed."""
+    try:
+        import transformer_ranker
+    except ImportError:
+        return {"ratios": {}, "transformer_ranker": "not installed"}
+    if not (model_name and task_name):
+        return {"ratios": {}, "transformer_ranker": "needs --model and --task"}
+    from datasets import Dataset, DatasetDict
+
+    task = load_task(task_name, limit=texts)
+    train = Dataset.from_dict({"text": list(task.texts), "label": task.labels.tolist()}).class_encode_column("label")
+    start = time.perf_counter()
+    ranker = transformer_ranker.TransformerRanker(DatasetDict({"train": train}), dataset_downsample=1.0)
+    ranker.run([model_name], batch_size=32)
+    return {"ratios": {}, "transformer_ranker": {"seconds": time.perf_counter() - start}}
+
+
+def bench_gpu() -> dict[str, Any]:
+    """Overhead on a bf16 model of width 2048 with 16 layers, overlap with float64, solve times; where there is a GPU."""
+    if not torch.cuda.is_available():
+        return {"ratios": {}, "gpu": "none"}
+    from transformers import LlamaConfig, LlamaModel
+
+    width, blocks = 2048, 16
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=width, intermediate_size=5632, num_hidden_layers=blocks, num_attention_heads=16,
+        max_position_embeddings=2048,
+    )  # fmt: skip
+    model = LlamaModel(config).to("cuda", torch.bfloat16).eval()
+    ids = torch.randint(0, 32000, (32, 256), device="cuda")
+    mask, labels = torch.ones_like(ids), torch.randint(0, 2, (32,))
+    sums = {
+        precision: MomentAccumulator(
+            layers=range(blocks + 1), width=width, n_targets=2, device="cuda", accumulate_dtype=dtype,
+            matmul_precision=precision,
+        )
+        for precision, dtype in (("high", torch.float32), ("highest", torch.float64))
+    }  # fmt: skip
+
+    @torch.inference_mode()
+    def forward() -> tuple[torch.Tensor, ...]:
+        return model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
+
+    def timed(work: Callable[[], Any]) -> Callable[[], None]:
+        def call() -> None:
+            work()
+            torch.cuda.synchronize()
+
+        return call
+
+    mine, alone = race(timed(lambda: sums["high"].update(forward(), mask, labels)), timed(forward), 5)
+    sums["high"] = MomentAccumulator(layers=range(blocks + 1), width=width, n_targets=2, device="cuda")
+    for accumulator in sums.values():
+        accumulator.update(forward(), mask, labels)
+    bases = [autoregressive_encoder(m.C0, m.C1).vectors for m in (s.finalize().layer(blocks) for s in sums.values())]  # type: ignore[arg-type]
+    overlaps = {}
+    for k in (16, 64, 256):
+        first, second = (torch.linalg.qr(vectors[:, :k])[0] for vectors in bases)
+        overlaps[str(k)] = float((first.T @ second).square().sum() / k)
+    solves = {}
+    for size in (2048, 4096):
+        m = random_moments(size)
+        C0, C1 = m.C0.cuda(), m.C1.cuda()  # type: ignore[union-attr]
+        solves[str(size)], _ = race(timed(lambda a=C0, b=C1: autoregressive_encoder(a, b)), lambda: None, 1)
+    name = torch.cuda.get_device_name()
+    return {
+        "ratios": {"gpu_forward_with_moments": mine / alone},
+        "gpu": {"device": name, "overlap_with_float64": overlaps, "solve_seconds": solves},
+    }
+
+
+def memory_of(texts: int) -> None:
+    """Read `texts` bundled texts and print the peak memory of this process in KiB."""
+    collect_moments(load_model("miniworld-base"), load_task("miniworld/topic", n=texts), progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="directory or name of a real model of 270M parameters")
+    parser.add_argument("--task", help="real texts for it")
+    parser.add_argument("--texts", type=int, default=500, help="texts end to end")
+    parser.add_argument("--only", help="names of benchmarks, with commas; the others keep their last figures")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        return memory_of(options.memory_of)
+    benches: dict[str, Callable[[], dict[str, Any]]] = {
+        "moments": bench_moments,
+        "solve": bench_solve,
+        "end_to_end": lambda: bench_end_to_end(options.model, options.task, options.texts),
+        "memory": bench_memory,
+        "transformer_ranker": lambda: bench_ranker(options.task, options.model, options.texts),
+        "gpu": bench_gpu,
+    }
+    chosen = options.only.split(",") if options.only else list(benches)
+    result: dict[str, Any] = json.loads(RESULTS.read_text()) if options.only and RESULTS.exists() else {"ratios": {}}
+    result["machine"] = {
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "ntps": __version__,
+    }
+    for name in chosen:
+        measured = benches[name]()
+        result["ratios"].update(measured.pop("ratios"))
+        result.update(measured)
+        for ratio, value in result["ratios"].items():
+            print(f"{ratio:28s} {value:8.2f}", flush=True)
+        atomic_write(RESULTS, json.dumps(result, indent=2) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()
