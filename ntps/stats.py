@@ -1,0 +1,345 @@
+"""Rank correlations for few points: intervals, permutation p-values, grids of models by tasks, corrections.
+
+A study has about ten tasks and a handful of models that all see the *same* tasks. Two habits go wrong there:
+large-sample p-values, and treating models x tasks as that many independent points. Here p-values come from
+permutations (all of them for up to seven points), and in a grid whole tasks are permuted, the same way in every model,
+so that what models share is kept. Ranks are computed once; a permutation only reorders them, so thousands cost one
+matrix product.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ntps.errors import NtpsError, in_range, one_of
+
+EXACT_UP_TO = 7  # 7! = 5,040 permutations: fewer than are drawn at random for more points
+_TIE = 1e-9  # permuted statistics this close to the observed one count as equal to it
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A rank correlation with what is needed to read it.
+
+    Attributes:
+        spearman: Spearman's rho (mid-ranks for ties), in [-1, 1]; for a grid the mean over models, or the pooled one.
+            `nan` when one side is constant, with the reason in `reason`.
+        interval: Confidence interval of `spearman`.
+        p_value: Two-sided permutation p-value of `spearman`, in (0, 1].
+        kendall: Kendall's tau-b, in [-1, 1] (`nan` for grids).
+        kendall_interval: Confidence interval of `kendall`.
+        kendall_p_value: Two-sided permutation p-value of `kendall`.
+        n: Points, or tasks in a grid.
+        n_models: Models in a grid, else 1.
+        n_permutations: How many permutations the p-values rest on.
+        exact: Whether those are all there are.
+        confidence: Level of the intervals.
+        reason: Why something is `nan` or left out, else an empty string.
+    """
+
+    spearman: float
+    interval: tuple[float, float]
+    p_value: float
+    kendall: float
+    kendall_interval: tuple[float, float]
+    kendall_p_value: float
+    n: int
+    n_models: int = 1
+    n_permutations: int = 0
+    exact: bool = False
+    confidence: float = 0.95
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary: `nan` becomes `None`, intervals become lists."""
+        return {key: plain(value) for key, value in asdict(self).items()}
+
+
+def spearman(
+    x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95, n_permutations: int = 9999, random_state: int = 0
+) -> Correlation:
+    """Spearman's and Kendall's correlation of two vectors, with intervals and permutation p-values.
+
+    Intervals are on Fisher's z = artanh(r), with variance (1 + r^2 / 2) / (n - 3) for Spearman and 0.437 / (n - 4) for
+    Kendall (Bonett and Wright, Psychometrika 65, 2000), the latter with t quantiles. Simulated with 5 to 96 bivariate
+    normal points and correlations up to 0.8 they cover 94 to 99 % at a nominal 95 %; 1 / (n - 3) covers less, and a
+    bootstrap of so few ranks repeats points. A perfect correlation, whose z is infinite, enters half a step short of
+    one, so that its interval has a width.
+
+    Args:
+        x: Values (n,), finite, n >= 4. Ties share their mean rank.
+        y: Values (n,), finite.
+        confidence: Level of the intervals, in [0.5, 0.999].
+        n_permutations: Random permutations; with up to seven points all n! are used instead.
+        random_state: Seed of the random permutations.
+
+    Raises:
+        NtpsError: If there are fewer than four points, the lengths differ, or a value is not finite.
+    """
+    xs, ys = _vectors(x, y)
+    n = len(xs)
+    in_range(confidence, 0.5, 0.999, "confidence")
+    order, exact = draw_permutations(n, n_permutations, random_state)
+    signs_x, signs_y = _signs(xs), _signs(ys)
+    norm = math.sqrt(float(np.square(signs_x, dtype=float).sum()) * float(np.square(signs_y, dtype=float).sum()))
+    if norm == 0:
+        side = "first" if not signs_x.any() else "second"
+        return _undefined(n, 1, confidence, f"the {side} variable is constant: its ranks say nothing")
+    rank_x, rank_y = unit(signs_x.sum(1) / 2.0), unit(signs_y.sum(1) / 2.0)
+    rho = float(np.clip(rank_x @ rank_y, -1, 1))
+    tau = float(np.clip((signs_x * signs_y).sum(dtype=float) / norm, -1, 1))
+    rho_null = rank_y[order] @ rank_x
+    tau_null = _permuted_tau(signs_x, signs_y, order) / norm
+    return Correlation(
+        rho,
+        rank_interval(rho, n, confidence=confidence),
+        two_sided_p(rho, rho_null, exact=exact),
+        tau,
+        rank_interval(tau, n, confidence=confidence, kind="kendall"),
+        two_sided_p(tau, tau_null, exact=exact),
+        n,
+        n_permutations=len(order),
+        exact=exact,
+        confidence=confidence,
+    )
+
+
+def grid_spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    view: str = "within",
+    confidence: float = 0.95,
+    n_permutations: int = 9999,
+    random_state: int = 0,
+) -> Correlation:
+    """Correlation over a grid of models by tasks that respects that every model sees the same tasks.
+
+    `view="within"` averages Spearman's rho over models (levels of different models never mix); `view="pooled"` ranks
+    all cells together. Null: the tasks of `y` are permuted, the same way in every model. What models share in `x` and
+    in `y` stays, so the p-value is right however dependent the models are, where permuting all cells freely is not: a
+    task that is easy for one model is easy for all, and ten models are nowhere near ten times the evidence.
+    The pooled statistic's null is not centred on zero (models differ in level); deviations from its mean are compared.
+
+    Interval: a jackknife over tasks on Fisher's z (for a single model that of `spearman`), with t quantiles of n - 2
+    degrees of freedom. Simulated with 8 models and 6 to 20 tasks it covered 93 to 98 % at a nominal 95 %, for
+    independent and for nearly identical models.
+
+    Args:
+        x: Predictor (models, tasks), finite, at least four tasks.
+        y: Target (models, tasks), finite.
+        view: `"within"` or `"pooled"`.
+        confidence: Level of the interval, in [0.5, 0.999].
+        n_permutations: Random joint permutations; all of them with up to seven tasks.
+        random_state: Seed of the random permutations.
+
+    Returns:
+        A `Correlation`; models with a constant row are left out of the mean and named in `reason`.
+
+    Raises:
+        NtpsError: If shapes differ, there are fewer than four tasks, or a value is not finite.
+    """
+    xs, ys = as_grid(x, "the predictor"), as_grid(y, "the target")
+    if xs.shape != ys.shape:
+        raise NtpsError(f"the grids have shapes {xs.shape} and {ys.shape}; they must agree (models, tasks).")
+    one_of(view, ("within", "pooled"), "view")
+    in_range(confidence, 0.5, 0.999, "confidence")
+    m, t = xs.shape
+    order, exact = draw_permutations(t, n_permutations, random_state)
+    if view == "pooled":
+        defined = np.ones(m, dtype=bool)
+        rank_x = unit(centred_ranks(xs.ravel())).reshape(m, t)
+        rank_y = unit(centred_ranks(ys.ravel())).reshape(m, t)
+        empty = not (rank_x.any() and rank_y.any())
+    else:
+        rank_x, rank_y = unit(centred_ranks(xs)), unit(centred_ranks(ys))
+        defined = np.asarray(rank_x.any(1) & rank_y.any(1))
+        rank_x, empty = rank_x / max(int(defined.sum()), 1), not bool(defined.any())
+    if empty:
+        return _undefined(t, m, confidence, "every model has a constant predictor or target")
+    value = float((rank_x * rank_y).sum())
+    null = _joint_null(rank_x, rank_y, order)
+    centre = float((rank_x.sum(1) * rank_y.sum(1)).sum() / t)  # the mean over all joint permutations, in closed form
+    left_out = np.flatnonzero(~defined)
+    return Correlation(
+        float(np.clip(value, -1, 1)),
+        rank_interval(value, t, confidence=confidence)
+        if m == 1
+        else _jackknife_interval(xs, ys, view, value, confidence),
+        two_sided_p(value - centre, null - centre, exact=exact),
+        math.nan,
+        (math.nan, math.nan),
+        math.nan,
+        t,
+        n_models=m,
+        n_permutations=len(order),
+        exact=exact,
+        confidence=confidence,
+        reason=f"models with a constant row left out: {left_out.tolist()}" if left_out.size else "",
+    )
+
+
+def adjust(p_values: ArrayLike, *, method: str = "holm") -> np.ndarray:
+    """Adjust p-values for having looked at several.
+
+    Args:
+        p_values: P-values (m,) in [0, 1]; `nan` entries are passed through and not counted.
+        method: `"holm"` (any false finding at all; Holm 1979; valid for dependent tests) or `"bh"` (share of false
+            findings; Benjamini and Hochberg 1995; independent or positively dependent tests).
+
+    Returns:
+        Adjusted p-values (m,): reject at level a where they are <= a.
+
+    Raises:
+        NtpsError: If a p-value lies outside [0, 1] or the method is unknown.
+    """
+    one_of(method, ("holm", "bh"), "method")
+    p = np.asarray(p_values, dtype=float)
+    out = np.full(p.shape, math.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    if np.any((p[known] < 0) | (p[known] > 1)):
+        raise NtpsError("a p-value lies outside [0, 1].")
+    order = known[np.argsort(p[known], kind="stable")]
+    m, rank = len(order), np.arange(len(order))
+    if method == "holm":
+        out[order] = np.minimum(np.maximum.accumulate(p[order] * (m - rank)), 1)
+    else:
+        out[order] = np.minimum.accumulate((p[order] * m / (rank + 1))[::-1])[::-1]
+    return out
+
+
+def rank_interval(r: float, n: int, *, confidence: float = 0.95, kind: str = "spearman") -> tuple[float, float]:
+    """Confidence interval of a rank correlation `r` of `n` points (see `spearman`); Kendall's with n = 4 is [-1, 1]."""
+    from scipy.stats import norm, t
+
+    if math.isnan(r):
+        return math.nan, math.nan
+    z, free = _fisher(r, n, kind), n - 3 if kind == "spearman" else n - 4
+    if free < 1:
+        return -1.0, 1.0
+    tail = 0.5 + confidence / 2
+    if kind == "spearman":
+        half = float(norm.ppf(tail)) * math.sqrt((1 + math.tanh(z) ** 2 / 2) / free)
+    else:
+        half = float(t.ppf(tail, n - 2)) * math.sqrt(0.437 / free)
+    low, high = math.tanh(z - half), math.tanh(z + half)
+    return (-1.0 if r <= -1 + _TIE else low), (1.0 if r >= 1 - _TIE else high)
+
+
+def centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Mid-ranks along the last axis minus their mean: half the signs of all differences (quadratic memory)."""
+    return _signs(values).sum(-1) / 2.0
+
+
+def unit(ranks: np.ndarray) -> np.ndarray:
+    """Scale centred ranks to length one along the last axis; constant rows stay zero."""
+    norm = np.sqrt(np.square(ranks).sum(-1, keepdims=True))
+    return np.divide(ranks, norm, out=np.zeros_like(ranks, dtype=float), where=norm > 0)
+
+
+def draw_permutations(n: int, count: int, random_state: int) -> tuple[np.ndarray, bool]:
+    """Return permutations (B, n) of n points and whether they are all n! (then `count` is ignored)."""
+    in_range(count, 1, None, "n_permutations")
+    if n <= EXACT_UP_TO:
+        return _all_permutations(n), True
+    rng = np.random.default_rng(random_state)
+    return rng.permuted(np.broadcast_to(np.arange(n, dtype=np.int16), (count, n)), axis=1), False
+
+
+def two_sided_p(observed: float, null: np.ndarray, *, exact: bool) -> float:
+    """Share of permuted statistics at least as far from zero; a random draw counts the observed one in (never zero)."""
+    hits = int(np.count_nonzero(np.abs(null) >= abs(observed) - _TIE))
+    return hits / len(null) if exact else (1 + hits) / (1 + len(null))
+
+
+def as_grid(values: ArrayLike, what: str, *, least: int = 4) -> np.ndarray:
+    """Return a finite float array whose last axis has at least `least` tasks; one dimension becomes one model."""
+    array = np.atleast_2d(np.asarray(values, dtype=float))
+    if array.shape[-1] < least:
+        raise NtpsError(f"{what} has {array.shape[-1]} tasks; a correlation needs at least {least}.")
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise NtpsError(f"{what} is not finite at index {where}; leave that model or task out.")
+    return array
+
+
+def _vectors(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if xs.ndim != 1 or xs.shape != ys.shape:
+        raise NtpsError(f"a correlation needs two vectors of one length; these have shapes {xs.shape} and {ys.shape}.")
+    if len(xs) < 4:
+        raise NtpsError(f"a correlation of {len(xs)} points says nothing; give at least four.")
+    for name, values in (("first", xs), ("second", ys)):
+        if not np.isfinite(values).all():
+            index = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise NtpsError(f"the {name} variable is not finite at index {index}; leave that point out.")
+    return xs, ys
+
+
+def _signs(values: np.ndarray) -> np.ndarray:
+    left, right = values[..., :, None], values[..., None, :]
+    return (left > right).astype(np.int8) - (left < right).astype(np.int8)
+
+
+def _permuted_tau(signs_x: np.ndarray, signs_y: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Sum of sign products over ordered pairs for every permutation of y, in blocks that bound the memory."""
+    i, j = np.triu_indices(len(signs_x), 1)
+    weights, out = signs_x[i, j].astype(np.float32), np.empty(len(order))
+    block = max(1, 2_000_000 // max(len(i), 1))
+    for start in range(0, len(order), block):
+        part = order[start : start + block]
+        out[start : start + block] = 2 * (signs_y[part[:, i], part[:, j]].astype(np.float32) @ weights)
+    return out
+
+
+def _joint_null(rank_x: np.ndarray, rank_y: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Statistic of every joint task permutation: sum_t K[t, perm(t)], with K the tasks-by-tasks cross product."""
+    cross = rank_x.T @ rank_y
+    return cross[np.arange(cross.shape[0]), order].sum(1)
+
+
+def _jackknife_interval(
+    x: np.ndarray, y: np.ndarray, view: str, value: float, confidence: float
+) -> tuple[float, float]:
+    from scipy.stats import t as student
+
+    t = x.shape[1]
+    keep = np.array([[j for j in range(t) if j != i] for i in range(t)])
+    xs, ys = x[:, keep].swapaxes(0, 1), y[:, keep].swapaxes(0, 1)  # (t, models, t - 1)
+    if view == "pooled":
+        xs, ys = xs.reshape(t, 1, -1), ys.reshape(t, 1, -1)
+    ranks_x, ranks_y = unit(centred_ranks(xs)), unit(centred_ranks(ys))
+    defined = ranks_x.any(-1) & ranks_y.any(-1)
+    means = (ranks_x * ranks_y).sum(-1).sum(1) / np.maximum(defined.sum(1), 1)
+    z = np.array([_fisher(float(v), t) for v in means])
+    error = math.sqrt((t - 1) / t * float(np.square(z - z.mean()).sum()))
+    half = float(student.ppf(0.5 + confidence / 2, t - 2)) * error
+    centre = _fisher(value, t)
+    return math.tanh(centre - half), math.tanh(centre + half)
+
+
+def _fisher(r: float, n: int, kind: str = "spearman") -> float:
+    limit = 1 - (6 / (n**3 - n) if kind == "spearman" else 2 / (n * (n - 1)))  # half a step short of a perfect order
+    return math.atanh(min(max(r, -limit), limit))
+
+
+@lru_cache(maxsize=8)
+def _all_permutations(n: int) -> np.ndarray:
+    return np.array(list(permutations(range(n))), dtype=np.int16)
+
+
+def _undefined(n: int, n_models: int, confidence: float, reason: str) -> Correlation:
+    nan, pair = math.nan, (math.nan, math.nan)
+    return Correlation(nan, pair, nan, nan, pair, nan, n, n_models=n_models, confidence=confidence, reason=reason)
+
+
+def plain(value: Any) -> Any:
+    """Turn tuples into lists and numbers that JSON lacks into `None`."""
+    if isinstance(value, tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
