@@ -27,7 +27,6 @@ def main() -> None:
     except NtpsError as error:
         status = _complain(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("\nntps: interrupted; what was finished is kept.", file=sys.stderr)
         status = 130
     except typer.Exit as error:
         status = error.exit_code
@@ -38,6 +37,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # what the parser raises has it; anything else is a fault of ours
             raise
         status = _complain(f"{error.format_message()} See ntps --help.")
+    if status == 130:
+        print("\nntps: interrupted; what was finished is kept.", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 

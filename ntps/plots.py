@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ntps.results import LayerScore, ScoreResult
+from ntps.results import LayerScore, ScoreResult, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,11 +92,6 @@ def plot_tasks(rows: Sequence[dict[str, Any]], ax: "Axes | None" = None) -> "Axe
     ax.set_xlim(min(-0.05, *(row["random"] for row in rows)) - 0.02, 1.02)
     ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=3)
     return ax
-
-
-def short_name(name: str) -> str:
-    """Return the last part of a path, or a hub name as it is."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
 
 
 def _share_axis(ax: "Axes", lowest: float) -> None:

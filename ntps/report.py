@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ntps import __version__
 from ntps.files import atomic_write
-from ntps.plots import plot_curve, plot_layers, short_name
-from ntps.results import ScoreResult
+from ntps.plots import plot_curve, plot_layers
+from ntps.results import ScoreResult, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

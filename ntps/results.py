@@ -224,6 +224,11 @@ class ScoreResult:
         return plot_layers(self, ax=ax)
 
 
+def short_name(name: str) -> str:
+    """Return the last part of a path, or a hub name as it is."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+
+
 def bar(value: float | None, width: int = _BAR_WIDTH) -> str:
     """Return a bar for a share in [0, 1], in eighths of a character; empty below 0 or when not a number."""
     if value is None or math.isnan(value) or value <= 0:
