@@ -14,7 +14,7 @@ from ntps.files import atomic_write
 from ntps.models import load_model
 from ntps.plots import plot_tasks
 from ntps.report import image_tag, page, picture, table_html, write_report
-from ntps.results import ScoreResult, bar
+from ntps.results import ScoreResult, bar, fixed
 from ntps.score import score
 from ntps.tasks import load_task
 
@@ -74,7 +74,7 @@ class Demo:
 
 
 def _signed(value: float) -> str:
-    return f"{value:6.2f}"
+    return f"{fixed(value, 2):>6}"
 
 
 def _score(name: str, task: Any) -> ScoreResult:

@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ntps import __version__
 from ntps.files import atomic_write
 from ntps.plots import plot_curve, plot_layers
-from ntps.results import ScoreResult, short_name
+from ntps.results import ScoreResult, fixed, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +21,7 @@ body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:56rem;margin:2rem a
 h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}
 th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}th{font-weight:600;white-space:nowrap}
-td.word,th.word{text-align:left;overflow-wrap:anywhere}tr.best{background:#fff3e0;font-weight:600}
+td.word,th.word{text-align:left}td.word+td.word{overflow-wrap:anywhere}tr.best{background:#fff3e0;font-weight:600}
 img{max-width:100%;height:auto}.lead{background:#f4f6f8;padding:.8rem 1rem;border-radius:.4rem}
 details{margin:1rem 0}footer{color:#666;margin-top:2rem;font-size:.85rem}
 """
@@ -64,7 +63,7 @@ def table_html(heads: list[str], rows: list[list[Any]], *, best: int | None = No
 
     def cell(column: int, value: Any, tag: str = "td") -> str:
         if isinstance(value, float):
-            value = "–" if math.isnan(value) else f"{value:.3f}"
+            value = fixed(value, missing="–")
         kind = ' class="word"' if column in words else ""
         return f"<{tag}{kind}>{html.escape('–' if value is None else str(value))}</{tag}>"
 
@@ -121,8 +120,10 @@ def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
         "raw bounds",
     ]
     rows: list[list[Any]] = []
+    bounds: list[list[Any]] = []
     for scored in result.layers:
-        bounds = [" to ".join(f"{value:.3g}" for value in scored.bounds[kind]) for kind in ("whitened", "raw")]
+        limits = [" to ".join(f"{value:.3g}" for value in scored.bounds[kind]) for kind in ("whitened", "raw")]
+        bounds.append([scored.layer, scored.excess_loss, *limits])
         rows.append(
             [
                 scored.layer,
@@ -133,7 +134,6 @@ def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
                 scored.ceiling,
                 scored.retained,
                 scored.excess_loss,
-                *bounds,
             ]
         )
     if result.held_out:
@@ -151,6 +151,9 @@ def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
         f"{table_html(heads, rows, best=marked)}"
         f"<p>k<sub>U</sub> = {best.k_u}, k<sub>V</sub> = {best.k_v} of d = {best.d} at layer {best.layer}.</p>"
         f"<h2>By number of directions, layer {best.layer}</h2>{image_tag(curve, 'score and share by rank')}"
+        "<h2>Excess loss and its bounds</h2><p>The whitened bounds know nothing of the features' scale; the raw ones, "
+        "the paper's, widen with the condition number of the features.</p>"
+        f"{table_html(['layer', 'excess loss, exact', 'whitened bounds', 'raw bounds'], bounds, best=marked)}"
         f"<h2>How to read this</h2>{READING}"
         f"<details><summary>What made these numbers</summary>{settings_html(made_by)}</details>"
     )

@@ -174,8 +174,8 @@ class ScoreResult:
         for scored in self.layers:
             mark = "*" if scored is self.best else " "
             numbers = (
-                f"{mark} {scored.layer:5d}  {_number(scored.ntps):>6}  {_number(scored.chance):>6}  "
-                f"{_number(scored.retained):>8}  {_number(scored.excess_loss, 4):>11}  {_number(scored.headline):>9}"
+                f"{mark} {scored.layer:5d}  {fixed(scored.ntps):>6}  {fixed(scored.chance):>6}  "
+                f"{fixed(scored.retained):>8}  {fixed(scored.excess_loss, 4):>11}  {fixed(scored.headline):>9}"
             )
             lines.append(f"{numbers}  {bar(scored.headline)}".rstrip())
         return "\n".join([*lines, "", *_wrap(self.sentence())])
@@ -186,9 +186,9 @@ class ScoreResult:
         where = "on held-out texts" if self.held_out else "in sample"
         ceiling = best.ceiling if best.ceiling_heldout is None else best.ceiling_heldout
         if self.convention == "official":
-            score = f"NTPS by the released code's procedure averages {_number(best.ntps)} over its 19 fractions"
+            score = f"NTPS by the released code's procedure averages {fixed(best.ntps)} over its 19 fractions"
         else:
-            score = f"NTPS is {_number(best.ntps)}, where a random subspace of that size would have {best.chance:.3f}"
+            score = f"NTPS is {fixed(best.ntps)}, where a random subspace of that size would have {best.chance:.3f}"
         return (
             f"* Layer {best.layer} is best: a linear readout of the {best.k_v} directions that next-token prediction "
             f"uses most explains {_percent(best.headline)} of the label variance {where}; all {best.d} explain "
@@ -197,7 +197,8 @@ class ScoreResult:
 
     def _title(self) -> str:
         return (
-            f"{self.model} on {self.task}: {self.n_texts:,} texts, {self.n_classes} classes, {self.n_tokens:,} tokens"
+            f"{short_name(self.model)} on {self.task}: {self.n_texts:,} texts, {self.n_classes} classes, "
+            f"{self.n_tokens:,} tokens"
         )
 
     def __str__(self) -> str:
@@ -208,7 +209,7 @@ class ScoreResult:
         rows = []
         for s in self.layers:
             values = (s.ntps, s.chance, s.retained, s.excess_loss, s.headline)
-            cells = "".join(f"<td>{_number(value, 3)}</td>" for value in values)
+            cells = "".join(f"<td>{fixed(value, 3)}</td>" for value in values)
             weight = ' style="font-weight:bold"' if s is self.best else ""
             rows.append(f"<tr{weight}><td>{s.layer}</td>{cells}</tr>")
         head = "".join(f"<th>{name}</th>" for name in heads)
@@ -237,12 +238,15 @@ def bar(value: float | None, width: int = _BAR_WIDTH) -> str:
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+def fixed(value: float | None, digits: int = 3, missing: str = "-") -> str:
+    """Return a number with so many decimals, never "-0.000"; `missing` when there is none."""
+    if value is None or math.isnan(value):
+        return missing
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _percent(value: float) -> str:
-    return "an unknown share" if math.isnan(value) else f"{100 * value:.0f} %"
+    return "an unknown share" if math.isnan(value) else f"{fixed(100 * value, 0)}%"
 
 
 def _wrap(text: str, width: int = 80) -> list[str]:
