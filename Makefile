@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint lab notebooks exercises badges test-notebooks test-browser bench lock clean
+.PHONY: help demo test lint lab notebooks exercises test-notebooks test-browser bench clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,12 +46,12 @@ lab: $(VENV)/.test ## Open the course in JupyterLab.
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 notebooks: $(VENV)/.test ## Sync every pair from its .py, execute it and keep the outputs.
-	$(BIN)/python tools/notebooks.py exercises
-	$(BIN)/python tools/notebooks.py sync
-	$(BIN)/python tools/notebooks.py execute
+	$(BIN)/python -m tools.notebooks exercises
+	$(BIN)/python -m tools.notebooks sync
+	$(BIN)/python -m tools.notebooks execute
 
 exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
-	$(BIN)/python tools/notebooks.py exercises
+	$(BIN)/python -m tools.notebooks exercises
 
 test-notebooks: $(VENV)/.test ## Execute every lesson and solution from its .py, within its limits of time and memory.
 	$(BIN)/python -m pytest -m notebooks

@@ -82,7 +82,7 @@ def _score(name: str, task: Any) -> ScoreResult:
 
 
 def run_demo(output: str | Path, *, progress: bool = True) -> Demo:
-    """Score both models on every bundled task and write report.html, demo.json, demo.csv and the pictures.
+    """Score both models on every bundled task and write report.html, demo.json, demo.csv, demo.txt and the pictures.
 
     Args:
         output: Folder of the report.
@@ -136,4 +136,6 @@ def run_demo(output: str | Path, *, progress: bool = True) -> Demo:
         f"<p>One task in full: <a href='{SHOWN}/report.html'>{SHOWN}</a>.</p>"
     )
     path = atomic_write(output / "report.html", page("ntps demo", body))
-    return Demo(rows, rows[0]["d"], rows[0]["k_v"], time.perf_counter() - started, path)
+    demo = Demo(rows, rows[0]["d"], rows[0]["k_v"], time.perf_counter() - started, path)
+    atomic_write(output / "demo.txt", f"{demo}\n")
+    return demo

@@ -1,0 +1,70 @@
+"""Write README's measured blocks from the files they were measured into: `python -m benchmarks.readme`.
+
+`make demo` writes report/demo.txt, `make bench` benchmarks/results/latest.json, and the commands in README the two
+real-model tables; this script copies them between README's markers, so no figure is typed by hand.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from ntps.files import atomic_write
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+# name in latest.json, what it is, what was aimed at
+RATIOS = (
+    ("moments", "moments: 19 layers, 640 wide, 128 short texts", "at least 3.5"),
+    ("solve_all_ranks_640", "solve: one layer, 640 wide, all ranks", "at least 20"),
+    ("solve_all_ranks_2048", "solve: one layer, 2048 wide, all ranks", "at least 20"),
+    ("solve_19_fractions_640", "solve: all ranks here, 19 fractions there, 640 wide", ""),
+    ("solve_19_fractions_2048", "solve: all ranks here, 19 fractions there, 2048 wide", ""),
+    ("end_to_end", "end to end: {model}, {texts} texts", "at least 4"),
+    ("forward_with_moments", "forward with moments over forward alone (less is better)", "at most 1.15"),
+    ("memory_10000_over_1000", "peak memory, 10,000 texts over 1,000 (less is better)", "at most 1.05"),
+    ("gpu_forward_with_moments", "the same on a GPU, bf16, 2048 wide, 16 layers (less is better)", "at most 1.25"),
+)
+
+
+def speed_table() -> str:
+    """Return the ratios as a Markdown table."""
+    measured = json.loads((RESULTS / "latest.json").read_text())
+    rows = ["| what | ratio | aim |", "|---|---|---|"]
+    for name, label, aim in RATIOS:
+        if name in measured["ratios"]:
+            words = label.format(**measured.get("end_to_end", {"model": "", "texts": ""}))
+            rows.append(f"| {words} | {measured['ratios'][name]:.2f} | {aim} |")
+    machine = measured["machine"]
+    where = f"{machine['threads']} threads of a {machine['processor']} processor"
+    share = measured.get("moments", {}).get("share_of_matmul_peak")
+    note = f"\nMeasured on {machine['gpu'] or where}, torch {machine['torch']}, ntps {machine['ntps']}."
+    if share:
+        note += f" The update does useful products at {100 * share:.0f}% of the machine's matrix-product peak."
+    ranker = measured.get("transformer_ranker")
+    if isinstance(ranker, dict):
+        note += f" TransformerRanker took {ranker['seconds']:.0f} s for the same texts end to end."
+    return "\n".join(rows) + "\n" + note
+
+
+def block(name: str) -> str | None:
+    """Return the text of a measured block, or `None` when it was not measured."""
+    if name == "speed":
+        return speed_table() if (RESULTS / "latest.json").exists() else None
+    path = ROOT / "report" / "demo.txt" if name == "demo" else RESULTS / f"{name}.txt"
+    return f"```\n{path.read_text().rstrip()}\n```" if path.exists() else None
+
+
+def main() -> None:
+    """Fill every block of README that has been measured."""
+    path = ROOT / "README.md"
+    text = path.read_text()
+
+    def fill(match: re.Match[str]) -> str:
+        made = block(match[1])
+        return match[0] if made is None else f"<!-- {match[1]} -->\n{made}\n<!-- /{match[1]} -->"
+
+    atomic_write(path, re.sub(r"<!-- (demo|speed|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S))
+
+
+if __name__ == "__main__":
+    main()
