@@ -229,7 +229,7 @@ def bench_ranker(task_name: str | None, model_name: str | None, texts: int) -> d
 
 
 def bench_gpu() -> dict[str, Any]:
-    """Overhead on a bf16 model of width 2048 with 16 layers, overlap with float64, solve times; where there is a GPU."""
+    """Overhead on a bf16 model (16 layers of width 2048), overlap with float64, solve times; where there is a GPU."""
     if not torch.cuda.is_available():
         return {"ratios": {}, "gpu": "none"}
     from transformers import LlamaConfig, LlamaModel
