@@ -135,6 +135,9 @@ class MomentAccumulator:
         if not layers:
             raise NtpsError("layers is empty; name at least one layer.")
         self.layers = tuple(int(layer) for layer in layers)
+        for place, layer in enumerate(self.layers):
+            if layer in self.layers[:place]:
+                raise NtpsError(f"layers names layer {layer} twice; name each once.")
         self.width, self.n_targets, self.prefix = width, n_targets, prefix
         self.folds, self.fold_prefix = folds, fold_prefix and folds > 0
         self.device = torch.device(device)
@@ -223,34 +226,16 @@ class MomentAccumulator:
         layer can be added again in halves.
         """
         try:
-            states = batch.align(hidden.to(device=self.device, dtype=self.accumulate_dtype))
-            sums = states.cumsum(1)  # padding is zero, so the last position holds s_L
-            last = sums[:, -1].clone()
-            pooled = last / batch.lengths[:, None]
-            if self.prefix == "last":
-                past = states.clone()
-            elif self.prefix == "mean":
-                past = sums / torch.arange(1, states.shape[1] + 1, device=self.device)[None, :, None]
-            else:
-                past = sums
-            # Rows without a next token are zero, so the shift in _add_pairs pairs no token with another text's first.
-            past *= batch.has_next()[:, :, None]
-            parts = [(0, past, states)]
-            if self.fold_prefix:
-                members = [(fold, batch.fold_of == fold) for fold in batch.fold_of.unique().tolist()]
-                parts = [(fold, past[chosen], states[chosen]) for fold, chosen in members]
-            squares = states.square().sum((0, 1), dtype=torch.float64), last.square().sum(0, dtype=torch.float64)
-            grams = None
-            if "token_gram" in self._sums:
-                flat = states.flatten(0, 1).double()
-                grams = flat.T @ flat, last.double().T @ last.double()
-            self._scratch(self.accumulate_dtype)
+            prepared = self._prepare(hidden, batch)
         except torch.cuda.OutOfMemoryError:
             if len(hidden) == 1:
                 raise
+            prepared = None
+        if prepared is None:  # outside the handler, so that what the failed try held is free
             middle = len(hidden) // 2
             halves = (slice(None, middle), slice(middle, None))
             return torch.cat([self._update_layer(place, hidden[half], batch.rows(half)) for half in halves])
+        pooled, parts, squares, grams = prepared
         for fold, rows, following in parts:
             self._add_pairs(fold, place, rows, following)
         self._sums["token_squares"][place] += squares[0]
@@ -259,6 +244,34 @@ class MomentAccumulator:
             self._sums["token_gram"][place] += grams[0]
             self._sums["last_gram"][place] += grams[1]
         return pooled
+
+    def _prepare(
+        self, hidden: Tensor, batch: _Batch
+    ) -> tuple[Tensor, list[tuple[int, Tensor, Tensor]], tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+        """Return the pooled states, (fold, past, next) rows, squares, and whole Grams where they are kept."""
+        states = batch.align(hidden.to(device=self.device, dtype=self.accumulate_dtype))
+        sums = states.cumsum(1)  # padding is zero, so the last position holds s_L
+        last = sums[:, -1].clone()
+        pooled = last / batch.lengths[:, None]
+        if self.prefix == "last":
+            past = states.clone()
+        elif self.prefix == "mean":
+            past = sums / torch.arange(1, states.shape[1] + 1, device=self.device)[None, :, None]
+        else:
+            past = sums
+        # Rows without a next token are zero, so the shift in _add_pairs pairs no token with another text's first.
+        past *= batch.has_next()[:, :, None]
+        parts = [(0, past, states)]
+        if self.fold_prefix:
+            members = [(fold, batch.fold_of == fold) for fold in batch.fold_of.unique().tolist()]
+            parts = [(fold, past[chosen], states[chosen]) for fold, chosen in members]
+        squares = states.square().sum((0, 1), dtype=torch.float64), last.square().sum(0, dtype=torch.float64)
+        grams = None
+        if "token_gram" in self._sums:
+            flat = states.flatten(0, 1).double()
+            grams = flat.T @ flat, last.double().T @ last.double()
+        self._scratch(self.accumulate_dtype)
+        return pooled, parts, squares, grams
 
     def _add_pairs(self, fold: int, place: int, past: Tensor, states: Tensor) -> None:
         rows, following = past.flatten(0, 1)[:-1], states.flatten(0, 1)[1:]
@@ -294,7 +307,10 @@ class MomentAccumulator:
 
     def _targets(self, labels: Tensor, batch: int) -> Tensor:
         labels = torch.as_tensor(labels, device=self.device)
-        if labels.shape == (batch, self.n_targets) and (labels.is_floating_point() or labels.ndim == 2):
+        if labels.shape == (batch, self.n_targets):
+            finite = labels.isfinite().all(1)
+            if not finite.all():
+                raise NtpsError(f"a target of text {int((~finite).nonzero()[0])} of the batch is not finite.")
             return labels.double()
         if labels.shape != (batch,) or labels.is_floating_point():
             raise NtpsError(

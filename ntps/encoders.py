@@ -24,6 +24,10 @@ from ntps.moments import LayerMoments
 POOLED_RTOL = 1e-12
 # C0 may be summed in float32, whose rounding is about 1e-7 of the scale of each *channel*, not of the largest one.
 PREFIX_RTOL = {"float64": 1e-12, "float32": 1e-10}
+# B has no negative eigenvalue: one that appears is rounding, and eigenvalues up to a few times its size are too. Where
+# features are rank-deficient (a vocabulary smaller than the width, at layer 0), float32 sums leave 1e-8 of the largest
+# there, which the tolerance alone would take for directions; where they are not, nothing is negative.
+NOISE_MARGIN = 4.0
 # Singular values below this share of the largest carry nothing (their square is below float64's resolution).
 SINGULAR_RTOL = 1e-8
 
@@ -64,7 +68,7 @@ class Whitening:
 
 
 def whitening(B: Tensor, *, rtol: float, max_rank: int | None = None, scale: float | None = None) -> Whitening:
-    """Decompose a symmetric positive semi-definite B (d, d) and keep w > rtol * scale.
+    """Decompose a symmetric positive semi-definite B (d, d) and keep w > rtol * scale, and w above rounding.
 
     Args:
         B: (d, d), converted to float64.
@@ -81,8 +85,9 @@ def whitening(B: Tensor, *, rtol: float, max_rank: int | None = None, scale: flo
     if not torch.isfinite(B).all():
         raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
     values, vectors = torch.linalg.eigh(B.to(torch.float64))
+    rounding = max(-float(values[0]), 0.0)
     values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
-    threshold = rtol * (float(values[0]) if scale is None else scale)
+    threshold = max(rtol * (float(values[0]) if scale is None else scale), NOISE_MARGIN * rounding)
     rank = int((values > max(threshold, torch.finfo(torch.float64).tiny)).sum())
     rank = rank if max_rank is None else min(rank, max_rank)
     return Whitening(values, vectors[:, :rank], rank)
@@ -117,10 +122,12 @@ def solve_encoder(B: Whitening, F: Tensor, *, complete: bool = False) -> Encoder
         complete: Also return the directions of eigenvalue zero, up to the rank of B. Their choice is arbitrary.
 
     Raises:
-        NtpsError: If the shapes do not fit.
+        NtpsError: If the shapes do not fit, or F is not finite.
     """
     if F.ndim != 2 or F.shape[0] != len(B.spectrum):
         raise NtpsError(f"the cross moment has shape {tuple(F.shape)}; its first axis must be {len(B.spectrum)}.")
+    if not torch.isfinite(F).all():
+        raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
     left, singular, _ = torch.linalg.svd(B.whiten.T @ F.to(torch.float64), full_matrices=complete)
     left = left[:, : B.rank]
     rank = int((singular > SINGULAR_RTOL * singular[0]).sum()) if len(singular) and singular[0] > 0 else 0

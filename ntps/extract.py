@@ -7,8 +7,9 @@ rounding in float64. Start them with `torchrun --nproc-per-node N -m ntps score 
 import contextlib
 import hashlib
 import json
+import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,10 @@ def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> tuple[int,
             raise NtpsError(
                 f"layers is {layers!r}; give 'all' or numbers separated by commas, such as 0,6,-1."
             ) from None
-    chosen = [layers] if isinstance(layers, int) else list(layers)
+    try:
+        chosen = [operator.index(layer) for layer in (layers if isinstance(layers, Iterable) else [layers])]
+    except TypeError:
+        raise NtpsError(f"layers is {layers!r}; give 'all', a number, or a list of numbers.") from None
     for layer in chosen:
         if not -n_layers <= layer < n_layers:
             raise NtpsError(f"layer {layer} is out of range; this model has layers 0 to {n_layers - 1}.")
@@ -321,42 +325,49 @@ class _Run:
         self.most: int | None = None  # texts that fit, once memory ran out
 
     def add(self, batch: np.ndarray) -> None:
-        step = self.most or len(batch)
-        for start in range(0, len(batch), step):
-            self._add(batch[start : start + step])
+        """Add a batch; when memory runs out, in parts. A size that did not fit is not tried again."""
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + (self.most or len(batch))]
+            forward = self._forward(part)
+            if forward is not None:
+                self._update(part, *forward)
+                start += len(part)
+            elif len(part) > 1:
+                torch.cuda.empty_cache()
+                self.most = len(part) // 2
+            else:
+                raise self._too_long(part)
 
-    def _add(self, batch: np.ndarray) -> None:
+    def _forward(self, batch: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor] | None:
+        """Return the chosen layers' states and the mask, or `None` when memory ran out."""
+        tokens, mask = self.model.pad([self.ids[place] for place in batch])
         try:
-            tokens, mask = self.model.pad([self.ids[place] for place in batch])
             states = self.model.hidden_states(tokens, mask)
-            if len(states) != self.model.n_layers:
-                raise NtpsError(
-                    f"{self.model.name} returned {len(states)} hidden states; {self.model.n_layers} expected."
-                )
         except torch.cuda.OutOfMemoryError:
-            states = None
-        if states is None:  # outside the handler, so that what the failed pass held is free
-            if len(batch) == 1:
-                raise NtpsError(
-                    f"the device has too little memory for one text of {len(self.ids[batch[0]])} tokens; lower "
-                    "max_length or choose a smaller dtype."
-                )
-            torch.cuda.empty_cache()
-            self.most = len(batch) // 2
-            self._add(batch[: self.most])
-            self._add(batch[self.most :])
-            return
-        chosen = [states[layer] for layer in self.accumulator.layers]
-        del states
+            return None
+        if len(states) != self.model.n_layers:
+            raise NtpsError(f"{self.model.name} returned {len(states)} hidden states; {self.model.n_layers} expected.")
+        return [states[layer] for layer in self.accumulator.layers], mask
+
+    def _update(self, batch: np.ndarray, states: list[torch.Tensor], mask: torch.Tensor) -> None:
         folds = None if self.fold_of is None else torch.from_numpy(self.fold_of[batch])
         labels = torch.from_numpy(self.task.labels[batch])
         try:
-            pooled = self.accumulator.update(chosen, mask, labels, folds, return_pooled=self.values is not None)
+            pooled = self.accumulator.update(states, mask, labels, folds, return_pooled=self.values is not None)
         except NonFiniteError as error:
             place = int(batch[error.text])
             raise NonFiniteError(error.layer, place, self.task.texts[place]) from None
+        except torch.cuda.OutOfMemoryError:  # it halves batches itself: not even one text fits
+            raise self._too_long(batch) from None
         if self.values is not None and pooled is not None:
             self.values[:, batch] = pooled.float().cpu().numpy()
+
+    def _too_long(self, batch: np.ndarray) -> NtpsError:
+        return NtpsError(
+            f"the device has too little memory for one text of {len(self.ids[batch[0]])} tokens; lower max_length or "
+            "choose a smaller dtype."
+        )
 
 
 class _Processes:

@@ -14,6 +14,8 @@ from torch import Tensor
 from ntps.errors import NtpsError
 from ntps.moments import Moments
 
+# A label variance below this share of the mean square is rounding: the labels are constant.
+VARIANCE_RTOL = 1e-14
 RIDGES = tuple(10.0**power for power in range(-8, 1))  # in units of tr(M) / d
 
 
@@ -86,7 +88,8 @@ def held_out_explained(
     chosen = elsewhere.argmin(1, keepdim=True)
     picked = losses.gather(1, chosen)[:, 0]  # (folds, sizes)
     total = float((totals * counts).sum())
-    if total <= 0 or not torch.isfinite(picked).all():
+    squares = float(moments.layer(layer).yy.trace()) * moments.n_texts
+    if total <= VARIANCE_RTOL * squares or not torch.isfinite(picked).all():
         nan = float("nan")
         nans = (nan,) * moments.n_folds
         return HeldOut((nan,) * len(ks), nan, (nans,) * len(ks), nans)

@@ -207,7 +207,11 @@ class Moments:
         for what, mine, theirs in pairs:
             if mine != theirs:
                 raise NtpsError(f"these moments do not match: {what} is {mine} in one and {theirs} in the other.")
-        metadata = dict(self.metadata)
+        metadata = {key: value for key, value in self.metadata.items() if key != "key"}  # it names one pass
+        for count in {"n_skipped", "n_truncated"} & (self.metadata.keys() | other.metadata.keys()):
+            metadata[count] = self.metadata.get(count, 0) + other.metadata.get(count, 0)
+        if "float32" in {m.metadata.get("accumulate_dtype") for m in (self, other)}:
+            metadata["accumulate_dtype"] = "float32"  # a sum is as exact as its coarser term
         fingerprints = [m.metadata.get("task_fingerprint") for m in (self, other)]
         if fingerprints[0] != fingerprints[1]:
             metadata["task_fingerprint"] = "+".join(str(fingerprint) for fingerprint in fingerprints)
@@ -230,11 +234,11 @@ class Moments:
             "prefix": self.prefix,
             "n_folds": self.n_folds,
             "metadata": self.metadata,
-            "sha256": _digest(sums),
         }
         with atomic_path(path) as temporary:
             try:
-                save_file(sums, temporary, {key: json.dumps(value) for key, value in header.items()})
+                strings = {key: json.dumps(value) for key, value in header.items()}
+                save_file(sums, temporary, {**strings, "sha256": _digest(sums, strings)})
             except Exception as error:  # safetensors wraps a full disk in an error of its own
                 raise NtpsError(f"cannot write {path}: {error}.") from error
         return Path(path)
@@ -258,23 +262,24 @@ class Moments:
             raise NtpsError(f"{path} is damaged or no safetensors file ({error}); collect it again.") from error
         if raw.get("format") != '"ntps-moments"':
             raise NtpsError(f"{path} is a safetensors file, but holds no ntps moments.")
-        try:
-            header = {key: json.loads(value) for key, value in raw.items()}
-        except json.JSONDecodeError as error:
-            raise NtpsError(f"{path} is damaged (its header is no JSON: {error}); collect it again.") from error
-        if header.get("format_version") != FORMAT_VERSION:
+        version = raw.get("format_version")
+        if version != str(FORMAT_VERSION):
             raise NtpsError(
-                f"{path} has moments format {header.get('format_version')}, but this version of ntps reads "
-                f"{FORMAT_VERSION}; collect it again."
+                f"{path} has moments format {version}, but this version of ntps reads {FORMAT_VERSION}; collect it "
+                "again."
             )
-        if header.get("sha256") != _digest(sums):
+        strings = {key: value for key, value in raw.items() if key != "sha256"}
+        if raw.get("sha256") != _digest(sums, strings):
             raise NtpsError(f"{path} is damaged (its checksum does not fit its content); collect the moments again.")
+        header = {key: json.loads(value) for key, value in strings.items()}
         return cls(sums, tuple(header["layers"]), header["prefix"], header["n_folds"], header["metadata"])
 
 
-def _digest(sums: dict[str, Tensor]) -> str:
+def _digest(sums: dict[str, Tensor], strings: dict[str, str]) -> str:
+    """Return a checksum of everything in the file: names, types, shapes and bytes of the sums, and the header."""
     digest = hashlib.sha256()
     for name in sorted(sums):
-        digest.update(f"{name}{tuple(sums[name].shape)}".encode())
+        digest.update(f"{name}{sums[name].dtype}{tuple(sums[name].shape)}".encode())
         digest.update(sums[name].contiguous().numpy().data)
+    digest.update(json.dumps(strings, sort_keys=True).encode())
     return digest.hexdigest()

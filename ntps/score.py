@@ -29,7 +29,7 @@ from ntps.encoders import (
     whitening,
 )
 from ntps.errors import NtpsError, one_of
-from ntps.heldout import HeldOut, held_out_explained
+from ntps.heldout import VARIANCE_RTOL, HeldOut, held_out_explained
 from ntps.moments import LayerMoments, Moments
 from ntps.official import FRACTIONS, official_curve
 from ntps.results import LayerScore, ScoreResult
@@ -165,7 +165,7 @@ def solve_layer(
     explained = (basis.T @ (own.whiten.T @ cross)).square().sum(1).cumsum(0)
     centred_explained = explained if center else explained_curve(centred, middle.X, V.vectors)
     reachable = float((centred.whiten.T @ middle.X).square().sum())
-    share = 1.0 / variance if variance > 0 else 0.0
+    share = 1.0 / variance if variance > VARIANCE_RTOL * float(moments.yy.trace()) else 0.0
     return LayerSolution(
         layer=moments.layer,
         d=moments.d,
@@ -185,7 +185,9 @@ def default_ranks(rank_u: int, rank_v: int, d: int) -> tuple[int, int]:
 
 
 def _curve_ranks(rank_v: int, k_v: int) -> list[int]:
-    """Return 1, 2, 4, ..., rank_v and k_v, in order."""
+    """Return 1, 2, 4, ..., rank_v and k_v, in order; nothing when there is no direction."""
+    if rank_v == 0:
+        return []
     powers = {2**power for power in range(rank_v.bit_length()) if 2**power <= rank_v}
     return sorted(powers | {k_v, rank_v})
 
@@ -223,7 +225,7 @@ def read_layer(
     raw = loss_bounds(U.eigenvalues, k_u, k_v, missing=lengths * (1 - ntps), smallest=M.smallest, largest=M.largest)
     tight = loss_bounds(U.eigenvalues, k_u, k_v, missing=k_u * (1 - whitened))
     r2 = float(solution.r2[k_v - 1]) if k_v else 0.0
-    ranks = _curve_ranks(rank_v, k_v) if rank_v else []
+    ranks = _curve_ranks(rank_v, k_v)
     total = float(U.eigenvalues[:k_u].sum())
     curve: dict[str, list[Any]] = {
         "k_v": ranks,
@@ -234,9 +236,8 @@ def read_layer(
     heldout_at: dict[str, Any] = {}
     if held_out is not None:
         curve["explained_heldout"] = list(held_out[1].explained)
-        place = list(held_out[0]).index(k_v)
         heldout_at = {
-            "explained_heldout": held_out[1].explained[place],
+            "explained_heldout": held_out[1].explained[list(held_out[0]).index(k_v)] if k_v else math.nan,
             "ceiling_heldout": held_out[1].ceiling,
         }
     chance = k_v / solution.d
@@ -315,18 +316,22 @@ def score(
     if rtol is not None and not 0 < rtol < 1:
         raise NtpsError(f"rtol is {rtol}; it must lie between 0 and 1.")
     scored = []
+    if layers is not None and len(layers) == 0:
+        raise NtpsError("layers is empty; name at least one layer.")
     for layer in moments.layers if layers is None else layers:
         view = moments.layer(layer)
         if k_u is not None and not 1 <= k_u <= view.d:
             raise NtpsError(f"k_u is {k_u}; it must lie between 1 and the width, {view.d}.")
-        solution = solve_layer(view, center=center, rtol=rtol, complete=k_u is not None and k_u > view.X.shape[1])
+        solution = solve_layer(view, center=center, rtol=rtol)
+        if k_u is not None and k_u > solution.U.rank:  # asked for: arbitrary directions beyond the rank of X
+            solution = solve_layer(view, center=center, rtol=rtol, complete=True)
         official = official_curve(view) if convention == "official" else None
         held_out = None
-        if moments.n_folds and solution.V.rank:
+        if moments.n_folds:
             _, default_v = default_ranks(solution.U.rank, solution.V.rank, solution.d)
             chosen = default_v if k_v is None else k_v
             ranks = _curve_ranks(solution.V.rank, chosen)
-            check_ranks(solution, min(1, solution.U.rank), chosen)
+            check_ranks(solution, solution.U.vectors.shape[1], chosen)
             held_out = (ranks, held_out_explained(moments, layer, solution.V.vectors, ranks))
         scored.append(read_layer(solution, k_u=k_u, k_v=k_v, held_out=held_out, official=official))
     return ScoreResult(

@@ -1,0 +1,217 @@
+"""A study as a folder to look at: one self-contained page, the table as CSV, the result as JSON, pictures as PNG."""
+
+import html
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntps.errors import NtpsError
+from ntps.files import atomic_write
+from ntps.measured import SHARES
+from ntps.plots import COLORS, new_axes, short_name
+from ntps.report import image_tag, page, picture, settings_html, table_html
+from ntps.selection import select_and_correlate
+from ntps.stats import centred_ranks, unit
+from ntps.study import OPTION_DEPTHS, Study
+from ntps.study_rows import PREDICTORS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DRAWN = ("explained_heldout", "ntps")
+MARKERS = "osD^vP*X<>"
+NAMES = {
+    "ntps": "NTPS",
+    "explained": "explained through V (in sample)",
+    "explained_heldout": "explained through V (held out)",
+    "retained": "retained share",
+    "above_majority": "probe accuracy above majority",
+}
+
+READING = """
+<p>Every correlation is over tasks within a model, averaged over models; all models see the same tasks, so p-values
+permute tasks in all models alike. <b>fixed</b>: rank and layer were set before looking. <b>same_tasks</b>: the best of
+all ranks and layers, chosen per model on the tasks it is judged on; its p-value repeats that choice on permuted tasks,
+its interval does not know of it. <b>held_out</b>: chosen without the task, or the model, it is judged on. Read the
+first and the last; the middle one shows what choosing is worth.</p>
+"""
+
+
+def plot_against(
+    study: Study, predictor: str = "explained_heldout", ax: "Axes | None" = None, *, target: str = "above_majority"
+) -> "Axes":
+    """Draw a predictor against the probe's result, a colour a model, with intervals where there are any."""
+    import seaborn as sns
+
+    ax = new_axes(ax)
+    frame = study.frame()
+    frame = frame[frame["status"] == "done"]
+    colours = sns.color_palette("colorblind", len(study.models))
+    for place, model in enumerate(study.models):
+        rows = frame[frame["model"] == model]
+        x, y = rows[predictor].to_numpy(dtype=float), rows[target].to_numpy(dtype=float)
+        bars: dict[str, Any] = {}
+        if f"{predictor}_low" in rows:
+            ends = rows[[f"{predictor}_low", f"{predictor}_high"]].to_numpy(dtype=float)
+            bars["xerr"] = np.nan_to_num(np.maximum(np.abs(ends.T - x) * [[1], [1]], 0))
+        if target in ("above_majority", "accuracy"):
+            bars["yerr"] = 1.96 * np.nan_to_num(rows["accuracy_se"].to_numpy(dtype=float))
+        marker = MARKERS[place % len(MARKERS)]
+        ax.errorbar(x, y, fmt=marker, color=colours[place], ms=5, lw=0.8, alpha=0.85, label=short_name(model), **bars)
+    ax.set(xlabel=NAMES.get(predictor, PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    return ax
+
+
+def option_map(study: Study, quantity: str = "ntps", *, permute: int | None = None) -> np.ndarray:
+    """Return the mean within-model correlation at every (depth, rank), with tasks permuted when a seed is given."""
+    values, _ = study.options(quantity)
+    models, tasks = study.usable()
+    wanted = study.table("above_majority").loc[models, tasks].to_numpy(dtype=float)
+    if permute is not None:
+        wanted = wanted[:, np.random.default_rng(permute).permutation(len(tasks))]
+    product = unit(centred_ranks(values)) * unit(centred_ranks(wanted))
+    return product.sum(-1).mean(-1).reshape(len(OPTION_DEPTHS), len(SHARES))
+
+
+def plot_options(
+    study: Study, quantity: str = "ntps", ax: "Axes | None" = None, *, permute: int | None = None
+) -> "Axes":
+    """Draw the correlation with accuracy at every layer and rank, its best one framed; see `option_map`."""
+    import seaborn as sns
+    from matplotlib.patches import Rectangle
+
+    ax = new_axes(ax)
+    found = option_map(study, quantity, permute=permute)
+    ranks = ["all" if share == 1 else f"1/{round(1 / share)}" for share in SHARES]
+    depths = ["embedding", *(f"{100 * depth:.0f} %" for depth in OPTION_DEPTHS[1:-1]), "last"]
+    sns.heatmap(
+        found, ax=ax, vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt=".2f", annot_kws={"size": 7},
+        xticklabels=ranks, yticklabels=depths, cbar=False,
+    )  # fmt: skip
+    row, column = np.unravel_index(np.abs(found).argmax(), found.shape)
+    ax.add_patch(Rectangle((column, row), 1, 1, fill=False, lw=2, color="black"))
+    tasks = "the tasks as they are" if permute is None else "tasks permuted"
+    ax.set(xlabel="rank, as a share of the width", ylabel="layer", title=f"{NAMES.get(quantity, quantity)}: {tasks}")
+    ax.tick_params(axis="y", rotation=0)
+    return ax
+
+
+def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) -> "Axes":
+    """Draw the best correlation over ranks and layers beside what the best is on permuted tasks."""
+    ax = new_axes(ax)
+    values, _ = study.options(quantity)
+    models, tasks = study.usable()
+    wanted = study.table("above_majority").loc[models, tasks].to_numpy(dtype=float)
+    found = select_and_correlate(values, wanted, per_model=True)
+    ax.hist(found.null, bins=30, color=COLORS["chance"], alpha=0.7, density=True, label="best on permuted tasks")
+    ax.axvline(abs(found.spearman), color=COLORS["score"], lw=2, label=f"best on the tasks (p = {found.p_value:.3f})")
+    ax.set(xlabel="best |Spearman| over ranks and layers, mean over models", yticks=[], xlim=(0, 1.02))
+    ax.set_title(f"{NAMES.get(quantity, quantity)}: what choosing is worth")
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    return ax
+
+
+def write_study(study: Study, directory: str | Path, *, result: dict[str, Any] | None = None) -> list[Path]:
+    """Write report.html, study.csv and pictures into the study's folder, each atomically.
+
+    Args:
+        study: From `ntps.study.run_study`.
+        directory: Made if it is not there.
+        result: `study.to_dict()`, when it is there already.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        NtpsError: If the folder cannot be written.
+    """
+    directory = Path(directory)
+    result = result or study.to_dict()
+    pictures = _pictures(study, bool(result["correlations"]))
+    names = ["ntps", "ntps_p", "explained", "explained_heldout", "explained_heldout_random", "retained"]
+    names += ["logme", "hscore", "knn", "accuracy", "majority_rate", "above_majority"]
+    frame = study.frame()
+    there = [name for name in names if name in frame]
+    rows = [[short_name(r["model"]), r["task"], *(r[name] for name in there)] for r in frame.to_dict("records")
+            if r["status"] == "done"]  # fmt: skip
+    correlations = [
+        [name, entry["spearman"], *(entry["interval"] or (None, None)), entry["p_value"], entry["selected_on"]]
+        for name, entry in result["correlations"].items()
+    ]
+    failed = [c for c in result["cells"] if c["status"] != "done"]
+    body = (
+        f"<h1>{len(study.models)} models on {len(study.tasks)} tasks</h1><p class='lead'>{html.escape(lead(result))}"
+        "</p><h2>What predicts accuracy</h2>"
+    )
+    if correlations:
+        heads = ["predictor", "Spearman", "low", "high", "p", "chosen on"]
+        body += table_html(heads, correlations, words=(0, 5)) + READING
+    else:
+        body += f"<p>{html.escape(str(result['refused']))}</p>"
+    body += "".join(f"<p>{image_tag(png, alt)}</p>" for alt, png in pictures.items())
+    body += f"<h2>Every cell</h2>{table_html(['model', 'task', *there], rows, words=(0, 1))}"
+    if failed:
+        lines = [[c["model"], c["task"], c["seed"], c["status"], c["reason"]] for c in failed]
+        heads = ["model", "task", "seed", "", "why"]
+        body += f"<h2>Cells without a result</h2>{table_html(heads, lines, words=(0, 1, 3, 4))}"
+    body += f"<details><summary>What made these numbers</summary>{settings_html(result['settings'])}</details>"
+    files = {f"{alt.split(':')[0]}.png": png for alt, png in pictures.items()}
+    return [
+        *(atomic_write(directory / name, png) for name, png in files.items()),
+        atomic_write(directory / "study.csv", frame.to_csv(index=False)),
+        atomic_write(directory / "report.html", page("ntps study", body)),
+    ]
+
+
+def lead(result: dict[str, Any]) -> str:
+    """Say in one or two sentences what the study found."""
+    found = result["correlations"]
+    if not found:
+        return str(result["refused"])
+    parts = []
+    for name in ("ntps", "explained_heldout", "logme", "knn"):
+        if name in found and found[name]["spearman"] is not None:
+            low, high = found[name]["interval"]
+            parts.append(f"{NAMES.get(name, name)} {found[name]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]")
+    text = f"Rank correlation with probe accuracy above the majority rate, rank and layer fixed: {'; '.join(parts)}."
+    same, held = found.get("ntps:same_tasks"), found.get("ntps:held_out_task")
+    if same and held and held["spearman"] is not None:
+        text += (
+            f" Choosing NTPS's rank and layer on these tasks makes it {same['spearman']:+.2f} "
+            f"(p = {same['p_value']:.2f} when the choice is counted); chosen on other tasks it is "
+            f"{held['spearman']:+.2f}."
+        )
+    return text
+
+
+def _pictures(study: Study, correlated: bool) -> dict[str, bytes]:
+    if not study.frame()["status"].eq("done").any():
+        return {}
+    drawn = {f"{name}: against accuracy": picture(partial(_against, study, name)) for name in DRAWN}
+    if not correlated:
+        return drawn
+    for name in DRAWN:
+        try:
+            drawn |= {
+                f"{name}_options: correlation by layer and rank": picture(partial(_options, study, name, None)),
+                f"{name}_permuted: the same on permuted tasks": picture(partial(_options, study, name, 0)),
+                f"{name}_choice: the null of the best choice": picture(partial(_choice, study, name)),
+            }
+        except NtpsError:  # some cell lacks this quantity
+            continue
+    return drawn
+
+
+def _against(study: Study, name: str, ax: "Axes") -> None:
+    plot_against(study, name, ax)
+
+
+def _options(study: Study, name: str, permute: int | None, ax: "Axes") -> None:
+    plot_options(study, name, ax, permute=permute)
+
+
+def _choice(study: Study, name: str, ax: "Axes") -> None:
+    plot_choice(study, name, ax)
