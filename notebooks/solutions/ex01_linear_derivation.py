@@ -1,0 +1,133 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises 01 · The linear derivation
+#
+# <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex01_linear_derivation.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex01_linear_derivation.ipynb)
+# <!-- /badges -->
+#
+# **Time:** 30 minutes · **Prerequisites:** [lesson 01](../01_linear_derivation.ipynb).
+#
+# Two functions to write, in NumPy. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+
+# %% tags=["colab"]
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+
+# %%
+# %matplotlib inline
+import numpy as np
+import torch
+
+import ntps
+from ntps import checks, widgets
+
+
+# %% [markdown]
+# ## Exercise 1: $V$ in closed form
+#
+# Write `next_token_encoder(C0, C1, k)`: the top $k$ generalized eigenvectors of $(C_1 C_1^\top, C_0)$, best first, as the columns of $V$ with $V^\top C_0 V = I$. NumPy has no generalized eigenvalue solver: whiten.
+#
+# <details><summary>Hint</summary>
+#
+# `w, Q = np.linalg.eigh(C0)` gives $C_0 = Q \operatorname{diag}(w) Q^\top$. With $T = Q \operatorname{diag}(w)^{-1/2}$, the left singular vectors of $T^\top C_1$ are the whitened directions. Map them back.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def next_token_encoder(C0, C1, k):
+    """Return V, (d, k): the k best directions for predicting the next state.
+
+    Args:
+        C0: (d, d) prefix Gram, E[sum s_t s_t^T].
+        C1: (d, d) prefix-next moment, E[sum s_t h_{t+1}^T].
+        k: Number of directions.
+    """
+    w, Q = np.linalg.eigh(C0)
+    T = Q / np.sqrt(w)
+    directions, _, _ = np.linalg.svd(T.T @ C1)
+    return T @ directions[:, :k]
+
+
+# %%
+checks.next_token_encoder(next_token_encoder)
+
+# %% [markdown]
+# Now use it on a real layer. The library's $V$ spans the same space, so the score of one against the other is 1.
+
+# %% tags=["solution"]
+# Collect the moments of miniworld-base on 300 documents of miniworld/topic, take layer 2, and compare your V_8 with the library's:
+# print the mean squared cosine of the principal angles between the two spans.
+model = ntps.load_model("miniworld-base", dtype="float32")
+moments = ntps.collect_moments(model, ntps.load_task("miniworld/topic", n=300), layers=[2], progress=False).layer(2)
+mine, _ = np.linalg.qr(next_token_encoder(moments.C0.numpy(), moments.C1.numpy(), 8))
+library, _ = np.linalg.qr(ntps.autoregressive_encoder(moments.C0, moments.C1).vectors[:, :8].numpy())
+print(f"mean squared cosine: {np.square(mine.T @ library).sum() / 8:.6f}")
+
+
+# %% [markdown]
+# ## Exercise 2: $U$ by regression
+#
+# Reduced-rank regression can be done without a word about eigenvectors of moments: regress the labels on the features as usual, $y \approx x B$ row by row with the coefficients $B$ of shape $(d, c)$, and replace the *fitted values* $x B$ by their best rank-$k$ approximation. Write
+# `perception_by_regression(x, y, k)`, which returns $k$ directions that span $U_k$. Do not centre.
+#
+# <details><summary>Hint</summary>
+#
+# The best rank-$k$ approximation of a matrix comes from its SVD: $x B \approx x B F F^\top$, with $F$ the top $k$ right singular vectors of $x B$. Which $k$ combinations of the features does it read?
+#
+# </details>
+
+
+# %% tags=["solution"]
+def perception_by_regression(x, y, k):
+    """Return directions (d, k) that span U_k.
+
+    Args:
+        x: (n, d) features of n texts.
+        y: (n, c) labels, one-hot or real.
+        k: Number of directions, at most c.
+    """
+    coefficients, *_ = np.linalg.lstsq(x, y, rcond=None)
+    _, _, right = np.linalg.svd(x @ coefficients, full_matrices=False)
+    return coefficients @ right[:k].T
+
+
+# %%
+checks.perception_by_regression(perception_by_regression)
+
+# %% [markdown]
+# In the linear world both roads lead to the same subspace, and to the direction that the label was made of.
+
+# %%
+world = widgets.plane_world(next_angle=30, label_angle=75, stretch=2.0)
+states, y = world.sample(20_000, seed=0)
+x = states.mean(axis=1)
+n = len(x)
+closed = ntps.perception_encoder(torch.from_numpy(x.T @ x / n), torch.from_numpy(x.T @ y / n)).vectors[:, 0].numpy()
+
+# %% tags=["solution-only"]
+for name, u in (("closed form", closed), ("regression", perception_by_regression(x, y, 1)[:, 0])):
+    print(f"{name}: {np.degrees(np.arctan2(u[1], u[0])) % 180:.1f}° (the label was made at 75°)")
+
+# %% [markdown]
+# What you have shown: both encoders are ordinary regressions through a bottleneck. Nothing in them is particular to language models except the moments.

@@ -1,0 +1,185 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises 02 · The score and its bounds
+#
+# <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex02_score_and_bounds.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex02_score_and_bounds.ipynb)
+# <!-- /badges -->
+#
+# **Time:** 30 minutes · **Prerequisites:** [lesson 02](../02_score_and_bounds.ipynb).
+#
+# Exercise 1 builds the score and its chance level, exercise 2 breaks it. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+
+# %% tags=["colab"]
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+
+# %%
+# %matplotlib inline
+import numpy as np
+
+from ntps import checks
+
+
+# %% [markdown]
+# ## Exercise 1: the score without a pseudo-inverse
+#
+# The paper's projector is $P = V V^+$. Write `projector(V)` without `pinv` and without inverting $V^\top V$, then `score(U, V)`, the share of $\lVert U \rVert_F^2$ inside the span of $V$, and do not form a $(d, d)$ matrix in the latter.
+#
+# <details><summary>Hint</summary>
+#
+# `np.linalg.qr(V)` returns an orthonormal basis $Q$ of the span. $\lVert Q Q^\top U \rVert_F = \lVert Q^\top U \rVert_F$: why?
+#
+# </details>
+
+
+# %% tags=["solution"]
+def projector(V):
+    """Return the orthogonal projector (d, d) on the span of V's columns.
+
+    Args:
+        V: (d, k), independent columns.
+    """
+    Q, _ = np.linalg.qr(V)
+    return Q @ Q.T
+
+
+# %%
+checks.projector(projector)
+
+
+# %% tags=["solution"]
+def score(U, V):
+    """Return NTPS: the share of U's squared length inside the span of V, in [0, 1].
+
+    Args:
+        U: (d, a) label directions.
+        V: (d, b) next-token directions.
+    """
+    Q, _ = np.linalg.qr(V)
+    return np.square(Q.T @ U).sum() / np.square(U).sum()
+
+
+# %%
+checks.ntps(score)
+
+
+# %% [markdown]
+# What does it give for a $V$ that knows nothing? Write `chance_by_simulation(U, k, draws, seed)`: the scores of $U$ against `draws` random subspaces of dimension $k$, each spanned by $k$ random normal vectors.
+
+
+# %% tags=["solution"]
+def chance_by_simulation(U, k, draws, seed):
+    """Return the scores (draws,) of U against uniformly random subspaces of dimension k.
+
+    Args:
+        U: (d, a) label directions.
+        k: Dimension of the random subspaces.
+        draws: How many.
+        seed: Seed of the random numbers: the same seed gives the same scores.
+    """
+    rng = np.random.default_rng(seed)
+    return np.array([score(U, rng.standard_normal((len(U), k))) for _ in range(draws)])
+
+
+# %%
+checks.chance_by_simulation(chance_by_simulation)
+
+
+# %% [markdown]
+# The score needs one QR; its chance level is $k_V/d$ for every $U$.
+#
+# ## Exercise 2: a bound that holds, a score that breaks
+#
+# First verify the bounds. Write `excess_between_bounds(M, X, V)`, which returns `(lower, exact, upper)`: the excess loss of reading the labels through $V$ instead of through all of $U$, between its whitened bounds $\lambda_k m$ and $\lambda_1 m$, with $k$ the rank of $X$ (all
+# its columns are independent here) and $m = k - \lVert \Pi \tilde U \rVert_F^2$.
+#
+# <details><summary>Hint</summary>
+#
+# Work in whitened coordinates: with $M^{1/2}$ from `eigh`, the singular values of $M^{-1/2} X$ squared are the $\lambda_i$, and its left singular vectors are $\tilde U$.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def excess_between_bounds(M, X, V):
+    """Return (lower, exact, upper) for the excess loss of V over U.
+
+    Args:
+        M: (d, d) pooled Gram, invertible.
+        X: (d, c) cross moment, independent columns.
+        V: (d, k) next-token directions.
+    """
+    w, Q = np.linalg.eigh(M)
+    half, inverse = (Q * np.sqrt(w)) @ Q.T, (Q / np.sqrt(w)) @ Q.T
+    left, sigma, _ = np.linalg.svd(inverse @ X, full_matrices=False)
+    basis, _ = np.linalg.qr(half @ V)
+    held = np.square(basis.T @ left).sum(axis=0)  # p_i, the part of each label direction inside V
+    missing = (1 - held).sum()
+    return sigma[-1] ** 2 * missing, (sigma**2 * (1 - held)).sum(), sigma[0] ** 2 * missing
+
+
+# %%
+checks.excess_between_bounds(excess_between_bounds)
+
+
+# %% [markdown]
+# Now break the raw score. A reader sees the features multiplied by positive scales $a_1, \dots, a_d$; what is predicted, next state and label, stays in its old units. With $A = \operatorname{diag}(a)$ the moments become $A M A$, $A X$, $A C_0 A$, $A C_1$, the
+# directions $A^{-1} U$ and $A^{-1} V$, and the loss does not change at all. Write `breaking_scale(M, X, C0, C1, k)`: scales, at most a factor of a million apart, that move the raw score (all of $U$ against $V_k$) by 0.3 or more.
+#
+# <details><summary>Hint</summary>
+#
+# Directions shrink where features grow. Make one feature $j$ tiny: what will all columns of $A^{-1} U$ and $A^{-1} V$ point along? Or try many random scales and keep the best.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def breaking_scale(M, X, C0, C1, k):
+    """Return positive scales (d,) that move the raw score by at least 0.3.
+
+    Args:
+        M: (d, d) pooled Gram.
+        X: (d, c) cross moment.
+        C0: (d, d) prefix Gram.
+        C1: (d, d) prefix-next moment.
+        k: Next-token rank.
+    """
+    u = np.linalg.solve(M, X)  # spans the same as U
+    w, Q = np.linalg.eigh(C0)
+    T = Q / np.sqrt(w)
+    V = T @ np.linalg.svd(T.T @ C1)[0][:, :k]
+    before, best, farthest = score(u, V), np.ones(len(M)), 0.0
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        a = np.exp(rng.normal(0, 2, len(M))).clip(1e-2, 1e2)
+        moved = abs(score(u / a[:, None], V / a[:, None]) - before)
+        if moved > farthest:
+            best, farthest = a, moved
+    return best
+
+
+# %%
+checks.breaking_scale(breaking_scale)
+
+# %% [markdown]
+# What you have shown: the excess loss and its whitened bounds say something about the labels. The raw score also says something about the units of the features, so compare it only where these are the same.
