@@ -38,7 +38,7 @@ def plot_layers(result: ScoreResult, ax: "Axes | None" = None) -> "Axes":
         ax.plot(layers, values, label=label, markersize=4, **{**style, "color": COLORS[style["color"]]})
     ax.axvline(result.best.layer, color="0.85", lw=6, zorder=0)
     _share_axis(ax, min(value for _, values, _ in lines for value in values))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.set(xlabel="layer (0 is the embedding)", ylabel="share", title=f"{short_name(result.model)} on {result.task}")
     ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return ax
