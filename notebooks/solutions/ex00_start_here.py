@@ -42,6 +42,7 @@ from ntps import checks
 #
 # </details>
 
+
 # %% tags=["solution"]
 def above_chance(score, k, d):
     """Return the share of the room above chance that a score uses, at most 1.
@@ -68,6 +69,7 @@ checks.above_chance(above_chance)
 # Compare with `share * explained[-1]`. The lists are in ascending order of rank.
 #
 # </details>
+
 
 # %% tags=["solution"]
 def smallest_rank(ranks, explained, share):
