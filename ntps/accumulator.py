@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,10 +55,11 @@ class _Batch:
     padded: bool
     lengths: Tensor
     fold_of: Tensor
+    by_fold: bool
 
     def rows(self, chosen: slice) -> "_Batch":
         order = None if self.order is None else self.order[chosen]
-        return _Batch(self.mask[chosen], order, self.padded, self.lengths[chosen], self.fold_of[chosen])
+        return _Batch(self.mask[chosen], order, self.padded, self.lengths[chosen], self.fold_of[chosen], self.by_fold)
 
     def align(self, hidden: Tensor) -> Tensor:
         """Move padding to the right, keeping the order of tokens, and put zeros there."""
@@ -65,9 +67,14 @@ class _Batch:
             hidden = hidden.gather(1, self.order[:, :, None].expand_as(hidden))
         return hidden.masked_fill(~self.mask[:, :, None], 0.0) if self.padded else hidden
 
-    def has_next(self) -> Tensor:
-        """Return (B, T), true where token t is followed by another."""
-        return torch.nn.functional.pad(self.mask[:, 1:], (0, 1))
+    @cached_property
+    def pairs(self) -> list[tuple[int, Tensor]]:
+        """Return (fold, places in B * T of the tokens that another follows); one fold, 0, unless `by_fold`."""
+        followed = torch.nn.functional.pad(self.mask[:, 1:], (0, 1))
+        if not self.by_fold:
+            return [(0, followed.flatten().nonzero()[:, 0])]
+        folds = [(fold, self.fold_of == fold) for fold in self.fold_of.unique().tolist()]
+        return [(fold, (followed & own[:, None]).flatten().nonzero()[:, 0]) for fold, own in folds]
 
 
 def _add_gram(total: Tensor, rows: Tensor, scratch: Tensor) -> None:
@@ -204,7 +211,7 @@ class MomentAccumulator:
         if not (mask[:, :-1] >= mask[:, 1:]).all():  # a token stands right of padding
             order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
             mask = mask.gather(1, order)
-        batch = _Batch(mask, order, not bool(mask.all()), lengths, fold_of)
+        batch = _Batch(mask, order, not bool(mask.all()), lengths, fold_of, self.fold_prefix)
         with _float32_precision(self.matmul_precision):
             pooled = [self._update_layer(place, hidden[place], batch) for place in range(len(self.layers))]
         finite = torch.stack([states.isfinite().all(1) for states in pooled])
@@ -254,17 +261,13 @@ class MomentAccumulator:
         last = sums[:, -1].clone()
         pooled = last / batch.lengths[:, None]
         if self.prefix == "last":
-            past = states.clone()
+            past = states
         elif self.prefix == "mean":
             past = sums / torch.arange(1, states.shape[1] + 1, device=self.device)[None, :, None]
         else:
             past = sums
-        # Rows without a next token are zero, so the shift in _add_pairs pairs no token with another text's first.
-        past *= batch.has_next()[:, :, None]
-        parts = [(0, past, states)]
-        if self.fold_prefix:
-            members = [(fold, batch.fold_of == fold) for fold in batch.fold_of.unique().tolist()]
-            parts = [(fold, past[chosen], states[chosen]) for fold, chosen in members]
+        # Only rows with a next token go into the products: padding costs nothing there.
+        parts = [(fold, past.flatten(0, 1)[rows], states.flatten(0, 1)[rows + 1]) for fold, rows in batch.pairs]
         squares = states.square().sum((0, 1), dtype=torch.float64), last.square().sum(0, dtype=torch.float64)
         grams = None
         if "token_gram" in self._sums:
@@ -273,8 +276,7 @@ class MomentAccumulator:
         self._scratch(self.accumulate_dtype)
         return pooled, parts, squares, grams
 
-    def _add_pairs(self, fold: int, place: int, past: Tensor, states: Tensor) -> None:
-        rows, following = past.flatten(0, 1)[:-1], states.flatten(0, 1)[1:]
+    def _add_pairs(self, fold: int, place: int, rows: Tensor, following: Tensor) -> None:
         scratch = self._scratch(rows.dtype)
         _add_gram(self._sums["ss"][fold, place], rows, scratch)
         self._sums["sh"][fold, place] += torch.mm(rows.T, following, out=scratch.view(self.width, self.width))
