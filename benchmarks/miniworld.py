@@ -1,0 +1,74 @@
+"""What the bundled world shows: every model, layer and task, measured: `python -m benchmarks.miniworld`.
+
+Writes benchmarks/results/miniworld.csv, one row per model, seed, task and layer: NTPS, chance, explained, ceiling,
+retained (in sample and held out), accuracy of a linear probe on the same states, and the task's Bayes accuracy. The
+summary it prints, last layer and mean over seeds, is what README and the lessons build on.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ntps import miniworld
+from ntps.extract import collect
+from ntps.files import atomic_write
+from ntps.models import load_model
+from ntps.probes import linear_probe
+from ntps.score import score
+from ntps.tasks import load_task
+
+RESULTS = Path(__file__).parent / "results" / "miniworld.csv"
+COLUMNS = ["ntps", "chance", "explained", "explained_heldout", "ceiling", "ceiling_heldout", "retained", "k_v", "d"]
+
+
+def measure(model_name: str, task_name: str, texts: int, seed: int) -> pd.DataFrame:
+    """Return one row per layer."""
+    task = load_task(f"miniworld/{task_name}", n=texts, seed=seed, split="test")
+    moments, features = collect(load_model(model_name), task, folds=5, batch_size=64, progress=False)
+    assert features is not None
+    frame = score(moments).to_dataframe()[["layer", *COLUMNS]]
+    last = int(frame.layer.iloc[-1])
+    probes = {
+        layer: linear_probe(features.layer(layer), features.labels, folds=features.folds).accuracy
+        for layer in sorted({last, last // 2})
+    }
+    about = miniworld.describe_task(task_name)
+    return frame.assign(
+        model=model_name,
+        task=task_name,
+        seed=seed,
+        probe_accuracy=frame.layer.map(probes),
+        majority=task.majority_rate,
+        bayes=about["bayes"],
+    )
+
+
+def main() -> None:
+    """Measure what was asked for and print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3, help="data seeds; models other than base are measured with one")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    frames = []
+    for model in miniworld.model_names():
+        seeds = options.seeds if model in ("miniworld-base", "miniworld-base@step0") else 1
+        for seed in range(seeds):
+            for task in miniworld.task_names():
+                frames.append(measure(model, task, options.texts, seed))
+            atomic_write(RESULTS, pd.concat(frames).to_csv(index=False, float_format="%.5f"))
+            print(f"{model}, seed {seed}: done", flush=True)
+    everything = pd.concat(frames)
+    last = everything[everything.layer == everything.groupby("model").layer.transform("max")]
+    for quantity in ("explained_heldout", "ceiling_heldout", "ntps", "probe_accuracy"):
+        print(f"\n{quantity}, last layer, mean over seeds")
+        print(last.pivot_table(index="task", columns="model", values=quantity).round(2).to_string())
+    spread = last[last.model == "miniworld-base"].groupby("task").explained_heldout.agg(["min", "max"])
+    print(f"\nminiworld-base, explained_heldout over {options.seeds} seeds\n{spread.round(3).to_string()}")
+
+
+if __name__ == "__main__":
+    main()
