@@ -18,6 +18,7 @@ from ntps.errors import NtpsError
 from ntps.extract import Features, collect, collect_moments
 from ntps.models import LanguageModel, list_models, load_model
 from ntps.moments import LayerMoments, Moments
+from ntps.nulls import permutation_null
 from ntps.results import LayerScore, ScoreResult
 from ntps.score import ntps_table, read_layer, score, solve_layer
 from ntps.tasks import Task, list_tasks, load_task
@@ -43,6 +44,7 @@ __all__ = [
     "load_task",
     "ntps_table",
     "perception_encoder",
+    "permutation_null",
     "read_layer",
     "score",
     "solve_layer",

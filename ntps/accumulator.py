@@ -352,9 +352,8 @@ class MomentAccumulator:
         Raises:
             NtpsError: If there were none.
         """
-        sums = {name: value.cpu().clone() for name, value in self.sums().items()}
-        for name in ("xx", "ss"):
-            sums[name] = _symmetric(sums[name])
+        halves = ("xx", "ss")
+        sums = {n: _symmetric(value.cpu()) if n in halves else value.cpu().clone() for n, value in self.sums().items()}
         if sums["counts"][0].sum() == 0:
             raise NtpsError("there is no text with a token in it; nothing to accumulate.")
         return Moments(

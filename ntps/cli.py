@@ -1,4 +1,4 @@
-"""The command line: `ntps score`, `ntps list`, `ntps demo`. Parsing and printing, nothing else."""
+"""The command line: `ntps score`, `study`, `list`, `demo`. Parsing and printing, nothing else."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps import __version__
+from ntps import __version__, cli_study
 from ntps.errors import NtpsError, in_range, one_of
 
 app = typer.Typer(
@@ -217,6 +217,9 @@ def _write(path: Path, text: str) -> None:
     from ntps.files import atomic_write
 
     atomic_write(path, text)
+
+
+cli_study.register(app)
 
 
 @app.command("list")

@@ -55,7 +55,7 @@ def plot_against(
         bars: dict[str, Any] = {}
         if f"{predictor}_low" in rows:
             ends = rows[[f"{predictor}_low", f"{predictor}_high"]].to_numpy(dtype=float)
-            bars["xerr"] = np.nan_to_num(np.maximum(np.abs(ends.T - x) * [[1], [1]], 0))
+            bars["xerr"] = np.nan_to_num(np.maximum((ends.T - x) * [[-1], [1]], 0))
         if target in ("above_majority", "accuracy"):
             bars["yerr"] = 1.96 * np.nan_to_num(rows["accuracy_se"].to_numpy(dtype=float))
         marker = MARKERS[place % len(MARKERS)]
@@ -94,7 +94,11 @@ def plot_options(
     row, column = np.unravel_index(np.abs(found).argmax(), found.shape)
     ax.add_patch(Rectangle((column, row), 1, 1, fill=False, lw=2, color="black"))
     tasks = "the tasks as they are" if permute is None else "tasks permuted"
-    ax.set(xlabel="rank, as a share of the width", ylabel="layer", title=f"{NAMES.get(quantity, quantity)}: {tasks}")
+    ax.set(
+        xlabel="rank, as a share of the width",
+        ylabel="layer",
+        title=f"Spearman of {NAMES.get(quantity, quantity)}\nwith probe accuracy, {tasks}",
+    )
     ax.tick_params(axis="y", rotation=0)
     return ax
 
@@ -108,9 +112,9 @@ def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) 
     found = select_and_correlate(values, wanted, per_model=True)
     ax.hist(found.null, bins=30, color=COLORS["chance"], alpha=0.7, density=True, label="best on permuted tasks")
     ax.axvline(abs(found.spearman), color=COLORS["score"], lw=2, label=f"best on the tasks (p = {found.p_value:.3f})")
-    ax.set(xlabel="best |Spearman| over ranks and layers, mean over models", yticks=[], xlim=(0, 1.02))
+    ax.set(xlabel="best |Spearman|, mean over models", yticks=[], xlim=(0, 1.02))
     ax.set_title(f"{NAMES.get(quantity, quantity)}: what choosing is worth")
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return ax
 
 

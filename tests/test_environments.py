@@ -89,7 +89,7 @@ def test_binder_files_are_real_and_executable():
 def test_start_caps_threads_and_hands_over():
     command = [ROOT / "binder/start", "bash", "-c", "echo $OMP_NUM_THREADS $MKL_NUM_THREADS $0 $1", "lab", "a b"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
-    assert done.stdout.split("\n")[0] == "2 2 lab a b"
+    assert done.stdout.split("\n")[0] == "1 1 lab a b"
 
 
 def test_repo2docker_reads_binder_as_meant(tmp_path):

@@ -7,6 +7,7 @@ browser; `panel.show()` puts ipywidgets around it. Everything slow is computed b
 from ntps.widgets.bounds import BoundsPanel
 from ntps.widgets.linear_world import LinearWorld, LinearWorldPanel, plane_world, read_world
 from ntps.widgets.panel import Choice, Panel, Slider
+from ntps.widgets.selection import SelectionPanel
 from ntps.widgets.spectra import SpectraPanel, between_groups, plane_coordinates
 from ntps.widgets.words import KINDS, WordStates, word_kinds, word_states, word_topics
 
@@ -17,6 +18,7 @@ __all__ = [
     "LinearWorld",
     "LinearWorldPanel",
     "Panel",
+    "SelectionPanel",
     "Slider",
     "SpectraPanel",
     "WordStates",

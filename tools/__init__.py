@@ -1,0 +1,1 @@
+"""Scripts that keep the course in order; run them from the root of the repository."""

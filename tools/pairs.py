@@ -1,0 +1,148 @@
+"""Pairs: the .py (percent format) is the source, the .ipynb beside it holds the same cells and their outputs.
+
+Files are compared by the content of their cells, never by time.
+"""
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+
+HEADER = """\
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+"""
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+    },
+}
+
+
+class Cell(NamedTuple):
+    """What a pair must agree on."""
+
+    kind: str
+    source: str
+    tags: tuple[str, ...]
+
+
+def cells_of(notebook: NotebookNode) -> list[Cell]:
+    """Return the cells of a notebook, without outputs."""
+    return [Cell(cell.cell_type, cell.source.rstrip(), tuple(cell.metadata.get("tags", []))) for cell in notebook.cells]
+
+
+def read_script(path: Path) -> NotebookNode:
+    """Read a .py in percent format as a notebook without outputs."""
+    return jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """Read an .ipynb."""
+    return nbformat.read(path, as_version=4)
+
+
+def with_header(text: str) -> str:
+    """Return a script with the header that all scripts share."""
+    body = text
+    if text.startswith("# ---\n"):
+        body = text.partition("\n# ---\n")[2]
+    return HEADER + body.lstrip("\n")
+
+
+def script_text(cells: list[Cell]) -> str:
+    """Return cells as a script in percent format."""
+    notebook = _notebook(cells)
+    notebook.metadata = {}
+    return with_header(jupytext.writes(notebook, fmt="py:percent"))
+
+
+def code_digest(cells: list[Cell]) -> str:
+    """Return a digest of the code: outputs made by other code are stale."""
+    code = "\0".join(cell.source for cell in cells if cell.kind == "code")
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def _notebook(cells: list[Cell]) -> NotebookNode:
+    """Build a notebook whose cell ids depend on the cells' content only, so that the same cells give the same file."""
+    notebook = nbformat.v4.new_notebook()
+    seen: dict[str, int] = defaultdict(int)
+    for cell in cells:
+        make = nbformat.v4.new_code_cell if cell.kind == "code" else nbformat.v4.new_markdown_cell
+        digest = hashlib.sha256(f"{cell.kind}\0{cell.source}".encode()).hexdigest()[:8]
+        seen[digest] += 1
+        made = make(cell.source, id=digest if seen[digest] == 1 else f"{digest}-{seen[digest]}")
+        if cell.tags:
+            made.metadata["tags"] = list(cell.tags)
+        notebook.cells.append(made)
+    return notebook
+
+
+def build(cells: list[Cell], old: NotebookNode | None = None) -> NotebookNode:
+    """Return a notebook of these cells, with the outputs that `old` holds for code that has not changed.
+
+    Args:
+        cells: The cells of the script.
+        old: The .ipynb so far.
+    """
+    notebook = _notebook(cells)
+    notebook.metadata.update(METADATA)
+    if old is None:
+        return notebook
+    outputs: dict[str, list[NotebookNode]] = defaultdict(list)
+    for cell in old.cells:
+        if cell.cell_type == "code":
+            outputs[cell.source.rstrip()].append(cell)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and outputs[cell.source]:
+            kept = outputs[cell.source].pop(0)
+            cell.outputs, cell.execution_count = kept.outputs, kept.execution_count
+    if "ntps" in old.metadata:
+        notebook.metadata["ntps"] = old.metadata["ntps"]
+    return notebook
+
+
+def write(path: Path, text: str) -> bool:
+    """Write a text file if that changes it; return whether it did."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return True
+
+
+def write_notebook(path: Path, notebook: NotebookNode) -> bool:
+    """Write an .ipynb if that changes it; return whether it did."""
+    nbformat.validate(notebook)
+    return write(path, nbformat.writes(notebook) + "\n")
+
+
+def sync(script: Path) -> bool:
+    """Bring the .ipynb of a script up to date, keeping outputs of unchanged code; return whether a file changed."""
+    changed = write(script, with_header(script.read_text(encoding="utf-8")))
+    pair = script.with_suffix(".ipynb")
+    old = read_notebook(pair) if pair.exists() else None
+    return write_notebook(pair, build(cells_of(read_script(script)), old)) or changed
