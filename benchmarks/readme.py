@@ -8,6 +8,8 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from ntps.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +22,7 @@ RATIOS = (
     ("solve_19_fractions_640", "solve: all ranks here, 19 fractions there, 640 wide", ""),
     ("solve_19_fractions_2048", "solve: all ranks here, 19 fractions there, 2048 wide", ""),
     ("end_to_end", "end to end: {model}, {texts} texts", "at least 4"),
-    ("forward_with_moments", "forward with moments over forward alone (less is better)", "at most 1.15"),
+    ("forward_with_moments", "{model}: forward with moments over forward alone (less is better)", "at most 1.15"),
     ("memory_10000_over_1000", "peak memory, 10,000 texts over 1,000 (less is better)", "at most 1.05"),
     ("gpu_forward_with_moments", "the same on a GPU, bf16, 2048 wide, 16 layers (less is better)", "at most 1.25"),
 )
@@ -46,12 +48,31 @@ def speed_table() -> str:
     return "\n".join(rows) + "\n" + note
 
 
+def world_table() -> str:
+    """Return what the bundled world shows: last layer, mean over data seeds, tasks by what pretraining gave them."""
+    frame = pd.read_csv(RESULTS / "miniworld.csv")
+    last = frame[frame.layer == frame.groupby("model").layer.transform("max")]
+    mean = last.groupby(["task", "model"]).mean(numeric_only=True).round(2) + 0.0  # no "-0.0"
+    base = mean.xs("miniworld-base", level="model").sort_values("explained_heldout", ascending=False)
+    ladder = [name for name in last.model.unique() if "@" in name]
+    steps = [name.rpartition("step")[2] for name in ladder]
+    heads = ["task", "Bayes", *(f"step {step}" for step in steps), "base", "all directions", "probe", "NTPS"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for task, row in base.iterrows():
+        shares = [mean.loc[(task, name), "explained_heldout"] for name in ladder]
+        numbers = [row.bayes, *shares, row.explained_heldout, row.ceiling_heldout, row.probe_accuracy, row.ntps]
+        rows.append(f"| {task} | {' | '.join(f'{number:.2f}' for number in numbers)} |")
+    return "\n".join(rows)
+
+
 def block(name: str) -> str | None:
     """Return the text of a measured block, or `None` when it was not measured."""
     if name == "speed":
         return speed_table() if (RESULTS / "latest.json").exists() else None
+    if name == "world":
+        return world_table() if (RESULTS / "miniworld.csv").exists() else None
     path = ROOT / "report" / "demo.txt" if name == "demo" else RESULTS / f"{name}.txt"
-    return f"```\n{path.read_text().rstrip()}\n```" if path.exists() else None
+    return f"```text\n{path.read_text().rstrip()}\n```" if path.exists() else None
 
 
 def main() -> None:
@@ -63,7 +84,7 @@ def main() -> None:
         made = block(match[1])
         return match[0] if made is None else f"<!-- {match[1]} -->\n{made}\n<!-- /{match[1]} -->"
 
-    atomic_write(path, re.sub(r"<!-- (demo|speed|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S))
+    atomic_write(path, re.sub(r"<!-- (demo|speed|world|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@
 # # Exercises 00 · Start here
 #
 # <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex00_start_here.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex00_start_here.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 15 minutes · **Prerequisites:** [lesson 00](../00_start_here.ipynb).
@@ -24,12 +25,19 @@
 # Two small functions for reading a score. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 
 # %% tags=["colab"]
-pass
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
 
 # %%
 # %matplotlib inline
 import ntps
 from ntps import checks
+
 
 # %% [markdown]
 # ## Exercise 1: a score read against chance
@@ -58,6 +66,7 @@ def above_chance(score, k, d):
 
 # %%
 checks.above_chance(above_chance)
+
 
 # %% [markdown]
 # ## Exercise 2: how many directions are enough?

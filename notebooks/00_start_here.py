@@ -1,0 +1,288 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Start here
+#
+# <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/00_start_here.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/00_start_here.ipynb)
+# <!-- /badges -->
+#
+# **Time:** 10 minutes · **Prerequisites:** you can read a few lines of Python; nothing else.
+#
+# **In this lesson** you will
+#
+# - see which question the *Next Token Perception Score* answers;
+# - score a small language model on a task that its pretraining taught it, and on one that it did not;
+# - read the table and the pictures, and meet the trap in them;
+# - learn the two lines that put your own model and your own texts in their place.
+#
+# Words and symbols are explained in the [glossary](glossary.md). Run the cells from the top with Shift+Enter.
+
+# %% tags=["colab"]
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+
+# %%
+# %matplotlib inline
+import csv
+import tempfile
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+import ntps
+from ntps.hub import reachable
+
+sns.set_theme(style="ticks", palette="colorblind")
+# torch uses every core; on a shared machine add: import torch; torch.set_num_threads(2)
+
+# %% [markdown]
+# ## The question
+#
+# A language model was trained on one thing only: to guess the next [token](glossary.md#token). You have texts with labels (what is this
+# mail about, is this review kind) and want a classifier. **Did guessing the next token teach the model what your
+# labels need?** If it did, a simple linear readout of the model's states will do. If not, expect to train the model further.
+#
+# The score looks at the model's [hidden states](glossary.md#hidden-state), one vector of numbers per token, and compares two small sets of
+# directions in that space:
+#
+# - **V**, the [next-token directions](glossary.md#next-token-directions): those which best predict the next state from the states before it;
+# - **U**, the [label directions](glossary.md#label-directions): those which best predict your labels.
+#
+# The *Next Token Perception Score* ([NTPS](glossary.md#ntps)) is the share of U that lies inside V: 0 when the labels live elsewhere,
+# 1 when V holds all that U needs. Both sets come from closed formulas: no training, one pass over the texts.
+# [Lesson 01](01_linear_derivation.ipynb) derives them.
+#
+# ## A world that we know
+#
+# Real models learn from text that nobody has read in full. To see what the score does, we start in a small made-up
+# world: its documents hide known factors (a topic, a tense, a mood, ...), and a miniature model was pretrained on them and on nothing else.
+
+# %%
+model = ntps.load_model("miniworld-base", dtype="float32")  # stored in 16 bits; a CPU is faster with 32
+topic = ntps.load_task("miniworld/topic", n=1000)
+
+print(model)
+print(topic)
+print("Topics:", ", ".join(topic.classes), end="\n\n")
+for text, label in zip(topic.texts[:2], topic.labels[:2], strict=True):
+    print(textwrap.fill(f"[{topic.classes[label]}]  {text[:230]} ..."), end="\n\n")
+
+# %% [markdown]
+# ## A task that pretraining taught
+#
+# The topic decides which nouns and verbs can follow, so whoever guesses next words well has to find out the topic.
+#
+# > **Predict.** The model's states have 128 directions. Keep only the 16 that next-token prediction uses most. How much of what
+# > tells the eight topics apart survives: nearly nothing, about half, nearly all?
+
+# %%
+moments = ntps.collect_moments(model, topic, folds=5, progress=False)  # one pass over the texts
+result = ntps.score(moments)
+result
+
+# %% [markdown]
+# **How to read the table.** One row per layer: 0 is the word embedding, the last row is what the model predicts from.
+#
+# | column | question it answers | range |
+# |---|---|---|
+# | NTPS | how much of U lies inside V? | 0 to 1 |
+# | chance | what would a random V of that size get? | $k_V/d$ |
+# | retained | of what *all* directions tell about the labels, which share do the first $k_V$ of V keep? | 0 to 1 |
+# | excess loss | what does the detour through V cost, in squared error? | 0 and up |
+# | held out | how much of the labels' variance does a readout of V explain **on texts it has not seen**? | up to 1 |
+#
+# Here $d$ is the number of directions (the width of the states) and $k_V$ the number of next-token directions that we keep.
+# *Held out* is the column to trust first: 1 is perfect, 0 is no better than knowing how frequent each label is, and a value a
+# little below 0 means that the readout learned noise. The picture shows the same numbers:
+
+# %%
+result.plot()
+plt.show()
+
+# %% [markdown]
+# ## A task that pretraining did not teach
+#
+# In the same documents, one sentence is stamped with "ah" or with "oh". Every reader sees which, yet it predicts no other word.
+# This is the *watermark* task.
+#
+# > **Predict.** Will the held-out share through V be higher or lower than for the topic? And the NTPS itself?
+
+# %%
+watermark = ntps.load_task("miniworld/watermark", n=1000)
+stamped = ntps.score(ntps.collect_moments(model, watermark, folds=5, progress=False))
+print(stamped)
+
+# %%
+last = model.n_layers - 1
+for name, scored in (("topic", result[last]), ("watermark", stamped[last])):
+    print(
+        f"{name:9s}  last layer: NTPS {scored.ntps:.2f}, held-out share through V {scored.explained_heldout:5.2f}, "
+        f"through all {scored.d} directions {scored.ceiling_heldout:5.2f}"
+    )
+
+# %% [markdown]
+# The held-out shares say what we hoped: the next-token directions tell the topic, and nothing about the watermark.
+# But look at NTPS alone: it is *larger* for the watermark. This is the trap. When the states hardly hold the labels, U is
+# fitted to noise, and noise leans on the same few strong axes of the model as V does. So:
+#
+# **The raw score says how two sets of directions overlap; whether those directions say anything about the labels, only the held-out
+# share tells.**
+#
+# ## Two controls
+#
+# A number deserves trust when it falls where it must fall. *Labels*: a coin tossed for each text. *Model*: the same
+# network with the random weights it started from.
+#
+# > **Predict.** Four bars for each task come next: held-out shares before and after pretraining. What do you expect for the coin? Can
+# > pretraining *lower* a share?
+
+# %%
+untrained = ntps.load_model("miniworld-base@step0", dtype="float32")
+coin = ntps.load_task("miniworld/noise", n=1000)
+
+rows = []
+for name, task in (("topic", topic), ("watermark", watermark), ("coin", coin)):
+    for when, network in (("random weights", untrained), ("pretrained", model)):
+        scored = ntps.score(ntps.collect_moments(network, task, layers=-1, folds=5, progress=False))[last]
+        rows.append({"task": name, "model": when, "V": scored.explained_heldout, "all": scored.ceiling_heldout})
+
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
+for ax, key, title in zip(
+    axes, ("V", "all"), (f"through {scored.k_v} next-token directions", f"through all {scored.d}"), strict=True
+):
+    table = {column: [row[column] for row in rows] for column in ("task", "model", key)}
+    sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", "#D55E00"], ax=ax, legend=key == "V")
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set(title=title, xlabel="", ylabel="held-out share of label variance")
+axes[0].legend(title=None, frameon=False)
+sns.despine()
+plt.show()
+
+for row in rows:
+    print(f"{row['task']:9s}  {row['model']:14s}  through V {row['V']:5.2f}   through all {row['all']:5.2f}")
+
+# %% [markdown]
+# Three tasks, three stories. Pretraining **gathered** the topic into the next-token directions. It **threw the watermark away**: random weights
+# still pass on every word a little, while the trained model's last layer keeps what helps to guess the next word. The **coin** stays at zero,
+# as it must. What you see is the effect of pretraining, not of the network's shape alone.
+#
+# ## Your own texts
+#
+# A file with a column of texts and a column of labels is enough. Here we write one on the spot; put your own path in its place.
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "notes.csv"
+    notes = ntps.load_task("miniworld/tense", n=400)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows((text, notes.classes[label]) for text, label in zip(notes.texts, notes.labels, strict=True))
+
+    mine = ntps.load_task(path)  # columns with other names: text_column="...", label_column="..."
+
+print(mine)
+own = ntps.score(ntps.collect_moments(model, mine, folds=5, progress=False))
+print(textwrap.fill(own.sentence()))
+
+# %% [markdown]
+# ## Your own model
+#
+# Any causal language model from the Hugging Face hub, or a folder that holds one, takes the place of `miniworld-base`; a hub data set takes the
+# place of the file. The next cell needs the network. It fetches a model of 135 million parameters (about 270 MB) and 300 film reviews.
+
+# %%
+if reachable():
+    reviews = ntps.load_task("cornell-movie-review-data/rotten_tomatoes", limit=300)
+    real = ntps.load_model("HuggingFaceTB/SmolLM2-135M")
+    films = ntps.score(ntps.collect_moments(real, reviews, layers=[0, 10, 20, -1], folds=5, progress=False))
+    print(films)
+else:
+    print("Skipped: the model hub cannot be reached from here. With a network, run this cell again.")
+
+# %% [markdown]
+# With few texts and a wide model, held-out shares are low and uncertain: the readout through *all* directions has more numbers to fit than texts to
+# fit them on. Take a thousand texts or more when you can.
+#
+# ## Take-away
+#
+# - The score asks how much of a labelled task lives in the directions that next-token prediction uses.
+# - One pass over the texts, closed formulas, no training: seconds for a small model.
+# - Read the **held-out share through V** first, beside what all directions explain. The raw NTPS compares directions, and means little where the
+#   labels are not held at all.
+# - Controls belong to every result: labels by coin, a model with random weights.
+#
+# ## Quiz
+#
+# **1.** NTPS is 0.5 for your task. Is the model good at it?
+#
+# <details><summary>Answer</summary>
+#
+# You cannot tell. Half of the label directions lie inside the next-token directions, but if those label directions are fitted to noise, that
+# says nothing. Look at the held-out share, and at the same numbers for a coin.
+#
+# </details>
+#
+# **2.** The held-out share through V is 0.02, through all directions 0.75. What does that suggest?
+#
+# <details><summary>Answer</summary>
+#
+# The states hold the labels, but not in the directions which next-token prediction uses most. A readout of all directions works; squeezing the
+# states through V loses nearly everything. (`miniworld/first_mentioned` is such a task: try it.)
+#
+# </details>
+#
+# **3.** Why is the held-out share of the coin often a little *below* zero?
+#
+# <details><summary>Answer</summary>
+#
+# The readout is fitted on some texts, where it finds patterns that are accidents, and judged on others, where these patterns cost a little. Answering
+# with the label frequencies alone would give exactly zero.
+#
+# </details>
+#
+# **4.** The watermark was readable from the network with random weights and not from the trained one. Is the trained model worse?
+#
+# <details><summary>Answer</summary>
+#
+# At that readout, yes; at its own work, no. Its last layer spends its directions on what helps to guess the next word. The word is still in the text,
+# and a model trained further on the watermark can use it.
+#
+# </details>
+#
+# **5.** A random V of 16 directions in a space of 128 would get an NTPS of 16/128 on average. Why is this too low a bar?
+#
+# <details><summary>Answer</summary>
+#
+# Neither U nor V is random in the model's space: both lean on its strong axes, so even a coin's U overlaps with V by more than that. The fairer bar is the
+# same computation with shuffled labels.
+#
+# </details>
+#
+# ## References
+#
+# - Y. Cheng, H. Hu, Z. Huang, R. Balestriero, *Next Token Perception Score*, [arXiv 2505.17169](https://arxiv.org/abs/2505.17169) (2025): the score
+#   and its definition; the section and equation numbers follow in lessons 01 and 02, where each formula is derived.
+# - The bundled world, its tasks and models: `ntps.miniworld`; `ntps list` names them all.
+# - Next: [01 The linear derivation](01_linear_derivation.ipynb).

@@ -1,0 +1,322 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Empirical correlations
+#
+# <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/03_empirical_correlations.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/03_empirical_correlations.ipynb)
+# <!-- /badges -->
+#
+# **Time:** 45 minutes · **Prerequisites:** [lesson 02](02_score_and_bounds.ipynb); you know what a rank correlation is.
+#
+# **In this lesson** you will
+# - see what the paper's figures say, with intervals and with the corrections that twelve points need;
+# - set a score against shuffled labels and against a model that was never trained;
+# - run a study of models by tasks, stop it, and start it again;
+# - choose the layer and the rank on the very tasks you judge on, watch the correlation swing, and learn what that choice is worth;
+# - put NTPS beside LogME, H-score, nearest neighbours and the exact [explained share](glossary.md#explained-share).
+#
+# Symbols are explained in the [glossary](glossary.md).
+
+# %% tags=["colab"]
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+
+# %%
+# %matplotlib inline
+import tempfile
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+import ntps
+from ntps import published
+from ntps.extract import collect
+from ntps.intervals import jackknife
+from ntps.measured import StudySettings
+from ntps.nulls import permutation_null
+from ntps.study import run_study
+from ntps.study_report import plot_against, plot_choice, plot_options
+from ntps.widgets.selection import SelectionPanel
+
+sns.set_theme(style="ticks", palette="colorblind")
+pd.options.display.float_format = "{:.2f}".format
+# torch uses every core; on a shared machine: import torch; torch.set_num_threads(2)
+
+# %% [markdown]
+# ## 1. The published figures
+#
+# The paper scores 8 models on 12 data sets and correlates the score with the accuracy of a trained probe, a small classifier on the frozen model's states. Here are the authors' own numbers.
+#
+# > **Predict.** With 12 points, how far from zero must a rank correlation be before you would rule out luck: 0.3, 0.6, 0.9?
+
+# %%
+published.plot(target="accuracy")
+plt.show()
+
+# %%
+table = published.correlations(n_permutations=1999)
+accuracy = table[(table.target == "accuracy") & (table["view"] == "model")]
+accuracy = accuracy.assign(model=[name.split("/")[-1] for name in accuracy.model]).set_index("model")
+accuracy[["spearman", "low", "high", "p_value", "holm", "options_borne"]]
+
+# %% [markdown]
+# Each row is one model over the 12 data sets: the rank correlation (Spearman), a 95 % interval, the p-value from shuffling the data sets, and that p-value corrected for having looked at 24 correlations (Holm).
+#
+# The intervals are wide: twelve points cannot tell a weak from a strong relation. And the last column matters more. The layer and the rank behind each score were *chosen, for each model, because they gave the largest
+# correlation on these same 12 data sets*. `options_borne` says from how many unrelated options one could choose before the p-value passes 5 %. The procedure tries 19 fractions at each layer, hundreds of options (related ones,
+# so the true number is smaller, and not published). Hence the question of this lesson: **how much of such a correlation is choice?** To answer it we need scores at *all* layers and ranks: a study of our own.
+#
+# ## 2. One score, and what it is set against
+#
+# First one model and one task. The bundled model reads off the topic of a text almost without error, so a score of its topic directions should beat any control. Shuffle the labels among the texts: now they mean nothing, yet $U$ is
+# still computed from them, and gets a score. 200 shuffles cost one matrix product, because of all [moments](glossary.md#moment) only $X$ changes.
+#
+# > **Predict.** Where does NTPS of the true topics lie among the scores of shuffled labels: above all of them, among them, below? And the explained share?
+
+# %%
+model = ntps.load_model("miniworld-base", dtype="float32")
+topic = ntps.load_task("miniworld/topic", limit=400)
+moments, features = collect(model, topic, folds=5, fold_prefix=True, keep_features=True, progress=False)
+nulls = permutation_null(moments, features, n_permutations=200)
+
+middle = nulls[len(nulls) // 2]
+figure, axes = plt.subplots(1, 2, figsize=(8.0, 2.8), layout="constrained")
+for ax, name, null in zip(axes, ("NTPS", "explained share (in sample)"), (middle.ntps, middle.explained), strict=True):
+    sns.histplot(null.values, bins=25, color="0.7", ax=ax, label="shuffled labels")
+    ax.axvline(null.observed, lw=2, label="true labels")
+    ax.set(xlabel=name, ylabel="", title=f"z = {null.z:.1f}, p = {null.p_value:.3f}")
+ax.axvline(0, alpha=0)
+axes[0].axvline(middle.k_v / moments.width, color="0.3", ls=":", label="$k_V / d$")
+for ax in axes:
+    ax.legend(frameon=False, fontsize="small")
+sns.despine()
+plt.show()
+
+# %% [markdown]
+# Two lessons in one picture. The null of NTPS is **not** at $k_V/d$: shuffled labels still pick directions along which texts differ, and those are not random directions. And the true topics do not stand out from it, although the
+# model knows the topic. The explained share does stand out, and its null is not zero either: that is what fitting noise reaches with this many texts, the reason to prefer [held-out](glossary.md#held-out-share) numbers.
+#
+# How sure are the values themselves? Leave out a fifth of the texts at a time and solve both encoders anew (the *jackknife*):
+
+# %%
+intervals = jackknife(moments)
+ENDS = ("estimate", "low", "high")
+rows = [
+    {"layer": layer, **{f"{name} {end}": getattr(found[name], end) for name in ("ntps", "explained") for end in ENDS}}
+    for layer, found in intervals.items()
+]
+pd.DataFrame(rows).set_index("layer")
+
+# %% [markdown]
+# The interval of *explained* lies lower than its estimate: an in-sample share is too high, and the jackknife also estimates that bias and takes it off.
+#
+# ## 3. A study
+#
+# Now a grid: two checkpoints of the bundled model (fully trained, and early in training) on ten tasks, with a [control](glossary.md#control) of the same architecture with fresh weights. Each cell (a model on a task) is one pass over the texts; scores at every layer
+# and rank, nulls, intervals, probes and the other measures all come from it. A finished cell is a file. Kill the study, start it again with the same line, and it goes on.
+#
+# On the command line:
+#
+# ```bash
+# ntps study --model miniworld-base --model miniworld-base@step150 --task miniworld/topic --task miniworld/tense ... --limit 300 --output study
+# ```
+
+# %%
+MODELS = ["miniworld-base", "miniworld-base@step150"]
+NAMES = ["topic", "tense", "person", "register", "sentiment", "intent", "length", "parity", "agreement", "watermark"]
+TASKS = ["miniworld/" + name for name in NAMES]
+folder = tempfile.TemporaryDirectory()
+settings = StudySettings(limit=300, n_permutations=100)
+study = run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=False)
+study.table("above_majority").T
+
+# %% [markdown]
+# This is what we want to predict: the accuracy of a cross-validated linear probe of the last layer, above the rate of the most frequent class. Nothing in it depends on where the score is read.
+#
+# ## 4. Is it pretraining at all?
+#
+# > **Predict.** For how many of the ten tasks does a network with *fresh* weights explain something, too?
+
+# %%
+frame = study.frame()
+trained = frame[frame.model == "miniworld-base"].set_index("task")
+trained.index = [name.removeprefix("miniworld/") for name in trained.index]
+columns = {"explained_heldout": "pretrained, through V", "explained_heldout_random": "fresh weights, through V",
+           "ceiling_heldout_random": "fresh weights, all directions"}  # fmt: skip
+figure, ax = plt.subplots(figsize=(7.0, 3.2), layout="constrained")
+trained[list(columns)].rename(columns=columns).plot.barh(ax=ax, width=0.75)
+ax.axvline(0, color="0.3", lw=0.8)
+ax.set(xlabel="share of label variance on held-out texts", ylabel="")
+ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+sns.despine()
+plt.show()
+some = trained.index[trained.explained_heldout_random > 0.05]
+more, less = trained.index[trained.explained_gain > 0.05], trained.index[trained.explained_gain < -0.05]
+print("fresh weights explain more than 5 % of:       ", ", ".join(some))
+print("through V, pretraining adds more than 5 % to: ", ", ".join(more))
+print("through V, pretraining takes 5 % or more from:", ", ".join(less))
+
+# %% [markdown]
+# A random network is not blank: words enter as vectors, and a mean of random vectors is still a bag of words. What a label owes to *which* words occur, it shows as well. Only the difference is pretraining's.
+# And the difference can be negative: pretraining turns $V$ towards what predicts the next word, and away from what predicts nothing, such as the watermark.
+#
+# ## 5. The trap: choosing on the points one judges on
+#
+# Seven ranks at five depths make 35 scores for each model and task, and 35 correlations with accuracy. Each is honest alone.
+#
+# > **Predict.** If the score had nothing to do with accuracy, how large would the *best* of these 35 correlations be (in absolute value), over ten tasks?
+#
+# Slide layer and rank; then let the tasks be shuffled, so that there is nothing to find, and look again.
+
+# %%
+SelectionPanel(study).show()
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(10.0, 3.4), layout="constrained")
+plot_options(study, "ntps", axes[0])
+plot_options(study, "ntps", axes[1], permute=1)
+plt.show()
+figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+plot_options(study, "explained_heldout", ax)
+plt.show()
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.2), layout="constrained")
+plot_choice(study, "ntps", axes[0])
+plot_choice(study, "explained_heldout", axes[1])
+sns.despine()
+plt.show()
+
+# %% [markdown]
+# Left of each picture's line: the best correlation when the tasks are shuffled and the choice is repeated, per model as in the paper. That grey mass is what choosing is worth. A chosen correlation says something only where it leaves the
+# mass behind, and the p-value above it counts exactly that.
+#
+# The other cure is to choose elsewhere: take a task out, choose layer and rank on the others, and use the choice for the one left out.
+
+# %%
+correlations = study.correlations(n_permutations=999)
+names = {"fixed": "fixed", "same_tasks": "chosen on the same tasks", "held_out_task": "chosen without the task",
+         "held_out_model": "chosen without the model"}  # fmt: skip
+rows = []
+for key, entry in correlations.items():
+    name, _, how = key.partition(":")
+    rows.append({"predictor": name, "layer and rank": names[how or "fixed"], "Spearman": entry["spearman"],
+                 "low": entry["interval"][0], "high": entry["interval"][1], "p": entry["p_value"]})  # fmt: skip
+found = pd.DataFrame(rows)
+chosen = found[found.predictor.isin(["ntps", "explained_heldout"])]
+chosen.set_index(["predictor", "layer and rank"])
+
+# %% [markdown]
+# Read the p-values, not the intervals, in the rows *chosen on the same tasks*: an interval does not know of the choice.
+#
+# ## 6. Beside other measures
+#
+# Others have asked the same question with other numbers, from the same features: **LogME** (the evidence of a Bayesian linear readout), the **H-score** (between-class variance of whitened features), the accuracy of **nearest
+# neighbours**, and plain [reduced-rank regression](glossary.md#reduced-rank-regression) on all directions. All at one fixed layer and, where there is a rank, at $k_V = \max(k_U, d/8)$, set before looking.
+#
+# > **Predict.** NTPS looks at labels *and* next-token prediction, the others at labels alone. Which correlates best with the probe?
+
+# %%
+fixed = found[found["layer and rank"] == "fixed"].sort_values("Spearman").reset_index(drop=True)
+figure, ax = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+ax.hlines(fixed.index, fixed.low, fixed.high, color="0.6", lw=2)
+ax.scatter(fixed.Spearman, fixed.index, zorder=3)
+ax.set_yticks(fixed.index, fixed.predictor)
+ax.axvline(0, color="0.3", lw=0.8)
+ax.set(xlim=(-1, 1.02), xlabel="Spearman with probe accuracy above majority (mean of two models, 95 %)")
+sns.despine()
+plt.show()
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6), layout="constrained")
+plot_against(study, "ntps", axes[0])
+plot_against(study, "explained_heldout", axes[1])
+sns.despine()
+plt.show()
+
+# %% [markdown]
+# The intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind. Held-out shares and the measures on all directions answer the probe's own question, so they go with it; raw NTPS divides by
+# $\lVert U \rVert_F^2$, asks only *where* the label directions point, and forgets how much there is to explain at all.
+#
+# ## 7. What we would tell a practitioner
+#
+# 1. Read the **held-out explained share** through $V$ at a fixed rank and layer, next to its ceiling and next to fresh weights. If it is near the ceiling, next-token prediction kept what your labels need.
+# 2. Never compare raw NTPS between layers or models, and never read it against $k_V/d$ alone: shuffle the labels.
+# 3. Do not choose the layer on the tasks you report. If you must, choose on other tasks, or repeat the choice under a null.
+# 4. If you only want to know how good a probe will be, train the probe, or read the ceiling: they take a second, and no share of them predicts better. The share through $V$ tells you *why*.
+
+# %%
+folder.cleanup()
+
+# %% [markdown]
+# ## Take-away
+#
+# - Twelve points give wide intervals; one model's rank correlation of 0.6 is compatible with almost none and with almost perfect.
+# - A null must repeat what was done: shuffled labels for a score, shuffled tasks *and the choice* for a chosen correlation.
+# - NTPS has a null of its own, far from $k_V/d$; a task that the model solves need not beat it.
+# - Fresh weights explain part of several tasks that hang on single words; the difference is what pretraining adds, or takes.
+# - The exact share, held out, goes with the probe's accuracy, the better the more directions are kept; raw NTPS changes sign from layer to layer.
+#
+# ## Quiz
+#
+# **1.** A score's permutation p-value is 0.005 with 200 shuffles. Could it be smaller with the same data?
+# <details><summary>Answer</summary>
+#
+# Yes, with more shuffles: the smallest possible value is one over the number of shuffles plus one, because the labels as they are count as one of them. It is never zero.
+#
+# </details>
+#
+# **2.** Why are the *tasks* shuffled, in all models alike, and not all the cells of the table?
+# <details><summary>Answer</summary>
+#
+# All models see the same tasks, and a task that is easy for one is easy for all. Shuffling cells freely would treat ten models as ten times the evidence and make p-values far too small.
+#
+# </details>
+#
+# **3.** You report the best of 35 correlations with its usual 95 % interval. What is wrong with the interval?
+# <details><summary>Answer</summary>
+#
+# It describes one correlation fixed in advance. The best of many lies high by selection, so the interval is centred too far out and does not cover at the stated rate.
+#
+# </details>
+#
+# **4.** The explained share in sample is 0.10 with 16 directions and 300 texts, and its null has mean 0.05. What does a held-out share likely say?
+# <details><summary>Answer</summary>
+#
+# About 0.05 or less: half of the value is what 16 directions explain of pure noise in so few texts.
+#
+# </details>
+#
+# **5.** A task's explained share is the same for fresh and for pretrained weights. Is the score useless there?
+# <details><summary>Answer</summary>
+#
+# It says that pretraining added nothing a linear readout of $V$ could use: the words alone carry the labels. That is an answer, and one that the score without its control would have hidden.
+#
+# </details>
+#
+# ## References
+#
+# - Cheng, Hu, Huang, Balestriero, *Next Token Perception Score*, [arXiv 2505.17169](https://arxiv.org/abs/2505.17169) (2025): the experiments section, and the figures read in part 1.
+# - You, Liu, Wang, Long, *LogME: Practical Assessment of Pre-trained Models for Transfer Learning*, ICML 2021.
+# - Bao et al., *An Information-Theoretic Approach to Transferability in Task Transfer Learning*, ICIP 2019 (H-score); Ibrahim et al., *Newer is not always better*, 2021 (its shrinkage).
+# - Bonett and Wright, *Sample size requirements for estimating Pearson, Kendall and Spearman correlations*, Psychometrika 65, 2000: the intervals.

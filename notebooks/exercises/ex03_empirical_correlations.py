@@ -1,0 +1,109 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises 03 · Empirical correlations
+#
+# <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex03_empirical_correlations.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex03_empirical_correlations.ipynb)
+# <!-- /badges -->
+#
+# **Time:** 30 minutes · **Prerequisites:** [lesson 03](../03_empirical_correlations.ipynb).
+#
+# Exercise 1 builds the null of a score, exercise 2 a choice that does not peek. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+#
+# <!-- made from ../solutions/ex03_empirical_correlations.py by `make exercises`: edit that file, not this one -->
+
+# %% tags=["colab"]
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+
+# %%
+# %matplotlib inline
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+import ntps
+from ntps import checks_study as checks
+from ntps.extract import collect
+from ntps.nulls import permutation_null
+
+sns.set_theme(style="ticks", palette="colorblind")
+
+
+# %% [markdown]
+# ## Exercise 1: how often does chance do as well?
+#
+# You have an observed score and its values under shuffled labels. Write `permutation_p(observed, null)`: the one-sided p-value, large scores being evidence. Can it ever be zero?
+#
+# <details><summary>Hint</summary>
+#
+# The labels as they are are one possible order of the labels, too: count them among the draws, above and below the fraction bar.
+#
+# </details>
+
+# %%
+def permutation_p(observed, null):
+    """Return the share of label orders, the observed one included, whose score is at least the observed one.
+
+    Args:
+        observed: The score of the labels as they are.
+        null: (B,) scores of shuffled labels.
+    """
+    raise NotImplementedError("your turn")
+
+
+# %%
+checks.permutation_p(permutation_p)
+
+
+# %% [markdown]
+# On a coin toss the p-value should be any number between 0 and 1, each as likely. The cell below tosses a coin for the texts of a task, many times over, and draws your p-values: the picture must be flat.
+
+# %% [markdown]
+# ## Exercise 2: choose without peeking
+#
+# `values` holds a score at many layers and ranks (a row each) for several tasks, `accuracy` the accuracy of a probe on those tasks. Write `choose_without(values, accuracy, task)`: the row with the largest absolute Spearman correlation **on the other
+# tasks**. It must not change, whatever the accuracy of the task that is left out.
+#
+# <details><summary>Hint</summary>
+#
+# Spearman's correlation is Pearson's correlation of ranks: `x.argsort().argsort()` ranks values without ties. Delete the task's column before you rank.
+#
+# </details>
+
+# %%
+def choose_without(values, accuracy, task):
+    """Return the row of `values` that correlates best with `accuracy`, the task left out.
+
+    Args:
+        values: (options, tasks) scores.
+        accuracy: (tasks,) accuracies.
+        task: Index of the task that is left out.
+    """
+    raise NotImplementedError("your turn")
+
+
+# %%
+checks.choose_without(choose_without)
+
+# %% [markdown]
+# Choosing without the task gives a choice for every task. If those choices differ from task to task, there was nothing to choose.

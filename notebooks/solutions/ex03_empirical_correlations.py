@@ -1,0 +1,129 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises 03 · Empirical correlations
+#
+# <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex03_empirical_correlations.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex03_empirical_correlations.ipynb)
+# <!-- /badges -->
+#
+# **Time:** 30 minutes · **Prerequisites:** [lesson 03](../03_empirical_correlations.ipynb).
+#
+# Exercise 1 builds the null of a score, exercise 2 a choice that does not peek. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+
+# %% tags=["colab"]
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+
+# %%
+# %matplotlib inline
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+import ntps
+from ntps import checks_study as checks
+from ntps.extract import collect
+from ntps.nulls import permutation_null
+
+sns.set_theme(style="ticks", palette="colorblind")
+
+
+# %% [markdown]
+# ## Exercise 1: how often does chance do as well?
+#
+# You have an observed score and its values under shuffled labels. Write `permutation_p(observed, null)`: the one-sided p-value, large scores being evidence. Can it ever be zero?
+#
+# <details><summary>Hint</summary>
+#
+# The labels as they are are one possible order of the labels, too: count them among the draws, above and below the fraction bar.
+#
+# </details>
+
+# %% tags=["solution"]
+def permutation_p(observed, null):
+    """Return the share of label orders, the observed one included, whose score is at least the observed one.
+
+    Args:
+        observed: The score of the labels as they are.
+        null: (B,) scores of shuffled labels.
+    """
+    return (1 + np.sum(null >= observed)) / (1 + len(null))
+
+
+# %%
+checks.permutation_p(permutation_p)
+
+# %% [markdown]
+# On a coin toss the p-value should be any number between 0 and 1, each as likely. The cell below tosses a coin for the texts of a task, many times over, and draws your p-values: the picture must be flat.
+
+# %% tags=["solution-only"]
+model = ntps.load_model("miniworld-base", dtype="float32")
+task = ntps.load_task("miniworld/noise", limit=200)
+moments, features = collect(model, task, layers=[-1], progress=False)
+(null,) = permutation_null(moments, features, n_permutations=999)
+values = null.explained.values
+ps = [permutation_p(values[i], np.delete(values, i)) for i in range(len(values))]
+figure, ax = plt.subplots(figsize=(5.0, 2.4), layout="constrained")
+sns.histplot(ps, bins=20, ax=ax)
+ax.set(xlabel="p-value of shuffled labels", xlim=(0, 1))
+sns.despine()
+plt.show()
+
+
+# %% [markdown]
+# ## Exercise 2: choose without peeking
+#
+# `values` holds a score at many layers and ranks (a row each) for several tasks, `accuracy` the accuracy of a probe on those tasks. Write `choose_without(values, accuracy, task)`: the row with the largest absolute Spearman correlation **on the other
+# tasks**. It must not change, whatever the accuracy of the task that is left out.
+#
+# <details><summary>Hint</summary>
+#
+# Spearman's correlation is Pearson's correlation of ranks: `x.argsort().argsort()` ranks values without ties. Delete the task's column before you rank.
+#
+# </details>
+
+# %% tags=["solution"]
+def choose_without(values, accuracy, task):
+    """Return the row of `values` that correlates best with `accuracy`, the task left out.
+
+    Args:
+        values: (options, tasks) scores.
+        accuracy: (tasks,) accuracies.
+        task: Index of the task that is left out.
+    """
+    x = np.delete(values, task, axis=1).argsort(axis=1).argsort(axis=1)
+    y = np.delete(accuracy, task).argsort().argsort()
+    correlations = [np.corrcoef(row, y)[0, 1] for row in x]
+    return int(np.argmax(np.abs(correlations)))
+
+
+# %%
+checks.choose_without(choose_without)
+
+# %% tags=["solution-only"]
+rng = np.random.default_rng(0)
+values, accuracy = rng.normal(size=(35, 10)), rng.normal(size=10)
+chosen = [choose_without(values, accuracy, task) for task in range(10)]
+print(f"35 scores of pure noise, 10 tasks: the rows chosen are {sorted(set(chosen))}")
+
+# %% [markdown]
+# Choosing without the task gives a choice for every task. If those choices differ from task to task, there was nothing to choose.
