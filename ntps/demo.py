@@ -64,9 +64,10 @@ class Demo:
             "",
             "* NTPS of a random subspace of that size. The raw score depends on the scale of",
             "  the features: read it against chance, and trust the shares more.",
-            f"Learned most: {learned['task']} ({fixed(learned['random'], 2)} before, {fixed(learned['pretrained'], 2)} after). "
-            f"There, but not used most:",
-            f"{unused['task']} ({fixed(unused['pretrained'], 2)} of the {fixed(unused['ceiling'], 2)} that all directions hold).",
+            f"Learned most: {learned['task']} ({fixed(learned['random'], 2)} before, "
+            f"{fixed(learned['pretrained'], 2)} after). There, but not used most:",
+            f"{unused['task']} ({fixed(unused['pretrained'], 2)} of the {fixed(unused['ceiling'], 2)} "
+            "that all directions hold).",
             "",
             f"{self.seconds:.0f} s. Report: {self.report}",
         ]

@@ -138,7 +138,11 @@ def lesson(request, browser, lab):
     wait(page, "kernel", 90, lambda page: idle(page) and prompts(page))
     assert not any(map(finished, prompts(page)))
     page.keyboard.press("Control+b")  # the side bar takes a third of a small screen
-    menu(page, "Run", "Run All Cells")
+    for _ in range(4):  # a click while JupyterLab still settles is lost
+        menu(page, "Run", "Run All Cells")
+        with contextlib.suppress(TimeoutError):
+            wait(page, "start", 10, lambda page: any("*" in prompt or finished(prompt) for prompt in prompts(page)))
+            break
     wait(
         page,
         request.param,
@@ -157,7 +161,7 @@ def wait(page, what: str, seconds: float, ready) -> None:
         if time.monotonic() > deadline:
             ARTIFACTS.mkdir(exist_ok=True)
             page.screenshot(path=ARTIFACTS / "stuck.png")
-            pytest.fail(f"{what}: not ready after {seconds:.0f} s: {prompts(page)}; see artifacts/stuck.png")
+            raise TimeoutError(f"{what}: not ready after {seconds:.0f} s: {prompts(page)}; see artifacts/stuck.png")
         time.sleep(1)
 
 
