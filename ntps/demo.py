@@ -78,8 +78,8 @@ def _signed(value: float) -> str:
     return f"{fixed(value, 2):>6}"
 
 
-def _score(name: str, task: Any) -> ScoreResult:
-    return score(collect_moments(load_model(name), task, folds=FOLDS, batch_size=64, progress=False))
+def _score(name: str, task: Any, layers: str | int = -1) -> ScoreResult:
+    return score(collect_moments(load_model(name), task, layers=layers, folds=FOLDS, batch_size=64, progress=False))
 
 
 def run_demo(output: str | Path, *, progress: bool = True) -> Demo:
@@ -101,7 +101,7 @@ def run_demo(output: str | Path, *, progress: bool = True) -> Demo:
     names = miniworld.task_names()
     for name in tqdm(names, desc="tasks", ncols=80, disable=None if progress else True, leave=False):
         task = load_task(f"miniworld/{name}", n=TEXTS, split="test")
-        pretrained, random = _score(MODEL, task), _score(RANDOM, task)
+        pretrained, random = _score(MODEL, task, "all" if name == SHOWN else -1), _score(RANDOM, task)
         last = pretrained.layers[-1]
         if name == SHOWN:
             shown = pretrained

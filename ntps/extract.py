@@ -4,6 +4,7 @@ Several processes split the batches, not the texts: every batch is the same what
 rounding in float64. Start them with `torchrun --nproc-per-node N -m ntps score ...`.
 """
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -370,6 +371,12 @@ class _Run:
         )
 
 
+def _leave() -> None:
+    """Close the process group: its threads must be joined before the interpreter ends, or it may abort."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class _Processes:
     """The processes that torchrun started, or this one alone."""
 
@@ -381,6 +388,8 @@ class _Processes:
 
             state = PartialState(cpu=device.type == "cpu")
             self.count, self.rank = state.num_processes, state.process_index
+            atexit.unregister(_leave)
+            atexit.register(_leave)
 
     @property
     def is_main(self) -> bool:

@@ -21,6 +21,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+try:
+    from playwright.sync_api import TimeoutError as PlaywrightTimeout
+except ImportError:  # the tests are skipped then
+    PlaywrightTimeout = TimeoutError
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,11 +143,7 @@ def lesson(request, browser, lab):
     wait(page, "kernel", 90, lambda page: idle(page) and prompts(page))
     assert not any(map(finished, prompts(page)))
     page.keyboard.press("Control+b")  # the side bar takes a third of a small screen
-    for _ in range(4):  # a click while JupyterLab still settles is lost
-        menu(page, "Run", "Run All Cells")
-        with contextlib.suppress(TimeoutError):
-            wait(page, "start", 10, lambda page: any("*" in prompt or finished(prompt) for prompt in prompts(page)))
-            break
+    run_all(page)
     wait(
         page,
         request.param,
@@ -166,10 +167,8 @@ def wait(page, what: str, seconds: float, ready) -> None:
 
 
 def idle(page) -> bool:
-    """Whether the kernel is there and has nothing to do; a slow start makes JupyterLab ask which kernel to take."""
-    accept = page.locator(".jp-Dialog .jp-mod-accept")
-    if accept.count():
-        accept.first.click()
+    """Whether the kernel is there and has nothing to do."""
+    dismiss(page)
     return page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').count() > 0
 
 
@@ -194,8 +193,26 @@ def finished(prompt: str) -> bool:
 
 def menu(page, name: str, entry: str) -> None:
     """Choose an entry of the main menu."""
-    page.get_by_role("menuitem", name=name, exact=True).click()
-    page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click()
+    page.get_by_role("menuitem", name=name, exact=True).click(timeout=5000)
+    page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click(timeout=5000)
+
+
+def run_all(page) -> None:
+    """Run all cells. While JupyterLab settles, a click may be lost, or a late dialog lie above the menu: try again."""
+    for _ in range(6):
+        with contextlib.suppress(TimeoutError, PlaywrightTimeout):
+            dismiss(page)
+            menu(page, "Run", "Run All Cells")
+            wait(page, "start", 10, lambda page: any("*" in prompt or finished(prompt) for prompt in prompts(page)))
+            return
+    raise AssertionError(f"no cell starts to run: {prompts(page)}")
+
+
+def dismiss(page) -> None:
+    """Accept a dialog: a slow start makes JupyterLab ask which kernel to take."""
+    accept = page.locator(".jp-Dialog .jp-mod-accept")
+    if accept.count():
+        accept.first.click(timeout=5000)
 
 
 def picture(panel) -> str:
@@ -261,7 +278,7 @@ def test_lesson_in_the_browser(lesson):
     assert faults(lesson) == []
     source = (NOTEBOOKS / f"{lesson.lesson}.py").read_text()
     panels = lesson.locator(".ntps-panel")
-    assert panels.count() == len(re.findall(r"^panel_\w+\.show\(\)$", source, re.MULTILINE)), "a panel is missing"
+    assert panels.count() == len(re.findall(r"^(?!plt\.)\w.*\.show\(\)$", source, re.MULTILINE)), "a panel is missing"
     for index in range(panels.count()):
         panel = panels.nth(index)
         panel.scroll_into_view_if_needed()

@@ -462,13 +462,14 @@ def test_two_processes_equal_one(tiny_llama, tmp_path):
         [sys.executable, *torchrun, str(script)], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    model = load_model(str(tiny_llama), device="cpu")
-    alone, features = collect(model, make_task(50, blank=(3,)), batch_size=4, folds=3)
+    # One process, with as many threads: another number of threads rounds float32 differently.
+    subprocess.run([sys.executable, str(script)], env=environment, check=True, capture_output=True, timeout=240)
+    alone = Moments.load(tmp_path / "alone.safetensors")
     for rank in ("0", "1"):
         found = Moments.load(tmp_path / f"{rank}.safetensors")
         assert distance(alone, found) < 1e-10
         assert found.n_texts == 49
-        assert np.allclose(np.load(tmp_path / f"{rank}.npy"), features.values, atol=1e-6)
+        assert np.allclose(np.load(tmp_path / f"{rank}.npy"), np.load(tmp_path / "alone.npy"), atol=1e-6)
 
 
 def test_processes_share_every_batch_once():
