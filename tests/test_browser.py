@@ -111,6 +111,8 @@ def lab(tmp_path_factory):
                 log.seek(0)
                 pytest.fail(f"JupyterLab did not start:\n{log.read()[-2000:]}")
             time.sleep(0.3)
+        while not _answers(f"{address}/api/kernelspecs?token={token}") and time.monotonic() < deadline:
+            time.sleep(0.3)
         yield address, token
     finally:
         request = urllib.request.Request(
@@ -139,17 +141,13 @@ def lesson(request, browser, lab):
     address, token = lab
     page = browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
     page.set_default_timeout(60_000)
+    page.goto(f"{address}/lab?reset&token={token}")  # once without a notebook: a cold start asks which kernel to take
+    page.wait_for_selector(".jp-Launcher, .jp-FileBrowser")
     page.goto(f"{address}/lab/tree/notebooks/{request.param}.ipynb?reset&token={token}")
     wait(page, "kernel", 90, lambda page: idle(page) and prompts(page))
     assert not any(map(finished, prompts(page)))
     page.keyboard.press("Control+b")  # the side bar takes a third of a small screen
-    run_all(page)
-    wait(
-        page,
-        request.param,
-        SECONDS_TO_RUN,
-        lambda page: idle(page) and (faults(page) or all(map(finished, prompts(page)))),
-    )
+    run_all(page, request.param)
     page.lesson = request.param
     yield page
     page.close()
@@ -197,15 +195,23 @@ def menu(page, name: str, entry: str) -> None:
     page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click(timeout=5000)
 
 
-def run_all(page) -> None:
-    """Run all cells. While JupyterLab settles, a click may be lost, or a late dialog lie above the menu: try again."""
-    for _ in range(6):
-        with contextlib.suppress(TimeoutError, PlaywrightTimeout):
-            dismiss(page)
-            menu(page, "Run", "Run All Cells")
-            wait(page, "start", 10, lambda page: any("*" in prompt or finished(prompt) for prompt in prompts(page)))
-            return
-    raise AssertionError(f"no cell starts to run: {prompts(page)}")
+def run_all(page, name: str) -> None:
+    """Run all cells to the end, or to the first fault.
+
+    While JupyterLab settles, a click may be lost, or a late dialog lie above the menu or take the kernel away: whenever
+    the kernel rests and cells wait, ask again.
+    """
+
+    def done(page) -> bool:
+        rests, now = idle(page), prompts(page)
+        if rests and not any("*" in prompt for prompt in now) and not all(map(finished, now)) and not faults(page):
+            with contextlib.suppress(PlaywrightTimeout):
+                menu(page, "Run", "Run All Cells")
+            time.sleep(4)
+            return False
+        return rests and bool(faults(page) or all(map(finished, now)))
+
+    wait(page, name, SECONDS_TO_RUN, done)
 
 
 def dismiss(page) -> None:

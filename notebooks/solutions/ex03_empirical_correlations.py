@@ -58,6 +58,7 @@ sns.set_theme(style="ticks", palette="colorblind")
 #
 # </details>
 
+
 # %% tags=["solution"]
 def permutation_p(observed, null):
     """Return the share of label orders, the observed one included, whose score is at least the observed one.
@@ -100,6 +101,7 @@ plt.show()
 # Spearman's correlation is Pearson's correlation of ranks: `x.argsort().argsort()` ranks values without ties. Delete the task's column before you rank.
 #
 # </details>
+
 
 # %% tags=["solution"]
 def choose_without(values, accuracy, task):
