@@ -45,10 +45,8 @@ lint: $(VENV)/.dev ## Style, docstrings and types.
 lab: $(VENV)/.test ## Open the course in JupyterLab.
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-notebooks: $(VENV)/.test ## Sync every pair from its .py, execute it and keep the outputs.
-	$(BIN)/python -m tools.notebooks exercises
-	$(BIN)/python -m tools.notebooks sync
-	$(BIN)/python -m tools.notebooks execute
+notebooks: $(VENV)/.test ## Badges, exercises, then execute every pair from its .py, keep the outputs and check.
+	$(BIN)/python -m tools.notebooks all
 
 exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
 	$(BIN)/python -m tools.notebooks exercises

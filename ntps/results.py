@@ -74,7 +74,7 @@ class LayerScore:
         return self.explained if self.explained_heldout is None else self.explained_heldout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScoreResult:
     """The scores of a model's layers on one task, with what made them.
 
@@ -118,6 +118,9 @@ class ScoreResult:
         It is chosen on the data it is reported on: with few texts, read it with that in mind.
         """
         return max(self.layers, key=lambda layer: (not math.isnan(layer.headline), layer.headline))
+
+    def __repr__(self) -> str:
+        return f"ScoreResult({self._title()}; {len(self.layers)} layers, best {self.best.layer})"
 
     def __getitem__(self, layer: int) -> LayerScore:
         for scored in self.layers:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def test_start_caps_threads_and_hands_over():
 
 
 def test_repo2docker_reads_binder_as_meant(tmp_path):
-    program = shutil.which("jupyter-repo2docker")
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = shutil.which("jupyter-repo2docker", path=beside)
     if program is None:
         pytest.skip("jupyter-repo2docker is not installed")
     shutil.copytree(ROOT / "binder", tmp_path / "binder")

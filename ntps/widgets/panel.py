@@ -5,7 +5,6 @@ PNG: 10 to 30 ms a frame, where clearing and drawing the axes anew takes 80 to 2
 """
 
 import io
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +173,7 @@ class Panel:
         """Return sliders, picture and reading as one ipywidget. Each slider moves with the arrow keys."""
         import ipywidgets
 
-        wide = {"description_width": "9.5em"}
+        wide = {"description_width": "12em"}
         inputs: dict[str, Any] = {}
         for control in self.controls.values():
             layout = ipywidgets.Layout(width="23em", max_width="100%")
@@ -212,9 +211,8 @@ class Panel:
         def show() -> None:
             picture.value = self.png()
             reading = self.reading()
-            # A screen reader is told what changed; the picture itself carries the same words as its tooltip.
+            # A screen reader is told what changed: JupyterLab cannot show an Image that has a tooltip.
             text.value = f'<div role="status" aria-live="polite">{reading}</div>'
-            picture.tooltip = f"{self.title}. {re.sub('<[^>]+>', '', reading)}"
 
         def follow(_: Any) -> None:
             nonlocal following
