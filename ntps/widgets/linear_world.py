@@ -183,7 +183,7 @@ class LinearWorldPanel(Panel):
         """Draw the axes: the plane, the losses over the angle, the score."""
         plane, losses, bars = (
             self.figure.add_axes(box)
-            for box in ((0.075, 0.34, 0.37, 0.5262), (0.54, 0.34, 0.44, 0.5262), (0.27, 0.075, 0.62, 0.125))
+            for box in ((0.075, 0.34, 0.37, 0.5262), (0.54, 0.34, 0.425, 0.5262), (0.27, 0.075, 0.62, 0.125))
         )
         self._build_plane(plane)
         self._build_losses(losses)

@@ -119,8 +119,8 @@ class SpectraPanel(Panel):
         longest = max(len(spectrum) for spectrum in self.spectra.values())
         for column, side in enumerate("UV"):
             left = 0.095 + 0.5 * column
-            spectrum = self.figure.add_axes((left, 0.745, 0.395, 0.205))
-            plane = self.figure.add_axes((left, 0.185, 0.395, 0.43))
+            spectrum = self.figure.add_axes((left, 0.745, 0.38, 0.205))
+            plane = self.figure.add_axes((left, 0.185, 0.38, 0.43))
             what = "label" if side == "U" else "next-token"
             spectrum.set(xscale="log", yscale="log", xlim=(0.9, max(140, 1.1 * longest)), ylim=(1e-5, 1.6))
             spectrum.set(xlabel="direction", title=f"{side}: share of the {what} gain", xticks=[2**i for i in range(8)])
