@@ -173,7 +173,7 @@ class Panel:
         """Return sliders, picture and reading as one ipywidget. Each slider moves with the arrow keys."""
         import ipywidgets
 
-        wide = {"description_width": "12em"}
+        wide = {"description_width": "initial"}
         inputs: dict[str, Any] = {}
         for control in self.controls.values():
             layout = ipywidgets.Layout(width="23em", max_width="100%")
