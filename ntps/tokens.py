@@ -44,16 +44,23 @@ def _plain(word: str) -> bool:
     return word.isascii() and word.isalpha()
 
 
+# A tokenizer keeps far more of a text than its ids until it returns: so many texts at a time.
+_CHUNK = 1024
+
+
 def encode(tokenizer: Any, texts: list[str], max_length: int | None = None, special: bool = True) -> list[list[int]]:
     """Return token ids without padding; `max_length` cuts on the right. No warning is printed about long texts."""
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=special,
-        padding=False,
-        truncation=max_length is not None,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    return [list(map(int, row)) for row in encoded["input_ids"]]
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), _CHUNK):
+        encoded = tokenizer(
+            texts[start : start + _CHUNK],
+            add_special_tokens=special,
+            padding=False,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids += [list(map(int, row)) for row in encoded["input_ids"]]
+    return ids
