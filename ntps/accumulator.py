@@ -1,6 +1,7 @@
 """From batches of hidden states to moments, streaming: matrix products only, no loop over texts or positions."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.moments import PREFIXES, Moments
+from ntps.products import add_gram, add_product, gathered_columns
 
 _POOL_ROWS = 512  # pooled states wait in a buffer: one product of 512 rows costs far less than sixteen of 32
-_SYMMETRIC_BLOCKS = 4  # S^T S from block rows of its upper triangle: 5/8 of the work of a full product
 
 
 class NonFiniteError(NtpsError):
@@ -52,20 +53,19 @@ class _Batch:
 
     mask: Tensor
     order: Tensor | None
-    padded: bool
     lengths: Tensor
     fold_of: Tensor
     by_fold: bool
 
     def rows(self, chosen: slice) -> "_Batch":
         order = None if self.order is None else self.order[chosen]
-        return _Batch(self.mask[chosen], order, self.padded, self.lengths[chosen], self.fold_of[chosen], self.by_fold)
+        return _Batch(self.mask[chosen], order, self.lengths[chosen], self.fold_of[chosen], self.by_fold)
 
     def align(self, hidden: Tensor) -> Tensor:
-        """Move padding to the right, keeping the order of tokens, and put zeros there."""
-        if self.order is not None:
-            hidden = hidden.gather(1, self.order[:, :, None].expand_as(hidden))
-        return hidden.masked_fill(~self.mask[:, :, None], 0.0) if self.padded else hidden
+        """Move padding to the right, keeping the order of tokens; nothing that stands there is read."""
+        if self.order is None:
+            return hidden
+        return hidden.gather(1, self.order[:, :, None].expand_as(hidden))
 
     @cached_property
     def pairs(self) -> list[tuple[int, Tensor]]:
@@ -75,16 +75,6 @@ class _Batch:
             return [(0, followed.flatten().nonzero()[:, 0])]
         folds = [(fold, self.fold_of == fold) for fold in self.fold_of.unique().tolist()]
         return [(fold, (followed & own[:, None]).flatten().nonzero()[:, 0]) for fold, own in folds]
-
-
-def _add_gram(total: Tensor, rows: Tensor, scratch: Tensor) -> None:
-    """Add rows^T rows (d, d) to `total`, computing only block rows of the upper triangle."""
-    d = rows.shape[1]
-    step = max(64, -(-d // _SYMMETRIC_BLOCKS))
-    for start in range(0, d, step):
-        stop = min(start + step, d)
-        block = scratch[: (stop - start) * (d - start)].view(stop - start, d - start)
-        total[start:stop, start:] += torch.mm(rows[:, start:stop].T, rows[:, start:], out=block)
 
 
 def _symmetric(upper: Tensor) -> Tensor:
@@ -175,6 +165,7 @@ class MomentAccumulator:
         self._pending: list[tuple[list[Tensor], Tensor, Tensor]] = []
         self._pending_rows = 0
         self._scratches: dict[torch.dtype, Tensor] = {}
+        self._rooms: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def update(
@@ -211,7 +202,7 @@ class MomentAccumulator:
         if not (mask[:, :-1] >= mask[:, 1:]).all():  # a token stands right of padding
             order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
             mask = mask.gather(1, order)
-        batch = _Batch(mask, order, not bool(mask.all()), lengths, fold_of, self.fold_prefix)
+        batch = _Batch(mask, order, lengths, fold_of, self.fold_prefix)
         with _float32_precision(self.matmul_precision):
             pooled = [self._update_layer(place, hidden[place], batch) for place in range(len(self.layers))]
         finite = torch.stack([states.isfinite().all(1) for states in pooled])
@@ -243,8 +234,8 @@ class MomentAccumulator:
             halves = (slice(None, middle), slice(middle, None))
             return torch.cat([self._update_layer(place, hidden[half], batch.rows(half)) for half in halves])
         pooled, parts, squares, grams = prepared
-        for fold, rows, following in parts:
-            self._add_pairs(fold, place, rows, following)
+        for fold, past, following in parts:
+            self._add_pairs(fold, place, past, following)
         self._sums["token_squares"][place] += squares[0]
         self._sums["last_squares"][place] += squares[1]
         if grams is not None:
@@ -255,10 +246,10 @@ class MomentAccumulator:
     def _prepare(
         self, hidden: Tensor, batch: _Batch
     ) -> tuple[Tensor, list[tuple[int, Tensor, Tensor]], tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
-        """Return the pooled states, (fold, past, next) rows, squares, and whole Grams where they are kept."""
+        """Return the pooled states, (fold, past (d, n), next (n, d)), squares, and whole Grams where they are kept."""
         states = batch.align(hidden.to(device=self.device, dtype=self.accumulate_dtype))
-        sums = states.cumsum(1)  # padding is zero, so the last position holds s_L
-        last = sums[:, -1].clone()
+        sums = torch.cumsum(states, 1, out=self._room("sums", states.shape))
+        last = sums[torch.arange(len(sums), device=self.device), batch.lengths - 1]
         pooled = last / batch.lengths[:, None]
         if self.prefix == "last":
             past = states
@@ -267,19 +258,42 @@ class MomentAccumulator:
         else:
             past = sums
         # Only rows with a next token go into the products: padding costs nothing there.
-        parts = [(fold, past.flatten(0, 1)[rows], states.flatten(0, 1)[rows + 1]) for fold, rows in batch.pairs]
-        squares = states.square().sum((0, 1), dtype=torch.float64), last.square().sum(0, dtype=torch.float64)
+        pasts, nexts, parts, start = past.flatten(0, 1), states.flatten(0, 1), [], 0
+        rooms = [self._room(name, nexts.shape).view(-1, self.width) for name in ("past", "next")]
+        for fold, rows in batch.pairs:
+            mine = slice(start, start + len(rows))
+            following = torch.index_select(nexts, 0, rows + 1, out=rooms[1][mine])
+            parts.append((fold, gathered_columns(pasts, rows, rooms[0][mine]), following))
+            start = mine.stop
+        tokens = states[:, 0].square().sum(0)  # the first tokens, which follow none
+        spare = sums.view(-1, self.width)  # nobody reads it any more
+        for _, _, following in parts:
+            tokens += torch.mul(following, following, out=spare[: len(following)]).sum(0)
+        squares = tokens.double(), last.square().sum(0, dtype=torch.float64)
         grams = None
         if "token_gram" in self._sums:
-            flat = states.flatten(0, 1).double()
+            flat = states[batch.mask].double()
             grams = flat.T @ flat, last.double().T @ last.double()
         self._scratch(self.accumulate_dtype)
         return pooled, parts, squares, grams
 
-    def _add_pairs(self, fold: int, place: int, rows: Tensor, following: Tensor) -> None:
-        scratch = self._scratch(rows.dtype)
-        _add_gram(self._sums["ss"][fold, place], rows, scratch)
-        self._sums["sh"][fold, place] += torch.mm(rows.T, following, out=scratch.view(self.width, self.width))
+    def _add_pairs(self, fold: int, place: int, past: Tensor, following: Tensor) -> None:
+        scratch = self._scratch(past.dtype)
+        add_gram(self._sums["ss"][fold, place], past, scratch)
+        add_product(self._sums["sh"][fold, place], past, following.T, scratch)
+
+    def _room(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Return memory for this batch and the next ones; the caching allocator of a GPU does that by itself.
+
+        Without it, some megabytes a layer and batch are given back to the system and faulted in again, which takes as
+        long as the arithmetic on them.
+        """
+        if self.device.type != "cpu":
+            return torch.empty(tuple(shape), dtype=self.accumulate_dtype, device=self.device)
+        size = math.prod(shape)
+        if name not in self._rooms or self._rooms[name].numel() < size:
+            self._rooms[name] = torch.empty(size, dtype=self.accumulate_dtype)
+        return self._rooms[name][:size].view(tuple(shape))
 
     def _scratch(self, dtype: torch.dtype) -> Tensor:
         """Return d * d numbers to write products into, allocated once for each dtype."""
@@ -302,7 +316,7 @@ class MomentAccumulator:
             states = torch.cat([batch[0][index] for batch in self._pending]).double()
             for fold, chosen in members:
                 x = states[chosen]
-                _add_gram(self._sums["xx"][fold, index], x, self._scratch(x.dtype))
+                add_gram(self._sums["xx"][fold, index], x.T, self._scratch(x.dtype))
                 self._sums["xy"][fold, index] += x.T @ targets[chosen]
                 self._sums["x"][fold, index] += x.sum(0)
         self._pending, self._pending_rows = [], 0

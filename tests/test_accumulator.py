@@ -199,13 +199,13 @@ def test_masks_of_any_type(kind):
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_matmul_precision_is_set_only_inside(precision, monkeypatch):
     seen = []
-    plain = ntps.accumulator._add_gram
+    plain = ntps.accumulator.add_gram
 
     def watched(*arguments):
         seen.append(torch.get_float32_matmul_precision())
         plain(*arguments)
 
-    monkeypatch.setattr(ntps.accumulator, "_add_gram", watched)
+    monkeypatch.setattr(ntps.accumulator, "add_gram", watched)
     before = torch.get_float32_matmul_precision()
     accumulate(make_problem(n=4), matmul_precision=precision)
     assert seen[0] == precision
@@ -263,13 +263,14 @@ def test_failed_try_is_released_before_the_halves(monkeypatch):
     import weakref
 
     problem = make_problem(n=8)
-    align, held, alive = ntps.accumulator._Batch.align, [], []
+    room, held, alive = MomentAccumulator._room, [], []
 
-    def watched(self, hidden):
-        states = align(self, hidden)
-        alive.append([reference() is not None for reference in held])
-        held.append(weakref.ref(states))
-        return states
+    def watched(self, name, shape):
+        memory = room(self, name, shape)
+        if name == "sums":
+            alive.append([reference() is not None for reference in held])
+            held.append(weakref.ref(memory))
+        return memory
 
     scratch, calls = MomentAccumulator._scratch, []
 
@@ -281,7 +282,7 @@ def test_failed_try_is_released_before_the_halves(monkeypatch):
 
     gc.disable()
     try:
-        monkeypatch.setattr(ntps.accumulator._Batch, "align", watched)
+        monkeypatch.setattr(MomentAccumulator, "_room", watched)
         monkeypatch.setattr(MomentAccumulator, "_scratch", limited)
         moments_of(problem, batch=8)
     finally:

@@ -1,0 +1,86 @@
+"""The product that moments are made of, past^T next, on whatever runs it fastest without losing digits."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SYMMETRIC_BLOCKS = 4  # a a^T from block rows of its upper triangle: 5/8 of the work of a full product
+_CONVERTED = 2**17  # numbers turned into float64 at once
+
+
+@cache
+def _onednn() -> Any:
+    """Return oneDNN's float32 product x w^T, or `None` where torch's own is as fast or oneDNN is not there.
+
+    Torch's CPU builds hand float32 products to MKL, whose AVX-512 kernels run on Intel processors only: measured on an
+    AMD EPYC, MKL gives half of what oneDNN does (`python -m benchmarks --only moments`). Both are plain float32.
+    """
+    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return None
+    try:
+        product = torch.ops.mkldnn._linear_pointwise.default
+        sample = torch.arange(6.0).view(2, 3)
+        found = product(sample, sample, None, "none", [], "")
+    except (AttributeError, RuntimeError):  # it is not part of torch's public interface
+        return None
+    return product if torch.equal(found, sample @ sample.T) else None
+
+
+def _fast(like: Tensor) -> Any:
+    return _onednn() if like.device.type == "cpu" and like.dtype == torch.float32 and like.numel() else None
+
+
+def gathered_columns(values: Tensor, rows: Tensor, room: Tensor) -> Tensor:
+    """Return the transpose (d, n) of n chosen rows of `values` (m, d), laid out as the product reads it fastest.
+
+    Args:
+        values: (m, d).
+        rows: (n,) which of them.
+        room: Dense memory (n, d) that the result takes.
+    """
+    if _fast(values) is None:
+        return torch.index_select(values, 0, rows, out=room).T
+    found = room.view(values.shape[1], len(rows))
+    torch.index_select(values, 0, rows, out=found.T)
+    return found
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor, scratch: Tensor) -> None:
+    """Add a b^T to `total` (p, q).
+
+    Args:
+        total: (p, q) float64, possibly a view.
+        a: (p, n), whole rows of what `gathered_columns` gave, or the transpose of dense rows.
+        b: (q, n), the same.
+        scratch: At least p * q numbers of the dtype of `a`, written where nothing faster is there: memory of a GPU is
+            then taken before any sum changes.
+    """
+    fast = _fast(a)
+    if fast is None:
+        found = torch.mm(a, b.T, out=scratch[: total.numel()].view(total.shape))
+    else:
+        found = fast(a, b, None, "none", [], "")
+    if found.device.type != "cpu":
+        total += found
+        return
+    # On CPUs torch converts `found` as a whole; a few megabytes at a time would be given back to the system and faulted
+    # in anew for every sum, which costs more than the addition.
+    step = max(1, _CONVERTED // total.shape[1])
+    for sums, part in zip(total.split(step), found.split(step), strict=True):
+        sums += part
+
+
+def add_gram(total: Tensor, a: Tensor, scratch: Tensor) -> None:
+    """Add a a^T to the upper triangle of `total` (d, d), block row by block row; what is below is left undefined.
+
+    Args:
+        total: (d, d) float64.
+        a: (d, n), from `gathered_columns`, or the transpose of dense rows.
+        scratch: d * d numbers of the dtype of `a`.
+    """
+    d = len(a)
+    step = max(64, -(-d // SYMMETRIC_BLOCKS))
+    for start in range(0, d, step):
+        add_product(total[start : start + step, start:], a[start : start + step], a[start:], scratch)
