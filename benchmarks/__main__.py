@@ -81,7 +81,7 @@ def bench_moments() -> dict[str, Any]:
         for states, present, classes in batches:
             reference.update(tuple(states), present, classes)
 
-    mine, other = race(ours, theirs, 10)
+    mine, other = race(ours, theirs, 25)
     square = torch.randn(2048, 2048)
     total, scratch = torch.zeros(2048, 2048, dtype=torch.float64), torch.empty(2048**2)
     peak_time = min(race(lambda: square @ square, lambda: add_product(total, square, square, scratch), 5))

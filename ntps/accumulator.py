@@ -77,10 +77,13 @@ class _Batch:
         return [(fold, (followed & own[:, None]).flatten().nonzero()[:, 0]) for fold, own in folds]
 
 
-def _symmetric(upper: Tensor) -> Tensor:
-    """Return symmetric matrices (..., d, d) from block upper triangles."""
-    triangle = upper.triu()
-    return triangle + triangle.triu(1).transpose(-1, -2)
+def _symmetric(lower: Tensor) -> Tensor:
+    """Return a copy, symmetric matrices (..., d, d) on the CPU, of block lower triangles."""
+    whole = lower.clone().cpu()
+    for matrix in whole.flatten(0, -3):  # one at a time: temporary memory of this size would cost more than the work
+        matrix.tril_()
+        matrix += matrix.tril(-1).T
+    return whole
 
 
 class MomentAccumulator:
@@ -367,7 +370,7 @@ class MomentAccumulator:
             NtpsError: If there were none.
         """
         halves = ("xx", "ss")
-        sums = {n: _symmetric(value.cpu()) if n in halves else value.cpu().clone() for n, value in self.sums().items()}
+        sums = {n: _symmetric(value) if n in halves else value.cpu().clone() for n, value in self.sums().items()}
         if sums["counts"][0].sum() == 0:
             raise NtpsError("there is no text with a token in it; nothing to accumulate.")
         return Moments(
