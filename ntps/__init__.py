@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 from ntps.accumulator import MomentAccumulator
 from ntps.encoders import Encoder, autoregressive_encoder, perception_encoder
 from ntps.errors import NtpsError
-from ntps.extract import Features, collect, collect_moments
+from ntps.extract import collect, collect_moments
+from ntps.features import Features
 from ntps.models import LanguageModel, list_models, load_model
 from ntps.moments import LayerMoments, Moments
 from ntps.nulls import permutation_null

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.moments import PREFIXES, Moments
-from ntps.products import add_gram, add_product, gathered_columns
+from ntps.products import add_gram, add_product, gather_pairs, padded
 
 _POOL_ROWS = 512  # pooled states wait in a buffer: one product of 512 rows costs far less than sixteen of 32
 
@@ -81,8 +81,7 @@ def _symmetric(lower: Tensor) -> Tensor:
     """Return a copy, symmetric matrices (..., d, d) on the CPU, of block lower triangles."""
     whole = lower.clone().cpu()
     for matrix in whole.flatten(0, -3):  # one at a time: temporary memory of this size would cost more than the work
-        matrix.tril_()
-        matrix += matrix.tril(-1).T
+        matrix.tril_().add_(matrix.tril(-1).T)
     return whole
 
 
@@ -262,16 +261,16 @@ class MomentAccumulator:
             past = sums
         # Only rows with a next token go into the products: padding costs nothing there.
         pasts, nexts, parts, start = past.flatten(0, 1), states.flatten(0, 1), [], 0
-        rooms = [self._room(name, nexts.shape).view(-1, self.width) for name in ("past", "next")]
-        for fold, rows in batch.pairs:
-            mine = slice(start, start + len(rows))
-            following = torch.index_select(nexts, 0, rows + 1, out=rooms[1][mine])
-            parts.append((fold, gathered_columns(pasts, rows, rooms[0][mine]), following))
+        sizes = [padded(len(rows), states) for _, rows in batch.pairs]
+        rooms = [self._room(name, (sum(sizes), self.width)) for name in ("past", "next")]
+        for (fold, rows), size in zip(batch.pairs, sizes, strict=True):
+            mine = slice(start, start + size)
+            parts.append((fold, *gather_pairs(pasts, nexts, rows, (rooms[0][mine], rooms[1][mine]))))
             start = mine.stop
         tokens = states[:, 0].square().sum(0)  # the first tokens, which follow none
         spare = sums.view(-1, self.width)  # nobody reads it any more
-        for _, _, following in parts:
-            tokens += torch.mul(following, following, out=spare[: len(following)]).sum(0)
+        for (_, rows), (_, _, following) in zip(batch.pairs, parts, strict=True):
+            tokens += torch.mul(following[: len(rows)], following[: len(rows)], out=spare[: len(rows)]).sum(0)
         squares = tokens.double(), last.square().sum(0, dtype=torch.float64)
         grams = None
         if "token_gram" in self._sums:

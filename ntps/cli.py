@@ -1,4 +1,4 @@
-"""The command line: `ntps score`, `study`, `list`, `demo`. Parsing and printing, nothing else."""
+"""The command line: `ntps score`, `study`, `lora`, `list`, `demo`. Parsing and printing, nothing else."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps import __version__, cli_study
+from ntps import __version__, cli_lora, cli_study
 from ntps.errors import NtpsError, in_range, one_of
 
 app = typer.Typer(
@@ -85,6 +85,11 @@ def score_command(
     center: Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")] = False,
     prefix: Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")] = "sum",
     folds: Annotated[int, typer.Option(help="Also judge on so many held-out folds.")] = 0,
+    permutations: Annotated[int, typer.Option(help="Also score so many shuffles of the labels: z and p.")] = 0,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="95 % intervals from 3 folds or more; sums take 3 times the memory.")
+    ] = False,
+    control: Annotated[bool, typer.Option("--control", help="Also score fresh weights of the architecture.")] = False,
     k_u: Annotated[int | None, typer.Option("--k-u", help="Perception rank.  [default: rank of X]")] = None,
     k_v: Annotated[int | None, typer.Option("--k-v", help="Next-token rank.  [default: max(k_u, d/8)]")] = None,
     convention: Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")] = "theory",
@@ -100,8 +105,12 @@ def score_command(
 ) -> None:
     """Score a causal language model on a labelled text set, layer by layer."""
     from ntps import score
+    from ntps.evidence import add_evidence
+    from ntps.intervals import jackknife
     from ntps.models import load_model
+    from ntps.nulls import permutation_null
     from ntps.report import write_report
+    from ntps.runs import run_pass
     from ntps.score import CONVENTIONS
     from ntps.tasks import load_task
 
@@ -113,8 +122,16 @@ def score_command(
     for name, value, least in (("limit", limit, 1), ("max-length", max_length, 2), ("k-u", k_u, 1), ("k-v", k_v, 1)):
         if value is not None:
             in_range(value, least, None, f"--{name}")
+    in_range(permutations, 0, None, "--permutations")
     if folds < 0 or folds == 1:
         raise NtpsError(f"--folds is {folds}; it must be 0 (none) or at least 2.")
+    if intervals and folds < 3:
+        raise NtpsError(f"--intervals needs folds to leave out; give --folds 3 or more (it is {folds}).")
+    if control and (random_weights or device_map is not None):
+        other = "--random-weights" if random_weights else "--device-map"
+        raise NtpsError(f"--control and {other} exclude each other; give one of them.")
+    if convention == "official" and (permutations or intervals):
+        raise NtpsError("--permutations and --intervals need --convention theory: they are of its score.")
     _check_writable(output, json_file)
     labelled = load_task(
         task,
@@ -125,33 +142,50 @@ def score_command(
         limit=limit,
         seed=seed,
     )
-    loaded = load_model(
-        model,
-        tokenizer=tokenizer,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        random_weights=random_weights,
-        seed=seed,
+
+    def load(name: str, random: bool) -> Any:
+        return load_model(
+            name,
+            tokenizer=tokenizer,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            random_weights=random,
+            seed=seed,
+        )
+
+    loaded = load(model, random_weights)
+    options: dict[str, Any] = {
+        "layers": layers,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "prefix": prefix,
+        "folds": folds,
+        "seed": seed,
+        "matmul_precision": matmul_precision,
+    }
+    done = run_pass(
+        loaded, labelled, output, keep_features=permutations > 0, fold_prefix=intervals, quiet=quiet, **options
     )
-    moments, main_process = _moments(
-        loaded,
-        labelled,
-        output,
-        quiet,
-        layers=layers,
-        batch_size=batch_size,
-        max_length=max_length,
-        prefix=prefix,
-        folds=folds,
-        seed=seed,
-        matmul_precision=matmul_precision,
-    )
-    if not main_process:
+    fresh = None
+    if control:
+        loaded = None  # frees it before the control comes
+        fresh = run_pass(load(model, True), labelled, output, name="control", quiet=quiet, **options)
+    if not done.reports:
         return
-    result = score(moments, k_u=k_u, k_v=k_v, center=center, convention=convention)
+    result = score(done.moments, k_u=k_u, k_v=k_v, center=center, convention=convention)
+    ranks: dict[str, Any] = {"k_u": k_u, "k_v": k_v, "center": center}
+    if permutations or intervals or fresh is not None:
+        result = add_evidence(
+            result,
+            nulls=permutation_null(done.moments, done.features, n_permutations=permutations, seed=seed, **ranks)
+            if done.features is not None
+            else None,
+            intervals=jackknife(done.moments, **ranks) if intervals else None,
+            control=None if fresh is None else score(fresh.moments, **ranks),
+        )
     if output is not None:
         write_report(result, output)
     to_stdout = str(json_file) == "-"
@@ -163,43 +197,6 @@ def score_command(
         print(result)
         if output is not None:
             print(f"\nReport: {output / 'report.html'}")
-
-
-def _moments(model: Any, task: Any, output: Path | None, quiet: bool, **options: Any) -> tuple[Any, bool]:
-    """Return the moments, from the output folder when they are those asked for, and whether this process reports."""
-    import os
-
-    from ntps.extract import collect_moments, make_request
-    from ntps.moments import Moments
-
-    def say(message: str) -> None:
-        if not quiet:
-            print(f"ntps: {message}", file=sys.stderr)
-
-    main_process = os.environ.get("RANK", "0") == "0"
-    request = {key: value for key, value in options.items() if key != "batch_size"}
-    key = make_request(model.n_layers, model.max_positions, task, **request).key(model.fingerprint, model.dtype, task)
-    path = None if output is None else output / "moments.safetensors"
-    if path is not None and path.is_file():
-        try:
-            kept = Moments.load(path)
-        except NtpsError as error:
-            say(f"{error}")
-        else:
-            if kept.metadata.get("key") == key:
-                if main_process:
-                    say(f"using the moments in {path}: same model, texts and settings.")
-                return kept, main_process
-    moments = collect_moments(model, task, progress=False if quiet else None, **options)
-    if main_process:
-        skipped, cut = moments.metadata["n_skipped"], moments.metadata["n_truncated"]
-        if skipped:
-            say(f"{skipped} of {len(task)} texts have no token and were left out.")
-        if cut:
-            say(f"{cut} of {len(task)} texts are longer than {moments.metadata['max_length']} tokens and were cut.")
-        if path is not None:
-            moments.save(path)
-    return moments, main_process
 
 
 def _check_writable(output: Path | None, json_file: Path | None) -> None:
@@ -220,6 +217,7 @@ def _write(path: Path, text: str) -> None:
 
 
 cli_study.register(app)
+cli_lora.register(app)
 
 
 @app.command("list")

@@ -6,12 +6,8 @@ rounding in float64. Start them with `torchrun --nproc-per-node N -m ntps score 
 
 import atexit
 import contextlib
-import hashlib
-import json
-import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,171 +16,13 @@ import torch
 from ntps import __version__
 from ntps.accumulator import MomentAccumulator, NonFiniteError
 from ntps.errors import NtpsError, in_range, one_of
-from ntps.moments import PREFIXES, Moments
+from ntps.features import DTYPES, Features
+from ntps.moments import Moments
+from ntps.request import assign_folds, make_request, plan_batches
 
 if TYPE_CHECKING:
     from ntps.models import LanguageModel
     from ntps.tasks import Task
-
-MAX_BATCH_TOKENS = 8192  # of padding and text: bounds the memory that the hidden states of all layers take
-DEFAULT_MAX_LENGTH = 512
-
-
-@dataclass(frozen=True)
-class Features:
-    """Mean-pooled hidden states.
-
-    Attributes:
-        values: (S, n, d) float32: S layers, n texts in the task's order.
-        labels: (n,) class indices.
-        layers: The layer number of each entry of the stack.
-        kept: (n,) the place in the task of each text; texts without tokens are left out.
-        folds: (n,) the fold of each text, or `None`.
-    """
-
-    values: np.ndarray
-    labels: np.ndarray
-    layers: tuple[int, ...]
-    kept: np.ndarray
-    folds: np.ndarray | None
-
-    def layer(self, layer: int) -> np.ndarray:
-        """Return (n, d) features of one layer.
-
-        Raises:
-            NtpsError: If the layer is not among them.
-        """
-        one_of(layer, self.layers, "layer")
-        return self.values[self.layers.index(layer)]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What shapes the moments, apart from model and task; checked before anything is computed."""
-
-    layers: tuple[int, ...]
-    max_length: int
-    prefix: str
-    folds: int
-    fold_prefix: bool
-    seed: int
-    matmul_precision: str
-
-    def key(self, model_fingerprint: str, dtype: str, task: "Task") -> str:
-        """Return a digest of all that the moments depend on: equal keys mean equal moments.
-
-        Batch size and device are left out: they change nothing but rounding.
-        """
-        parts = {
-            **self.settings(),
-            "model": model_fingerprint,
-            "dtype": dtype,
-            "task": task.fingerprint,
-            "version": __version__,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def settings(self) -> dict[str, Any]:
-        """Return the request as JSON values."""
-        return {**self.__dict__, "layers": list(self.layers)}
-
-
-def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> tuple[int, ...]:
-    """Return layer numbers from `"all"`, a list, or text such as `"0,6,-1"`; -1 is the last layer.
-
-    Raises:
-        NtpsError: If a number is no layer of the model; the message gives the range.
-    """
-    if isinstance(layers, str):
-        if layers == "all":
-            return tuple(range(n_layers))
-        try:
-            layers = [int(part) for part in layers.split(",")]
-        except ValueError:
-            raise NtpsError(
-                f"layers is {layers!r}; give 'all' or numbers separated by commas, such as 0,6,-1."
-            ) from None
-    try:
-        chosen = [operator.index(layer) for layer in (layers if isinstance(layers, Iterable) else [layers])]
-    except TypeError:
-        raise NtpsError(f"layers is {layers!r}; give 'all', a number, or a list of numbers.") from None
-    for layer in chosen:
-        if not -n_layers <= layer < n_layers:
-            raise NtpsError(f"layer {layer} is out of range; this model has layers 0 to {n_layers - 1}.")
-    if not chosen:
-        raise NtpsError("layers is empty; name at least one layer.")
-    return tuple(sorted({layer % n_layers for layer in chosen}))
-
-
-def make_request(
-    n_layers: int,
-    max_positions: int | None,
-    task: "Task",
-    *,
-    layers: str | int | Sequence[int] = "all",
-    max_length: int | None = None,
-    prefix: str = "sum",
-    folds: int = 0,
-    fold_prefix: bool = False,
-    seed: int = 0,
-    matmul_precision: str = "auto",
-) -> Request:
-    """Check options against model and task and fill in defaults.
-
-    Raises:
-        NtpsError: If one is out of range.
-    """
-    one_of(prefix, PREFIXES, "prefix")
-    one_of(matmul_precision, ("auto", "highest", "high", "medium"), "matmul_precision")
-    wanted = DEFAULT_MAX_LENGTH if max_length is None else in_range(max_length, 2, None, "max_length")
-    if folds:
-        smallest = int(np.bincount(task.labels, minlength=1).max())
-        if folds < 2 or folds > smallest:
-            raise NtpsError(
-                f"folds is {folds}; it must be 0 (none) or between 2 and {smallest}, the largest class's size."
-            )
-    return Request(
-        layers=parse_layers(layers, n_layers),
-        max_length=wanted if max_positions is None else min(wanted, max_positions),
-        prefix=prefix,
-        folds=folds,
-        fold_prefix=fold_prefix and folds > 0,
-        seed=seed,
-        matmul_precision=matmul_precision,
-    )
-
-
-def assign_folds(labels: np.ndarray, folds: int, *, seed: int = 0) -> np.ndarray:
-    """Return the fold (n,) of each text, stratified: every class is spread evenly, at random.
-
-    Args:
-        labels: (n,) class indices.
-        folds: Number of folds, at least 2.
-        seed: Seed of the shuffle.
-    """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within; folds then go round and round
-    assigned = np.empty(len(labels), dtype=np.int64)
-    assigned[order] = np.arange(len(labels)) % folds
-    return assigned
-
-
-def plan_batches(lengths: np.ndarray, batch_size: int, max_tokens: int = MAX_BATCH_TOKENS) -> list[np.ndarray]:
-    """Return batches of places in `lengths`, longest first (memory runs out at once, or not at all), without the empty.
-
-    Args:
-        lengths: (n,) tokens of each text.
-        batch_size: Most texts in a batch.
-        max_tokens: Most tokens in a batch, padding included; one text always fits.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    batches, start = [], 0
-    while start < len(order):
-        size = max(1, min(batch_size, max_tokens // int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
-    return batches
 
 
 def collect_moments(
@@ -246,13 +84,19 @@ def collect(
     *,
     batch_size: int = 32,
     keep_features: bool = True,
+    feature_dtype: str = "float32",
     progress: bool | None = None,
     **options: Any,
 ) -> tuple[Moments, Features | None]:
     """Return (moments, pooled features) from one pass; options as `collect_moments`.
 
-    Features take S * n * d * 4 bytes of memory.
+    Features take S * n * d * 4 bytes of memory, half of that with `feature_dtype="float16"`, unless a state is beyond
+    the 65,504 that float16 holds: then they are float32 all the same.
+
+    Raises:
+        NtpsError: As `collect_moments`.
     """
+    one_of(feature_dtype, DTYPES, "feature_dtype")
     request = make_request(model.n_layers, model.max_positions, task, **options)
     in_range(batch_size, 1, None, "batch_size")
     tokenized = model.tokenize(task.texts, request.max_length)
@@ -273,7 +117,7 @@ def collect(
         accumulate_dtype=torch.float64 if model.dtype == "float64" else torch.float32,
         matmul_precision=request.matmul_precision,
     )
-    values = np.zeros((len(request.layers), len(task), model.width), dtype=np.float32) if keep_features else None
+    values = np.zeros((len(request.layers), len(task), model.width), dtype=feature_dtype) if keep_features else None
     run = _Run(model, task, tokenized.ids, accumulator, fold_of, values)
     with _progress_bar(int(lengths.sum()), progress, processes.is_main) as advance:
         for batch in processes.share(batches):
@@ -282,8 +126,10 @@ def collect(
     processes.reduce(accumulator.sums())
     kept = np.flatnonzero(lengths)
     features = None
-    if values is not None:
-        values = processes.reduce_array(values)
+    if run.values is not None:
+        values = processes.reduce_array(run.values)
+        fits = np.abs(values).max() <= np.finfo(feature_dtype).max
+        values = values.astype(feature_dtype if fits else np.float32, copy=False)
         features = Features(
             values[:, kept], task.labels[kept], request.layers, kept, None if fold_of is None else fold_of[kept]
         )
@@ -362,7 +208,10 @@ class _Run:
         except torch.cuda.OutOfMemoryError:  # it halves batches itself: not even one text fits
             raise self._too_long(batch) from None
         if self.values is not None and pooled is not None:
-            self.values[:, batch] = pooled.float().cpu().numpy()
+            rows = pooled.float().cpu().numpy()
+            if np.abs(rows).max() > np.finfo(self.values.dtype).max:
+                self.values = self.values.astype(np.float32)
+            self.values[:, batch] = rows
 
     def _too_long(self, batch: np.ndarray) -> NtpsError:
         return NtpsError(
@@ -406,7 +255,9 @@ class _Processes:
     def reduce_array(self, values: np.ndarray) -> np.ndarray:
         if self.count == 1:
             return values
-        tensor = torch.from_numpy(values).to(self.device)  # each text was read by one process: the others hold zeros
+        tensor = torch.from_numpy(values.astype(np.float32)).to(
+            self.device
+        )  # each text was read by one process: the others hold zeros
         torch.distributed.all_reduce(tensor)
         return tensor.cpu().numpy()
 

@@ -5,9 +5,12 @@ its squared error evaluated on the moments of this one: tr E[y y^T] - 2 tr(W^T X
 the other folds. V itself comes from all texts: it has seen no label.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +37,28 @@ class HeldOut:
     ceiling: float
     fold_explained: tuple[tuple[float, ...], ...]
     fold_ceiling: tuple[float, ...]
+
+    def interval(self, index: int | None = None) -> dict[str, Any]:
+        """Return the interval of `explained[index]`, or of `ceiling`; see `fold_interval`."""
+        if index is None:
+            return fold_interval(self.ceiling, self.fold_ceiling)
+        return fold_interval(self.explained[index], self.fold_explained[index])
+
+
+def fold_interval(estimate: float, values: Sequence[float], confidence: float = 0.95) -> dict[str, Any]:
+    """Return `estimate`, `low`, `high` and `standard_error` from the spread over folds (t quantiles).
+
+    Folds share training texts, so the interval is somewhat narrow (Bengio and Grandvalet, JMLR 5, 2004). All but the
+    estimate are NaN where a fold has no value.
+    """
+    from scipy.stats import t as student
+
+    folds = np.array(values)
+    if not np.isfinite(folds).all() or not math.isfinite(estimate):
+        return {"estimate": estimate, "low": math.nan, "high": math.nan, "standard_error": math.nan}
+    error = float(folds.std(ddof=1)) / math.sqrt(len(folds))
+    half = float(student.ppf(0.5 + confidence / 2, len(folds) - 1)) * error
+    return {"estimate": estimate, "low": estimate - half, "high": min(estimate + half, 1.0), "standard_error": error}
 
 
 def held_out_explained(

@@ -4,13 +4,15 @@ One pass over the texts gives moments per fold and pooled features; everything e
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ntps.errors import NtpsError, in_range
-from ntps.extract import Features, collect
+from ntps.evidence import add_evidence
+from ntps.extract import collect
+from ntps.features import Features
 from ntps.heldout import held_out_explained
 from ntps.intervals import jackknife
 from ntps.moments import Moments
@@ -114,7 +116,7 @@ def measure(
     )
     features = cast(Features, kept)  # there, because of keep_features
     solutions = {layer: solve_layer(moments.layer(layer), center=settings.center) for layer in moments.layers}
-    scored, grids, fold_values = zip(*(_layer(moments, solutions[layer]) for layer in moments.layers), strict=True)
+    scored, grids = zip(*(_layer(moments, solutions[layer]) for layer in moments.layers), strict=True)
     result = ScoreResult(
         layers=scored,
         convention="theory",
@@ -123,7 +125,7 @@ def measure(
         n_classes=moments.n_targets,
         settings={**moments.metadata["settings"], "center": settings.center, "rtol": None, **asdict(settings)},
         metadata={key: value for key, value in moments.metadata.items() if key != "settings"},
-    ).to_dict()
+    )
     nulls = permutation_null(
         moments,
         features,
@@ -133,15 +135,13 @@ def measure(
         solutions=solutions,
     )
     intervals = jackknife(moments, center=settings.center, solutions=solutions)
-    for row, null, grid, values in zip(result["layers"], nulls, grids, fold_values, strict=True):
-        row["null"] = {name: part for name, part in null.to_dict().items() if name in ("ntps", "explained")}
-        row["interval"] = {name: part.to_dict() for name, part in intervals[row["layer"]].items()}
-        row["interval"]["explained_heldout"] = _fold_interval(row["explained_heldout"], values)
+    content = add_evidence(result, nulls=nulls, intervals=intervals).to_dict()
+    for row, grid in zip(content["layers"], grids, strict=True):
         row["grid"] = grid
     last = moments.layers[-1]
     layers = [last] if control else _measured_layers(settings, moments.layers)
     measures = {str(layer): _measures(features, layer, seed) for layer in layers}
-    return finite({"score": result, "measures": measures})
+    return finite({"score": content, "measures": measures})
 
 
 def _measured_layers(settings: StudySettings, layers: tuple[int, ...]) -> list[int]:
@@ -155,45 +155,27 @@ def _measures(features: Features, layer: int, seed: int) -> dict[str, Any]:
     return transferability(features.layer(layer), features.labels, folds=folds, random_state=seed)
 
 
-def _layer(moments: Moments, solution: LayerSolution) -> tuple[LayerScore, dict[str, list[Any]], np.ndarray]:
-    """Return a layer's score with held-out shares, its grid over shares of the width, and its folds' values."""
+def _layer(moments: Moments, solution: LayerSolution) -> tuple[LayerScore, dict[str, list[Any]]]:
+    """Return a layer's score with held-out shares, and its grid over shares of the width."""
     base = read_layer(solution)
     if not base.rank_v:
         raise NtpsError(f"layer {base.layer} has no next-token direction; the texts are too few or too short.")
     wanted = [min(max(1, round(share * base.d)), base.rank_v) for share in SHARES]
     ks = sorted({*base.curve["k_v"], *wanted})
     held = held_out_explained(moments, base.layer, solution.V.vectors, ks)
-    at = dict(zip(ks, held.explained, strict=True))
-    scored = replace(
-        base,
-        curve={**base.curve, "explained_heldout": [at[k] for k in base.curve["k_v"]]},
-        explained_heldout=at[base.k_v],
-        ceiling_heldout=held.ceiling,
-    )
     grid: dict[str, list[Any]] = {
         "share": list(SHARES),
         "k_v": wanted,
         "ntps": [float(solution.table[k - 1, base.k_u - 1]) if base.k_u else math.nan for k in wanted],
         "explained": [float(solution.r2[k - 1]) for k in wanted],
         "retained": [_ratio(float(solution.r2[k - 1]), solution.ceiling) for k in wanted],
-        "explained_heldout": [at[k] for k in wanted],
+        "explained_heldout": [held.explained[ks.index(k)] for k in wanted],
     }
-    return scored, grid, np.array(held.fold_explained[ks.index(base.k_v)])
+    return read_layer(solution, held_out=(ks, held)), grid
 
 
 def _ratio(part: float, whole: float) -> float:
     return min(part / whole, 1.0) if whole > 0 else math.nan
-
-
-def _fold_interval(estimate: float | None, values: np.ndarray, confidence: float = 0.95) -> dict[str, Any]:
-    """Return estimate, low, high and standard error from the spread over folds (t quantiles)."""
-    from scipy.stats import t as student
-
-    if estimate is None or not np.isfinite(values).all():
-        return {"estimate": estimate, "low": None, "high": None, "standard_error": None}
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(student.ppf(0.5 + confidence / 2, len(values) - 1)) * error
-    return {"estimate": estimate, "low": estimate - half, "high": min(estimate + half, 1.0), "standard_error": error}
 
 
 def finite(value: Any) -> Any:

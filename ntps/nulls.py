@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ntps.encoders import POOLED_RTOL, nested_basis, whitening
 from ntps.errors import NtpsError, in_range
-from ntps.extract import Features
+from ntps.features import Features
 from ntps.intervals import INTERVALS
 from ntps.moments import LayerMoments, Moments
 from ntps.results import ScoreResult
@@ -30,6 +30,7 @@ from ntps.stats import plain
 if TYPE_CHECKING:
     import pandas as pd
 
+CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout")
 _BLOCK = 8_000_000  # numbers of one product held at once
 _TIE = 1e-9  # a permuted value this close to the observed one counts as equal to it
 
@@ -202,6 +203,20 @@ def _ntps(A: Tensor, whiten: Tensor, basis: Tensor, c: int, k_u: int) -> Tensor:
     return (inside / lengths).clamp(0.0, 1.0)
 
 
+def check_control(result: ScoreResult, control: ScoreResult) -> None:
+    """See that two results are of the same texts and layers.
+
+    Raises:
+        NtpsError: If they are not.
+    """
+    tasks = [r.metadata.get("task_fingerprint") for r in (result, control)]
+    if tasks[0] != tasks[1]:
+        raise NtpsError(f"{result.task} and {control.task} are different texts or labels; score both on one task.")
+    layers = [[scored.layer for scored in r.layers] for r in (result, control)]
+    if layers[0] != layers[1]:
+        raise NtpsError(f"layers {layers[0]} and {layers[1]} differ; the control must be of the same architecture.")
+
+
 def random_control(result: ScoreResult, control: ScoreResult) -> "pd.DataFrame":
     """Set a model's numbers beside those of its architecture with fresh weights, a row a layer.
 
@@ -218,12 +233,7 @@ def random_control(result: ScoreResult, control: ScoreResult) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    tasks = [r.metadata.get("task_fingerprint") for r in (result, control)]
-    if tasks[0] != tasks[1]:
-        raise NtpsError(f"{result.task} and {control.task} are different texts or labels; score both on one task.")
-    layers = [[scored.layer for scored in r.layers] for r in (result, control)]
-    if layers[0] != layers[1]:
-        raise NtpsError(f"layers {layers[0]} and {layers[1]} differ; the control must be of the same architecture.")
+    check_control(result, control)
     names = [*INTERVALS, *(["explained_heldout"] if result.held_out and control.held_out else [])]
     rows = []
     for own, other in zip(result.layers, control.layers, strict=True):

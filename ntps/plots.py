@@ -34,8 +34,23 @@ def plot_layers(result: ScoreResult, ax: "Axes | None" = None) -> "Axes":
         ("NTPS", [s.ntps for s in result.layers], {"color": "score", "marker": "s"}),
         ("NTPS of a random subspace", [s.chance for s in result.layers], {"color": "chance", "ls": ":"}),
     ]
+    if result.best.null is not None:
+        shuffled = [(s.null or {})["ntps"]["quantiles"] for s in result.layers]
+        low, high = ([math.nan if q is None or q[end] is None else q[end] for q in shuffled] for end in (0, 2))
+        ax.fill_between(
+            layers, low, high, color=COLORS["score"], alpha=0.15, lw=0, label="NTPS, shuffled labels (90 %)"
+        )
+    if result.best.control is not None:
+        name = "explained_heldout" if result.held_out else "explained"
+        fresh = [(s.control or {})[name] for s in result.layers]
+        lines.append((f"through V, fresh weights ({held})", fresh, {"color": "explained", "ls": ":", "lw": 1}))
     for label, values, style in lines:
         ax.plot(layers, values, label=label, markersize=4, **{**style, "color": COLORS[style["color"]]})
+    for name, color in (("explained_heldout", "explained"), ("ntps", "score")):
+        ends = [(s.interval or {}).get(name) or {} for s in result.layers]
+        if any(ends):
+            low, high = ([e.get(end, math.nan) for e in ends] for end in ("low", "high"))
+            ax.vlines(layers, low, high, color=COLORS[color], lw=1, alpha=0.6)
     ax.axvline(result.best.layer, color="0.85", lw=6, zorder=0)
     _share_axis(ax, min(value for _, values, _ in lines for value in values))
     ax.locator_params(axis="x", integer=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ntps import __version__
 from ntps.files import atomic_write
 from ntps.plots import plot_curve, plot_layers
-from ntps.results import ScoreResult, fixed, short_name
+from ntps.results import LayerScore, ScoreResult, fixed, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,6 +91,39 @@ def settings_html(settings: Mapping[str, Any]) -> str:
     return table_html(["setting", "value"], rows, words=(0, 1))
 
 
+def _evidence_html(result: ScoreResult) -> str:
+    """Return the table of nulls, intervals and fresh weights by layer, or nothing when there are none."""
+    quantities = {"ntps": "NTPS", "explained": "explained", "retained": "retained", "explained_heldout": "held out",
+                  "ceiling_heldout": "ceiling, held out"}  # fmt: skip
+    best = result.best
+    heads, picks = ["layer"], []
+    for name, label in quantities.items():
+        if name in (best.null or {}):
+            heads += [f"{label}: shuffled", "z", "p"]
+            picks += [("null", name, key) for key in ("mean", "z", "p_value")]
+        if name in (best.interval or {}):
+            heads += [f"{label}: low", "high"]
+            picks += [("interval", name, key) for key in ("low", "high")]
+        if (best.control or {}).get(name) is not None:
+            heads += [f"{label}: fresh weights"]
+            picks += [("control", name, "")]
+    if not picks:
+        return ""
+
+    def pick(scored: LayerScore, what: str, name: str, key: str) -> Any:
+        part = (getattr(scored, what) or {}).get(name)
+        return part[key] if key and part is not None else part
+
+    rows = [[scored.layer, *(pick(scored, *place) for place in picks)] for scored in result.layers]
+    marked = [scored.layer for scored in result.layers].index(best.layer)
+    return (
+        "<h2>What to read it against</h2><p><b>Shuffled</b>: the mean under labels shuffled among the texts, with z "
+        "and one-sided p. <b>Low, high</b>: 95 % intervals; of held-out shares from the spread over folds, of the "
+        "others by leaving out a fold at a time. <b>Fresh weights</b>: the same architecture, not trained.</p>"
+        f"{table_html(heads, rows, best=marked)}"
+    )
+
+
 def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
     """Write report.html, scores.json, scores.csv, layers.png and curve.png, each atomically.
 
@@ -138,6 +171,7 @@ def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
         )
     if result.held_out:
         heads[4:4] = ["held out"]
+    beside = _evidence_html(result)
     marked = [scored.layer for scored in result.layers].index(best.layer)
     title = f"{short_name(result.model)} on {result.task}"
     made_by = {
@@ -149,7 +183,7 @@ def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
         f"{result.n_tokens:,} tokens.</p><p class='lead'>{html.escape(result.sentence().lstrip('* '))}</p>"
         f"<h2>By layer</h2>{image_tag(layers, 'score and explained share by layer')}"
         f"{table_html(heads, rows, best=marked)}"
-        f"<p>k<sub>U</sub> = {best.k_u}, k<sub>V</sub> = {best.k_v} of d = {best.d} at layer {best.layer}.</p>"
+        f"{beside}<p>k<sub>U</sub> = {best.k_u}, k<sub>V</sub> = {best.k_v} of d = {best.d} at layer {best.layer}.</p>"
         f"<h2>By number of directions, layer {best.layer}</h2>{image_tag(curve, 'score and share by rank')}"
         "<h2>Excess loss and its bounds</h2><p>The whitened bounds know nothing of the features' scale; the raw ones, "
         "the paper's, widen with the condition number of the features.</p>"

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
-_BAR_WIDTH = 18
+_BAR_WIDTH, _LEAST_BAR = 18, 6
+_NESTED = ("bounds", "curve", "null", "interval", "control")
+_OPTIONAL = ("explained_heldout", "ceiling_heldout", "null", "interval", "control")
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -40,6 +43,10 @@ class LayerScore:
         explained_heldout: `explained` on folds that the readout was not fitted on, at most 1, below 0 when the
             readout is worse than the label frequencies; `None` without folds.
         ceiling_heldout: `ceiling` on held-out folds.
+        null: `ntps` and `explained` under shuffled labels, each a mapping as `Null.to_dict`; see `ntps.evidence`.
+        interval: By quantity (`ntps`, `explained`, `retained`, `explained_heldout`, `ceiling_heldout`), a mapping with
+            `low`, `high` and `standard_error`: 95 % intervals; those of held-out shares come with folds.
+        control: The same quantities of the architecture with fresh weights.
         curve: Lists over `k_v`: `ntps`, `excess_loss`, `explained` and, with folds, `explained_heldout`. With the
             official convention `fraction` and `ntps`.
     """
@@ -62,6 +69,9 @@ class LayerScore:
     curve: dict[str, list[Any]]
     explained_heldout: float | None = None
     ceiling_heldout: float | None = None
+    null: dict[str, Any] | None = None
+    interval: dict[str, Any] | None = None
+    control: dict[str, Any] | None = None
 
     @property
     def above_chance(self) -> float:
@@ -129,14 +139,20 @@ class ScoreResult:
         raise KeyError(f"layer {layer} was not scored; there are {', '.join(str(s.layer) for s in self.layers)}")
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """Return one row per layer; bounds are spread over four columns, curves left out."""
+        """Return one row per layer; bounds, nulls, intervals and control are spread over columns, curves left out."""
         import pandas as pd
 
         rows = []
         for scored in self.layers:
-            row = {key: value for key, value in asdict(scored).items() if key not in ("bounds", "curve")}
+            row = {key: value for key, value in asdict(scored).items() if key not in _NESTED}
             for kind, (lower, upper) in scored.bounds.items():
                 row[f"bound_{kind}_lower"], row[f"bound_{kind}_upper"] = lower, upper
+            for name, part in (scored.null or {}).items():
+                row |= {f"{name}_shuffled": part["mean"], f"{name}_z": part["z"], f"{name}_p": part["p_value"]}
+            for name, part in (scored.interval or {}).items():
+                row[f"{name}_low"], row[f"{name}_high"] = part["low"], part["high"]
+            for name, value in (scored.control or {}).items():
+                row[f"{name}_random"] = value
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -145,9 +161,7 @@ class ScoreResult:
         layers = []
         for scored in self.layers:
             row = asdict(scored)
-            if scored.explained_heldout is None:
-                del row["explained_heldout"], row["ceiling_heldout"]
-            layers.append(row)
+            layers.append({key: value for key, value in row.items() if value is not None or key not in _OPTIONAL})
         provenance = {k: v for k, v in self.metadata.items() if k not in ("model", "task", "settings")}
         return _finite(
             {
@@ -171,32 +185,60 @@ class ScoreResult:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
 
     def to_text(self) -> str:
-        """Return a table of at most 80 columns and a sentence that reads it."""
-        explained = "held out" if self.held_out else "explained"
-        lines = [f"  layer    NTPS  chance  retained  excess loss  {explained:>9}"]
+        """Return a table of at most 80 columns and sentences that read it."""
+        columns = self._columns()
+        lines = ["  layer" + "".join(f"{name:>{width}}" for name, width, _ in columns)]
+        room = min(80 - len(lines[0]) - 2, _BAR_WIDTH)
         for scored in self.layers:
             mark = "*" if scored is self.best else " "
-            numbers = (
-                f"{mark} {scored.layer:5d}  {fixed(scored.ntps):>6}  {fixed(scored.chance):>6}  "
-                f"{fixed(scored.retained):>8}  {fixed(scored.excess_loss, 4):>11}  {fixed(scored.headline):>9}"
-            )
-            lines.append(f"{numbers}  {bar(scored.headline)}".rstrip())
+            numbers = "".join(f"{value(scored):>{width}}" for _, width, value in columns)
+            drawn = bar(scored.headline, room) if room >= _LEAST_BAR else ""
+            lines.append(f"{mark} {scored.layer:5d}{numbers}  {drawn}".rstrip())
         return "\n".join([*lines, "", *_wrap(self.sentence())])
 
+    def _columns(self) -> list[tuple[str, int, Callable[[LayerScore], str]]]:
+        """Return heading, width and text of each column after the layer."""
+        held = "explained_heldout" if self.held_out else "explained"
+        columns: list[tuple[str, int, Callable[[LayerScore], str]]] = [
+            ("NTPS", 8, lambda scored: fixed(scored.ntps)),
+            ("chance", 8, lambda scored: fixed(scored.chance)),
+            ("retained", 10, lambda scored: fixed(scored.retained)),
+            ("excess loss", 13, lambda scored: fixed(scored.excess_loss, 4)),
+            ("held out" if self.held_out else "explained", 11, lambda scored: fixed(scored.headline)),
+        ]
+        if self.best.null is not None:
+            columns.insert(2, ("shuffled", 10, lambda scored: fixed((scored.null or {})["ntps"]["mean"])))
+        if self.best.control is not None:
+            columns.append(("random", 8, lambda scored: fixed((scored.control or {})[held])))
+        return columns
+
     def sentence(self) -> str:
-        """Say in one sentence what the best layer's numbers mean."""
+        """Say what the best layer's numbers mean."""
         best = self.best
         where = "on held-out texts" if self.held_out else "in sample"
+        held = "explained_heldout" if self.held_out else "explained"
         ceiling = best.ceiling if best.ceiling_heldout is None else best.ceiling_heldout
         if self.convention == "official":
             score = f"NTPS by the released code's procedure averages {fixed(best.ntps)} over its 19 fractions"
         else:
             score = f"NTPS is {fixed(best.ntps)}, where a random subspace of that size would have {best.chance:.3f}"
-        return (
+        ends = (best.interval or {}).get(held, {})
+        interval = f" [{_percent(ends['low'])}, {_percent(ends['high'])}]" if _known(ends) else ""
+        text = (
             f"* Layer {best.layer} is best: a linear readout of the {best.k_v} directions that next-token prediction "
-            f"uses most explains {_percent(best.headline)} of the label variance {where}; all {best.d} explain "
-            f"{_percent(ceiling)}. {score}."
+            f"uses most explains {_percent(best.headline)}{interval} of the label variance {where}; all {best.d} "
+            f"explain {_percent(ceiling)}. {score}"
         )
+        if best.null is not None:
+            ntps, explained = best.null["ntps"], best.null["explained"]
+            text += (
+                f" and shuffled labels have {fixed(ntps['mean'])} (p = {fixed(ntps['p_value'])} for NTPS, "
+                f"{fixed(explained['p_value'])} for the share explained in sample)"
+            )
+        text += "."
+        if best.control is not None:
+            text += f" Fresh weights explain {_percent(best.control[held])}."
+        return text
 
     def _title(self) -> str:
         return (
@@ -208,11 +250,11 @@ class ScoreResult:
         return f"{self._title()}\n\n{self.to_text()}"
 
     def _repr_html_(self) -> str:
-        heads = ["layer", "NTPS", "chance", "retained", "excess loss", "held out" if self.held_out else "explained"]
+        columns = self._columns()
+        heads = ["layer", *(name for name, _, _ in columns)]
         rows = []
         for s in self.layers:
-            values = (s.ntps, s.chance, s.retained, s.excess_loss, s.headline)
-            cells = "".join(f"<td>{fixed(value, 3)}</td>" for value in values)
+            cells = "".join(f"<td>{value(s)}</td>" for _, _, value in columns)
             weight = ' style="font-weight:bold"' if s is self.best else ""
             rows.append(f"<tr{weight}><td>{s.layer}</td>{cells}</tr>")
         head = "".join(f"<th>{name}</th>" for name in heads)
@@ -246,6 +288,10 @@ def fixed(value: float | None, digits: int = 3, missing: str = "-") -> str:
     if value is None or math.isnan(value):
         return missing
     return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _known(interval: Mapping[str, Any]) -> bool:
+    return bool(interval) and all(interval[end] is not None and math.isfinite(interval[end]) for end in ("low", "high"))
 
 
 def _percent(value: float) -> str:

@@ -206,7 +206,7 @@ def read_layer(
         solution: From `solve_layer`.
         k_u: Perception rank; the rank of X by default.
         k_v: Next-token rank; max(k_u, round(d / 8)) by default.
-        held_out: The curve's ranks with their held-out values.
+        held_out: Ranks, at least k_v and the curve's, with their held-out values.
         official: The 19 scores of the released procedure, which then are the curve and, by their mean, the score.
 
     Raises:
@@ -235,11 +235,15 @@ def read_layer(
     }
     heldout_at: dict[str, Any] = {}
     if held_out is not None:
-        curve["explained_heldout"] = list(held_out[1].explained)
+        asked, found = list(held_out[0]), held_out[1]
+        curve["explained_heldout"] = [found.explained[asked.index(k)] for k in ranks]
         heldout_at = {
-            "explained_heldout": held_out[1].explained[list(held_out[0]).index(k_v)] if k_v else math.nan,
-            "ceiling_heldout": held_out[1].ceiling,
+            "explained_heldout": found.explained[asked.index(k_v)] if k_v else math.nan,
+            "ceiling_heldout": found.ceiling,
+            "interval": {"ceiling_heldout": found.interval()},
         }
+        if k_v:
+            heldout_at["interval"]["explained_heldout"] = found.interval(asked.index(k_v))
     chance = k_v / solution.d
     if official is not None:
         curve = {"fraction": list(FRACTIONS), "ntps": official}

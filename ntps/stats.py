@@ -31,7 +31,7 @@ class Correlation:
             `nan` when one side is constant, with the reason in `reason`.
         interval: Confidence interval of `spearman`.
         p_value: Two-sided permutation p-value of `spearman`, in (0, 1].
-        kendall: Kendall's tau-b, in [-1, 1] (`nan` for grids).
+        kendall: Kendall's tau-b, in [-1, 1]; for a grid the mean over models (`nan` for the pooled view).
         kendall_interval: Confidence interval of `kendall`.
         kendall_p_value: Two-sided permutation p-value of `kendall`.
         n: Points, or tasks in a grid.
@@ -166,15 +166,28 @@ def grid_spearman(
     null = _joint_null(rank_x, rank_y, order)
     centre = float((rank_x.sum(1) * rank_y.sum(1)).sum() / t)  # the mean over all joint permutations, in closed form
     left_out = np.flatnonzero(~defined)
+    tau, tau_interval, tau_p = math.nan, (math.nan, math.nan), math.nan
+    if view == "within":
+        pairs = np.flatnonzero(defined)
+        signs = [(_signs(xs[model]), _signs(ys[model])) for model in pairs]
+        norms = [math.sqrt(float((a * a).sum(dtype=float) * (b * b).sum(dtype=float))) for a, b in signs]
+        tau = float(np.mean([(a * b).sum(dtype=float) / norm for (a, b), norm in zip(signs, norms, strict=True)]))
+        tau_null = np.mean([_permuted_tau(a, b, order) / n for (a, b), n in zip(signs, norms, strict=True)], axis=0)
+        tau_p = two_sided_p(tau, tau_null, exact=exact)
+        tau_interval = (
+            rank_interval(tau, t, confidence=confidence, kind="kendall")
+            if m == 1
+            else _jackknife_interval(xs, ys, view, tau, confidence, kind="kendall")
+        )
     return Correlation(
         float(np.clip(value, -1, 1)),
         rank_interval(value, t, confidence=confidence)
         if m == 1
         else _jackknife_interval(xs, ys, view, value, confidence),
         two_sided_p(value - centre, null - centre, exact=exact),
-        math.nan,
-        (math.nan, math.nan),
-        math.nan,
+        tau,
+        tau_interval,
+        tau_p,
         t,
         n_models=m,
         n_permutations=len(order),
@@ -286,6 +299,11 @@ def _signs(values: np.ndarray) -> np.ndarray:
     return (left > right).astype(np.int8) - (left < right).astype(np.int8)
 
 
+def _unit_signs(values: np.ndarray) -> np.ndarray:
+    """Signs of all differences along the last axis, as one vector of length one: their products are tau-b."""
+    return unit(_signs(values).reshape(*values.shape[:-1], -1).astype(float))
+
+
 def _permuted_tau(signs_x: np.ndarray, signs_y: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Sum of sign products over ordered pairs for every permutation of y, in blocks that bound the memory."""
     i, j = np.triu_indices(len(signs_x), 1)
@@ -304,7 +322,7 @@ def _joint_null(rank_x: np.ndarray, rank_y: np.ndarray, order: np.ndarray) -> np
 
 
 def _jackknife_interval(
-    x: np.ndarray, y: np.ndarray, view: str, value: float, confidence: float
+    x: np.ndarray, y: np.ndarray, view: str, value: float, confidence: float, kind: str = "spearman"
 ) -> tuple[float, float]:
     from scipy.stats import t as student
 
@@ -313,13 +331,13 @@ def _jackknife_interval(
     xs, ys = x[:, keep].swapaxes(0, 1), y[:, keep].swapaxes(0, 1)  # (t, models, t - 1)
     if view == "pooled":
         xs, ys = xs.reshape(t, 1, -1), ys.reshape(t, 1, -1)
-    ranks_x, ranks_y = unit(centred_ranks(xs)), unit(centred_ranks(ys))
+    ranks_x, ranks_y = (unit(centred_ranks(v)) if kind == "spearman" else _unit_signs(v) for v in (xs, ys))
     defined = ranks_x.any(-1) & ranks_y.any(-1)
     means = (ranks_x * ranks_y).sum(-1).sum(1) / np.maximum(defined.sum(1), 1)
-    z = np.array([_fisher(float(v), t) for v in means])
+    z = np.array([_fisher(float(v), t, kind) for v in means])
     error = math.sqrt((t - 1) / t * float(np.square(z - z.mean()).sum()))
     half = float(student.ppf(0.5 + confidence / 2, t - 2)) * error
-    centre = _fisher(value, t)
+    centre = _fisher(value, t, kind)
     return math.tanh(centre - half), math.tanh(centre + half)
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ntps import cli, extract
+from ntps import cli, runs
 
 TEXTS = ["a good film", "a bad film it was", "the dog saw a cat", "she read the old book", "rain in the city ."] * 8
 LABELS = ["yes", "no", "no", "yes", "no"] * 8
@@ -101,8 +101,8 @@ def test_report_is_whole_and_its_moments_serve_again_until_something_changes(
     run, tiny_llama, tiny_gpt2, reviews, tmp_path, monkeypatch
 ):
     passes = []
-    once = extract.collect_moments
-    monkeypatch.setattr(extract, "collect_moments", lambda *a, **k: passes.append(1) or once(*a, **k))
+    once = runs.collect
+    monkeypatch.setattr(runs, "collect", lambda *a, **k: passes.append(1) or once(*a, **k))
     folder = tmp_path / "report"
     arguments = ["score", tiny_llama, reviews, "--output", folder]
     assert run(*arguments)[0] == 0
@@ -120,6 +120,24 @@ def test_report_is_whole_and_its_moments_serve_again_until_something_changes(
         assert "using the moments" not in run(*arguments, *change)[2]
         assert len(passes) == before + 1
     assert "using the moments" not in run("score", tiny_gpt2, reviews, "--output", folder)[2]
+
+
+def test_evidence_is_in_the_table_and_its_passes_serve_again(run, tiny_llama, reviews, tmp_path):
+    options = ("--folds", 4, "--permutations", 20, "--intervals", "--control", "--output", tmp_path / "out")
+    status, first, _ = run("score", tiny_llama, reviews, *options)
+    assert status == 0
+    assert max(len(line) for line in first.splitlines() if not line.startswith("Report")) <= 80
+    assert "shuffled" in first and "random" in first
+    row = json.loads((tmp_path / "out" / "scores.json").read_text())["layers"][0]
+    assert {"null", "interval", "control"} <= set(row)
+    assert {"ntps", "explained", "retained", "explained_heldout", "ceiling_heldout"} <= set(row["interval"])
+    status, again, err = run("score", tiny_llama, reviews, *options)
+    assert err.count("same model, texts and settings") == 2
+    assert again == first
+    (tmp_path / "out" / "features.safetensors").write_bytes(b"no")
+    status, third, err = run("score", tiny_llama, reviews, *options)
+    assert "features.safetensors is damaged" in err
+    assert third == first
 
 
 def test_damaged_moments_are_named_and_collected_again(run, tiny_llama, reviews, tmp_path):
@@ -151,6 +169,10 @@ BAD = [
     (["--max-length", "1"], "--max-length"),
     (["--batch-size", "0"], "--batch-size"),
     (["--folds", "1"], "--folds"),
+    (["--intervals"], "--intervals needs folds"),
+    (["--permutations", "-1"], "--permutations is -1"),
+    (["--control", "--random-weights"], "exclude each other"),
+    (["--permutations", "5", "--convention", "official"], "--convention theory"),
     (["--folds", "1000"], "folds"),
     (["--k-u", "0"], "--k-u"),
     (["--k-u", "99"], "k_u"),
@@ -179,7 +201,7 @@ def test_bad_option_is_one_sentence_and_status_2(run, tiny_llama, reviews, optio
 
 
 def test_unwritable_output_is_refused_before_the_work(run, tiny_llama, reviews, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "collect_moments", lambda *a, **k: pytest.fail("the work had started"))
+    monkeypatch.setattr(runs, "collect", lambda *a, **k: pytest.fail("the work had started"))
     (tmp_path / "file").write_text("")
     for options in (["--output", tmp_path / "file"], ["--output", tmp_path / "file" / "in"], ["--json", tmp_path]):
         status, _, err = run("score", tiny_llama, reviews, *options)

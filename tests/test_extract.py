@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from ntps import extract
 from ntps.accumulator import NonFiniteError
 from ntps.errors import NtpsError
-from ntps.extract import assign_folds, collect, collect_moments, make_request, parse_layers, plan_batches
+from ntps.extract import collect, collect_moments
 from ntps.models import load_model
 from ntps.moments import Moments
+from ntps.request import assign_folds, make_request, parse_layers, plan_batches
 from ntps.tasks import Task
 
 WORDS = [

@@ -12,7 +12,8 @@ from scipy.stats import kstest
 import ntps
 from ntps.accumulator import MomentAccumulator
 from ntps.errors import NtpsError
-from ntps.extract import Features, collect
+from ntps.extract import collect
+from ntps.features import Features
 from ntps.intervals import jackknife
 from ntps.nulls import against_null, permutation_null, random_control, shuffled_labels
 from ntps.score import read_layer, solve_layer

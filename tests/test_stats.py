@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 from ntps import selection
 from ntps.errors import NtpsError
 from ntps.selection import leave_one_out_selection, select_and_correlate
-from ntps.stats import adjust, centred_ranks, grid_spearman, rank_interval, spearman
+from ntps.stats import adjust, centred_ranks, draw_permutations, grid_spearman, rank_interval, spearman, two_sided_p
 
 
 def looks_uniform(p_values, points=(0.05, 0.1, 0.25, 0.5, 0.75)):
@@ -147,6 +147,25 @@ def test_grid_value_is_the_mean_of_the_models_and_the_null_permutes_tasks_jointl
     assert one.spearman == pytest.approx(spearman(x[0], y[0]).spearman)
     assert one.p_value == pytest.approx(spearman(x[0], y[0]).p_value)
     assert one.interval == pytest.approx(spearman(x[0], y[0]).interval)
+
+
+def test_kendall_of_a_grid_is_the_mean_of_the_models_with_a_joint_null():
+    rng = np.random.default_rng(5)
+    y = rng.standard_normal((3, 8))
+    x = 0.7 * y + rng.standard_normal((3, 8))
+    found = grid_spearman(x, y, n_permutations=300, random_state=2)
+    taus = [scipy_stats.kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)]
+    assert found.kendall == pytest.approx(np.mean(taus))
+    order, exact = draw_permutations(8, 300, 2)
+    null = [np.mean([scipy_stats.kendalltau(a, b[p]).statistic for a, b in zip(x, y, strict=True)]) for p in order]
+    assert found.kendall_p_value == pytest.approx(two_sided_p(found.kendall, np.array(null), exact=exact))
+    low, high = found.kendall_interval
+    assert low < found.kendall < high
+    assert math.isnan(grid_spearman(x, y, view="pooled", n_permutations=10).kendall)
+    one = grid_spearman(x[:1], y[:1], n_permutations=300, random_state=2)
+    alone = spearman(x[0], y[0], n_permutations=300, random_state=2)
+    assert (one.kendall, one.kendall_p_value) == pytest.approx((alone.kendall, alone.kendall_p_value))
+    assert one.kendall_interval == pytest.approx(alone.kendall_interval)
 
 
 @pytest.mark.parametrize("view", ["within", "pooled"])
