@@ -182,7 +182,10 @@ class TestBeforeAndAfter:
 
     def test_resume_at_the_end_gives_the_same_result(self, done, tiny_llama, task):
         again = before_and_after(str(tiny_llama), task, output=done[1], resume=True, **OPTIONS)
-        assert again.to_dict() == done[0].to_dict()
+        assert again.curve == done[0].curve
+        assert again.best_step == done[0].best_step
+        assert again.after.accuracy == done[0].after.accuracy
+        assert again.gain == done[0].gain
 
     def test_what_is_refused_before_training(self, tiny_llama, task, monkeypatch):
         def never(*args, **options):
