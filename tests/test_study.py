@@ -82,7 +82,7 @@ class TestCells:
             for name, values in row["curve"].items():
                 assert values == pytest.approx(scored["curve"][name], rel=1e-6, abs=1e-9), name
             assert {"ntps", "explained"} == set(row["null"])
-            assert {"ntps", "explained", "retained", "explained_heldout"} == set(row["interval"])
+            assert {"ntps", "explained", "retained", "explained_heldout", "ceiling_heldout"} == set(row["interval"])
             assert row["grid"]["share"] == list(SHARES)
 
     @pytest.mark.parametrize("change", ["truncate", "flip", "empty", "binary"])
