@@ -22,9 +22,9 @@ import torch
 from ntps import adapters
 from ntps.errors import NtpsError, in_range
 from ntps.files import atomic_path, atomic_write
+from ntps.pooling import encode, pooled_features
 from ntps.readout import Readout
-from ntps.request import DEFAULT_MAX_LENGTH
-from ntps.train_loop import Trainer, pooled_features
+from ntps.train_loop import Trainer
 from ntps.train_settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -209,16 +209,3 @@ def check_classes(task: "Task", part: str) -> None:
     if not counts.all():
         missing = task.classes[int(np.argmin(counts))]
         raise NtpsError(f"{task.name}: class {missing!r} has no text in the {part} part; give more texts of it.")
-
-
-def encode(model: "LanguageModel", texts: Sequence[str], max_length: int | None) -> list[list[int]]:
-    """Return the token ids of texts, cut as `collect_moments` cuts them.
-
-    Raises:
-        NtpsError: If a text has no token.
-    """
-    ids = model.tokenize(texts, DEFAULT_MAX_LENGTH if max_length is None else max_length).ids
-    empty = next((place for place, row in enumerate(ids) if not row), None)
-    if empty is not None:
-        raise NtpsError(f"text {empty + 1} ({texts[empty][:40]!r}) has no token; leave such texts out.")
-    return ids

@@ -19,17 +19,18 @@ from ntps import __version__, loading
 from ntps.errors import NtpsError, in_range
 from ntps.extract import collect
 from ntps.features import Features
-from ntps.finetune import FineTuned, check_classes, encode, fine_tune
+from ntps.finetune import FineTuned, check_classes, fine_tune
 from ntps.intruders import find_intruders
 from ntps.lora_result import LoraRepeats, LoraResult, Side
 from ntps.measured import finite, layer_at
 from ntps.moments import Moments
+from ntps.next_token import next_token_loss
+from ntps.pooling import encode, pooled_features
 from ntps.probes import class_scores
 from ntps.readout import Readout, fit_readout
-from ntps.request import DEFAULT_MAX_LENGTH, make_request, parse_layers, plan_batches
+from ntps.request import DEFAULT_MAX_LENGTH, make_request, parse_layers
 from ntps.score import score
 from ntps.subspaces import layer_change
-from ntps.train_loop import pooled_features
 from ntps.train_settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from ntps.tasks import Task
 
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15  # of all texts; the rest trains
-_LOGITS = 1 << 25  # numbers of a batch's logits at most: a vocabulary may be wider than everything else together
 
 
 def before_and_after(
@@ -250,42 +250,6 @@ def split_task(task: "Task", *, seed: int = 0) -> "tuple[Task, Task, Task]":
     for name, part in parts.items():
         check_classes(replace(part, name=task.name), name)
     return train, validation, test
-
-
-def next_token_loss(
-    model: "LanguageModel", ids: Sequence[Sequence[int]], *, network: Any = None, batch_size: int = 32
-) -> float:
-    """Return the mean negative log-likelihood of all tokens after the first, in nats per token.
-
-    Args:
-        model: Loaded with `head=True`.
-        ids: Token ids of the texts.
-        network: A network without a head to read them in place of the model's own, under the same head.
-        batch_size: Most texts in a batch.
-
-    Raises:
-        NtpsError: If no text has two tokens.
-    """
-    import torch
-
-    causal, own = model.model, loading.without_head(model.model)
-    name = next(key for key, child in causal.named_children() if child is own)
-    limit = max(1, _LOGITS // model.vocabulary)
-    total, count = 0.0, 0
-    setattr(causal, name, own if network is None else network)
-    try:
-        with torch.inference_mode():
-            for batch in plan_batches(np.array([len(row) for row in ids]), batch_size, limit):
-                tokens, mask = model.pad([ids[place] for place in batch])
-                logits = causal(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-                wanted = tokens[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-                losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
-                total, count = total + float(losses), count + int(mask[:, 1:].sum())
-    finally:
-        setattr(causal, name, own)
-    if not count:
-        raise NtpsError("every text has a single token; a next-token loss needs texts of two tokens or more.")
-    return total / count
 
 
 def _with_tokens(model: "LanguageModel", task: "Task", max_length: int | None) -> "tuple[Task, int]":

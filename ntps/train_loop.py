@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ import torch
 
 from ntps import adapters, loading
 from ntps.errors import NtpsError
+from ntps.pooling import pool, pooled_features, too_little_memory
 from ntps.readout import Readout, fit_readout
-from ntps.request import plan_batches
 from ntps.train_settings import TrainSettings
 from ntps.train_state import read_state, write_state
 
@@ -22,48 +22,6 @@ if TYPE_CHECKING:
 
 Texts = tuple[list[list[int]], np.ndarray]  # token ids and labels
 _WINDOW = 8  # batches that are sorted by length together: less padding, and still another mix every epoch
-
-
-def pool(model: "LanguageModel", network: Any, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the mean over tokens (n, d), float32, of the states after the final norm."""
-    tokens, mask = model.pad(ids)
-    output = network(
-        input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, return_dict=True
-    )
-    states = output.hidden_states[-1].float()
-    return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-
-
-@torch.no_grad()
-def pooled_features(
-    model: "LanguageModel", network: Any, ids: Sequence[Sequence[int]], batch_size: int = 32
-) -> torch.Tensor:
-    """Return `pool` of all texts on the CPU, without gradients or dropout; on a GPU short of memory in smaller batches.
-
-    Raises:
-        NtpsError: If not even one text fits.
-    """
-    network.eval()
-    values = torch.zeros(len(ids), model.width)
-    waiting = plan_batches(np.array([len(row) for row in ids]), batch_size)[::-1]
-    while waiting:
-        batch = waiting.pop()
-        try:
-            values[torch.from_numpy(batch)] = pool(model, network, [ids[i] for i in batch]).cpu()
-            continue
-        except torch.cuda.OutOfMemoryError:
-            if len(batch) == 1:
-                raise too_little_memory(len(ids[batch[0]])) from None
-        torch.cuda.empty_cache()
-        waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
-    return values
-
-
-def too_little_memory(tokens: int) -> NtpsError:
-    """Return what to say when one text does not fit."""
-    return NtpsError(
-        f"the device has too little memory for one text of {tokens} tokens; lower max_length or choose another dtype."
-    )
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

@@ -1,13 +1,18 @@
 """Fine-tuning: what is trained, what is kept, that a resumed run is the same run, and what is refused."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import WORDS
 
+import ntps.pooling
 import ntps.train_loop
 from ntps.adapters import linear_modules, target_names
 from ntps.errors import NtpsError
@@ -108,7 +113,7 @@ class TestTraining:
 
         def recording(self, loss):
             look(self, loss)
-            states = ntps.train_loop.pooled_features(self.model, self.network, self.held_ids)
+            states = ntps.pooling.pooled_features(self.model, self.network, self.held_ids)
             logits = self.readout(states).detach()
             losses.append(torch.nn.functional.cross_entropy(logits, self.held_labels, reduction="none").numpy())
 
@@ -217,7 +222,7 @@ class TestTraining:
     def test_out_of_memory_halves_the_batch_and_changes_nothing_else(self, llama, parts, monkeypatch):
         settings = replace(FAST, dropout=0.0)
         expected = curve(fine_tune(llama, *parts, settings=settings, progress=False))
-        pool, seen = ntps.train_loop.pool, []
+        pool, seen = ntps.pooling.pool, []
 
         def small_device(model, network, ids):
             if len(ids) > 3:
@@ -225,7 +230,8 @@ class TestTraining:
             seen.append(len(ids))
             return pool(model, network, ids)
 
-        monkeypatch.setattr(ntps.train_loop, "pool", small_device)
+        for module in (ntps.train_loop, ntps.pooling):
+            monkeypatch.setattr(module, "pool", small_device)
         got = curve(fine_tune(llama, *parts, settings=settings, progress=False))
         assert max(seen) <= 3
         np.testing.assert_allclose(np.array(got, float), np.array(expected, float), rtol=1e-4)
@@ -233,7 +239,8 @@ class TestTraining:
         def no_device(model, network, ids):
             raise torch.cuda.OutOfMemoryError("planted")
 
-        monkeypatch.setattr(ntps.train_loop, "pool", no_device)
+        for module in (ntps.train_loop, ntps.pooling):
+            monkeypatch.setattr(module, "pool", no_device)
         with pytest.raises(NtpsError, match=r"too little memory .* max_length"):
             fine_tune(llama, *parts, settings=settings, progress=False)
 
@@ -295,6 +302,28 @@ class TestResume:
         assert done == []
         assert curve(again) == curve(whole)
         assert np.array_equal(again.features(parts[1].texts), whole.features(parts[1].texts))
+
+    def test_a_process_that_is_killed_leaves_a_state_to_go_on_from(self, tiny_llama, llama, parts, tmp_path):
+        script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+torch.set_num_threads(1)
+import ntps.train_loop
+from ntps.models import load_model
+from test_finetune import FAST, fine_tune, order_task
+write = ntps.train_loop.Trainer._write
+def killed(self, keep, *, done):
+    write(self, keep, done=done)
+    if self.step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+ntps.train_loop.Trainer._write = killed
+fine_tune(load_model({str(tiny_llama)!r}), *order_task().split(0.25), settings=FAST, output={str(tmp_path)!r},
+          state_every=2, progress=False)
+"""
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+        tuned = fine_tune(llama, *parts, settings=FAST, output=tmp_path, resume=True, progress=False)
+        assert curve(tuned) == curve(fine_tune(llama, *parts, settings=FAST, progress=False))
 
     def test_a_state_of_another_run_is_refused(self, llama, tiny_gpt2, parts, tmp_path):
         fine_tune(llama, *parts, settings=FAST, output=tmp_path, progress=False)

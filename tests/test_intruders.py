@@ -69,8 +69,9 @@ def test_every_linear_map_is_looked_at(tiny_llama, tiny_gpt2):
         weight = after.get_submodule(name).weight
         with torch.no_grad():
             old = weight.T if path is tiny_gpt2 else weight
-            mixture = torch.linalg.svd(old)[0].sum(1, keepdim=True)  # of all old directions, in equal parts
-            old += 50 * mixture @ torch.randn(1, old.shape[1])
+            left, _, right = torch.linalg.svd(old)
+            # Outputs: a mixture of all old directions in equal parts. Inputs: an old direction.
+            old += 50 * left.sum(1, keepdim=True) @ right[:1]
         rows = {row.module: row for row in find_intruders(before, after)}
         assert len(rows) == count
         assert rows[name].count >= 1

@@ -11,8 +11,9 @@ from test_finetune import order_task
 import ntps
 import ntps.lora
 from ntps.errors import NtpsError
-from ntps.lora import before_and_after, fine_tune_gain, next_token_loss, repeat, split_task
+from ntps.lora import before_and_after, fine_tune_gain, repeat, split_task
 from ntps.models import load_model
+from ntps.next_token import next_token_loss
 from ntps.tasks import load_task
 from ntps.train_settings import TrainSettings
 
@@ -37,6 +38,16 @@ def task():
 def done(tiny_llama, task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     return before_and_after(str(tiny_llama), task, output=folder, **OPTIONS), folder
+
+
+def leaves(value, place=""):
+    """Every number and word of a JSON value with its place."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if parts is None:
+        yield place, value
+        return
+    for key, part in parts:
+        yield from leaves(part, f"{place}/{key}")
 
 
 class TestBeforeAndAfter:
@@ -182,10 +193,11 @@ class TestBeforeAndAfter:
 
     def test_resume_at_the_end_gives_the_same_result(self, done, tiny_llama, task):
         again = before_and_after(str(tiny_llama), task, output=done[1], resume=True, **OPTIONS)
-        assert again.curve == done[0].curve
-        assert again.best_step == done[0].best_step
-        assert again.after.accuracy == done[0].after.accuracy
-        assert again.gain == done[0].gain
+        first, second = (dict(leaves(result.to_dict())) for result in (done[0], again))
+        assert first.keys() == second.keys()
+        for place, value in first.items():  # float64 products differ in the last digit with where memory lies
+            same = isinstance(value, float) and second[place] == pytest.approx(value, rel=1e-8, abs=1e-10)
+            assert same or second[place] == value, place
 
     def test_what_is_refused_before_training(self, tiny_llama, task, monkeypatch):
         def never(*args, **options):

@@ -162,6 +162,18 @@ class TestLayerChange:
         assert change.ntps.u == pytest.approx(expected, rel=1e-6)
         expected = (formula(0, 0, 1) - formula(0, 0, 0) + formula(1, 1, 1) - formula(1, 1, 0)) / 2
         assert change.ntps.scale == pytest.approx(expected, rel=1e-6)
+
+        def share(u, v):
+            """R^2 of least squares on the pooled states seen through V', each channel in units of its own scale."""
+            pooled = torch.stack([text.mean(0) for text in (states, tuned)[u]]) / s[u]
+            seen = pooled @ (s[v][:, None] * V[v])
+            one_hot = torch.eye(CLASSES, dtype=torch.float64)[labels]
+            seen, one_hot = seen - seen.mean(0), one_hot - one_hot.mean(0)
+            residual = one_hot - seen @ torch.linalg.lstsq(seen, one_hot).solution
+            return float(1 - residual.square().sum() / one_hot.square().sum())
+
+        assert change.explained.v == pytest.approx(share(0, 1) - share(0, 0), rel=1e-6)
+        assert change.explained.u == pytest.approx(share(1, 0) - share(0, 0), rel=1e-6)
         for parts in (change.ntps, change.explained):
             assert parts.u + parts.v + parts.both + parts.scale == pytest.approx(parts.change)
         assert change.explained.scale == 0
