@@ -9,6 +9,7 @@ import typer
 
 from ntps import __version__, cli_lora, cli_study
 from ntps.errors import NtpsError, in_range, one_of
+from ntps.files import check_writable
 
 app = typer.Typer(
     name="ntps",
@@ -132,7 +133,7 @@ def score_command(
         raise NtpsError(f"--control and {other} exclude each other; give one of them.")
     if convention == "official" and (permutations or intervals):
         raise NtpsError("--permutations and --intervals need --convention theory: they are of its score.")
-    _check_writable(output, json_file)
+    check_writable(output, json_file)
     labelled = load_task(
         task,
         config=config,
@@ -199,17 +200,6 @@ def score_command(
             print(f"\nReport: {output / 'report.html'}")
 
 
-def _check_writable(output: Path | None, json_file: Path | None) -> None:
-    """Refuse what cannot be written before the long work starts."""
-    if output is not None:
-        if output.exists() and not output.is_dir():
-            raise NtpsError(f"--output {output} is a file; name a folder.")
-        _write(output / ".ntps-write-test", "")
-        (output / ".ntps-write-test").unlink()
-    if json_file is not None and json_file.is_dir():
-        raise NtpsError(f"--json {json_file} is a folder; name a file, or - for stdout.")
-
-
 def _write(path: Path, text: str) -> None:
     from ntps.files import atomic_write
 
@@ -267,7 +257,7 @@ def demo_command(
     """Score the bundled model on the bundled tasks, beside the same model before pretraining."""
     from ntps.demo import run_demo
 
-    _check_writable(output, None)
+    check_writable(output, None)
     demo = run_demo(output, progress=not quiet)
     if not quiet:
         print(demo)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ntps.errors import NtpsError, in_range
+from ntps.files import check_writable
 
 
 def register(app: typer.Typer) -> None:
@@ -82,7 +83,7 @@ def lora_command(
         raise NtpsError(f"--folds is {folds}; it must be 0 (none) or at least 2.")
     if resume and output is None:
         raise NtpsError("--resume needs --output, the folder of the run to go on with.")
-    _check_writable(output, json_file)
+    check_writable(output, json_file)
 
     from ntps.files import atomic_write
     from ntps.lora import before_and_after, load_for_training, repeat
@@ -114,15 +115,3 @@ def lora_command(
         print(result)
         if output is not None:
             print(f"\nAdapter, head and lora.json: {output}")
-
-
-def _check_writable(output: Path | None, json_file: Path | None) -> None:
-    """Refuse what cannot be written before the long work starts."""
-    from ntps.files import atomic_write
-
-    if output is not None:
-        if output.exists() and not output.is_dir():
-            raise NtpsError(f"--output {output} is a file; name a folder.")
-        atomic_write(output / ".ntps-write-test", "").unlink()
-    if json_file is not None and json_file.is_dir():
-        raise NtpsError(f"--json {json_file} is a folder; name a file, or - for stdout.")

@@ -74,3 +74,17 @@ def read_json(path: str | Path) -> Any:
         raise NtpsError(f"cannot read {path}: {error}.") from error
     except json.JSONDecodeError as error:
         raise NtpsError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+
+
+def check_writable(output: Path | None, json_file: Path | None) -> None:
+    """Refuse an output folder or JSON file that cannot be written, before the long work starts.
+
+    Raises:
+        NtpsError: If the folder is a file or cannot be written to, or the file is a folder.
+    """
+    if output is not None:
+        if output.exists() and not output.is_dir():
+            raise NtpsError(f"--output {output} is a file; name a folder.")
+        atomic_write(output / ".ntps-write-test", "").unlink()
+    if json_file is not None and json_file.is_dir():
+        raise NtpsError(f"--json {json_file} is a folder; name a file, or - for stdout.")

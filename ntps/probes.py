@@ -108,7 +108,7 @@ def linear_probe(
     for number, (train, test) in enumerate(pairs):
         with one_thread():
             scaled, held = standardise(x[train], x[test])
-            c = _choose_c(scaled, y[train], sorted(cs), inner_folds, random_state + number)
+            c = choose_c(scaled, y[train], sorted(cs), inner_folds, random_state + number)
             guess = next(_logistic_path(scaled, y[train], [c], held)).argmax(1)
             alpha, error, variance = _ridge(scaled, held, np.eye(k)[y[train]], np.eye(k)[y[test]])
         for name, value in zip(
@@ -230,15 +230,20 @@ def make_folds(labels: np.ndarray, folds: Folds, random_state: int = 0) -> list[
     return [(np.flatnonzero(ids != i), np.flatnonzero(ids == i)) for i in np.unique(ids)]
 
 
-def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give every column mean 0 and variance 1 on `train`, and apply the same to `test`; constant columns become 0.
+def column_scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (mean, scale), each (d,): (x - mean) * scale has mean 0 and variance 1 on `train`, constant columns 0.
 
     Constant means: varies by no more than rounding of its largest value in the features' own precision, so the decision
     does not change with their scale.
     """
     mean, spread = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     constant = spread <= 4 * np.finfo(train.dtype).eps * np.abs(train).max(0)
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
+    return mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
+
+
+def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give every column mean 0 and variance 1 on `train`, and apply the same to `test`; see `column_scaling`."""
+    mean, scale = column_scaling(train)
     return (train - mean) * scale, (test - mean) * scale
 
 
@@ -257,7 +262,8 @@ def _check_pair(pair: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
-def _choose_c(x: np.ndarray, y: np.ndarray, cs: list[float], folds: int, seed: int) -> float:
+def choose_c(x: np.ndarray, y: np.ndarray, cs: list[float], folds: int, seed: int) -> float:
+    """Return the C of smallest cross-validated loss of a logistic regression on standardised features (n, d)."""
     if len(cs) == 1 or len(np.unique(y)) < 2 or len(y) < folds:
         return cs[0]
     loss = np.full((folds, len(cs)), np.inf)

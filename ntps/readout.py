@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntps.probes import CS, _choose_c, check_features, one_thread
+from ntps.probes import CS, check_features, choose_c, column_scaling, one_thread
 
 
 class Readout(torch.nn.Module):
@@ -60,13 +60,11 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
 
     x, y = check_features(features, labels)
     present = np.unique(labels)
-    mean, spread = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    constant = spread <= 4 * np.finfo(x.dtype).eps * np.abs(x).max(0)  # as in probes.standardise
-    scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, spread))
+    mean, scale = column_scaling(x)
     scaled = ((x - mean) * scale).astype(np.float32)
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe stopped early is still a probe
-        probe = LogisticRegression(C=_choose_c(scaled, y, list(CS), 3, seed), tol=1e-4, max_iter=300).fit(scaled, y)
+        probe = LogisticRegression(C=choose_c(scaled, y, list(CS), 3, seed), tol=1e-4, max_iter=300).fit(scaled, y)
     weights, bias = np.asarray(probe.coef_), np.asarray(probe.intercept_)
     if len(present) == 2:  # one row, the log odds of the second class: split it evenly
         weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ntps import __version__
 from ntps.files import atomic_write
 from ntps.plots import plot_curve, plot_layers
-from ntps.results import LayerScore, ScoreResult, fixed, short_name
+from ntps.results import ScoreResult, fixed, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,34 +93,44 @@ def settings_html(settings: Mapping[str, Any]) -> str:
 
 def _evidence_html(result: ScoreResult) -> str:
     """Return the table of nulls, intervals and fresh weights by layer, or nothing when there are none."""
-    quantities = {"ntps": "NTPS", "explained": "explained", "retained": "retained", "explained_heldout": "held out",
-                  "ceiling_heldout": "ceiling, held out"}  # fmt: skip
+    quantities = {
+        "ntps": "NTPS",
+        "explained": "explained",
+        "retained": "retained",
+        "explained_heldout": "explained, held out",
+        "ceiling": "ceiling",
+        "ceiling_heldout": "ceiling, held out",
+    }
     best = result.best
-    heads, picks = ["layer"], []
-    for name, label in quantities.items():
-        if name in (best.null or {}):
-            heads += [f"{label}: shuffled", "z", "p"]
-            picks += [("null", name, key) for key in ("mean", "z", "p_value")]
-        if name in (best.interval or {}):
-            heads += [f"{label}: low", "high"]
-            picks += [("interval", name, key) for key in ("low", "high")]
-        if (best.control or {}).get(name) is not None:
-            heads += [f"{label}: fresh weights"]
-            picks += [("control", name, "")]
-    if not picks:
-        return ""
-
-    def pick(scored: LayerScore, what: str, name: str, key: str) -> Any:
-        part = (getattr(scored, what) or {}).get(name)
-        return part[key] if key and part is not None else part
-
-    rows = [[scored.layer, *(pick(scored, *place) for place in picks)] for scored in result.layers]
     marked = [scored.layer for scored in result.layers].index(best.layer)
+    tables = []
+    for name, label in quantities.items():
+        heads, picks = ["layer", "value"], []
+        if name in (best.null or {}):
+            heads += ["shuffled", "z", "p"]
+            picks += [("null", key) for key in ("mean", "z", "p_value")]
+        if name in (best.interval or {}):
+            heads += ["low", "high"]
+            picks += [("interval", key) for key in ("low", "high")]
+        if (best.control or {}).get(name) is not None:
+            heads += ["fresh weights"]
+            picks += [("control", "")]
+        if not picks:
+            continue
+        rows = []
+        for scored in result.layers:
+            parts = [((getattr(scored, what) or {}).get(name), key) for what, key in picks]
+            values = [part[key] if key and part is not None else part for part, key in parts]
+            rows.append([scored.layer, getattr(scored, name), *values])
+        tables.append(f"<h3>{label}</h3>{table_html(heads, rows, best=marked)}")
+    if not tables:
+        return ""
     return (
         "<h2>What to read it against</h2><p><b>Shuffled</b>: the mean under labels shuffled among the texts, with z "
         "and one-sided p. <b>Low, high</b>: 95 % intervals; of held-out shares from the spread over folds, of the "
-        "others by leaving out a fold at a time. <b>Fresh weights</b>: the same architecture, not trained.</p>"
-        f"{table_html(heads, rows, best=marked)}"
+        "others by leaving out a fold at a time; those of explained and retained also take off the bias that this "
+        "estimates, so that a value may lie outside. <b>Fresh weights</b>: the same architecture, not trained.</p>"
+        f"<details open><summary>Tables by quantity and layer</summary>{''.join(tables)}</details>"
     )
 
 
@@ -141,17 +151,7 @@ def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
     best = result.best
     layers = picture(lambda ax: plot_layers(result, ax))
     curve = picture(lambda ax: plot_curve(best, ax))
-    heads = [
-        "layer",
-        "NTPS",
-        "chance",
-        "explained",
-        "ceiling",
-        "retained",
-        "excess loss",
-        "whitened bounds",
-        "raw bounds",
-    ]
+    heads = ["layer", "NTPS", "chance", "explained", "ceiling", "retained", "excess loss"]
     rows: list[list[Any]] = []
     bounds: list[list[Any]] = []
     for scored in result.layers:

@@ -117,7 +117,6 @@ def grid_spearman(
     confidence: float = 0.95,
     n_permutations: int = 9999,
     random_state: int = 0,
-    kendall: bool = False,
 ) -> Correlation:
     """Correlation over a grid of models by tasks that respects that every model sees the same tasks.
 
@@ -138,7 +137,6 @@ def grid_spearman(
         confidence: Level of the interval, in [0.5, 0.999].
         n_permutations: Random joint permutations; all of them with up to seven tasks.
         random_state: Seed of the random permutations.
-        kendall: Also Kendall's tau-b, within models; it costs far more than the rest.
 
     Returns:
         A `Correlation`; models with a constant row are left out of the mean and named in `reason`.
@@ -169,7 +167,7 @@ def grid_spearman(
     centre = float((rank_x.sum(1) * rank_y.sum(1)).sum() / t)  # the mean over all joint permutations, in closed form
     left_out = np.flatnonzero(~defined)
     tau, tau_interval, tau_p = math.nan, (math.nan, math.nan), math.nan
-    if kendall and view == "within":
+    if view == "within":
         pairs = np.flatnonzero(defined)
         signs = [(_signs(xs[model]), _signs(ys[model])) for model in pairs]
         norms = [math.sqrt(float((a * a).sum(dtype=float) * (b * b).sum(dtype=float))) for a, b in signs]

@@ -133,9 +133,9 @@ class Study:
         choose also `NAME:same_tasks` (chosen per model on the tasks it is judged on, as the paper does, with the null
         that repeats the choice), `NAME:held_out_task` and `NAME:held_out_model` (both `selected_on: "held_out"`).
 
-        Each entry has `spearman`, `interval`, `p_value`, `selected_on`, `target`; fixed ones `per_model`, Spearman
-        and Kendall with intervals. With several models the number is the mean over models and the null permutes tasks
-        in all models alike: they share the tasks.
+        Each entry has `spearman`, `interval`, `p_value`, `selected_on`, `target`; fixed ones also `kendall`,
+        `kendall_interval`, `kendall_p_value`, and `per_model` the same for each model. With several models the number
+        is the mean over models, and the null permutes tasks in all models alike: they share the tasks.
 
         Raises:
             NtpsError: If fewer than four tasks are complete, or the target is unknown.
@@ -155,7 +155,8 @@ class Study:
             whole = grid_spearman(values, wanted, **options).to_dict()
             each = [spearman(x, y, **options).to_dict() for x, y in zip(values, wanted, strict=True)]
             extra = {"n": len(tasks), "n_models": len(models), "per_model": dict(zip(models, each, strict=True))}
-            found[name] = _entry(whole, "fixed", target, {**extra, "depth": depth, "reason": whole["reason"]})
+            extra |= {key: whole[key] for key in ("kendall", "kendall_interval", "kendall_p_value", "reason")}
+            found[name] = _entry(whole, "fixed", target, {**extra, "depth": depth})
         for name in CHOSEN:
             if name in found:
                 found |= self._chosen(name, wanted, target, options)

@@ -153,7 +153,7 @@ def test_kendall_of_a_grid_is_the_mean_of_the_models_with_a_joint_null():
     rng = np.random.default_rng(5)
     y = rng.standard_normal((3, 8))
     x = 0.7 * y + rng.standard_normal((3, 8))
-    found = grid_spearman(x, y, n_permutations=300, random_state=2, kendall=True)
+    found = grid_spearman(x, y, n_permutations=300, random_state=2)
     taus = [scipy_stats.kendalltau(a, b).statistic for a, b in zip(x, y, strict=True)]
     assert found.kendall == pytest.approx(np.mean(taus))
     order, exact = draw_permutations(8, 300, 2)
@@ -162,7 +162,7 @@ def test_kendall_of_a_grid_is_the_mean_of_the_models_with_a_joint_null():
     low, high = found.kendall_interval
     assert low < found.kendall < high
     assert math.isnan(grid_spearman(x, y, view="pooled", n_permutations=10).kendall)
-    one = grid_spearman(x[:1], y[:1], n_permutations=300, random_state=2, kendall=True)
+    one = grid_spearman(x[:1], y[:1], n_permutations=300, random_state=2)
     alone = spearman(x[0], y[0], n_permutations=300, random_state=2)
     assert (one.kendall, one.kendall_p_value) == pytest.approx((alone.kendall, alone.kendall_p_value))
     assert one.kendall_interval == pytest.approx(alone.kendall_interval)
