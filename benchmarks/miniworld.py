@@ -29,10 +29,9 @@ def measure(model_name: str, task_name: str, texts: int, seed: int) -> pd.DataFr
     moments, features = collect(load_model(model_name), task, folds=5, batch_size=64, progress=False)
     assert features is not None
     frame = score(moments).to_dataframe()[["layer", *COLUMNS]]
-    last = int(frame.layer.iloc[-1])
     probes = {
         layer: linear_probe(features.layer(layer), features.labels, folds=features.folds).accuracy
-        for layer in sorted({last, last // 2})
+        for layer in frame.layer
     }
     about = miniworld.describe_task(task_name)
     return frame.assign(

@@ -19,8 +19,9 @@ from ntps.files import atomic_write, read_json
 from ntps.measured import StudySettings, finite, measure
 from ntps.models import load_model, model_fingerprint
 from ntps.tasks import Task, load_task
+from ntps.train_settings import TrainSettings
 
-CELL_SCHEMA = 1
+CELL_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Cell:
         key: SHA-256 over fingerprints of model and task, seed, settings and package version; controls of models with
             one architecture share it, and are computed once.
         reason: Why there is no such model or task; empty when there is.
+        part: `"score"` or `"gain"`: what LoRA gains is a cell of its own, so that a study can be given it later.
     """
 
     model: str
@@ -43,14 +45,16 @@ class Cell:
     control: bool
     key: str
     reason: str = ""
+    part: str = "score"
 
     @property
     def place(self) -> dict[str, Any]:
         """What a file says about where in the grid it belongs."""
-        return {"model": self.model, "task": self.task, "seed": self.seed, "control": self.control}
+        names = ("model", "task", "seed", "control", "part")
+        return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
-        weights = " (random weights)" if self.control else ""
+        weights = " (random weights)" if self.control else " (LoRA)" if self.part == "gain" else ""
         return f"{self.model}{weights} on {self.task}, seed {self.seed}"
 
 
@@ -109,6 +113,7 @@ def make_grid(
     *,
     seeds: int = 1,
     control: bool = True,
+    lora: TrainSettings | None = None,
 ) -> Grid:
     """Read all tasks, fingerprint all models, and return the grid; what cannot be read becomes a cell's reason.
 
@@ -129,9 +134,14 @@ def make_grid(
                 loaded[name, seed] = _load(name, source, settings.limit, seed)
             except NtpsError as error:
                 reasons[name, seed] = str(error)
+    shapes: dict[str, dict[str, Any]] = {"score": asdict(settings)}
+    if lora is not None:
+        shapes["gain"] = {name: shapes["score"][name] for name in ("limit", "max_length", "folds", "dtype")}
+        shapes["gain"]["training"] = lora.to_dict()
+    passes = [("score", False), *([("score", True)] if control else []), *([("gain", False)] if lora else [])]
     cells = []
     for model in models:
-        for random in (False, True) if control else (False,):
+        for part, random in passes:
             for seed in range(seeds):
                 try:
                     mark, reason = model_fingerprint(model, random_weights=random, seed=seed), ""
@@ -144,12 +154,13 @@ def make_grid(
                         "task": task.fingerprint if task else f"unreadable {name}",
                         "seed": seed,
                         "control": random,
-                        "settings": asdict(settings),
+                        "part": part,
+                        "settings": shapes[part],
                         "version": __version__,
                         "schema": CELL_SCHEMA,
                     }
                     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-                    cells.append(Cell(model, name, seed, random, key, reason or reasons.get((name, seed), "")))
+                    cells.append(Cell(model, name, seed, random, key, reason or reasons.get((name, seed), ""), part))
     return Grid(tuple(cells), loaded)
 
 
@@ -219,6 +230,7 @@ def run_cells(
     folder: Path,
     settings: StudySettings,
     *,
+    lora: TrainSettings | None = None,
     device: str | None = None,
     batch_size: int = 32,
     say: Callable[[str], None] = lambda message: None,
@@ -232,12 +244,13 @@ def run_cells(
         grid: The grid, or a share of it.
         folder: The study's folder.
         settings: See `StudySettings`.
+        lora: How cells of part `"gain"` are trained.
         device: As in `ntps.load_model`.
         batch_size: As in `ntps.collect_moments`.
         say: Told about files that are of no use, and about cells that fail, once for each reason.
         done: Called after each cell that had to be computed.
     """
-    loaded: tuple[tuple[str, bool, int], Any] | None = None
+    loaded: tuple[tuple[str, bool, int, str], Any] | None = None
     told: set[str] = set()
     for cell in grid.cells:
         content, problem = read_cell(folder, cell)
@@ -248,15 +261,18 @@ def run_cells(
             try:
                 if cell.reason:
                     raise NtpsError(cell.reason)
-                which = (cell.model, cell.control, cell.seed if cell.control else 0)
+                which = (cell.model, cell.control, cell.seed if cell.control else 0, cell.part)
                 if loaded is None or loaded[0] != which:
                     loaded = None  # frees the last one before the next comes
                     loaded = which, _load_model(cell, settings, device)
                 if isinstance(loaded[1], Exception):
                     raise loaded[1]
                 task = grid.tasks[cell.task, cell.seed]
-                options: dict[str, Any] = {"seed": cell.seed, "control": cell.control, "batch_size": batch_size}
-                found = measure(loaded[1], task, settings, **options)
+                options: dict[str, Any] = {"seed": cell.seed, "batch_size": batch_size}
+                if cell.part == "gain":
+                    found = {"gain": _gain(loaded[1], task, settings, lora, **options)}
+                else:
+                    found = measure(loaded[1], task, settings, control=cell.control, **options)
                 content = {"status": "done", "reason": None, "seconds": time.monotonic() - started, **found}
             except Exception as error:  # whatever it was, the other cells go on
                 reason = str(error) if isinstance(error, NtpsError) else f"{type(error).__name__}: {error}"
@@ -268,9 +284,21 @@ def run_cells(
             done(cell)
 
 
+def _gain(
+    model: Any, task: Task, settings: StudySettings, lora: TrainSettings | None, **options: Any
+) -> dict[str, Any]:
+    from ntps.lora import fine_tune_gain  # training needs peft, scoring does not
+
+    return fine_tune_gain(model, task, lora, folds=settings.folds, **options)
+
+
 def _load_model(cell: Cell, settings: StudySettings, device: str | None) -> Any:
     """Return the model, or what went wrong: the other cells of the model need not try again."""
     try:
+        if cell.part == "gain":
+            from ntps.lora import load_for_training
+
+            return load_for_training(cell.model, dtype=settings.dtype, device=device)
         return load_model(cell.model, dtype=settings.dtype, device=device, random_weights=cell.control, seed=cell.seed)
     except Exception as error:
         return error

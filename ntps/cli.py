@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps import __version__, cli_lora, cli_study
+from ntps import __version__, cli_lora, cli_prescreen, cli_study
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.files import check_writable
 
@@ -208,6 +208,7 @@ def _write(path: Path, text: str) -> None:
 
 cli_study.register(app)
 cli_lora.register(app)
+cli_prescreen.register(app)
 
 
 @app.command("list")

@@ -31,6 +31,10 @@ def study_command(
     measure_layers: Annotated[str, typer.Option(help="Probes and measures at 'default' layers, or 'all'.")] = "default",
     prefix: Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")] = "sum",
     center: Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Also fine-tune each model on each task: the gain.")] = False,
+    lora_steps: Annotated[int, typer.Option(help="Optimiser steps of --lora.")] = 100,
+    lora_rank: Annotated[int, typer.Option(help="Rank of its adapters.")] = 32,
+    lora_target: Annotated[str, typer.Option(help="Where they go: all-linear, or paper (attention).")] = "all-linear",
     target: Annotated[str, typer.Option(help="What is predicted, of the last layer's probe.")] = "above_majority",
     batch_size: Annotated[int, typer.Option(help="Most texts in a batch.")] = 32,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")] = None,
@@ -46,12 +50,16 @@ def study_command(
     from ntps.measured import StudySettings
     from ntps.study import TARGETS, run_study
     from ntps.study_report import write_study
+    from ntps.train_settings import TrainSettings
 
     one_of(prefix, ("sum", "mean", "last"), "--prefix")
     one_of(target, TARGETS, "--target")
     share = None if cell is None else parse_share(cell)
     if json_file is not None and json_file.is_dir():
         raise NtpsError(f"--json {json_file} is a folder; name a file, or - for stdout.")
+    training = TrainSettings(steps=lora_steps, rank=lora_rank, target=lora_target).check() if lora else None
+    if target == "gain" and not lora:
+        raise NtpsError("--target gain needs --lora: gains come from fine-tuning.")
     settings = StudySettings(limit, max_length, folds, permutations, measure_layers, center, prefix, dtype)
     study = run_study(
         model,
@@ -60,6 +68,7 @@ def study_command(
         settings=settings,
         seeds=seeds,
         control=control,
+        lora=training,
         share=share,
         device=device,
         batch_size=batch_size,

@@ -6,6 +6,7 @@ is set beside that of predictors that need no score.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,24 @@ INPUTS = {
     "accuracy + ntps": "linear in both",
 }
 OVER = ("task", "model", "both")
+STUDY_INPUTS = {
+    "accuracy + explained": ("accuracy", "explained_heldout"),
+    "accuracy + ceiling": ("accuracy", "ceiling_heldout"),
+    "accuracy + held back": ("accuracy", "held_back"),
+    "accuracy + held back + explained": ("accuracy", "held_back", "explained_heldout"),
+}  # what a study knows beside INPUTS: columns of its table, linear in each
+
+
+def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a study's table (`Study.frame`) with `task` as `dataset`, averaged over seeds, cells without gain left out.
+
+    Raises:
+        NtpsError: If it has no column `gain`.
+    """
+    if "gain" not in frame:
+        raise NtpsError("the table has no column 'gain'; it comes from a study run with --lora.")
+    numbers = frame.dropna(subset=["gain"]).rename(columns={"task": "dataset"}).drop(columns=["status", "reason"])
+    return numbers.groupby(["model", "dataset"], sort=False).mean().reset_index()
 
 
 def gain_prediction(
@@ -34,6 +53,7 @@ def gain_prediction(
     score: str = "ntps_gain",
     accuracy: str = "linear_accuracy",
     gain: str = "gain",
+    inputs: Mapping[str, Sequence[str]] | None = None,
     confidence: float = 0.95,
     n_bootstrap: int = 2000,
     random_state: int = 0,
@@ -54,12 +74,13 @@ def gain_prediction(
         score: Column with the score before fine-tuning.
         accuracy: Column with the probe's accuracy before fine-tuning.
         gain: Column with the gain.
+        inputs: More regressions, by name the columns each is linear in; `STUDY_INPUTS` for a study's table.
         confidence: Level of the intervals.
         n_bootstrap: Bootstrap samples.
         random_state: Seed.
 
     Returns:
-        A frame indexed by input (`INPUTS`): `mae`, `low`, `high`; `margin` = MAE of the `accuracy` baseline minus this
+        A frame indexed by input (`INPUTS` and `inputs`): `mae`, `low`, `high`; `margin` = MAE of the `accuracy` baseline minus this
         one (positive is better than the baseline), `margin_low`, `margin_high`; and `margin_to_mean` with its interval.
 
     Raises:
@@ -85,6 +106,8 @@ def gain_prediction(
         "ntps_raw": [one, x],
         "accuracy + ntps": [one, a, z],
     }
+    more = {} if inputs is None else dict(inputs)
+    designs |= {name: [one, *(grid(frame, column) for column in columns)] for name, columns in more.items()}
     rng = np.random.default_rng(random_state)
     weights = np.vstack([np.ones(t), rng.multinomial(t, np.full(t, 1 / t), size=n_bootstrap)]).astype(float)
     weights = weights[(weights > 0).sum(1) >= 3]  # a sample of fewer different tasks cannot be fitted with one left out
@@ -100,7 +123,7 @@ def gain_prediction(
             low, high = _interval(difference[1:], confidence)
             row |= {label: difference[0], f"{label}_low": low, f"{label}_high": high}
         rows[name] = row
-    table = pd.DataFrame.from_dict(rows, orient="index").loc[list(INPUTS)].rename_axis("inputs")
+    table = pd.DataFrame.from_dict(rows, orient="index").loc[[*INPUTS, *more]].rename_axis("inputs")
     table.attrs.update(over=over, source=frame.attrs.get("source", ""))
     return table
 

@@ -12,22 +12,24 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ntps import __version__
 from ntps.cells import Cell, Grid, make_grid, read_cell, run_cells
 from ntps.errors import NtpsError, in_range, one_of
+from ntps.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction
 from ntps.locks import lock_folder
 from ntps.measured import SHARES, StudySettings, finite, layer_at
 from ntps.selection import leave_one_out_selection, select_and_correlate
 from ntps.stats import grid_spearman, spearman
-from ntps.study_rows import CHOSEN, PREDICTORS, is_number, row
+from ntps.study_rows import CHOSEN, GAIN_PREDICTORS, PREDICTORS, gain_row, is_number, row
 from ntps.tasks import Task
+from ntps.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 DEPTH = 0.5  # of the layer that is read by default; see benchmarks/default_quantity.py
 OPTION_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-TARGETS = ("above_majority", "accuracy", "balanced_accuracy", "macro_f1", "r2")
+TARGETS = ("above_majority", "accuracy", "balanced_accuracy", "macro_f1", "r2", "gain")
 MIN_TASKS = 4
 
 
@@ -49,6 +51,7 @@ class Study:
         tasks: Names in the order given.
         seeds: Number of seeds.
         settings: What shaped the cells.
+        lora: How models were fine-tuned for the gains; `None` when they were not.
     """
 
     contents: tuple[dict[str, Any], ...]
@@ -56,6 +59,7 @@ class Study:
     tasks: tuple[str, ...]
     seeds: int
     settings: StudySettings
+    lora: TrainSettings | None = None
 
     @property
     def complete(self) -> bool:
@@ -64,20 +68,28 @@ class Study:
 
     @cached_property
     def _by_place(self) -> dict[tuple[str, str, int, bool], dict[str, Any]]:
-        return {(c["model"], c["task"], c["seed"], c["control"]): c for c in self.contents if c["status"] == "done"}
+        done = [c for c in self.contents if c["status"] == "done" and c["part"] == "score"]
+        return {(c["model"], c["task"], c["seed"], c["control"]): c for c in done}
+
+    @cached_property
+    def _gains(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+        done = [c for c in self.contents if c["status"] == "done" and c["part"] == "gain"]
+        return {(c["model"], c["task"], c["seed"]): c["gain"] for c in done}
 
     def frame(self, *, depth: float = DEPTH) -> "pd.DataFrame":
         """Return one row a model, task and seed, read at the default rank of the layer at a share of the depth.
 
         Columns: what is `PREDICTORS` (`explained_gain` and `*_random` with controls), low and high ends of the
-        intervals, p-values of the null, and the probe's results at the last layer.
+        intervals, p-values of the null, and the probe's results at the last layer. With gains also `GAINS`.
         """
         import pandas as pd
 
         in_range(depth, 0, 1, "depth")
-        return pd.DataFrame(
-            [row(self._by_place, content, depth) for content in self.contents if not content["control"]]
-        )
+        rows = [row(self._by_place, c, depth) for c in self.contents if not c["control"] and c["part"] == "score"]
+        if self.lora is not None:
+            for found in rows:
+                found |= gain_row(self._gains.get((found["model"], found["task"], found["seed"])), found.get("layer"))
+        return pd.DataFrame(rows)
 
     def table(self, column: str, *, depth: float = DEPTH) -> "pd.DataFrame":
         """Return one column of `frame`, averaged over seeds, models down and tasks across; empty cells are NaN."""
@@ -141,12 +153,14 @@ class Study:
             NtpsError: If fewer than four tasks are complete, or the target is unknown.
         """
         one_of(target, TARGETS, "target")
+        if target == "gain" and self.lora is None:
+            raise NtpsError("this study has no gains; run it with --lora (`run_study(..., lora=TrainSettings())`).")
         models, tasks = self.usable(target=target)
         wanted = self.table(target, depth=depth).loc[models, tasks].to_numpy(dtype=float)
         options: dict[str, Any] = {"n_permutations": n_permutations, "random_state": random_state}
         found: dict[str, dict[str, Any]] = {}
         frame = self.frame(depth=depth)
-        for name in PREDICTORS:
+        for name in GAIN_PREDICTORS if target == "gain" else PREDICTORS:
             if name not in frame or not is_number(frame[name]):
                 continue
             values = self.table(name, depth=depth).loc[models, tasks].to_numpy(dtype=float)
@@ -186,7 +200,7 @@ class Study:
             correlations, refused = self.correlations(target=target, n_permutations=n_permutations), None
         except NtpsError as error:
             correlations, refused = {}, str(error)
-        names = ("model", "task", "seed", "control", "status", "reason")
+        names = ("model", "task", "seed", "control", "part", "status", "reason")
         return finite(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -202,8 +216,36 @@ class Study:
                 "rows": self.frame().to_dict("records"),
                 "correlations": correlations,
                 "refused": refused,
+                "gain": None if self.lora is None else self._gain_evidence(n_permutations),
             }
         )
+
+    def gain_errors(self, *, over: str = "task") -> "pd.DataFrame":
+        """Return how well gains are predicted for tasks or models left out, seeds averaged: `gain_prediction`.
+
+        Args:
+            over: `"task"`, `"model"` or `"both"`.
+
+        Raises:
+            NtpsError: If there are no gains, or too few models or tasks.
+        """
+        if self.lora is None:
+            raise NtpsError("this study has no gains; run it with --lora (`run_study(..., lora=TrainSettings())`).")
+        models, tasks = self.usable(target="gain")
+        frame = gain_frame(self.frame())
+        frame = frame[frame["model"].isin(models) & frame["dataset"].isin(tasks)]
+        return gain_prediction(frame, over=over, score="ntps", accuracy="accuracy", inputs=STUDY_INPUTS)
+
+    def _gain_evidence(self, n_permutations: int) -> dict[str, Any]:
+        found: dict[str, Any] = {"settings": cast(TrainSettings, self.lora).to_dict()}
+        try:
+            found |= {"correlations": self.correlations(target="gain", n_permutations=n_permutations), "refused": None}
+        except NtpsError as error:
+            return found | {"correlations": {}, "errors": {}, "refused": str(error)}
+        found["errors"] = {}
+        for over in OVER if len(self.models) > 1 else OVER[:1]:
+            found["errors"][over] = self.gain_errors(over=over).to_dict("index")
+        return found
 
     def to_json(self, **options: Any) -> str:
         """Return `to_dict()` as JSON text."""
@@ -218,6 +260,7 @@ def run_study(
     settings: StudySettings | None = None,
     seeds: int = 1,
     control: bool = True,
+    lora: TrainSettings | None = None,
     share: tuple[int, int] | None = None,
     device: str | None = None,
     batch_size: int = 32,
@@ -233,6 +276,7 @@ def run_study(
         settings: What shapes a cell; see `StudySettings`.
         seeds: Samples, folds and control weights are drawn with seeds 0, ..., seeds - 1.
         control: Also fresh weights for each model; models of one architecture share them.
+        lora: Also fine-tune every model on every task like this, and note what it gains.
         share: (I, N): compute only share I of N. Shares may run at once, on several machines that see the folder.
         device: As in `ntps.load_model`.
         batch_size: As in `ntps.collect_moments`.
@@ -250,18 +294,21 @@ def run_study(
     if folder.exists() and not folder.is_dir():
         raise NtpsError(f"--output {folder} is a file; name a folder.")
     with lock_folder(folder, share):
-        grid = make_grid(models, tasks, settings, seeds=seeds, control=control)
+        if lora is not None:
+            lora = replace(lora.check(), max_length=lora.max_length or settings.max_length)
+        grid = make_grid(models, tasks, settings, seeds=seeds, control=control, lora=lora)
         if all(cell.reason for cell in grid.cells):  # nothing can be computed: say so at once
             raise NtpsError(grid.cells[0].reason)
         mine = grid.share(*share) if share else grid
-        _compute(mine, folder, settings, device, batch_size, progress, tell)
-        return _collect(grid, folder, settings, models, seeds)
+        _compute(mine, folder, settings, lora, device, batch_size, progress, tell)
+        return _collect(grid, folder, settings, lora, models, seeds)
 
 
 def _compute(
     grid: Grid,
     folder: Path,
     settings: StudySettings,
+    lora: TrainSettings | None,
     device: str | None,
     batch_size: int,
     progress: bool | None,
@@ -281,10 +328,17 @@ def _compute(
         def done(_: Cell) -> None:
             bar.update()
 
-        run_cells(grid, folder, settings, device=device, batch_size=batch_size, say=tell, done=done)
+        run_cells(grid, folder, settings, lora=lora, device=device, batch_size=batch_size, say=tell, done=done)
 
 
-def _collect(grid: Grid, folder: Path, settings: StudySettings, models: Sequence[str], seeds: int) -> Study:
+def _collect(
+    grid: Grid,
+    folder: Path,
+    settings: StudySettings,
+    lora: TrainSettings | None,
+    models: Sequence[str],
+    seeds: int,
+) -> Study:
     contents = []
     for cell in grid.cells:
         content = read_cell(folder, cell)[0] or {"status": "missing", "reason": None}
@@ -293,7 +347,7 @@ def _collect(grid: Grid, folder: Path, settings: StudySettings, models: Sequence
     if failed and len(failed) == len(contents):
         raise NtpsError(f"every cell failed; the first because: {failed[0]['reason']}")
     tasks = tuple(dict.fromkeys(cell.task for cell in grid.cells))
-    return Study(tuple(contents), tuple(models), tasks, seeds, settings)
+    return Study(tuple(contents), tuple(models), tasks, seeds, settings, lora)
 
 
 def _entry(found: dict[str, Any], selected_on: str, target: str, extra: dict[str, Any]) -> dict[str, Any]:

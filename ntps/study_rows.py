@@ -21,6 +21,21 @@ PREDICTORS = {
     "hscore_shrunk": "H-score with Ledoit-Wolf shrinkage",
     "knn": "accuracy of 5 nearest neighbours above the majority rate",
 }
+GAIN_PREDICTORS = {
+    **PREDICTORS,
+    "accuracy": "accuracy of the linear probe of the last layer",
+    "held_back": "ceiling on held-out folds of the best layer minus that of the last: what earlier layers know better",
+}
+GAINS = {
+    "gain": "accuracy after LoRA minus that of the frozen probe, on the same test texts",
+    "gain_se": "its standard error, paired over test texts",
+    "accuracy_before": "accuracy of the frozen probe on the test texts",
+    "accuracy_after": "accuracy after LoRA on the test texts",
+    "ntps_change": "NTPS after minus before, on the test texts, at the layer read (at the last where it is not known)",
+    "explained_change": "the same of the share explained on held-out folds",
+    "ceiling_change": "the same of the ceiling on held-out folds",
+    "next_token_change": "next-token loss after minus before, nats a token",
+}
 SCORES = ("layer", "d", "k_u", "k_v", "ntps", "chance", "explained", "explained_heldout", "retained", "ceiling_heldout")
 PROBE = {
     "accuracy": "probe_accuracy",
@@ -52,6 +67,8 @@ def row(cells: Places, content: dict[str, Any], depth: float) -> dict[str, Any]:
     found |= {name: score[name] for name in ("n_texts", "n_tokens", "n_classes")}
     found["majority_rate"] = last["majority_rate"]
     found |= {name: _number(layer[name]) for name in SCORES}
+    ceilings = [_number(each["ceiling_heldout"]) for each in score["layers"]]
+    found["held_back"] = max(ceilings) - ceilings[-1]
     found["above_chance"] = _above_chance(found["ntps"], found["chance"])
     for name in ("ntps", "explained"):
         found[f"{name}_z"], found[f"{name}_p"] = (_number(layer["null"][name][key]) for key in ("z", "p_value"))
@@ -71,6 +88,34 @@ def row(cells: Places, content: dict[str, Any], depth: float) -> dict[str, Any]:
         measured = control["measures"][str(score["layers"][-1]["layer"])]
         found["above_majority_random"] = _number(measured["probe_above_majority"])
     return found
+
+
+def gain_row(gain: dict[str, Any] | None, layer: int | None) -> dict[str, Any]:
+    """Return the columns `GAINS` of a cell; all NaN where there is no gain.
+
+    Args:
+        gain: From `ntps.lora.fine_tune_gain`.
+        layer: The layer at which the row's score is read.
+    """
+    if gain is None:
+        return dict.fromkeys(GAINS, math.nan)
+    layers = gain["layers"]
+    sides = layers.get(str(layer), layers[max(layers, key=int)])
+
+    def change(name: str) -> float:
+        return float(_number(sides["after"][name]) - _number(sides["before"][name]))
+
+    after, before = _number(gain["next_token_loss_after"]), _number(gain["next_token_loss_before"])
+    return {
+        "gain": gain["gain"],
+        "gain_se": _number(gain["standard_error"]),
+        "accuracy_before": gain["accuracy_before"],
+        "accuracy_after": gain["accuracy_after"],
+        "ntps_change": change("ntps"),
+        "explained_change": change("explained_heldout"),
+        "ceiling_change": change("ceiling_heldout"),
+        "next_token_change": after - before,
+    }
 
 
 def is_number(column: Any) -> bool:
