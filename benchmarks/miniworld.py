@@ -3,6 +3,11 @@
 Writes benchmarks/results/miniworld.csv, one row per model, seed, task and layer: NTPS, chance, explained, ceiling,
 retained (in sample and held out), accuracy of a linear probe on the same states, and the task's Bayes accuracy. The
 summary it prints, last layer and mean over seeds, is what README and the lessons build on.
+
+Whether the stories are the recipe's or one seed's: train the base model again, and measure start and end of each:
+
+    python -m ntps.miniworld.train --size base --seed 1 --output DIR1
+    python -m benchmarks.miniworld --trained DIR1 --trained DIR2      # writes benchmarks/results/miniworld_seeds.csv
 """
 
 import argparse
@@ -20,6 +25,8 @@ from ntps.score import score
 from ntps.tasks import load_task
 
 RESULTS = Path(__file__).parent / "results" / "miniworld.csv"
+TRAINED = RESULTS.with_name("miniworld_seeds.csv")
+STAGES = ("miniworld-base@step0", "miniworld-base")
 COLUMNS = ["ntps", "chance", "explained", "explained_heldout", "ceiling", "ceiling_heldout", "retained", "k_v", "d"]
 
 
@@ -44,14 +51,34 @@ def measure(model_name: str, task_name: str, texts: int, seed: int) -> pd.DataFr
     )
 
 
+def training_seeds(folders: list[Path], texts: int) -> None:
+    """Measure the base model's start and end for the bundled training seed and those in the folders."""
+    frames = []
+    for number, folder in enumerate([None, *folders]):
+        for stage in STAGES:
+            model = stage if folder is None else str(folder / stage)
+            for task in miniworld.task_names():
+                frames.append(measure(model, task, texts, 0).assign(model=stage, training=number))
+            print(f"{model}: done", flush=True)
+    everything = pd.concat(frames)
+    atomic_write(TRAINED, everything.to_csv(index=False, float_format="%.5f"))
+    last = everything[everything.layer == everything.layer.max()]
+    table = last.pivot_table(index="task", columns=["model", "training"], values="explained_heldout")
+    print(f"\nexplained_heldout, last layer, by training seed\n{table.round(2).to_string()}")
+
+
 def main() -> None:
     """Measure what was asked for and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3, help="data seeds; models other than base are measured with one")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trained", type=Path, action="append", help="folder of another training of the base model")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.trained:
+        training_seeds(options.trained, options.texts)
+        return
     frames = []
     for model in miniworld.model_names():
         seeds = options.seeds if model in ("miniworld-base", "miniworld-base@step0") else 1

@@ -1,0 +1,116 @@
+"""What LoRA gains on the bundled world, whether a score predicts it, and the calibration that ships with the package.
+
+    python -m benchmarks.gains --output gains        # about an hour and a half on two cores; stop and start as you like
+    python -m benchmarks.gains --output real --model DIR --task a.jsonl ... --steps 40 --seeds 1 --max-length 64
+
+Prints, and writes to DIR/gains.json: the gain of every task, how often accuracy after is below before, whether NTPS
+rises, the rank correlation of scores with the gain, and the error of predicting it for tasks and models left out. With
+the bundled models and tasks also writes ntps/data/gain_calibration.json and benchmarks/results/gains.csv.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ntps import miniworld
+from ntps.calibration import BUNDLED, INPUTS, MIN_TASKS, calibrate
+from ntps.errors import NtpsError
+from ntps.files import atomic_write
+from ntps.gain import OVER
+from ntps.measured import StudySettings, finite
+from ntps.study import Study, run_study
+from ntps.train_settings import TrainSettings
+
+ROOT = Path(__file__).parents[1]
+MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base", "miniworld-large"]
+CHANGES = ("gain", "ntps_change", "explained_change", "ceiling_change", "next_token_change")
+KEPT = ("model", "task", "seed", "accuracy", "majority_rate", "ntps", "explained_heldout", "ceiling_heldout",
+        "held_back", "accuracy_before", "accuracy_after", "gain", "gain_se", *CHANGES[1:])  # fmt: skip
+
+
+def over_tasks(frame: pd.DataFrame, column: str, *, samples: int = 4000) -> tuple[float, float, float]:
+    """Return the mean over models and tasks, and a 95 % interval from a bootstrap over tasks."""
+    each = frame.groupby("task")[column].mean().dropna().to_numpy()
+    if not len(each):
+        return float("nan"), float("nan"), float("nan")
+    drawn = each[np.random.default_rng(0).integers(0, len(each), (samples, len(each)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(each.mean()), float(low), float(high)
+
+
+def report(study: Study) -> dict[str, Any]:
+    """Print what the study found, and return it."""
+    frame = study.frame().dropna(subset=["gain"])
+    by_task = frame.groupby("task", sort=False)[["accuracy_before", "accuracy_after", *CHANGES, "held_back"]].mean()
+    print(by_task.round(3).to_string())
+    z = frame.gain / frame.gain_se.where(frame.gain_se > 0)
+    below = {"runs": len(frame), "after_below_before": int((frame.gain < 0).sum()),
+             "by_two_standard_errors": int((z < -2).sum())}  # fmt: skip
+    worst = frame.groupby(["model", "task"], sort=False).gain.mean()
+    below |= {"models_and_tasks": len(worst), "mean_over_seeds_below": int((worst < 0).sum())}
+    changes = {name: over_tasks(frame, name) for name in CHANGES}
+    print(f"\n{below}")
+    for name, (mean, low, high) in changes.items():
+        print(f"{name:20} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    evidence = study.to_dict(n_permutations=1999)["gain"]
+    if evidence["refused"]:
+        print(evidence["refused"])
+    for name, found in evidence["correlations"].items():
+        if found["spearman"] is not None and found["selected_on"] != "same_tasks":
+            low, high = found["interval"]
+            print(f"{name:32} {found['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]  p = {found['p_value']:.3f}")
+    for over, rows in evidence["errors"].items():
+        table = pd.DataFrame.from_dict(rows, orient="index")[["mae", "low", "high", "margin", "margin_low", "margin_high"]]
+        print(f"\nerror of the predicted gain, {over} left out\n{table.round(4).to_string()}")
+    by_model = frame.groupby(["model", "task"], sort=False)[list(CHANGES)].mean().reset_index().to_dict("records")
+    return {"below": below, "changes": changes, "by_model_and_task": by_model, **evidence}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", help="default: the bundled ladder")
+    parser.add_argument("--task", action="append", help="default: the bundled tasks")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--control", action="store_true", help="also score fresh weights")
+    parser.add_argument("--output", type=Path, required=True)
+    given = parser.parse_args()
+    bundled = not (given.model or given.task)
+    study = run_study(
+        given.model or MODELS,
+        given.task or [f"miniworld/{name}" for name in miniworld.task_names()],
+        output=given.output,
+        settings=StudySettings(limit=given.limit, max_length=given.max_length),
+        seeds=given.seeds,
+        control=given.control,
+        lora=TrainSettings(steps=given.steps),
+    )
+    result = report(study)
+    about = {"world": "the bundled world" if bundled else "a study of your own", "seeds": given.seeds,
+             "limit": given.limit, "training": result["settings"]}  # fmt: skip
+    if len(study.tasks) >= MIN_TASKS:
+        fitted = calibrate(study.frame(), about=about)
+        print(f"\ncalibration on {', '.join(INPUTS)}: {dict(zip(('1', *INPUTS), fitted.coefficients, strict=True))}")
+        print({**fitted.about, "coverage": fitted.coverage})
+        if bundled:
+            atomic_write(ROOT / "ntps/data" / BUNDLED, fitted.to_json())
+    if bundled:
+        table = study.frame()[[name for name in KEPT if name in study.frame()]]
+        atomic_write(ROOT / "benchmarks/results/gains.csv", table.to_csv(index=False, float_format="%.5f"))
+    elif given.output.name:
+        try:
+            for name in ("ntps", "accuracy"):
+                print(study.table(name).round(3).to_string())
+        except NtpsError as error:
+            print(error)
+    atomic_write(given.output / "gains.json", json.dumps(finite(result), indent=2, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()
