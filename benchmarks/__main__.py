@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common import race, real_or_stand_in
+from benchmarks.evidence import bench_permutations, bench_study, bench_training
 from benchmarks.released import ReleasedMoments
 from benchmarks.released import run as released_run
 from ntps import __version__
@@ -28,26 +30,14 @@ from ntps.accumulator import MomentAccumulator
 from ntps.encoders import autoregressive_encoder, perception_encoder
 from ntps.extract import collect_moments
 from ntps.files import atomic_write
-from ntps.models import LanguageModel, load_model
+from ntps.models import load_model
 from ntps.moments import LayerMoments
 from ntps.official import official_curve
 from ntps.products import add_product
 from ntps.score import ntps_table, score
-from ntps.tasks import Task, load_task
+from ntps.tasks import load_task
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-
-
-def race(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 3) -> tuple[float, float]:
-    """Return the best time of each side in seconds, taken in turns after one warm-up."""
-    best = [float("inf"), float("inf")]
-    for round_ in range(rounds + 1):
-        for side, call in enumerate((ours, theirs)):
-            start = time.perf_counter()
-            call()
-            if round_:
-                best[side] = min(best[side], time.perf_counter() - start)
-    return best[0], best[1]
 
 
 def short_batch(
@@ -134,42 +124,6 @@ def bench_solve() -> dict[str, Any]:
         result["ratios"][f"solve_all_ranks_{width}"] = every / mine
         result["solve"][str(width)] = {"seconds": mine, "released_19": other, "released_all_ranks_estimated": every}
     return result
-
-
-def stand_in() -> LanguageModel:
-    """Return a random model of Gemma 3 270M's shape with a word tokenizer, made on the spot."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
-
-    words = ["<unk>", "<pad>", *(f"w{number}" for number in range(2000))]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>")
-    config = Gemma3TextConfig(
-        vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=256, max_position_embeddings=2048,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return load_model(Gemma3ForCausalLM(config).eval(), tokenizer=fast, head=True)
-
-
-def stand_in_task(texts: int) -> Task:
-    """Return texts of 8 to 40 words under two labels."""
-    generator = np.random.default_rng(0)
-    lines = [
-        " ".join(f"w{word}" for word in generator.integers(0, 2000, generator.integers(8, 41))) for _ in range(texts)
-    ]
-    return load_task(texts=lines, labels=generator.integers(0, 2, texts).tolist(), name="random words")
-
-
-def real_or_stand_in(
-    model_name: str | None, task_name: str | None, texts: int
-) -> tuple[LanguageModel, LanguageModel, Task]:
-    """Return the model without and with its head, and the texts: the real ones named, or stand-ins of that shape."""
-    if model_name and task_name:
-        return load_model(model_name), load_model(model_name, head=True), load_task(task_name, limit=texts)
-    with_head = stand_in()
-    return load_model(with_head.model.model, tokenizer=with_head.tokenizer), with_head, stand_in_task(texts)
 
 
 def bench_end_to_end(model_name: str | None, task_name: str | None, texts: int) -> dict[str, Any]:
@@ -321,6 +275,9 @@ def main() -> None:
         "end_to_end": lambda: bench_end_to_end(options.model, options.task, options.texts),
         "forward": lambda: bench_forward(options.model, options.task),
         "memory": bench_memory,
+        "permutations": lambda: bench_permutations(options.model, options.task),
+        "training": bench_training,
+        "study": bench_study,
         "transformer_ranker": lambda: bench_ranker(options.task, options.model, options.texts),
         "gpu": bench_gpu,
     }

@@ -24,6 +24,17 @@ RATIOS = (
     ("end_to_end", "end to end: {model}, {texts} texts", "at least 4"),
     ("forward_with_moments", "{model}: forward with moments over forward alone (less is better)", "at most 1.15"),
     ("memory_10000_over_1000", "peak memory, 10,000 texts over 1,000 (less is better)", "at most 1.05"),
+    (
+        "permutations_200_over_forward",
+        "{model}: 200 shuffled labels over the forward (less is better)",
+        "at most 1",
+    ),
+    (
+        "training_over_one_text_a_batch",
+        "LoRA, base model: tokens a second over batches of one text",
+        "at least 3",
+    ),
+    ("training_over_all_weights", "LoRA on the base model: tokens a second over training all weights", ""),
     ("gpu_forward_with_moments", "the same on a GPU, bf16, 2048 wide, 16 layers (less is better)", "at most 1.25"),
 )
 
@@ -42,6 +53,13 @@ def speed_table() -> str:
     note = f"\nMeasured on {machine['gpu'] or where}, torch {machine['torch']}, ntps {machine['ntps']}."
     if share:
         note += f" The update does useful products at {100 * share:.0f}% of the machine's matrix-product peak."
+    if "study" in measured:
+        study, training = measured["study"], measured["training"]
+        note += (
+            f" A study of {study['models']} bundled models by {study['tasks']} tasks ({study['texts']} texts, with "
+            f"controls, nulls and probes) took {study['seconds']:.0f} s (aim: 300), 100 steps of LoRA on the base model "
+            f"{training['seconds_100_steps']:.0f} s (aim: 40)."
+        )
     ranker = measured.get("transformer_ranker")
     if isinstance(ranker, dict):
         note += f" TransformerRanker took {ranker['seconds']:.0f} s for the same texts end to end."

@@ -135,7 +135,7 @@ class Calibration:
             NtpsError: If it is none, is damaged, or is of another schema.
         """
         if not isinstance(content, dict) or content.get("kind") != "ntps-calibration":
-            raise NtpsError(f"{source} is no calibration; `ntps study --lora --output DIR` writes DIR/calibration.json.")
+            raise NtpsError(f"{source} is no calibration; `ntps study --lora --output DIR` makes DIR/calibration.json.")
         if content.get("schema") != CALIBRATION_SCHEMA:
             raise NtpsError(f"{source} is of schema {content.get('schema')}, this version reads {CALIBRATION_SCHEMA}.")
         if content.get("checksum") != _checksum(content):
@@ -216,7 +216,7 @@ def error_interval(errors: Sequence[float], confidence: float) -> tuple[float, f
     """Return the errors of rank (n + 1) (1 -+ confidence) / 2, rounded outwards; infinite where n is too small."""
     n, tail = len(errors), (1 - confidence) / 2
     ordered = sorted(errors)
-    first, last = math.floor((n + 1) * tail), math.ceil((n + 1) * (1 - tail))
+    first, last = math.floor((n + 1) * tail + 1e-9), math.ceil((n + 1) * (1 - tail) - 1e-9)  # 10 * 0.1 is below 1
     return (ordered[first - 1] if first >= 1 else -math.inf, ordered[last - 1] if last <= n else math.inf)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ntps.errors import NtpsError, in_range
+from ntps.errors import in_range
 
 
 def register(app: typer.Typer) -> None:
@@ -42,8 +42,10 @@ def prescreen_command(
     from ntps.files import atomic_write, check_writable
     from ntps.prescreen import prescreen
 
-    for name, value, least in (("limit", limit, 10), ("folds", folds, 3), ("seed", seed, 0), ("batch-size", batch_size, 1)):
-        in_range(value, least, None, f"--{name}")
+    in_range(limit, 10, None, "--limit")
+    in_range(folds, 3, None, "--folds")
+    in_range(seed, 0, None, "--seed")
+    in_range(batch_size, 1, None, "--batch-size")
     if budget is not None:
         in_range(budget, 1, None, "--budget")
     check_writable(None, json_file)

@@ -1,6 +1,7 @@
 """`ntps study`: parsing and printing, nothing else. `register(app)` adds it to the command line."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +50,7 @@ def study_command(
     from ntps.files import atomic_write
     from ntps.measured import StudySettings
     from ntps.study import TARGETS, run_study
-    from ntps.study_report import write_study
+    from ntps.study_report import gain_lead, write_study
     from ntps.train_settings import TrainSettings
 
     one_of(prefix, ("sum", "mean", "last"), "--prefix")
@@ -79,6 +80,8 @@ def study_command(
     if study.complete:
         atomic_write(output / "study.json", text)
         write_study(study, output, result=result)
+        if lora:
+            _write_calibration(study, output, limit)
     to_stdout = str(json_file) == "-"
     if json_file is not None and not to_stdout:
         atomic_write(json_file, text)
@@ -86,14 +89,28 @@ def study_command(
         print(text, end="")
     elif not quiet:
         print(as_text(result))
+        if lora:
+            print("\n" + "\n".join(textwrap.wrap(gain_lead(study, result["gain"]), 80)))
         if study.complete:
             print(f"\nReport: {output / 'report.html'}")
 
 
+def _write_calibration(study: Any, output: Path, limit: int) -> None:
+    """Write calibration.json for `ntps prescreen`, or say why there is none."""
+    import sys
+
+    from ntps.calibration import calibrate
+    from ntps.files import atomic_write
+
+    about = {"world": "a study of your own", "seeds": study.seeds, "limit": limit, "training": study.lora.to_dict()}
+    try:
+        atomic_write(output / "calibration.json", calibrate(study.frame(), about=about).to_json())
+    except NtpsError as error:
+        print(f"ntps: no calibration.json: {error}", file=sys.stderr)
+
+
 def as_text(result: dict[str, Any]) -> str:
     """Return a table of at most 80 columns and what it says."""
-    import textwrap
-
     from ntps.study_report import lead
 
     cells = result["cells"]

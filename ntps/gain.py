@@ -35,7 +35,7 @@ STUDY_INPUTS = {
 
 
 def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a study's table (`Study.frame`) with `task` as `dataset`, averaged over seeds, cells without gain left out.
+    """Return a study's table (`Study.frame`) with `task` as `dataset`, averaged over seeds, where there is a gain.
 
     Raises:
         NtpsError: If it has no column `gain`.
@@ -80,8 +80,9 @@ def gain_prediction(
         random_state: Seed.
 
     Returns:
-        A frame indexed by input (`INPUTS` and `inputs`): `mae`, `low`, `high`; `margin` = MAE of the `accuracy` baseline minus this
-        one (positive is better than the baseline), `margin_low`, `margin_high`; and `margin_to_mean` with its interval.
+        A frame indexed by input (`INPUTS` and `inputs`): `mae`, `low`, `high`; `margin` = MAE of the `accuracy`
+        baseline minus this one (positive is better), `margin_low`, `margin_high`; and `margin_to_mean` with
+        its interval.
 
     Raises:
         NtpsError: If columns or cells are missing, or there are fewer than four tasks or (for models) two models.

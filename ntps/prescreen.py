@@ -7,7 +7,7 @@ turns them into an expected gain with an interval. Nothing is trained but the pr
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -121,7 +121,7 @@ class Prescreening:
 
         frame = self.to_dataframe()
         shown = frame[[name for name in COLUMNS if name in frame]]
-        return shown.to_html(index=False, float_format="%.3f", border=0) + f"<p>{html.escape(self.basis)}</p>"
+        return f"{shown.round(3).to_html(index=False)}<p>{html.escape(self.basis)}</p>"
 
 
 def prescreen(
@@ -171,7 +171,7 @@ def prescreen(
     named = name_tasks(tasks)
     calibration = calibration or load_calibration()
     loaded = load_model(model, **loading_options)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, source in named.items():
         try:
             task = source if isinstance(source, Task) else load_task(source, name=name, limit=limit, seed=seed)
@@ -222,9 +222,7 @@ def frozen_inputs(
     ceilings = [cast(float, layer.ceiling_heldout) for layer in scored.layers]
     middle = scored.layers[layer_at(DEPTH, len(scored.layers))]
     last = scored.layers[-1].layer
-    probe = linear_probe(
-        features.layer(last), features.labels, folds=cast(Any, features.folds), random_state=seed
-    )
+    probe = linear_probe(features.layer(last), features.labels, folds=cast(Any, features.folds), random_state=seed)
     return {
         "n_texts": scored.n_texts,
         "n_classes": scored.n_classes,

@@ -87,8 +87,8 @@ class Study:
         in_range(depth, 0, 1, "depth")
         rows = [row(self._by_place, c, depth) for c in self.contents if not c["control"] and c["part"] == "score"]
         if self.lora is not None:
-            for found in rows:
-                found |= gain_row(self._gains.get((found["model"], found["task"], found["seed"])), found.get("layer"))
+            gains = [self._gains.get((found["model"], found["task"], found["seed"])) for found in rows]
+            rows = [found | gain_row(gain, found.get("layer")) for found, gain in zip(rows, gains, strict=True)]
         return pd.DataFrame(rows)
 
     def table(self, column: str, *, depth: float = DEPTH) -> "pd.DataFrame":

@@ -15,11 +15,18 @@ from ntps.report import image_tag, page, picture, settings_html, table_html
 from ntps.selection import select_and_correlate
 from ntps.stats import centred_ranks, unit
 from ntps.study import OPTION_DEPTHS, Study
-from ntps.study_rows import PREDICTORS
+from ntps.study_rows import GAIN_PREDICTORS, GAINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CORRELATION_HEADS = ["predictor", "Spearman", "low", "high", "p", "chosen on"]
+ERROR_HEADS = ["mae", "low", "high", "margin", "margin_low", "margin_high"]
+OVER_WORDS = {"task": "each task", "model": "each model", "both": "task and model"}
+ERRORS = """
+<p><b>mae</b>: mean absolute error, with an interval from a bootstrap over tasks. <b>margin</b>: by how much it is below
+that of probe accuracy alone; inputs whose interval reaches below zero have not been shown to add anything.</p>
+"""
 DRAWN = ("explained_heldout", "ntps")
 MARKERS = "osD^vP*X<>"
 NAMES = {
@@ -28,7 +35,11 @@ NAMES = {
     "explained_heldout": "explained through V (held out)",
     "retained": "retained share",
     "above_majority": "probe accuracy above majority",
+    "accuracy": "accuracy of the frozen linear probe",
+    "held_back": "held back: best layer's ceiling minus the last's",
+    "gain": "gain of LoRA (accuracy)",
 }
+GAIN_DRAWN = ("accuracy", "held_back", "ntps")
 
 READING = """
 <p>Every correlation is over tasks within a model, averaged over models; all models see the same tasks, so p-values
@@ -58,9 +69,11 @@ def plot_against(
             bars["xerr"] = np.nan_to_num(np.maximum((ends.T - x) * [[-1], [1]], 0))
         if target in ("above_majority", "accuracy"):
             bars["yerr"] = 1.96 * np.nan_to_num(rows["accuracy_se"].to_numpy(dtype=float))
+        elif target == "gain":
+            bars["yerr"] = 1.96 * np.nan_to_num(rows["gain_se"].to_numpy(dtype=float))
         marker = MARKERS[place % len(MARKERS)]
         ax.errorbar(x, y, fmt=marker, color=colours[place], ms=5, lw=0.8, alpha=0.85, label=short_name(model), **bars)
-    ax.set(xlabel=NAMES.get(predictor, PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
+    ax.set(xlabel=NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
     ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return ax
 
@@ -141,21 +154,19 @@ def write_study(study: Study, directory: str | Path, *, result: dict[str, Any] |
     there = [name for name in names if name in frame]
     rows = [[short_name(r["model"]), r["task"], *(r[name] for name in there)] for r in frame.to_dict("records")
             if r["status"] == "done"]  # fmt: skip
-    correlations = [
-        [name, entry["spearman"], *(entry["interval"] or (None, None)), entry["p_value"], entry["selected_on"]]
-        for name, entry in result["correlations"].items()
-    ]
+    correlations = _correlation_rows(result["correlations"])
     failed = [c for c in result["cells"] if c["status"] != "done"]
     body = (
         f"<h1>{len(study.models)} models on {len(study.tasks)} tasks</h1><p class='lead'>{html.escape(lead(result))}"
         "</p><h2>What predicts accuracy</h2>"
     )
     if correlations:
-        heads = ["predictor", "Spearman", "low", "high", "p", "chosen on"]
-        body += table_html(heads, correlations, words=(0, 5)) + READING
+        body += table_html(CORRELATION_HEADS, correlations, words=(0, 5)) + READING
     else:
         body += f"<p>{html.escape(str(result['refused']))}</p>"
     body += "".join(f"<p>{image_tag(png, alt)}</p>" for alt, png in pictures.items())
+    if result["gain"]:
+        body += _gain_html(study, result["gain"])
     body += f"<h2>Every cell</h2>{table_html(['model', 'task', *there], rows, words=(0, 1))}"
     if failed:
         lines = [[c["model"], c["task"], c["seed"], c["status"], c["reason"]] for c in failed]
@@ -168,6 +179,29 @@ def write_study(study: Study, directory: str | Path, *, result: dict[str, Any] |
         atomic_write(directory / "study.csv", frame.to_csv(index=False)),
         atomic_write(directory / "report.html", page("ntps study", body)),
     ]
+
+
+def _correlation_rows(entries: dict[str, Any]) -> list[list[Any]]:
+    return [
+        [name, entry["spearman"], *(entry["interval"] or (None, None)), entry["p_value"], entry["selected_on"]]
+        for name, entry in entries.items()
+    ]
+
+
+def _gain_html(study: Study, gain: dict[str, Any]) -> str:
+    """Return what fine-tuning gained, what goes with it, and how well it is predicted."""
+    frame = study.frame().dropna(subset=["gain"])
+    rows = [[short_name(r["model"]), r["task"], *(r[name] for name in GAINS)] for r in frame.to_dict("records")]
+    body = f"<h2>What LoRA gains</h2><p>{html.escape(gain_lead(study, gain))}</p>"
+    body += table_html(["model", "task", *GAINS], rows, words=(0, 1))
+    if gain["refused"]:
+        return body + f"<p>{html.escape(gain['refused'])}</p>"
+    body += table_html(CORRELATION_HEADS, _correlation_rows(gain["correlations"]), words=(0, 5))
+    for over, errors in gain["errors"].items():
+        lines = [[name, *(row[key] for key in ERROR_HEADS)] for name, row in errors.items()]
+        body += f"<h3>Mean absolute error of the predicted gain, {OVER_WORDS[over]} left out</h3>"
+        body += table_html(["inputs", *ERROR_HEADS], lines, words=(0,))
+    return body + ERRORS
 
 
 def lead(result: dict[str, Any]) -> str:
@@ -191,10 +225,40 @@ def lead(result: dict[str, Any]) -> str:
     return text
 
 
+def gain_lead(study: Study, gain: dict[str, Any]) -> str:
+    """Say in a few sentences what fine-tuning gained and whether that could be foretold."""
+    frame = study.frame().dropna(subset=["gain"])
+    if frame.empty:
+        return "No cell was fine-tuned to the end."
+    below = int((frame["gain"] < 0).sum())
+    text = (
+        f"LoRA ({gain['settings']['steps']} steps) gains {100 * frame['gain'].mean():+.1f} points of accuracy on "
+        f"average over {len(frame)} cells; accuracy after is below before in {below}."
+    )
+    found = gain["correlations"]
+    for name, words in (("ntps", "NTPS"), ("accuracy", "probe accuracy"), ("held_back", "held back")):
+        if name in found and found[name]["spearman"] is not None:
+            low, high = found[name]["interval"]
+            text += (
+                f" Rank correlation of {words} with the gain: {found[name]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]."
+            )
+    errors = gain["errors"].get("task")
+    if errors:
+        parts = [f"{100 * errors[name]['mae']:.1f} from {words}" for name, words in
+                 (("mean", "the mean gain"), ("accuracy", "probe accuracy"), ("accuracy + ntps", "it and NTPS"),
+                  ("accuracy + held back", "it and what is held back"))]  # fmt: skip
+        text += f" Error in points on tasks left out: {', '.join(parts)}."
+    return text
+
+
 def _pictures(study: Study, correlated: bool) -> dict[str, bytes]:
     if not study.frame()["status"].eq("done").any():
         return {}
-    drawn = {f"{name}: against accuracy": picture(partial(_against, study, name)) for name in DRAWN}
+    drawn = {f"{name}: against accuracy": picture(partial(_against, study, name, "above_majority")) for name in DRAWN}
+    if study.lora is not None and study.frame()["gain"].notna().any():
+        drawn |= {
+            f"gain_{name}: against the gain": picture(partial(_against, study, name, "gain")) for name in GAIN_DRAWN
+        }
     if not correlated:
         return drawn
     for name in DRAWN:
@@ -209,8 +273,8 @@ def _pictures(study: Study, correlated: bool) -> dict[str, bytes]:
     return drawn
 
 
-def _against(study: Study, name: str, ax: "Axes") -> None:
-    plot_against(study, name, ax)
+def _against(study: Study, name: str, target: str, ax: "Axes") -> None:
+    plot_against(study, name, ax, target=target)
 
 
 def _options(study: Study, name: str, permute: int | None, ax: "Axes") -> None:

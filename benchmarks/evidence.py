@@ -1,0 +1,91 @@
+"""What nulls, studies and training cost; `python -m benchmarks --only permutations,training,study`."""
+
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import race, real_or_stand_in
+from benchmarks.default_quantity import MODELS, TASKS
+from ntps.extract import collect
+from ntps.finetune import fine_tune
+from ntps.lora import split_task
+from ntps.measured import StudySettings
+from ntps.models import load_model
+from ntps.nulls import permutation_null
+from ntps.pooling import encode
+from ntps.study import run_study
+from ntps.tasks import load_task
+from ntps.train_loop import Trainer, epoch_batches
+from ntps.train_settings import TrainSettings
+
+STUDY_TEXTS = 500
+
+
+def bench_permutations(model_name: str | None, task_name: str | None) -> dict[str, Any]:
+    """200 shuffled labels at every layer over the forward pass of the same texts, nothing solved before."""
+    model, _, task = real_or_stand_in(model_name, task_name, 256)
+    ids = model.tokenize(task.texts, 512).ids
+    order = np.argsort([-len(row) for row in ids], kind="stable")
+
+    def forward() -> None:
+        for start in range(0, len(order), 32):
+            model.hidden_states(*model.pad([ids[place] for place in order[start : start + 32]]))
+
+    moments, features = collect(model, task, keep_features=True, progress=False)
+    assert features is not None
+    mine, other = race(lambda: permutation_null(moments, features, n_permutations=200), forward, 2)
+    return {
+        "ratios": {"permutations_200_over_forward": mine / other},
+        "permutations": {"texts": len(task), "seconds": mine, "forward_seconds": other},
+    }
+
+
+def bench_training() -> dict[str, Any]:
+    """100 steps on the base model, and tokens a second against training all weights and against batches of one text."""
+    model = load_model("miniworld-base", dtype="float32")
+    train, validation, _ = split_task(load_task("miniworld/intent", n=1000))
+    ids, held = encode(model, train.texts, None), encode(model, validation.texts, None)
+    lengths = np.array([len(row) for row in ids])
+
+    start = time.perf_counter()
+    fine_tune(model, train, validation, progress=False)
+    whole = time.perf_counter() - start
+
+    def speed(steps: int, **changes: Any) -> float:
+        settings = TrainSettings(steps=steps, evaluate_every=steps, **changes).for_width(model.width)
+        trainer = Trainer(model, (ids, train.labels), (held, validation.labels), train.n_classes, settings, 0)
+        trainer.start()
+        begun = time.perf_counter()
+        while trainer.step < steps:
+            trainer._advance()
+        seconds = time.perf_counter() - begun
+        epoch = epoch_batches(lengths, settings.batch_size, 0, 0)
+        return sum(int(lengths[batch].sum()) for batch in epoch[:steps]) / seconds
+
+    kinds: dict[str, dict[str, Any]] = {"lora": {}, "full": {"method": "full"}, "lora, one text": {"batch_size": 1}}
+    rates = dict.fromkeys(kinds, 0.0)
+    for _ in range(3):  # in turns, the best of each
+        for name, changes in kinds.items():
+            rates[name] = max(rates[name], speed(30, **changes))
+    return {
+        "ratios": {
+            "training_over_one_text_a_batch": rates["lora"] / rates["lora, one text"],
+            "training_over_all_weights": rates["lora"] / rates["full"],
+        },
+        "training": {"seconds_100_steps": whole, "tokens_per_second": rates},
+    }
+
+
+def bench_study() -> dict[str, Any]:
+    """A study of four bundled models by ten tasks, with controls, folds, nulls and probes."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        study = run_study(MODELS, TASKS, output=folder, settings=StudySettings(limit=STUDY_TEXTS), progress=False)
+        assert study.complete
+        seconds = time.perf_counter() - start
+    return {
+        "ratios": {},
+        "study": {"models": len(MODELS), "tasks": len(TASKS), "texts": STUDY_TEXTS, "seconds": seconds},
+    }
