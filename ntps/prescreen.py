@@ -20,6 +20,7 @@ from ntps.features import Features
 from ntps.measured import DEFAULT_LIMIT, finite, layer_at
 from ntps.models import LanguageModel, load_model
 from ntps.probes import linear_probe
+from ntps.results import short_name
 from ntps.score import score
 from ntps.study import DEPTH
 from ntps.tasks import Task, load_task
@@ -98,7 +99,7 @@ class Prescreening:
         import textwrap
 
         done = [row for row in self.rows if row["status"] == "done"]
-        lines = [f"{self.model}: {len(done)} tasks by expected gain of LoRA", ""]
+        lines = [*textwrap.wrap(f"{short_name(self.model)}: {len(done)} tasks by expected gain of LoRA", 80), ""]
         width = max([4, *(len(row["task"]) for row in done)])
         width = min(width, 28)
         lines.append(f"  {'task':{width}}  probe  gain  verdict")

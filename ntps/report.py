@@ -15,6 +15,7 @@ from ntps.results import ScoreResult, fixed, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:56rem;margin:2rem auto;padding:0 1rem}
@@ -41,13 +42,18 @@ its bounds.</dd>
 
 
 def picture(draw: Callable[["Axes"], Any], *, figsize: tuple[float, float] = (6.4, 4.6)) -> bytes:
-    """Return the PNG of what `draw` puts on fresh axes; the reader's own matplotlib state is left alone."""
+    """Return the PNG of what `draw` puts on fresh axes."""
+    return figure_png(lambda figure: draw(figure.add_subplot()), figsize=figsize)
+
+
+def figure_png(draw: Callable[["Figure"], Any], *, figsize: tuple[float, float]) -> bytes:
+    """Return the PNG of what `draw` puts on a fresh figure; the reader's own matplotlib state is left alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=figsize, layout="constrained")
     FigureCanvasAgg(figure)
-    draw(figure.add_subplot())
+    draw(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

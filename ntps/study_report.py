@@ -1,6 +1,7 @@
 """A study as a folder to look at: one self-contained page, the table as CSV, the result as JSON, pictures as PNG."""
 
 import html
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from ntps.errors import NtpsError
 from ntps.files import atomic_write
 from ntps.measured import SHARES
 from ntps.plots import COLORS, new_axes, short_name
-from ntps.report import image_tag, page, picture, settings_html, table_html
+from ntps.report import figure_png, image_tag, page, picture, settings_html, table_html
 from ntps.selection import select_and_correlate
 from ntps.stats import centred_ranks, unit
 from ntps.study import OPTION_DEPTHS, Study
@@ -19,6 +20,7 @@ from ntps.study_rows import GAIN_PREDICTORS, GAINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CORRELATION_HEADS = ["predictor", "Spearman", "low", "high", "p", "chosen on"]
 ERROR_HEADS = ["mae", "low", "high", "margin", "margin_low", "margin_high"]
@@ -51,9 +53,22 @@ first and the last; the middle one shows what choosing is worth.</p>
 
 
 def plot_against(
-    study: Study, predictor: str = "explained_heldout", ax: "Axes | None" = None, *, target: str = "above_majority"
+    study: Study,
+    predictor: str = "explained_heldout",
+    ax: "Axes | None" = None,
+    *,
+    target: str = "above_majority",
+    models: Sequence[str] | None = None,
 ) -> "Axes":
-    """Draw a predictor against the probe's result, a colour a model, with intervals where there are any."""
+    """Draw a predictor against the probe's result, a colour a model, with intervals where there are any.
+
+    Args:
+        study: From `ntps.run_study`.
+        predictor: A column of `Study.frame()`.
+        ax: Drawn on; by default on a figure of its own.
+        target: Another column of it.
+        models: Only these.
+    """
     import seaborn as sns
 
     ax = new_axes(ax)
@@ -61,6 +76,8 @@ def plot_against(
     frame = frame[frame["status"] == "done"]
     colours = sns.color_palette("colorblind", len(study.models))
     for place, model in enumerate(study.models):
+        if models is not None and model not in models:
+            continue
         rows = frame[frame["model"] == model]
         x, y = rows[predictor].to_numpy(dtype=float), rows[target].to_numpy(dtype=float)
         bars: dict[str, Any] = {}
@@ -76,6 +93,62 @@ def plot_against(
     ax.set(xlabel=NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
     ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return ax
+
+
+def plot_models(
+    study: Study,
+    predictor: str = "explained_heldout",
+    figure: "Figure | None" = None,
+    *,
+    target: str = "above_majority",
+    correlations: Mapping[str, Any] | None = None,
+) -> "Figure":
+    """Draw a small picture for each model, points named by task, its rank correlation with the interval above it.
+
+    Args:
+        study: From `ntps.run_study`.
+        predictor: A column of `Study.frame()`.
+        figure: Drawn on; by default a new one.
+        target: Another column of it.
+        correlations: `study.correlations(target=target)`, when they are there already.
+    """
+    frame = study.frame()
+    frame = frame[frame["status"] == "done"]
+    models = [model for model in study.models if (frame["model"] == model).any()]
+    columns = min(3, len(models))
+    rows = -(-len(models) // columns)
+    if figure is None:
+        import matplotlib.pyplot as plt
+
+        figure = plt.figure(figsize=small_multiples(len(models)), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    each = (correlations or {}).get(predictor, {}).get("per_model", {})
+    for place, ax in enumerate(grid.flat):
+        if place >= len(models):
+            ax.remove()
+            continue
+        model = models[place]
+        plot_against(study, predictor, ax, target=target, models=[model])
+        ax.get_legend().remove()
+        for _, row in frame[frame["model"] == model].iterrows():
+            name = str(row["task"]).removeprefix("miniworld/")
+            ax.annotate(name, (row[predictor], row[target]), xytext=(3, 3), textcoords="offset points", fontsize=5.5)
+        title = short_name(model)
+        if model in each and each[model]["spearman"] is not None:
+            low, high = each[model]["interval"]
+            title += f"\nSpearman {each[model]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        ax.set_title(title, fontsize="small")
+        ax.set(xlabel=ax.get_xlabel() if place + columns >= len(models) else "", ylabel="")
+        ax.tick_params(labelbottom=place + columns >= len(models))
+        ax.xaxis.label.set_fontsize("small")
+    figure.supylabel(NAMES.get(target, target), fontsize="small")
+    return figure
+
+
+def small_multiples(count: int) -> tuple[float, float]:
+    """Return width and height, in inches, of a figure of so many small pictures in rows of three."""
+    columns = min(3, count)
+    return 3.0 * columns + 0.4, 2.6 * -(-count // columns) + 0.4
 
 
 def option_map(study: Study, quantity: str = "ntps", *, permute: int | None = None) -> np.ndarray:
@@ -147,7 +220,7 @@ def write_study(study: Study, directory: str | Path, *, result: dict[str, Any] |
     """
     directory = Path(directory)
     result = result or study.to_dict()
-    pictures = _pictures(study, bool(result["correlations"]))
+    pictures = _pictures(study, result["correlations"])
     names = ["ntps", "ntps_p", "explained", "explained_heldout", "explained_heldout_random", "retained"]
     names += ["logme", "hscore", "knn", "accuracy", "majority_rate", "above_majority"]
     frame = study.frame()
@@ -251,15 +324,19 @@ def gain_lead(study: Study, gain: dict[str, Any]) -> str:
     return text
 
 
-def _pictures(study: Study, correlated: bool) -> dict[str, bytes]:
+def _pictures(study: Study, correlations: Mapping[str, Any]) -> dict[str, bytes]:
     if not study.frame()["status"].eq("done").any():
         return {}
     drawn = {f"{name}: against accuracy": picture(partial(_against, study, name, "above_majority")) for name in DRAWN}
+    size = small_multiples(len(study.models))
+    for name in DRAWN:
+        draw = partial(_models, study, name, correlations)
+        drawn[f"{name}_by_model: against accuracy, a picture a model"] = figure_png(draw, figsize=size)
     if study.lora is not None and study.frame()["gain"].notna().any():
         drawn |= {
             f"gain_{name}: against the gain": picture(partial(_against, study, name, "gain")) for name in GAIN_DRAWN
         }
-    if not correlated:
+    if not correlations:
         return drawn
     for name in DRAWN:
         try:
@@ -275,6 +352,10 @@ def _pictures(study: Study, correlated: bool) -> dict[str, bytes]:
 
 def _against(study: Study, name: str, target: str, ax: "Axes") -> None:
     plot_against(study, name, ax, target=target)
+
+
+def _models(study: Study, name: str, correlations: Mapping[str, Any], figure: "Figure") -> None:
+    plot_models(study, name, figure, correlations=correlations)
 
 
 def _options(study: Study, name: str, permute: int | None, ax: "Axes") -> None:

@@ -93,7 +93,8 @@ def test_rank_of_the_ends():
 
 def fixed(coefficients=(0.1, 0.0, 0.0), errors=(-0.02, 0.02), **changes):
     base = Calibration(("accuracy", "held_back"), coefficients, tuple(errors) * 20, ((0.5, 0.9), (0.0, 0.4)), 0.8, 0.8,
-                       {"models": ["m"], "tasks": ["t"]})  # fmt: skip
+                       {"models": ["m"], "tasks": ["t"], "mean_absolute_error": 0.01,
+                        "mean_absolute_error_of_the_mean_gain": 0.02})  # fmt: skip
     return replace(base, **changes)
 
 

@@ -35,7 +35,7 @@ def test_inputs_are_those_of_a_study(found, tiny_llama, tmp_path):
     frame = study.frame().set_index("task")
     for row in found.rows:
         for name in ("accuracy", "majority_rate", "ntps", "explained_heldout", "held_back", "n_texts", "n_classes"):
-            assert row[name] == pytest.approx(frame.loc[row["task"], name], rel=1e-9, abs=1e-12), name
+            assert row[name] == pytest.approx(frame.loc[row["task"], name], rel=1e-4, abs=1e-4), name
 
 
 def test_best_first_and_each_by_the_calibration(found):

@@ -19,7 +19,7 @@ from ntps.errors import NtpsError
 from ntps.locks import lock_folder
 from ntps.measured import SHARES, StudySettings, layer_at
 from ntps.study import OPTION_DEPTHS, run_study
-from ntps.study_report import option_map, write_study
+from ntps.study_report import option_map, plot_models, write_study
 from ntps.tasks import load_task
 
 FAST = SETTINGS
@@ -327,10 +327,35 @@ class TestReport:
     def test_folder(self, finished):
         study, folder, _ = finished
         names = {path.name for path in write_study(study, folder)}
-        assert {"report.html", "study.csv", "ntps.png", "ntps_options.png", "ntps_permuted.png"} <= names
+        assert {
+            "report.html",
+            "study.csv",
+            "ntps.png",
+            "ntps_by_model.png",
+            "ntps_options.png",
+            "ntps_permuted.png",
+        } <= names
         text = (folder / "report.html").read_text()
         assert "held_out" in text
         assert "http" not in text.replace("http-equiv", "")
+
+    def test_a_small_picture_for_each_model(self, finished):
+        from matplotlib.figure import Figure
+
+        study, _, models = finished
+        found = study.correlations(n_permutations=99)
+        figure = plot_models(study, "ntps", Figure(), correlations=found)
+        assert len(figure.axes) == len(models)
+        for ax, model in zip(figure.axes, models, strict=True):
+            low, high = found["ntps"]["per_model"][model]["interval"]
+            assert ax.get_title().startswith(Path(model).name)
+            assert f"[{low:+.2f}, {high:+.2f}]" in ax.get_title()
+            named = {text.get_text(): text.xy for text in ax.texts}
+            rows = study.frame().set_index(["model", "task"])
+            assert named == {
+                t: (rows.loc[(model, t), "ntps"], rows.loc[(model, t), "above_majority"]) for t in study.tasks
+            }
+        assert not plot_models(study, "ntps", Figure()).axes[0].get_title().count("Spearman")
 
     def test_json_is_strict(self, finished):
         text = finished[0].to_json(n_permutations=99)
