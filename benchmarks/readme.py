@@ -83,10 +83,27 @@ def world_table() -> str:
     return "\n".join(rows)
 
 
+def seeds_table() -> str:
+    """Return, over training seeds, what the leading directions of the base model explain before and after training."""
+    frame = pd.read_csv(RESULTS / "miniworld_seeds.csv")
+    last = frame[frame.layer == frame.layer.max()]
+    wide = last.pivot_table(index="task", columns=["model", "training"], values="explained_heldout")
+    start, end = wide["miniworld-base@step0"], wide["miniworld-base"]
+    order = end.mean(axis=1).sort_values(ascending=False).index
+    order = [task for task in order if max(start.loc[task].max(), end.loc[task].max()) >= 0.05]
+    rows = ["| task | random weights | pretrained |", "|---|---|---|"]
+    for task in order:
+        cells = [", ".join(f"{round(value, 2) + 0.0:.2f}" for value in side.loc[task]) for side in (start, end)]
+        rows.append(f"| {task} | {cells[0]} | {cells[1]} |")
+    return "\n".join(rows)
+
+
 def block(name: str) -> str | None:
     """Return the text of a measured block, or `None` when it was not measured."""
     if name == "speed":
         return speed_table() if (RESULTS / "latest.json").exists() else None
+    if name == "seeds":
+        return seeds_table() if (RESULTS / "miniworld_seeds.csv").exists() else None
     if name == "world":
         return world_table() if (RESULTS / "miniworld.csv").exists() else None
     path = ROOT / "report" / "demo.txt" if name == "demo" else RESULTS / f"{name}.txt"
@@ -102,7 +119,7 @@ def main() -> None:
         made = block(match[1])
         return match[0] if made is None else f"<!-- {match[1]} -->\n{made}\n<!-- /{match[1]} -->"
 
-    atomic_write(path, re.sub(r"<!-- (demo|speed|world|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S))
+    atomic_write(path, re.sub(r"<!-- (demo|speed|world|seeds|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S))
 
 
 if __name__ == "__main__":
