@@ -57,7 +57,7 @@ def speed_table() -> str:
         study, training = measured["study"], measured["training"]
         note += (
             f" A study of {study['models']} bundled models by {study['tasks']} tasks ({study['texts']} texts, with "
-            f"controls, nulls and probes) took {study['seconds']:.0f} s (aim: 300), 100 steps of LoRA on the base model "
+            f"controls, nulls and probes) took {study['seconds']:.0f} s (aim: 300), 100 steps of LoRA (base) "
             f"{training['seconds_100_steps']:.0f} s (aim: 40)."
         )
     ranker = measured.get("transformer_ranker")
@@ -98,12 +98,58 @@ def seeds_table() -> str:
     return "\n".join(rows)
 
 
+def _signed(value: float, digits: int = 2) -> str:
+    return "–" if pd.isna(value) else f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def gains_table() -> str:
+    """Return what LoRA gains on the bundled tasks, mean over models and seeds, largest first."""
+    frame = pd.read_csv(RESULTS / "gains.csv").dropna(subset=["gain"])
+    mean = frame.groupby("task").mean(numeric_only=True).sort_values("gain", ascending=False)
+    ends = frame.groupby("task").gain.agg(["min", "max"])
+    rows = [
+        "| task | probe before | gain (least to most) | NTPS | explained | ceiling | next-token loss |",
+        "|---" * 7 + "|",
+    ]
+    for task, row in mean.iterrows():
+        low, high = (_signed(value) for value in ends.loc[task])
+        changes = [
+            _signed(row[name]) for name in ("ntps_change", "explained_change", "ceiling_change", "next_token_change")
+        ]
+        name = str(task).removeprefix("miniworld/")
+        rows.append(
+            f"| {name} | {row.accuracy_before:.2f} | {_signed(row.gain)} ({low} to {high}) | {' | '.join(changes)} |"
+        )
+    models = frame.model.unique()
+    note = (
+        f"\n{len(models)} models ({', '.join(models)}), {frame.seed.nunique()} seed(s); changes are after minus before."
+    )
+    return "\n".join(rows) + "\n" + note
+
+
+def real_table() -> str:
+    """Return the study of the real model: what a frozen probe reaches, the scores, and what LoRA gains."""
+    frame = pd.read_csv(ROOT / "ntps/data/real_study.csv")
+    heads = ["texts", "majority", "probe", "NTPS", "shuffled p", "explained", "fresh weights", "ceiling", "LoRA gain"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for _, row in frame.iterrows():
+        numbers = [row.majority_rate, row.accuracy, row.ntps, row.ntps_p, row.explained_heldout,
+                   row.explained_heldout_random, row.ceiling_heldout]  # fmt: skip
+        gain = f"{_signed(row.gain)} ± {row.gain_se:.2f}"
+        rows.append(f"| {row.task} | {' | '.join(f'{number:.2f}' for number in numbers)} | {gain} |")
+    return "\n".join(rows)
+
+
 def block(name: str) -> str | None:
     """Return the text of a measured block, or `None` when it was not measured."""
     if name == "speed":
         return speed_table() if (RESULTS / "latest.json").exists() else None
     if name == "seeds":
         return seeds_table() if (RESULTS / "miniworld_seeds.csv").exists() else None
+    if name == "gains":
+        return gains_table() if (RESULTS / "gains.csv").exists() else None
+    if name == "real":
+        return real_table() if (ROOT / "ntps/data/real_study.csv").exists() else None
     if name == "world":
         return world_table() if (RESULTS / "miniworld.csv").exists() else None
     path = ROOT / "report" / "demo.txt" if name == "demo" else RESULTS / f"{name}.txt"
@@ -119,7 +165,9 @@ def main() -> None:
         made = block(match[1])
         return match[0] if made is None else f"<!-- {match[1]} -->\n{made}\n<!-- /{match[1]} -->"
 
-    atomic_write(path, re.sub(r"<!-- (demo|speed|world|seeds|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S))
+    atomic_write(
+        path, re.sub(r"<!-- (demo|speed|world|seeds|gains|real|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S)
+    )
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ rows = [
 pd.DataFrame(rows).set_index("layer")
 
 # %% [markdown]
-# The interval of *explained* lies lower than its estimate: an in-sample share is too high, and the jackknife also estimates that bias and takes it off.
+# The interval of *explained* reaches further down than up: an in-sample share is too high, and the jackknife also estimates that bias and takes it off.
 #
 # ## 3. A study
 #

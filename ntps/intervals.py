@@ -23,11 +23,12 @@ class Interval:
 
     Attributes:
         estimate: The value on all texts.
-        low: Lower end, cut to [0, 1].
-        high: Upper end, cut to [0, 1].
+        low: Lower end, cut to [0, 1], at most `estimate`.
+        high: Upper end, cut to [0, 1], at least `estimate`.
         standard_error: Jackknife standard error.
         bias: Jackknife estimate of the value's bias (positive: too high). The interval of `explained` and `retained` is
-            about `estimate - bias`, that of `ntps` about `estimate`.
+            about `estimate - bias`, drawn out to the estimate where that lies outside; that of `ntps` is about
+            `estimate`.
     """
 
     estimate: float
@@ -105,7 +106,8 @@ def _interval(estimate: float, without: np.ndarray, quantile: float, corrected: 
     error = math.sqrt((k - 1) / k * float(np.square(without - mean).sum()))
     bias = (k - 1) * (mean - estimate)
     middle = estimate - bias if corrected else estimate
-    low, high = middle - quantile * error, middle + quantile * error
+    # From few folds the bias is itself uncertain: a value is never outside its own interval.
+    low, high = min(middle - quantile * error, estimate), max(middle + quantile * error, estimate)
     if math.isnan(middle):
         return Interval(estimate, math.nan, math.nan, math.nan, math.nan)
     return Interval(estimate, min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0), error, bias)

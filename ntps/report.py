@@ -135,7 +135,7 @@ def _evidence_html(result: ScoreResult) -> str:
         "<h2>What to read it against</h2><p><b>Shuffled</b>: the mean under labels shuffled among the texts, with z "
         "and one-sided p. <b>Low, high</b>: 95 % intervals; of held-out shares from the spread over folds, of the "
         "others by leaving out a fold at a time; those of explained and retained also take off the bias that this "
-        "estimates, so that a value may lie outside. <b>Fresh weights</b>: the same architecture, not trained.</p>"
+        "estimates, so that a value may lie at an end. <b>Fresh weights</b>: the same architecture, not trained.</p>"
         f"<details open><summary>Tables by quantity and layer</summary>{''.join(tables)}</details>"
     )
 
