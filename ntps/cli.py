@@ -85,7 +85,9 @@ def score_command(
     device_map: Annotated[str | None, typer.Option(help="'auto' spreads a large model.")] = None,
     center: Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")] = False,
     prefix: Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")] = "sum",
-    folds: Annotated[int, typer.Option(help="Also judge on so many held-out folds.")] = 0,
+    folds: Annotated[
+        int | None, typer.Option(help="Held-out folds; 0 for none, which takes less memory.  [default: 5]")
+    ] = None,
     permutations: Annotated[int, typer.Option(help="Also score so many shuffles of the labels: z and p.")] = 0,
     intervals: Annotated[
         bool, typer.Option("--intervals", help="95 % intervals from 3 folds or more; sums take 3 times the memory.")
@@ -111,6 +113,7 @@ def score_command(
     from ntps.models import load_model
     from ntps.nulls import permutation_null
     from ntps.report import write_report
+    from ntps.request import default_folds
     from ntps.runs import run_pass
     from ntps.score import CONVENTIONS
     from ntps.tasks import load_task
@@ -124,9 +127,9 @@ def score_command(
         if value is not None:
             in_range(value, least, None, f"--{name}")
     in_range(permutations, 0, None, "--permutations")
-    if folds < 0 or folds == 1:
+    if folds is not None and (folds < 0 or folds == 1):
         raise NtpsError(f"--folds is {folds}; it must be 0 (none) or at least 2.")
-    if intervals and folds < 3:
+    if intervals and folds is not None and folds < 3:
         raise NtpsError(f"--intervals needs folds to leave out; give --folds 3 or more (it is {folds}).")
     if control and (random_weights or device_map is not None):
         other = "--random-weights" if random_weights else "--device-map"
@@ -157,6 +160,8 @@ def score_command(
             seed=seed,
         )
 
+    if folds is None:
+        folds = default_folds(labelled)
     loaded = load(model, random_weights)
     options: dict[str, Any] = {
         "layers": layers,

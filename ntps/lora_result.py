@@ -128,7 +128,7 @@ class LoraResult:
 
     def _layer_rows(self) -> Iterator[tuple[str, ...]]:
         for first, second in zip(self.before.score.layers, self.after.score.layers, strict=True):
-            values = [(s.ntps, s.headline, s.ceiling if s.ceiling_heldout is None else s.ceiling_heldout)
+            values = [(s.ntps, s.through_v, s.ceiling if s.ceiling_heldout is None else s.ceiling_heldout)
                       for s in (first, second)]  # fmt: skip
             yield (str(first.layer), *(fixed(part[i]) for i in range(3) for part in values))
 

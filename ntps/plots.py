@@ -30,7 +30,7 @@ def plot_layers(result: ScoreResult, ax: "Axes | None" = None) -> "Axes":
     ceilings = [s.ceiling if s.ceiling_heldout is None else s.ceiling_heldout for s in result.layers]
     lines: list[tuple[str, Sequence[float], dict[str, Any]]] = [
         (f"explained by all {result.layers[0].d} directions ({held})", ceilings, {"color": "ceiling", "ls": "-."}),
-        (f"explained through V ({held})", [s.headline for s in result.layers], {"color": "explained", "marker": "o"}),
+        (f"explained through V ({held})", [s.through_v for s in result.layers], {"color": "explained", "marker": "o"}),
         ("NTPS", [s.ntps for s in result.layers], {"color": "score", "marker": "s"}),
         ("NTPS of a random subspace", [s.chance for s in result.layers], {"color": "chance", "ls": ":"}),
     ]
@@ -44,9 +44,12 @@ def plot_layers(result: ScoreResult, ax: "Axes | None" = None) -> "Axes":
         name = "explained_heldout" if result.held_out else "explained"
         fresh = [(s.control or {})[name] for s in result.layers]
         lines.append((f"through V, fresh weights ({held})", fresh, {"color": "explained", "ls": ":", "lw": 1}))
+        if result.held_out:
+            fresh = [(s.control or {})["ceiling_heldout"] for s in result.layers]
+            lines.append((f"all directions, fresh weights ({held})", fresh, {"color": "ceiling", "ls": ":", "lw": 1}))
     for label, values, style in lines:
         ax.plot(layers, values, label=label, markersize=4, **{**style, "color": COLORS[style["color"]]})
-    for name, color in (("explained_heldout", "explained"), ("ntps", "score")):
+    for name, color in (("ceiling_heldout", "ceiling"), ("explained_heldout", "explained"), ("ntps", "score")):
         ends = [(s.interval or {}).get(name) or {} for s in result.layers]
         if any(ends):
             low, high = ([e.get(end, math.nan) for e in ends] for end in ("low", "high"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH_TOKENS = 8192  # of padding and text: bounds the memory that the hidden states of all layers take
 DEFAULT_MAX_LENGTH = 512
+DEFAULT_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ def make_request(
         seed=seed,
         matmul_precision=matmul_precision,
     )
+
+
+def default_folds(task: "Task") -> int:
+    """Return 5, or as many folds as the largest class has texts; 0 where that is one."""
+    most = min(DEFAULT_FOLDS, int(np.bincount(task.labels, minlength=1).max()))
+    return most if most >= 2 else 0
 
 
 def assign_folds(labels: np.ndarray, folds: int, *, seed: int = 0) -> np.ndarray:

@@ -38,6 +38,17 @@ def run(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.parametrize(("texts", "head"), [(40, "V held out"), (6, "V held out"), (2, "explained")])
+def test_shares_are_held_out_by_default_as_far_as_texts_go(run, tiny_llama, tmp_path, texts, head):
+    path = tmp_path / "few.csv"
+    path.write_text("text,label\n" + "".join(f"{TEXTS[n]},{'ab'[n % 2]}\n" for n in range(texts)))
+    status, out, err = run("score", tiny_llama, path)
+    assert (status, err) == (0, "")
+    assert head in out
+    status, out, _ = run("score", tiny_llama, path, "--folds", 0)
+    assert "V held out" not in out
+
+
 def test_table_fits_80_columns_marks_one_best_layer_and_says_what_it_means(run, tiny_llama, reviews):
     status, out, err = run("score", tiny_llama, reviews)
     assert (status, err) == (0, "")
@@ -169,7 +180,7 @@ BAD = [
     (["--max-length", "1"], "--max-length"),
     (["--batch-size", "0"], "--batch-size"),
     (["--folds", "1"], "--folds"),
-    (["--intervals"], "--intervals needs folds"),
+    (["--intervals", "--folds", "2"], "--intervals needs folds"),
     (["--permutations", "-1"], "--permutations is -1"),
     (["--control", "--random-weights"], "exclude each other"),
     (["--permutations", "5", "--convention", "official"], "--convention theory"),

@@ -94,7 +94,8 @@ def test_table_fits_a_terminal(folds, convention):
     result = make(folds=folds, convention=convention)
     lines = result.to_text().splitlines()
     assert max(map(len, lines)) <= 80
-    assert ("held out" in lines[0]) == bool(folds)
+    assert ("V held out" in lines[0]) == bool(folds)
+    assert ("explained" in lines[0]) == (not folds)
     assert [line[0] for line in lines[1:4]].count("*") == 1
     best = lines[1 + result.layers.index(result.best)]
     assert best.startswith("*")
@@ -136,9 +137,9 @@ def test_data_frame_has_a_row_per_layer():
 def test_best_layer_is_judged_held_out_where_there_are_folds():
     result = make()
     base = result.layers[0]
-    inside = dataclasses.replace(base, layer=0, explained=0.9, explained_heldout=0.1)
-    outside = dataclasses.replace(base, layer=1, explained=0.2, explained_heldout=0.15)
-    unknown = dataclasses.replace(base, layer=2, explained_heldout=math.nan)
+    inside = dataclasses.replace(base, layer=0, explained=0.9, explained_heldout=0.3, ceiling_heldout=0.4)
+    outside = dataclasses.replace(base, layer=1, explained=0.2, explained_heldout=0.15, ceiling_heldout=0.5)
+    unknown = dataclasses.replace(base, layer=2, ceiling_heldout=math.nan)
     made = ScoreResult((unknown, inside, outside), "theory", 1, 1, 2)
     assert made.best.layer == 1
     plain = [dataclasses.replace(s, explained_heldout=None, ceiling_heldout=None) for s in (inside, outside)]
