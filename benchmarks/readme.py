@@ -127,6 +127,32 @@ def gains_table() -> str:
     return "\n".join(rows) + "\n" + note
 
 
+def forecast_table() -> str:
+    """Return what goes with the gain, and the error of predicting it for tasks and models left out, in points."""
+    found = json.loads((RESULTS / "gains.json").read_text())
+    rows = ["| known before training | rank correlation with the gain | error, task left out | error, model left out |"]
+    rows.append("|---" * 4 + "|")
+    names = {"ntps": "ntps", "accuracy": "accuracy", "accuracy + held back": "held_back", "accuracy + explained": ""}
+    for name in ("zero", "mean", "accuracy", "ntps", "accuracy + ntps", "accuracy + explained", "accuracy + held back"):
+        entry = found["correlations"].get(names.get(name, ""))
+        rho = f"{entry['spearman']:+.2f} [{entry['interval'][0]:+.2f}, {entry['interval'][1]:+.2f}]" if entry else ""
+        cells = []
+        for over in ("task", "model"):
+            row = found["errors"][over][name]
+            cells.append(f"{100 * row['mae']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]")
+        label = {"zero": "nothing: no gain", "mean": "nothing: the mean gain", "ntps": "NTPS"}.get(name, name)
+        rows.append(f"| {label.replace('ntps', 'NTPS')} | {rho} | {' | '.join(cells)} |")
+    mean, low, high = found["changes"]["ntps_change"]
+    share = found["changes"]["explained_change"]
+    note = (
+        f"\nOver all cells NTPS changes by {mean:+.3f} [{low:+.3f}, {high:+.3f}], the share explained through V by "
+        f"{share[0]:+.2f} [{share[1]:+.2f}, {share[2]:+.2f}]; accuracy after is below before in "
+        f"{found['below']['after_below_before']} of {found['below']['runs']} runs, in "
+        f"{found['below']['by_two_standard_errors']} by two standard errors."
+    )
+    return "\n".join(rows) + "\n" + note
+
+
 def real_table() -> str:
     """Return the study of the real model: what a frozen probe reaches, the scores, and what LoRA gains."""
     frame = pd.read_csv(ROOT / "ntps/data/real_study.csv")
@@ -148,6 +174,8 @@ def block(name: str) -> str | None:
         return seeds_table() if (RESULTS / "miniworld_seeds.csv").exists() else None
     if name == "gains":
         return gains_table() if (RESULTS / "gains.csv").exists() else None
+    if name == "forecast":
+        return forecast_table() if (RESULTS / "gains.json").exists() else None
     if name == "real":
         return real_table() if (ROOT / "ntps/data/real_study.csv").exists() else None
     if name == "world":
@@ -166,7 +194,10 @@ def main() -> None:
         return match[0] if made is None else f"<!-- {match[1]} -->\n{made}\n<!-- /{match[1]} -->"
 
     atomic_write(
-        path, re.sub(r"<!-- (demo|speed|world|seeds|gains|real|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S)
+        path,
+        re.sub(
+            r"<!-- (demo|speed|world|seeds|gains|forecast|real|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S
+        ),
     )
 
 
