@@ -153,6 +153,44 @@ def forecast_table() -> str:
     return "\n".join(rows) + "\n" + note
 
 
+QUANTITIES = {
+    "ceiling_heldout": "all directions, held out",
+    "reduced_rank": "reduced-rank regression",
+    "logme": "LogME",
+    "knn": "5 nearest neighbours",
+    "hscore_shrunk": "H-score, shrunk",
+    "explained_heldout": "through V, held out",
+    "explained": "through V, in sample",
+    "retained": "retained",
+    "ntps_z": "NTPS against shuffled labels",
+    "ntps": "NTPS",
+}
+
+
+def quantity_table() -> str:
+    """Return which quantity goes with a probe's accuracy: fixed, and with depth and rank chosen elsewhere."""
+    found = json.loads((RESULTS / "quantity.json").read_text())["pretrained"]
+    rows = {row["quantity"]: row for row in found}
+    path = RESULTS / "quantity_real.json"
+    real = {row["quantity"]: row for row in json.loads(path.read_text())["pretrained"]} if path.exists() else {}
+    heads = ["quantity", "by default", "task left out", "model left out", "chosen", "Gemma 3 270M, by default"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, label in QUANTITIES.items():
+        row = rows[name]
+        held = [f"{row[key]:.2f}" if row.get(key) is not None else "" for key in ("left_out_task", "left_out_model")]
+        option = row.get("option")
+        share = 0 if option is None else round(1 / option["share"])
+        chosen = (
+            "" if option is None else f"{100 * option['depth']:.0f} % depth, {'all' if share == 1 else f'd/{share}'}"
+        )
+        fixed, there = (
+            f"{each['fixed']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" if each else "–"
+            for each in (row, real.get(name))
+        )
+        lines.append(f"| {label} | {fixed} | {' | '.join(held)} | {chosen} | {there} |")
+    return "\n".join(lines)
+
+
 def real_table() -> str:
     """Return the study of the real model: what a frozen probe reaches, the scores, and what LoRA gains."""
     frame = pd.read_csv(ROOT / "ntps/data/real_study.csv")
@@ -176,6 +214,8 @@ def block(name: str) -> str | None:
         return gains_table() if (RESULTS / "gains.csv").exists() else None
     if name == "forecast":
         return forecast_table() if (RESULTS / "gains.json").exists() else None
+    if name == "quantity":
+        return quantity_table() if (RESULTS / "quantity.json").exists() else None
     if name == "real":
         return real_table() if (ROOT / "ntps/data/real_study.csv").exists() else None
     if name == "world":
@@ -196,7 +236,10 @@ def main() -> None:
     atomic_write(
         path,
         re.sub(
-            r"<!-- (demo|speed|world|seeds|gains|forecast|real|real-\w+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S
+            r"<!-- (demo|speed|world|seeds|quantity|gains|forecast|real|real-\w+) -->\n.*?<!-- /\1 -->",
+            fill,
+            text,
+            flags=re.S,
         ),
     )
 
