@@ -1,5 +1,6 @@
 """`ntps lora`: parsing and printing, nothing else. `register(app)` adds it to the command line."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +84,8 @@ def lora_command(
         raise NtpsError(f"--folds is {folds}; it must be 0 (none) or at least 2.")
     if resume and output is None:
         raise NtpsError("--resume needs --output, the folder of the run to go on with.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise NtpsError("ntps lora trains in one process; start it without torchrun.")
     check_writable(output, json_file)
 
     from ntps.files import atomic_write

@@ -131,3 +131,10 @@ def test_bad_input_is_one_sentence(run, tiny_llama, reviews, tmp_path):
         assert (status, out) == (2, ""), err
         assert culprit in err, err
         assert len(err.strip().splitlines()) == 1
+
+
+def test_several_processes_are_refused(run, tiny_llama, reviews, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, out, err = run(tiny_llama, reviews, *FAST)
+    assert (status, out) == (2, "")
+    assert "without torchrun" in err
