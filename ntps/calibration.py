@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CALIBRATION_SCHEMA = 1
 BUNDLED = "gain_calibration.json"
 MIN_TASKS = 6
-WORTH = 0.01  # a gain below one point in a hundred is not worth the training
+WORTH = 1  # points of accuracy; less is not worth the training
 INPUTS = {
     "accuracy": "accuracy of the frozen linear probe of the last layer, cross-validated",
     "held_back": "held-out ceiling of the best layer minus that of the last: what earlier layers know better",
@@ -44,8 +44,8 @@ class GainForecast:
     Attributes:
         expected: Accuracy after minus before, in [-1, 1].
         low, high: Ends of the interval.
-        verdict: `"pays"` when all of the interval is above `WORTH`, `"little"` when all of it is below, else
-            `"unknown"`.
+        verdict: `"little"` when the upper end is at most `WORTH` (one point, as printed), `"pays"` when the lower end
+            is at least that, else `"unknown"`.
         outside: Inputs that lie outside what the calibration has seen.
     """
 
@@ -108,8 +108,10 @@ class Calibration:
         below, above = error_interval(self.errors, self.confidence)
         accuracy = float(values.get("accuracy", math.nan))
         least, most = (-1.0, 1.0) if math.isnan(accuracy) else (-accuracy, 1 - accuracy)
-        expected, low, high = (min(max(end, least), most) for end in (expected, expected + below, expected + above))
-        verdict = "pays" if low > WORTH else "little" if high < WORTH else "unknown"
+        high = min(max(expected + above, least), most)
+        expected = min(max(expected, least), most)
+        low = min(max(expected + below, least), most)  # of what can be: an interval wholly above that is no certainty
+        verdict = _verdict(low, high)
         outside = tuple(
             name
             for name, value, (first, last) in zip(self.inputs, given, self.ranges, strict=True)
@@ -210,6 +212,12 @@ def load_calibration(path: str | Path | None = None) -> Calibration:
         return Calibration.from_dict(read_json(Path(path)), str(path))
     text = resources.files("ntps").joinpath(f"data/{BUNDLED}").read_text(encoding="utf-8")
     return Calibration.from_dict(json.loads(text), "the bundled calibration")
+
+
+def _verdict(low: float, high: float) -> str:
+    """Judge the ends as they are printed, in whole points."""
+    first, last = round(100 * low), round(100 * high)
+    return "little" if last <= WORTH else "pays" if first >= WORTH else "unknown"
 
 
 def error_interval(errors: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -88,18 +88,28 @@ class Prescreening:
         """Say what the forecasts rest on."""
         about, level = self.calibration.about, self.calibration.confidence
         error, plain = about["mean_absolute_error"], about["mean_absolute_error_of_the_mean_gain"]
-        return (
-            f"Forecasts with {100 * level:.0f} % intervals, fitted on {len(about['models'])} models and "
-            f"{len(about['tasks'])} tasks ({about.get('world', 'a study of your own')}); on tasks left out their mean "
-            f"error is {100 * error:.1f} points, that of the mean gain {100 * plain:.1f}, and "
+        text = (
+            f"Forecasts with {100 * level:.0f} % intervals, fitted on {_count(len(about['models']), 'model')} and "
+            f"{_count(len(about['tasks']), 'task')} ({about.get('world', 'a study of your own')}); on tasks left out "
+            f"their mean error is {100 * error:.1f} points, that of the mean gain {100 * plain:.1f}, and "
             f"{100 * self.calibration.coverage:.0f} % lie inside. Tasks of another kind may differ more."
         )
+        read, fewest = about.get("limit"), min((row["n_texts"] for row in self.rows if "n_texts" in row), default=0)
+        if read and fewest < 0.9 * read:
+            text += (
+                f" What is held back shows less with fewer texts: the fit read {read} of a task, here are as few as "
+                f"{fewest}, so gains may be larger."
+            )
+        return text
 
     def __str__(self) -> str:
         import textwrap
 
         done = [row for row in self.rows if row["status"] == "done"]
-        lines = [*textwrap.wrap(f"{short_name(self.model)}: {len(done)} tasks by expected gain of LoRA", 80), ""]
+        lines = [
+            *textwrap.wrap(f"{short_name(self.model)}: {_count(len(done), 'task')} by expected gain of LoRA", 80),
+            "",
+        ]
         width = max([4, *(len(row["task"]) for row in done)])
         width = min(width, 28)
         lines.append(f"  {'task':{width}}  probe  gain  verdict")
@@ -123,6 +133,10 @@ class Prescreening:
         frame = self.to_dataframe()
         shown = frame[[name for name in COLUMNS if name in frame]]
         return f"{shown.round(3).to_html(index=False)}<p>{html.escape(self.basis)}</p>"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def prescreen(

@@ -48,14 +48,16 @@ def picture(draw: Callable[["Axes"], Any], *, figsize: tuple[float, float] = (6.
 
 def figure_png(draw: Callable[["Figure"], Any], *, figsize: tuple[float, float]) -> bytes:
     """Return the PNG of what `draw` puts on a fresh figure; the reader's own matplotlib state is left alone."""
+    from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=figsize, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with style.context("default"):  # legends and labels are laid out for its sizes
+        figure = Figure(figsize=figsize, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
 
 

@@ -110,9 +110,19 @@ def test_verdicts_and_their_words():
 
 def test_a_gain_cannot_lift_accuracy_above_one():
     forecast = fixed().forecast({"accuracy": 0.97, "held_back": 0.0})
+    assert forecast.low == pytest.approx(0.01)  # below what can be by the error, not squeezed against it
     assert forecast.high == pytest.approx(0.03)
     assert forecast.expected == pytest.approx(0.03)
     assert forecast.outside == ("accuracy",)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.006, 0.04, "pays"), (0.004, 0.04, "unknown"), (-0.02, 0.014, "little"), (0.006, 0.01, "little")],
+)
+def test_a_verdict_agrees_with_the_points_that_are_printed(low, high, verdict):
+    forecast = fixed((0.0, 0, 0), (low, high)).forecast({"accuracy": 0.7, "held_back": 0.2})
+    assert forecast.verdict == verdict
 
 
 def test_file_there_and_back(tmp_path):

@@ -27,7 +27,29 @@ CLAIMS = {
         "all(abs(row['V']) < 0.05 for row in rows if row['task'] == 'coin')",
         "[row['V'] for row in rows if row['task'] == 'watermark'][0] > 0.1",
         "[row['V'] for row in rows if row['task'] == 'topic'][0] < 0.1",
-    ]
+    ],
+    "03_empirical_correlations": [
+        "(real.accuracy > real.majority_rate + 0.03).all()",
+        "(real.ntps_p < 0.05).sum() <= 2",
+        "(real.explained_heldout_random > 0.05).sum() >= 2",
+    ],
+    "04_lora_effects": [
+        "runs['topic'].gain < 0.05",
+        "runs['watermark'].gain > 0.2",
+        "all(run.after.next_token_loss - run.before.next_token_loss > 0.05 for run in runs.values())",
+        "ceilings(frozen['watermark']).argmax() == 0 and ceilings(frozen['watermark'])[-1] < 0.1",
+        "np.ptp(ceilings(frozen['topic'])) < 0.05",
+        "ceilings(runs['watermark'].after.score)[1:].min() > ceilings(frozen['watermark']).max()",
+        "all(0 < (rows['change'] > 0).sum() < len(rows) for _, rows in table.groupby('task'))",
+        "all(rows['share through V, change'].iloc[-1] > 0.1 for _, rows in table.groupby('task'))",
+        "intruder_count(loud) > 3 * max(intruder_count(run) for run in (low, middle, whole))",
+        "whole.gain > 0.2 and loud.gain > low.gain + 0.1",
+        "(margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_low'] < 0).all()",
+        "(margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_high'] > 0).all()",
+        "scores.ceiling_heldout[1:].min() > scores.ceiling_heldout_random.max() + 0.3",
+        "scores.ceiling_heldout[4] < scores.ceiling_heldout[3]",
+        "scores.explained_heldout.abs().max() < 0.1",
+    ],
 }
 
 

@@ -76,7 +76,7 @@ checks.permutation_p(permutation_p)
 # %% [markdown]
 # On a coin toss the p-value should be any number between 0 and 1, each as likely. The cell below tosses a coin for the texts of a task, many times over, and draws your p-values: the picture must be flat.
 
-# %% tags=["solution-only"]
+# %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 task = ntps.load_task("miniworld/noise", limit=200)
 moments, features = collect(model, task, layers=[-1], progress=False)

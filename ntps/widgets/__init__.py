@@ -6,6 +6,7 @@ browser; `panel.show()` puts ipywidgets around it. Everything slow is computed b
 
 from ntps.widgets.bounds import BoundsPanel
 from ntps.widgets.linear_world import LinearWorld, LinearWorldPanel, plane_world, read_world
+from ntps.widgets.lora_panel import LoraPanel
 from ntps.widgets.panel import Choice, Panel, Slider
 from ntps.widgets.selection import SelectionPanel
 from ntps.widgets.spectra import SpectraPanel, between_groups, plane_coordinates
@@ -17,6 +18,7 @@ __all__ = [
     "Choice",
     "LinearWorld",
     "LinearWorldPanel",
+    "LoraPanel",
     "Panel",
     "SelectionPanel",
     "Slider",

@@ -1,0 +1,207 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version,-widgets
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Exercises 04 · LoRA effects
+#
+# <!-- badges -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex04_lora_effects.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex04_lora_effects.ipynb)
+# <!-- /badges -->
+#
+# **Time:** 30 minutes · **Prerequisites:** [lesson 04](../04_lora_effects.ipynb).
+#
+# Exercise 1 merges an adapter by hand and looks for intruder dimensions, exercise 2 predicts the gain of LoRA on the paper's figures, each data set left out in turn. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+
+# %% tags=["colab"]
+# On Colab this installs the package; anywhere else it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    address = "git+https://github.com/OWNER/ntps@main"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+
+# %%
+# %matplotlib inline
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+import ntps
+from ntps import checks_lora as checks
+from ntps import published
+from ntps.adapters import linear_modules
+from ntps.gain import gain_prediction
+
+sns.set_theme(style="ticks", palette="colorblind")
+
+
+# %% [markdown]
+# ## Exercise 1: an adapter by hand
+#
+# After training, an adapter can be added into the weight it belongs to. Write `merged_weight(W, B, A, alpha)`: the weight that computes what $W$ and the adapter compute together. The rank is not given; where does it show?
+#
+# <details><summary>Hint</summary>
+#
+# $B$ and $A$ share one side: that is $r$. The product enters times $\alpha / r$.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def merged_weight(W, B, A, alpha):
+    """Return the weight with the adapter added in.
+
+    Args:
+        W: (m, n) original weight.
+        B: (m, r) factor.
+        A: (r, n) factor.
+        alpha: Scale of the adapter: the product enters times alpha / r.
+    """
+    return W + alpha / len(A) * B @ A
+
+
+# %%
+checks.merged_weight(merged_weight)
+
+
+# %% [markdown]
+# Now look for what is new in it. Write `intruder_places(before, after, k, epsilon)`: of the tuned matrix's $k$ strongest left singular vectors, the places of those that resemble none of the original ones. Their order may have changed, and their sign means nothing.
+#
+# <details><summary>Hint</summary>
+#
+# `np.linalg.svd(W, full_matrices=False)[0]` has the left singular vectors as columns, strongest first. One matrix product gives the cosines of every old vector with every new one.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def intruder_places(before, after, k, epsilon):
+    """Return the places, from 0, of the top k left singular vectors of `after` that are new.
+
+    Args:
+        before: (m, n) original weight.
+        after: (m, n) tuned weight.
+        k: How many of the strongest vectors to look at.
+        epsilon: A vector is new if its largest absolute cosine with any original one is below this.
+    """
+    old = np.linalg.svd(before, full_matrices=False)[0]
+    new = np.linalg.svd(after, full_matrices=False)[0][:, :k]
+    closest = np.abs(old.T @ new).max(axis=0)
+    return np.flatnonzero(closest < epsilon)
+
+
+# %%
+checks.intruder_places(intruder_places)
+
+# %% [markdown]
+# The cell below takes a weight of the bundled model and adds random adapters of rank 1 and of rank 16 to it, scaled to the **same size**, that is, the same Frobenius norm of the update. How large must it be before an intruder shows? Before you run it: gradually, or all at once? And which rank first?
+
+# %%
+model = ntps.load_model("miniworld-base", dtype="float32")
+W = linear_modules(model.model)["layers.2.self_attn.o_proj"].weight.detach().double().numpy()
+rng = np.random.default_rng(0)
+sizes = np.linspace(0.02, 0.8, 40)
+figure, ax = plt.subplots(figsize=(5.6, 2.8), layout="constrained")
+for rank, marker in ((1, "o"), (16, "s")):
+    B, A = rng.standard_normal((len(W), rank)), rng.standard_normal((rank, W.shape[1]))
+    unit = np.linalg.norm(B @ A) / np.linalg.norm(W) / rank  # the size of the update at alpha = 1
+    found = [len(intruder_places(W, merged_weight(W, B, A, size / unit), 10, 0.6)) for size in sizes]
+    ax.plot(sizes, found, marker, ms=4, ls="-", lw=1, label=f"rank {rank}")
+ax.set(xlabel="size of the update, as a share of the weight's", ylabel="intruders among the top 10")
+ax.legend(frameon=False)
+sns.despine()
+plt.show()
+
+
+# %% [markdown]
+# A change of one direction stays invisible among the strongest vectors until it is as loud as they are; then it is one of them, all at once. A change of the same size over many directions has to be larger before any single one stands out.
+# This is why few directions used loudly leave intruders, and training all weights does not.
+#
+# ## Exercise 2: predict the gain without peeking
+#
+# `accuracy` holds the accuracy of the probe and `gain` the gain of LoRA, a row for each model and a column for each task. Write `gain_without_task(accuracy, gain, task)`: fit one line, gain against accuracy, on the cells of the **other** tasks, and return what it
+# predicts for this task in every model.
+#
+# <details><summary>Hint</summary>
+#
+# `np.delete(..., task, axis=1)` takes the column out in all models. `np.polyfit(x, y, 1)` returns slope and intercept.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def gain_without_task(accuracy, gain, task):
+    """Return the predicted gains (models,) of a task, from a line fitted without it.
+
+    Args:
+        accuracy: (models, tasks) accuracy of the probe, before fine-tuning.
+        gain: (models, tasks) gain of LoRA.
+        task: Column of the task that is left out.
+    """
+    x, y = np.delete(accuracy, task, axis=1).ravel(), np.delete(gain, task, axis=1).ravel()
+    slope, intercept = np.polyfit(x, y, 1)
+    return intercept + slope * accuracy[:, task]
+
+
+# %%
+checks.gain_without_task(gain_without_task)
+
+
+# %% [markdown]
+# A prediction needs a rival. Write `left_out_errors(accuracy, gain)`: the mean absolute error of the line over all cells, every task left out in turn, and that of a rival that predicts the mean gain. What must be left out of that mean?
+
+
+# %% tags=["solution"]
+def left_out_errors(accuracy, gain):
+    """Return two mean absolute errors: of the line, and of the mean gain, each fitted without the task it predicts.
+
+    Args:
+        accuracy: (models, tasks) accuracy of the probe, before fine-tuning.
+        gain: (models, tasks) gain of LoRA.
+    """
+    line, mean = np.empty_like(gain), np.empty_like(gain)
+    for task in range(gain.shape[1]):
+        line[:, task] = gain_without_task(accuracy, gain, task)
+        mean[:, task] = np.delete(gain, task, axis=1).mean()
+    return np.abs(line - gain).mean(), np.abs(mean - gain).mean()
+
+
+# %%
+checks.left_out_errors(left_out_errors)
+
+# %% [markdown]
+# With it you can judge the paper's figures yourself, and compare with what the library says in part 6 of the lesson.
+
+# %%
+figures = published.results()
+accuracy, gain = (published.grid(figures, column) for column in ("linear_accuracy", "gain"))
+line, mean = left_out_errors(accuracy, gain)
+library = gain_prediction(n_bootstrap=200)
+print(f"line in accuracy: {100 * line:.2f} points; ntps.gain says {100 * library.mae['accuracy']:.2f}")
+print(f"mean gain:        {100 * mean:.2f} points; ntps.gain says {100 * library.mae['mean']:.2f}")
+
+datasets = list(figures["dataset"].unique())
+without = [np.delete(np.arange(len(datasets)), place) for place in range(len(datasets))]
+rows = sorted(
+    (left_out_errors(accuracy[:, keep], gain[:, keep]), name) for keep, name in zip(without, datasets, strict=True)
+)
+print("\nerrors when a data set is not there at all, in points (line, mean):")
+for (one, other), name in rows[:3]:
+    print(f"  without {name:14s} {100 * one:5.2f} {100 * other:5.2f}")
+
+# %% [markdown]
+# Over all twelve data sets the line predicts no better than the mean. Take a single one away, the first of the short list, where the probe is poor and LoRA makes it worse, and the line is far better than the mean. With twelve tasks, one of them can decide
+# what a comparison of predictors says: look at who decides before you quote the winner.
