@@ -1,7 +1,7 @@
 """What LoRA gains on the bundled world, whether a score predicts it, and the calibration that ships with the package.
 
     python -m benchmarks.gains --output gains        # about half an hour on two cores; stop and start as you like
-    python -m benchmarks.gains --output gains --model miniworld-base --seeds 3
+    python -m benchmarks.gains --output default --model miniworld-base --seeds 3 --limit 2000 --save gains_base
     python -m benchmarks.gains --output real --model DIR --task a.jsonl ... --steps 40 --seeds 1 --max-length 64
 
 Prints, and writes to DIR/gains.json: the gain of every task, how often accuracy after is below before, whether NTPS
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--control", action="store_true", help="also score fresh weights")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--save", help="also write the table as benchmarks/results/NAME.csv")
     given = parser.parse_args()
     bundled = not (given.model or given.task)
     study = run_study(
@@ -101,9 +102,11 @@ def main() -> None:
         print({**fitted.about, "coverage": fitted.coverage})
         if bundled:
             atomic_write(ROOT / "ntps/data" / BUNDLED, fitted.to_json())
-    if bundled:
+    if bundled or given.save:
         table = study.frame()[[name for name in KEPT if name in study.frame()]]
-        atomic_write(ROOT / "benchmarks/results/gains.csv", table.to_csv(index=False, float_format="%.5f"))
+        name = given.save or "gains"
+        atomic_write(ROOT / f"benchmarks/results/{name}.csv", table.to_csv(index=False, float_format="%.5f"))
+    if bundled:
         kept = {name: result[name] for name in ("below", "changes", "errors")}
         kept["correlations"] = {
             name: {key: found[key] for key in ("spearman", "interval", "p_value")}

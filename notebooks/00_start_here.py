@@ -109,12 +109,14 @@ result
 # | NTPS | how much of U lies inside V? | 0 to 1 |
 # | chance | what would a random V of that size get? | $k_V/d$ |
 # | retained | of what *all* directions tell about the labels, which share do the first $k_V$ of V keep? | 0 to 1 |
-# | excess loss | what does the detour through V cost, in squared error? | 0 and up |
-# | held out | how much of the labels' variance does a readout of V explain **on texts it has not seen**? | up to 1 |
+# | excess | what does the detour through V cost, in squared error? | 0 and up |
+# | V held out | how much of the labels' variance does a readout of V explain **on texts it has not seen**? | up to 1 |
+# | all | and a readout of all directions? | up to 1 |
 #
 # Here $d$ is the number of directions (the width of the states) and $k_V$ the number of next-token directions that we keep.
-# *Held out* is the column to trust first: 1 is perfect, 0 is no better than knowing how frequent each label is, and a value a
-# little below 0 means that the readout learned noise. The picture shows the same numbers:
+# The last two are the columns to trust first: 1 is perfect, 0 is no better than knowing how frequent each label is, and a value
+# a little below 0 means that the readout learned noise. *All* says what the layer knows (the star marks the layer that knows
+# most), *V held out* what next-token prediction uses of it. The picture shows the same numbers:
 
 # %%
 result.plot()

@@ -288,8 +288,8 @@ pd.DataFrame(rows).set_index("layer").map("{:.2g}".format)
 # Two ends pull. At the top one [outlier direction](glossary.md#outlier-direction) holds about half or more of all squared length: it is almost exactly the mean state, common to all texts. At the bottom lie directions in which texts hardly differ at all. Centring takes away
 # the first end and only part of the condition number. In large models single channels can be louder still.
 #
-# The whitened score asks for no condition number, at the price that we compute $M^{1/2}$. And when we have $M$, $X$ and $V$ anyway, the *exact* value costs no more. That is why `ntps.score` reports it, and why
-# its headline is the share retained.
+# The whitened score asks for no condition number, at the price that we compute $M^{1/2}$. And when we have $M$, $X$ and $V$ anyway, the *exact* value costs no more. That is why `ntps.score` reports it, and the
+# shares explained beside it.
 #
 # **And the coin?** $U$ and $V$ are both divided by a Gram matrix, $M$ or $C_0$: their arrows are *long* where states hardly vary. If both mostly live in the quiet directions, they overlap whatever the labels are.
 #

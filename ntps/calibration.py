@@ -169,7 +169,7 @@ def calibrate(
         about: What the calibration should say of itself, beside models and tasks.
 
     Raises:
-        NtpsError: If there is no gain, a column is missing, or there are fewer than six tasks.
+        NtpsError: If there is no gain, all are equal, a column is missing, or there are fewer than six tasks.
     """
     in_range(confidence, 0.5, 0.99, "confidence")
     cells = gain_frame(frame)
@@ -182,6 +182,8 @@ def calibrate(
         raise NtpsError(
             f"a calibration needs the gains of at least {MIN_TASKS} tasks; there are {len(set(tasks))}. Add tasks."
         )
+    if cells["gain"].nunique() == 1:
+        raise NtpsError(f"every gain is {cells['gain'].iloc[0]:+.3f}; a calibration needs gains that differ.")
     design = np.column_stack([np.ones(len(cells)), cells[list(inputs)].to_numpy(dtype=float)])
     gain = cells["gain"].to_numpy(dtype=float)
     columns = design[:, 1:]

@@ -111,12 +111,14 @@ def _write_calibration(study: Any, output: Path, limit: int) -> None:
 
 def as_text(result: dict[str, Any]) -> str:
     """Return a table of at most 80 columns and what it says."""
+    from ntps.results import counted
     from ntps.study_report import lead
 
     cells = result["cells"]
     counts = {status: sum(c["status"] == status for c in cells) for status in ("done", "failed", "missing")}
     lines = [
-        f"{len(result['models'])} models, {len(result['tasks'])} tasks: {counts['done']} of {len(cells)} cells done"
+        f"{counted(len(result['models']), 'model')}, {counted(len(result['tasks']), 'task')}: "
+        f"{counts['done']} of {len(cells)} cells done"
         + (f", {counts['failed']} failed" if counts["failed"] else "")
         + (f", {counts['missing']} to come" if counts["missing"] else "")
     ]

@@ -20,7 +20,7 @@ from ntps.features import Features
 from ntps.measured import DEFAULT_LIMIT, finite, layer_at
 from ntps.models import LanguageModel, load_model
 from ntps.probes import linear_probe
-from ntps.results import short_name
+from ntps.results import counted, short_name
 from ntps.score import score
 from ntps.study import DEPTH
 from ntps.tasks import Task, load_task
@@ -89,8 +89,8 @@ class Prescreening:
         about, level = self.calibration.about, self.calibration.confidence
         error, plain = about["mean_absolute_error"], about["mean_absolute_error_of_the_mean_gain"]
         text = (
-            f"Forecasts with {100 * level:.0f} % intervals, fitted on {_count(len(about['models']), 'model')} and "
-            f"{_count(len(about['tasks']), 'task')} ({about.get('world', 'a study of your own')}); on tasks left out "
+            f"Forecasts with {100 * level:.0f} % intervals, fitted on {counted(len(about['models']), 'model')} and "
+            f"{counted(len(about['tasks']), 'task')} ({about.get('world', 'a study of your own')}); on tasks left out "
             f"their mean error is {100 * error:.1f} points, that of the mean gain {100 * plain:.1f}, and "
             f"{100 * self.calibration.coverage:.0f} % lie inside. Tasks of another kind may differ more."
         )
@@ -107,7 +107,7 @@ class Prescreening:
 
         done = [row for row in self.rows if row["status"] == "done"]
         lines = [
-            *textwrap.wrap(f"{short_name(self.model)}: {_count(len(done), 'task')} by expected gain of LoRA", 80),
+            *textwrap.wrap(f"{short_name(self.model)}: {counted(len(done), 'task')} by expected gain of LoRA", 80),
             "",
         ]
         width = max([4, *(len(row["task"]) for row in done)])
@@ -133,10 +133,6 @@ class Prescreening:
         frame = self.to_dataframe()
         shown = frame[[name for name in COLUMNS if name in frame]]
         return f"{shown.round(3).to_html(index=False)}<p>{html.escape(self.basis)}</p>"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def prescreen(

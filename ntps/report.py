@@ -22,7 +22,8 @@ body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:56rem;margin:2rem a
 h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}
 th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd}th{font-weight:600;white-space:nowrap}
-td.word,th.word{text-align:left}td.word+td.word{overflow-wrap:anywhere}tr.best{background:#fff3e0;font-weight:600}
+th:has(wbr){white-space:normal}td.word,th.word{text-align:left}td.word+td.word{overflow-wrap:anywhere;min-width:8rem}
+tr.best{background:#fff3e0;font-weight:600}
 img{max-width:100%;height:auto}.lead{background:#f4f6f8;padding:.8rem 1rem;border-radius:.4rem}
 details{margin:1rem 0}footer{color:#666;margin-top:2rem;font-size:.85rem}
 """
@@ -73,7 +74,10 @@ def table_html(heads: list[str], rows: list[list[Any]], *, best: int | None = No
         if isinstance(value, float):
             value = fixed(value, missing="–")
         kind = ' class="word"' if column in words else ""
-        return f"<{tag}{kind}>{html.escape('–' if value is None else str(value))}</{tag}>"
+        text = html.escape("–" if value is None else str(value))
+        if tag == "th":  # a column's name may be broken where its words end
+            text = text.replace("_", "_<wbr>")
+        return f"<{tag}{kind}>{text}</{tag}>"
 
     head = "".join(cell(column, value, "th") for column, value in enumerate(heads))
     body = [

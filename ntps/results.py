@@ -297,6 +297,11 @@ class ScoreResult:
         return plot_layers(self, ax=ax)
 
 
+def counted(number: int, word: str) -> str:
+    """Return "1 task", "2 tasks"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def short_name(name: str) -> str:
     """Return the last part of a path, or a hub name as it is."""
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name

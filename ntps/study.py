@@ -238,6 +238,10 @@ class Study:
 
     def _gain_evidence(self, n_permutations: int) -> dict[str, Any]:
         found: dict[str, Any] = {"settings": cast(TrainSettings, self.lora).to_dict()}
+        gains = self.frame()["gain"].dropna()
+        if len(gains) and gains.nunique() == 1:
+            reason = f"Every gain is {gains.iloc[0]:+.3f}: there is nothing to predict."
+            return found | {"correlations": {}, "errors": {}, "refused": reason}
         try:
             found |= {"correlations": self.correlations(target="gain", n_permutations=n_permutations), "refused": None}
         except NtpsError as error:

@@ -13,6 +13,7 @@ from ntps.files import atomic_write
 from ntps.measured import SHARES
 from ntps.plots import COLORS, new_axes, short_name
 from ntps.report import figure_png, image_tag, page, picture, settings_html, table_html
+from ntps.results import counted
 from ntps.selection import select_and_correlate
 from ntps.stats import centred_ranks, unit
 from ntps.study import OPTION_DEPTHS, Study
@@ -230,7 +231,8 @@ def write_study(study: Study, directory: str | Path, *, result: dict[str, Any] |
     correlations = _correlation_rows(result["correlations"])
     failed = [c for c in result["cells"] if c["status"] != "done"]
     body = (
-        f"<h1>{len(study.models)} models on {len(study.tasks)} tasks</h1><p class='lead'>{html.escape(lead(result))}"
+        f"<h1>{counted(len(study.models), 'model')} on {counted(len(study.tasks), 'task')}</h1>"
+        f"<p class='lead'>{html.escape(lead(result))}"
         "</p><h2>What predicts accuracy</h2>"
     )
     if correlations:

@@ -8,7 +8,7 @@ import torch
 from kill_study import SETTINGS, make_tasks
 
 import ntps.lora
-from ntps.calibration import load_calibration
+from ntps.calibration import calibrate, load_calibration
 from ntps.cells import make_grid
 from ntps.errors import NtpsError
 from ntps.gain import STUDY_INPUTS, gain_frame, gain_prediction
@@ -156,6 +156,20 @@ def test_page_pictures_and_sentence(finished, tmp_path):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+def test_equal_gains_leave_nothing_to_predict(finished):
+    from dataclasses import replace
+
+    study, _ = finished
+    contents = tuple({**c, "gain": {**c["gain"], "gain": 0.0}} if c["part"] == "gain" else c for c in study.contents)
+    found = replace(study, contents=contents)
+    evidence = found.to_dict(n_permutations=9)["gain"]
+    assert "nothing to predict" in evidence["refused"]
+    assert evidence["correlations"] == {} == evidence["errors"]
+    assert "gains +0.0 points" in gain_lead(found, evidence)
+    with pytest.raises(NtpsError, match="gains that differ"):
+        calibrate(found.frame())
+
+
 def test_extra_inputs_are_regressions_on_their_columns():
     """Against a plain leave-one-task-out loop."""
     import pandas as pd
@@ -186,7 +200,12 @@ def test_command_writes_a_calibration_that_prescreening_reads(tmp_path, tiny_lla
         rows = [f"{text},{task.classes[label]}" for text, label in zip(task.texts, task.labels, strict=True)]
         paths.append(tmp_path / f"{task.name}.csv")
         paths[-1].write_text("\n".join(["text,label", *rows]) + "\n")
-    out = tmp_path / "out"
+    real, out = ntps.lora.fine_tune_gain, tmp_path / "out"
+
+    def differing(model, task, *rest, **options):  # two steps change nothing for sure
+        return {**real(model, task, *rest, **options), "gain": int(task.name[-1]) / 100}
+
+    monkeypatch.setattr(ntps.lora, "fine_tune_gain", differing)
     tasks = [part for path in paths for part in ("--task", str(path))]
     arguments = ["study", "--model", str(tiny_llama), *tasks, "--limit", "60", "--folds", "3", "--permutations", "9",
                  "--no-control", "--lora", "--lora-steps", "2", "--lora-rank", "2", "--output", str(out)]  # fmt: skip
