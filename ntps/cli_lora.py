@@ -37,6 +37,9 @@ def lora_command(
     accumulation: Annotated[int, typer.Option(help="Batches in a step.")] = 1,
     evaluate_every: Annotated[int, typer.Option(help="Steps between looks at the validation texts.")] = 25,
     patience: Annotated[int | None, typer.Option(help="Stop after so many looks without progress.")] = None,
+    margin: Annotated[
+        float, typer.Option(help="Standard errors of validation loss by which weights must be better to be kept.")
+    ] = 2.0,
     text_column: Annotated[str | None, typer.Option(help="Text column; several, joined, with commas.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Label column.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
@@ -75,6 +78,7 @@ def lora_command(
         max_length=max_length,
         evaluate_every=evaluate_every,
         patience=patience,
+        margin=margin,
     ).check()
     in_range(seed, 0, None, "--seed")
     in_range(seeds, 1, None, "--seeds")

@@ -74,9 +74,22 @@ def permutation_p(observed, null):
 # %%
 checks.permutation_p(permutation_p)
 
-
 # %% [markdown]
 # On a coin toss the p-value should be any number between 0 and 1, each as likely. The cell below tosses a coin for the texts of a task, many times over, and draws your p-values: the picture must be flat.
+
+# %%
+model = ntps.load_model("miniworld-base", dtype="float32")
+task = ntps.load_task("miniworld/noise", limit=200)
+moments, features = collect(model, task, layers=[-1], progress=False)
+(null,) = permutation_null(moments, features, n_permutations=999)
+values = null.explained.values
+ps = [permutation_p(values[i], np.delete(values, i)) for i in range(len(values))]
+figure, ax = plt.subplots(figsize=(5.0, 2.4), layout="constrained")
+sns.histplot(ps, bins=20, ax=ax)
+ax.set(xlabel="p-value of shuffled labels", xlim=(0, 1))
+sns.despine()
+plt.show()
+
 
 # %% [markdown]
 # ## Exercise 2: choose without peeking
