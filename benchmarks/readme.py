@@ -204,6 +204,23 @@ def real_table() -> str:
     return "\n".join(rows)
 
 
+def tuned_table() -> str:
+    """Return what fine-tuning the real model gained."""
+    frame = pd.read_csv(ROOT / "ntps/data/real_lora.csv")
+    heads = ["texts", "before", "after", "gain", "NTPS", "explained", "ceiling", "next-token loss"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for _, row in frame.iterrows():
+        changes = [
+            _signed(row[f"{name}_after"] - row[f"{name}_before"], 3 if name == "ntps" else 2)
+            for name in ("ntps", "explained_heldout", "ceiling_heldout", "next_token_loss")
+        ]
+        gain = f"{_signed(row.gain, 3)} ± {row.gain_se:.3f}"
+        rows.append(
+            f"| {row.task} | {row.accuracy_before:.3f} | {row.accuracy_after:.3f} | {gain} | {' | '.join(changes)} |"
+        )
+    return "\n".join(rows)
+
+
 def block(name: str) -> str | None:
     """Return the text of a measured block, or `None` when it was not measured."""
     if name == "speed":
@@ -214,6 +231,8 @@ def block(name: str) -> str | None:
         return gains_table() if (RESULTS / "gains.csv").exists() else None
     if name == "forecast":
         return forecast_table() if (RESULTS / "gains.json").exists() else None
+    if name == "tuned":
+        return tuned_table() if (ROOT / "ntps/data/real_lora.csv").exists() else None
     if name == "quantity":
         return quantity_table() if (RESULTS / "quantity.json").exists() else None
     if name == "real":
@@ -236,7 +255,7 @@ def main() -> None:
     atomic_write(
         path,
         re.sub(
-            r"<!-- (demo|speed|world|seeds|quantity|gains|forecast|real|real-\w+) -->\n.*?<!-- /\1 -->",
+            r"<!-- (demo|speed|world|seeds|quantity|gains|forecast|real|tuned|real-\w+) -->\n.*?<!-- /\1 -->",
             fill,
             text,
             flags=re.S,

@@ -59,7 +59,7 @@ from ntps.extract import collect
 from ntps.gain import gain_prediction
 from ntps.intervals import jackknife
 from ntps.lora import before_and_after
-from ntps.measurements import real_study
+from ntps.measurements import real_lora, real_study
 from ntps.nulls import permutation_null
 from ntps.prescreen import prescreen
 from ntps.report import write_report
@@ -385,28 +385,38 @@ plt.show()
 #
 # ### The same on a real model
 #
-# Gemma 3 270M on the five text sets of [lesson 03](03_empirical_correlations.ipynb), part 7: its gains come with the package, too, and so the forecasts of the bundled calibration can be held against them. Two warnings first. A calibration fitted on a made-up
-# language has no right to know film reviews. And the gains were measured on a processor, with 40 steps on 300 texts: far less than anyone would take in earnest.
+# Gemma 3 270M on the five text sets of [lesson 03](03_empirical_correlations.ipynb), part 7. It was tuned before, with the command below: 60 steps on a processor, few for such a model. The figures come with the package. The forecasts are those of the
+# bundled calibration, from the study of lesson 03; a calibration fitted on a made-up language has no right to know film reviews, so this is a test of it.
+#
+# > **Predict.** On how many of the five sets does NTPS at the last layer rise?
 
 # %%
-real = real_study()
-print(*textwrap.wrap(real.attrs["command"], 100), sep="\n")
-bundled = ntps.load_calibration()
-foretold = [bundled.forecast(row) for row in real.to_dict("records")]
+tuned = real_lora()
+print(*textwrap.wrap(tuned.attrs["command"], 100), sep="\n")
+real = real_study().set_index("task").loc[tuned.task]
+foretold = [ntps.load_calibration().forecast(row) for row in real.to_dict("records")]
 shown = pd.DataFrame({
-    "texts": real.task, "probe before": real.accuracy_before, "held back": real.held_back,
-    "forecast": [100 * each.expected for each in foretold], "low": [100 * each.low for each in foretold],
-    "high": [100 * each.high for each in foretold], "measured gain": 100 * real.gain,
-    "standard error": 100 * real.gain_se,
-}).set_index("texts")  # fmt: skip
+    "before": 100 * tuned.accuracy_before, "after": 100 * tuned.accuracy_after, "gain": 100 * tuned.gain,
+    "standard error": 100 * tuned.gain_se, "forecast": [100 * each.expected for each in foretold],
+    "low": [100 * each.low for each in foretold], "high": [100 * each.high for each in foretold],
+    "NTPS": tuned.ntps_after - tuned.ntps_before, "through V": tuned.explained_heldout_after - tuned.explained_heldout_before,
+    "ceiling": tuned.ceiling_heldout_after - tuned.ceiling_heldout_before,
+    "next-token loss": tuned.next_token_loss_after - tuned.next_token_loss_before,
+}).set_index(tuned.task)  # fmt: skip
 display(shown)
-kept = int((real.gain == 0).sum())
-inside = int(((shown["low"] <= shown["measured gain"]) & (shown["measured gain"] <= shown["high"])).sum())
-print(f"{inside} of {len(real)} gains inside their 80 % interval; on {kept} sets training changed no prediction for sure,")
-print("and the frozen probe was kept: the gain is exactly zero.")
+inside = ((shown["low"] <= shown["gain"]) & (shown["gain"] <= shown["high"])).sum()
+sure = (shown["gain"] > 2 * shown["standard error"]).sum()
+print(
+    f"a gain of more than two standard errors on {sure} of {len(shown)} sets; {inside} gains inside their 80 % interval;"
+)
+print(
+    f"NTPS rose on {(shown['NTPS'] > 0).sum()} sets, the held-out share through V on {(shown['through V'] > 0).sum()}."
+)
 
 # %% [markdown]
-# Points of accuracy throughout. Little was held back, little was forecast, and little came: that agrees, and proves nothing. So short a training would hardly have shown a gain where one is to be had.
+# Accuracies, gains and forecasts are in points; the last four columns are after minus before. Where they are all zero, no look at the validation texts was better than the start, and the frozen probe was kept. Five sets and one seed are little. But the
+# pattern is that of the bundled world: where training found something, shares and ceilings rose, raw NTPS hardly moved, and the next token costs more. All gains lie inside intervals that are wide enough to
+# hold no gain at all: the forecast is not refuted, and not of much use.
 #
 # ## 8. What holds, and what does not
 #

@@ -73,13 +73,14 @@ def test_options_reach_the_training(run, tiny_llama, reviews):
     status, out, _ = run(
         tiny_llama, reviews, *FAST, "--method", "full", "--learning-rate", 1e-4, "--batch-size", 8, "--limit", 60,
         "--max-length", 5, "--optimizer", "adafactor", "--dtype", "float32", "--device", "cpu", "--seed", 3,
-        "--layers", "0,-1", "--quiet", "--json", "-",
+        "--layers", "0,-1", "--margin", 0.5, "--quiet", "--json", "-",
     )  # fmt: skip
     assert status == 0
     row = json.loads(out)
     assert row["n_train"] + row["n_validation"] + row["n_test"] == 60
     assert row["seed"] == 3
     expected = {"method": "full", "learning_rate": 1e-4, "batch_size": 8, "max_length": 5, "optimizer": "adafactor"}
+    assert row["settings"]["margin"] == 0.5
     assert {name: row["settings"][name] for name in expected} == expected
     assert [layer["layer"] for layer in row["after"]["layers"]] == [0, 3]
 
@@ -98,6 +99,7 @@ def test_seeds(run, tiny_llama, reviews, tmp_path):
     "options, culprit",
     [
         (["--rank", "0"], "rank is 0"),
+        (["--margin", "-1"], "margin"),
         (["--learning-rate", "0"], "learning_rate is 0.0; it must be a number above 0"),
         (["--learning-rate", "nan"], "learning_rate"),
         (["--method", "dora"], "choose one of: lora, probe, full, scratch"),

@@ -46,6 +46,8 @@ CLAIMS = {
         "whole.gain > 0.2 and loud.gain > low.gain + 0.1",
         "(margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_low'] < 0).all()",
         "(margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_high'] > 0).all()",
+        "inside == len(tuned) and all(each.low <= 0 for each in foretold)",
+        "(tuned.ntps_after - tuned.ntps_before).abs().max() < 0.02 and tuned.ceiling_heldout_after.ge(tuned.ceiling_heldout_before).all()",
         "scores.ceiling_heldout[1:].min() > scores.ceiling_heldout_random.max() + 0.3",
         "scores.ceiling_heldout[4] < scores.ceiling_heldout[3]",
         "scores.explained_heldout.abs().max() < 0.1",
