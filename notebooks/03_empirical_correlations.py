@@ -269,7 +269,7 @@ plt.show()
 
 # %%
 real = real_study()
-print(*textwrap.wrap(real.attrs["command"], 100), sep="\n")
+print(*textwrap.wrap(real.attrs["command"], 100, break_on_hyphens=False), sep="\n")
 columns = {"accuracy": "probe", "majority_rate": "largest class", "ntps": "NTPS", "chance": "chance", "ntps_p": "p, NTPS",
            "explained_p": "p, explained", "explained_heldout": "through V", "explained_heldout_random": "fresh, through V",
            "ceiling_heldout": "all", "ceiling_heldout_random": "fresh, all"}  # fmt: skip
@@ -286,7 +286,7 @@ ax.axvline(real.chance[0], color="C3", ls=":", lw=1)
 ax.set_yticks(places, [f"{row.task}\nprobe {row.accuracy:.2f}" for row in real.itertuples()], fontsize="small")
 ax.invert_yaxis()
 ax.set(xlabel="share of label variance on held-out texts; NTPS", xlim=(0, 1))
-ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2)
+ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.27), ncols=2)
 sns.despine()
 plt.show()
 print(f"NTPS beats shuffled labels (p < 0.05) on {(real.ntps_p < 0.05).sum()} of {len(real)} sets, "

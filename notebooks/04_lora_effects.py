@@ -392,7 +392,7 @@ plt.show()
 
 # %%
 tuned = real_lora()
-print(*textwrap.wrap(tuned.attrs["command"], 100), sep="\n")
+print(*textwrap.wrap(tuned.attrs["command"], 100, break_on_hyphens=False), sep="\n")
 real = real_study().set_index("task").loc[tuned.task]
 foretold = [ntps.load_calibration().forecast(row) for row in real.to_dict("records")]
 shown = pd.DataFrame({
