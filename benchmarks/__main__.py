@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.common import race, real_or_stand_in
+from benchmarks.common import forward_only, race, real_or_stand_in
 from benchmarks.evidence import bench_permutations, bench_study, bench_training
 from benchmarks.released import ReleasedMoments
 from benchmarks.released import run as released_run
@@ -156,14 +155,7 @@ def bench_end_to_end(model_name: str | None, task_name: str | None, texts: int) 
 def bench_forward(model_name: str | None, task_name: str | None) -> dict[str, Any]:
     """Time the forward pass with moments of every layer over the forward pass alone, for 256 texts in equal batches."""
     model, _, task = real_or_stand_in(model_name, task_name, 256)
-    ids = model.tokenize(task.texts, 512).ids
-    order = np.argsort([-len(row) for row in ids], kind="stable")
-
-    def forward_only() -> None:
-        for start in range(0, len(order), 32):
-            model.hidden_states(*model.pad([ids[place] for place in order[start : start + 32]]))
-
-    mine, alone = race(lambda: collect_moments(model, task, progress=False), forward_only, 4)
+    mine, alone = race(lambda: collect_moments(model, task, progress=False), forward_only(model, task), 4)
     return {
         "ratios": {"forward_with_moments": mine / alone},
         "forward": {"texts": len(task), "seconds": mine, "alone_seconds": alone},

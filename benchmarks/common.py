@@ -57,3 +57,15 @@ def real_or_stand_in(
         return load_model(model_name), load_model(model_name, head=True), load_task(task_name, limit=texts)
     with_head = stand_in()
     return load_model(with_head.model.model, tokenizer=with_head.tokenizer), with_head, stand_in_task(texts)
+
+
+def forward_only(model: LanguageModel, task: Task) -> Callable[[], None]:
+    """Return a call that runs the model over the texts, longest first in batches of 32, and keeps nothing."""
+    ids = model.tokenize(task.texts, 512).ids
+    order = np.argsort([-len(row) for row in ids], kind="stable")
+
+    def call() -> None:
+        for start in range(0, len(order), 32):
+            model.hidden_states(*model.pad([ids[place] for place in order[start : start + 32]]))
+
+    return call

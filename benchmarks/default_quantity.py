@@ -29,7 +29,7 @@ from ntps.measured import SHARES, StudySettings
 from ntps.selection import leave_one_out_selection, select_and_correlate
 from ntps.stats import centred_ranks, grid_spearman, unit
 from ntps.study import OPTION_DEPTHS, Study, run_study
-from ntps.study_report import option_map
+from ntps.study_plots import option_map
 from ntps.study_rows import CHOSEN
 
 MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import race, real_or_stand_in
+from benchmarks.common import forward_only, race, real_or_stand_in
 from benchmarks.default_quantity import MODELS, TASKS
 from ntps.extract import collect
 from ntps.finetune import fine_tune
@@ -26,16 +26,9 @@ STUDY_TEXTS = 500
 def bench_permutations(model_name: str | None, task_name: str | None) -> dict[str, Any]:
     """200 shuffled labels at every layer over the forward pass of the same texts, nothing solved before."""
     model, _, task = real_or_stand_in(model_name, task_name, 256)
-    ids = model.tokenize(task.texts, 512).ids
-    order = np.argsort([-len(row) for row in ids], kind="stable")
-
-    def forward() -> None:
-        for start in range(0, len(order), 32):
-            model.hidden_states(*model.pad([ids[place] for place in order[start : start + 32]]))
-
     moments, features = collect(model, task, keep_features=True, progress=False)
     assert features is not None
-    mine, other = race(lambda: permutation_null(moments, features, n_permutations=200), forward, 2)
+    mine, other = race(lambda: permutation_null(moments, features, n_permutations=200), forward_only(model, task), 2)
     return {
         "ratios": {"permutations_200_over_forward": mine / other},
         "permutations": {"texts": len(task), "seconds": mine, "forward_seconds": other},

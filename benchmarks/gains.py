@@ -22,6 +22,7 @@ from ntps.calibration import BUNDLED, INPUTS, MIN_TASKS, calibrate
 from ntps.files import atomic_write
 from ntps.measured import StudySettings, finite
 from ntps.study import Study, run_study
+from ntps.study_report import ERROR_HEADS
 from ntps.train_settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
@@ -63,9 +64,7 @@ def report(study: Study) -> dict[str, Any]:
             low, high = found["interval"]
             print(f"{name:32} {found['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]  p = {found['p_value']:.3f}")
     for over, rows in evidence["errors"].items():
-        table = pd.DataFrame.from_dict(rows, orient="index")[
-            ["mae", "low", "high", "margin", "margin_low", "margin_high"]
-        ]
+        table = pd.DataFrame.from_dict(rows, orient="index")[ERROR_HEADS]
         print(f"\nerror of the predicted gain, {over} left out\n{table.round(4).to_string()}")
     by_model = frame.groupby(["model", "task"], sort=False)[list(CHANGES)].mean().reset_index().to_dict("records")
     return {"below": below, "changes": changes, "by_model_and_task": by_model, **evidence}

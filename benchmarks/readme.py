@@ -221,24 +221,23 @@ def tuned_table() -> str:
     return "\n".join(rows)
 
 
+TABLES = {  # block: what writes it, and the file it is made from
+    "speed": (speed_table, RESULTS / "latest.json"),
+    "world": (world_table, RESULTS / "miniworld.csv"),
+    "seeds": (seeds_table, RESULTS / "miniworld_seeds.csv"),
+    "quantity": (quantity_table, RESULTS / "quantity.json"),
+    "gains": (gains_table, RESULTS / "gains.csv"),
+    "forecast": (forecast_table, RESULTS / "gains.json"),
+    "real": (real_table, ROOT / "ntps/data/real_study.csv"),
+    "tuned": (tuned_table, ROOT / "ntps/data/real_lora.csv"),
+}
+
+
 def block(name: str) -> str | None:
     """Return the text of a measured block, or `None` when it was not measured."""
-    if name == "speed":
-        return speed_table() if (RESULTS / "latest.json").exists() else None
-    if name == "seeds":
-        return seeds_table() if (RESULTS / "miniworld_seeds.csv").exists() else None
-    if name == "gains":
-        return gains_table() if (RESULTS / "gains.csv").exists() else None
-    if name == "forecast":
-        return forecast_table() if (RESULTS / "gains.json").exists() else None
-    if name == "tuned":
-        return tuned_table() if (ROOT / "ntps/data/real_lora.csv").exists() else None
-    if name == "quantity":
-        return quantity_table() if (RESULTS / "quantity.json").exists() else None
-    if name == "real":
-        return real_table() if (ROOT / "ntps/data/real_study.csv").exists() else None
-    if name == "world":
-        return world_table() if (RESULTS / "miniworld.csv").exists() else None
+    if name in TABLES:
+        table, path = TABLES[name]
+        return table() if path.exists() else None
     path = ROOT / "report" / "demo.txt" if name == "demo" else RESULTS / f"{name}.txt"
     return f"```text\n{path.read_text().rstrip()}\n```" if path.exists() else None
 
@@ -252,15 +251,8 @@ def main() -> None:
         made = block(match[1])
         return match[0] if made is None else f"<!-- {match[1]} -->\n{made}\n<!-- /{match[1]} -->"
 
-    atomic_write(
-        path,
-        re.sub(
-            r"<!-- (demo|speed|world|seeds|quantity|gains|forecast|real|tuned|real-\w+) -->\n.*?<!-- /\1 -->",
-            fill,
-            text,
-            flags=re.S,
-        ),
-    )
+    names = "|".join(["demo", *TABLES, r"real-\w+"])
+    atomic_write(path, re.sub(rf"<!-- ({names}) -->\n.*?<!-- /\1 -->", fill, text, flags=re.S))
 
 
 if __name__ == "__main__":

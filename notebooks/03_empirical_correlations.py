@@ -57,7 +57,7 @@ from ntps.measured import StudySettings
 from ntps.measurements import real_study
 from ntps.nulls import permutation_null
 from ntps.study import run_study
-from ntps.study_report import plot_against, plot_choice, plot_options
+from ntps.study_plots import plot_against, plot_choice, plot_options
 from ntps.widgets.selection import SelectionPanel
 
 sns.set_theme(style="ticks", palette="colorblind")
@@ -301,10 +301,11 @@ print(f"Fresh weights explain more than 5 % through V on {(real.explained_heldou
 #
 # ## 8. What we would tell a practitioner
 #
-# 1. Read the **held-out explained share** through $V$ at a fixed rank and layer, next to its ceiling and next to fresh weights. If it is near the ceiling, next-token prediction kept what your labels need.
+# 1. Begin with the **ceiling on held-out texts**, next to that of fresh weights: what the layer knows. It goes best with a probe's accuracy, so `ntps score` marks the best layer by it. Then read the held-out share through $V$ at a fixed rank: if it is near the
+# ceiling, next-token prediction kept what your labels need.
 # 2. Never compare raw NTPS between layers or models, and never read it against $k_V/d$ alone: shuffle the labels.
 # 3. Do not choose the layer on the tasks you report. If you must, choose on other tasks, or repeat the choice under a null.
-# 4. If you only want to know how good a probe will be, train the probe, or read the ceiling: they take a second, and no share of them predicts better. The share through $V$ tells you *why*.
+# 4. If you only want to know how good a probe will be, stop at the ceiling, or train the probe: no share of either predicts better. The share through $V$ tells you *why*.
 
 # %%
 folder.cleanup()

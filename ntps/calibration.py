@@ -7,7 +7,6 @@ where the calibration's came from; one fitted on a generated language says littl
 what it was fitted on.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 
 from ntps import __version__
 from ntps.errors import NtpsError, in_range
-from ntps.files import read_json
+from ntps.files import json_checksum, read_json
 from ntps.gain import gain_frame
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ INPUTS = {
     "accuracy": "accuracy of the frozen linear probe of the last layer, cross-validated",
     "held_back": "held-out ceiling of the best layer minus that of the last: what earlier layers know better",
 }
-VERDICTS = ("pays", "little", "unknown")
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Calibration:
         """Return JSON values, with a checksum."""
         body = json.loads(json.dumps(asdict(self), allow_nan=False))
         whole = {"kind": "ntps-calibration", "schema": CALIBRATION_SCHEMA, "version": __version__, **body}
-        return {**whole, "checksum": _checksum(whole)}
+        return {**whole, "checksum": json_checksum(whole)}
 
     def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
@@ -140,7 +138,7 @@ class Calibration:
             raise NtpsError(f"{source} is no calibration; `ntps study --lora --output DIR` makes DIR/calibration.json.")
         if content.get("schema") != CALIBRATION_SCHEMA:
             raise NtpsError(f"{source} is of schema {content.get('schema')}, this version reads {CALIBRATION_SCHEMA}.")
-        if content.get("checksum") != _checksum(content):
+        if content.get("checksum") != json_checksum(content):
             raise NtpsError(f"{source} is damaged: its checksum does not fit; write it again with `ntps study --lora`.")
         return cls(
             tuple(content["inputs"]),
@@ -251,8 +249,3 @@ def _coverage(design: np.ndarray, gain: np.ndarray, tasks: np.ndarray, confidenc
         error = gain[out] - design[out] @ _fit(design[~out], gain[~out])
         inside += int(((error >= below) & (error <= above)).sum())
     return inside / len(gain)
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 
 from ntps import __version__
 from ntps.errors import NtpsError
-from ntps.files import atomic_write, read_json
+from ntps.files import atomic_write, json_checksum, read_json
 from ntps.measured import StudySettings, finite, measure
 from ntps.models import load_model, model_fingerprint
 from ntps.tasks import Task, load_task
@@ -131,7 +131,7 @@ def make_grid(
     for name, source in named.items():
         for seed in range(seeds):
             try:
-                loaded[name, seed] = _load(name, source, settings.limit, seed)
+                loaded[name, seed] = load_named(name, source, settings.limit, seed)
             except NtpsError as error:
                 reasons[name, seed] = str(error)
     shapes: dict[str, dict[str, Any]] = {"score": asdict(settings)}
@@ -164,7 +164,12 @@ def make_grid(
     return Grid(tuple(cells), loaded)
 
 
-def _load(name: str, source: str | Task, limit: int | None, seed: int) -> Task:
+def load_named(name: str, source: str | Task, limit: int | None, seed: int) -> Task:
+    """Return the task under a name from `name_tasks`, a random sample of at most `limit` texts.
+
+    Raises:
+        NtpsError: As `ntps.load_task`.
+    """
     if isinstance(source, Task):
         return source if limit is None or limit >= len(source) else source.sample(limit, seed=seed)
     return load_task(source, name=name, limit=limit, seed=seed)
@@ -189,7 +194,7 @@ def read_cell(folder: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:
         return None, f"{path} is damaged (no cell)"
     if content["version"] != __version__:
         return None, f"{path} is from version {content['version']} of ntps, this is {__version__}"
-    if content.get("checksum") != checksum(content):
+    if content.get("checksum") != json_checksum(content):
         return None, f"{path} is damaged (its checksum does not fit)"
     if content.get("key") != cell.key:
         return None, f"{path} belongs to another cell"
@@ -214,15 +219,9 @@ def write_cell(folder: Path, cell: Cell, content: dict[str, Any]) -> dict[str, A
     """Write a cell atomically, with its key, version and checksum; return all of it."""
     whole = {"kind": "ntps-cell", "schema": CELL_SCHEMA, "version": __version__, "key": cell.key, **cell.place}
     whole = {**whole, **finite(content)}
-    whole["checksum"] = checksum(whole)
+    whole["checksum"] = json_checksum(whole)
     atomic_write(cell_path(folder, cell), json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n")
     return whole
-
-
-def checksum(content: dict[str, Any]) -> str:
-    """Return the SHA-256 over everything but the checksum itself."""
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def run_cells(

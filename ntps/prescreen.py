@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ntps import __version__
 from ntps.calibration import Calibration, load_calibration
-from ntps.cells import name_tasks
+from ntps.cells import load_named, name_tasks
 from ntps.errors import NtpsError, in_range
 from ntps.extract import collect
 from ntps.features import Features
@@ -23,7 +23,8 @@ from ntps.probes import linear_probe
 from ntps.results import counted, short_name
 from ntps.score import score
 from ntps.study import DEPTH
-from ntps.tasks import Task, load_task
+from ntps.study_rows import held_back
+from ntps.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,9 +186,7 @@ def prescreen(
     rows: list[dict[str, Any]] = []
     for name, source in named.items():
         try:
-            task = source if isinstance(source, Task) else load_task(source, name=name, limit=limit, seed=seed)
-            if limit is not None and len(task) > limit:
-                task = task.sample(limit, seed=seed)
+            task = load_named(name, source, limit, seed)
             known = frozen_inputs(
                 loaded, task, max_length=max_length, folds=folds, seed=seed, batch_size=batch_size, progress=progress
             )
@@ -242,5 +241,5 @@ def frozen_inputs(
         "ntps": middle.ntps,
         "explained_heldout": middle.explained_heldout,
         "ceiling_heldout": ceilings[-1],
-        "held_back": max(ceilings) - ceilings[-1],
+        "held_back": held_back(ceilings),
     }

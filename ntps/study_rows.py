@@ -1,6 +1,7 @@
 """One row of a study's table: what a cell says at one layer, beside its control."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ntps.measured import layer_at
@@ -68,7 +69,7 @@ def row(cells: Places, content: dict[str, Any], depth: float) -> dict[str, Any]:
     found["majority_rate"] = last["majority_rate"]
     found |= {name: _number(layer[name]) for name in SCORES}
     ceilings = [_number(each["ceiling_heldout"]) for each in score["layers"]]
-    found["held_back"] = max(ceilings) - ceilings[-1]
+    found["held_back"] = held_back(ceilings)
     found["above_chance"] = _above_chance(found["ntps"], found["chance"])
     for name in ("ntps", "explained"):
         found[f"{name}_z"], found[f"{name}_p"] = (_number(layer["null"][name][key]) for key in ("z", "p_value"))
@@ -88,6 +89,11 @@ def row(cells: Places, content: dict[str, Any], depth: float) -> dict[str, Any]:
         measured = control["measures"][str(score["layers"][-1]["layer"])]
         found["above_majority_random"] = _number(measured["probe_above_majority"])
     return found
+
+
+def held_back(ceilings: Sequence[float]) -> float:
+    """Return by how much the best layer's ceiling exceeds the last one's, at least 0."""
+    return max(ceilings) - ceilings[-1]
 
 
 def gain_row(gain: dict[str, Any] | None, layer: int | None) -> dict[str, Any]:

@@ -3,19 +3,12 @@
 import json
 
 import pytest
-import torch
 import typer
 from test_finetune import order_task
 
 from ntps import cli, cli_lora
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

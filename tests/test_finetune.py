@@ -24,6 +24,8 @@ from ntps.tasks import load_task
 from ntps.train_loop import epoch_batches
 from ntps.train_settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAST = TrainSettings(
     steps=6,
     rank=4,
@@ -47,14 +49,6 @@ def order_task(n=72, seed=0, noise=False):
         rows.append(" ".join([*rest[:1], *pair, *rest[1:]]))
     labels = rng.permutation(labels) if noise else labels
     return load_task(texts=rows, labels=[("second", "first")[i] for i in labels], name="order")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -17,16 +17,10 @@ from ntps.next_token import next_token_loss
 from ntps.tasks import load_task
 from ntps.train_settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAST = TrainSettings(steps=20, rank=8, batch_size=16, evaluate_every=10, learning_rate=5e-3, margin=0)
 OPTIONS = {"settings": FAST, "folds": 3, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

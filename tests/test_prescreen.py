@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from kill_study import SETTINGS, make_tasks
 from test_calibration import cells, fixed
 
@@ -13,13 +12,7 @@ from ntps.errors import NtpsError
 from ntps.prescreen import prescreen
 from ntps.study import run_study
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 OPTIONS = {"limit": 60, "folds": 3}

@@ -14,12 +14,14 @@ import pytest
 from kill_study import SETTINGS, make_tasks
 
 import ntps.cells
-from ntps.cells import cell_path, checksum, make_grid, name_tasks, parse_share, read_cell
+from ntps.cells import cell_path, make_grid, name_tasks, parse_share, read_cell
 from ntps.errors import NtpsError
+from ntps.files import json_checksum
 from ntps.locks import lock_folder
 from ntps.measured import SHARES, StudySettings, layer_at
 from ntps.study import OPTION_DEPTHS, run_study
-from ntps.study_report import option_map, plot_models, write_study
+from ntps.study_plots import option_map, plot_models
+from ntps.study_report import write_study
 from ntps.tasks import load_task
 
 FAST = SETTINGS
@@ -109,7 +111,7 @@ class TestCells:
         (path,) = (tmp_path / "cells").glob("*.json")
         content = json.loads(path.read_text())
         content["version"] = "0.0.1"
-        content["checksum"] = checksum(content)
+        content["checksum"] = json_checksum(content)
         for name in (path.name, "task0-" + "a" * 24 + ".json"):  # under this key, or under that version's own
             path.unlink(missing_ok=True)
             (path.parent / name).write_text(json.dumps(content))

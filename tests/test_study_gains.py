@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from kill_study import SETTINGS, make_tasks
 
 import ntps.lora
@@ -18,15 +17,9 @@ from ntps.study_report import gain_lead, write_study
 from ntps.study_rows import GAINS, gain_row
 from ntps.train_settings import TrainSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LORA = TrainSettings(steps=4, rank=4, evaluate_every=2, learning_rate=5e-3, margin=0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(folder, models, tasks, **options):
