@@ -115,7 +115,7 @@ result
 #
 # Here $d$ is the number of directions (the width of the states) and $k_V$ the number of next-token directions that we keep.
 # The last two are the columns to trust first: 1 is perfect, 0 is no better than knowing how frequent each label is, and a value
-# a little below 0 means that the readout learned noise. *All* says what the layer knows (the star marks the layer that knows
+# a little below 0 means that the readout learned noise. *All* says what the layer knows (the row in bold, or with a star, knows
 # most), *V held out* what next-token prediction uses of it. The picture shows the same numbers:
 
 # %%
