@@ -3,16 +3,15 @@
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ntps.errors import NtpsError, in_range, one_of
+from ntps.layout import Batch
 from ntps.moments import PREFIXES, Moments
-from ntps.products import add_gram, add_product, gather_pairs, padded
+from ntps.products import Products
 
 _POOL_ROWS = 512  # pooled states wait in a buffer: one product of 512 rows costs far less than sixteen of 32
 
@@ -45,36 +44,6 @@ def _float32_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What all layers of one batch share: tokens are right-aligned by `order`, then `mask` (B, T) is a staircase."""
-
-    mask: Tensor
-    order: Tensor | None
-    lengths: Tensor
-    fold_of: Tensor
-    by_fold: bool
-
-    def rows(self, chosen: slice) -> "_Batch":
-        order = None if self.order is None else self.order[chosen]
-        return _Batch(self.mask[chosen], order, self.lengths[chosen], self.fold_of[chosen], self.by_fold)
-
-    def align(self, hidden: Tensor) -> Tensor:
-        """Move padding to the right, keeping the order of tokens; nothing that stands there is read."""
-        if self.order is None:
-            return hidden
-        return hidden.gather(1, self.order[:, :, None].expand_as(hidden))
-
-    @cached_property
-    def pairs(self) -> list[tuple[int, Tensor]]:
-        """Return (fold, places in B * T of the tokens that another follows); one fold, 0, unless `by_fold`."""
-        followed = torch.nn.functional.pad(self.mask[:, 1:], (0, 1))
-        if not self.by_fold:
-            return [(0, followed.flatten().nonzero()[:, 0])]
-        folds = [(fold, self.fold_of == fold) for fold in self.fold_of.unique().tolist()]
-        return [(fold, (followed & own[:, None]).flatten().nonzero()[:, 0]) for fold, own in folds]
 
 
 def _symmetric(lower: Tensor) -> Tensor:
@@ -166,7 +135,7 @@ class MomentAccumulator:
             self._sums["last_gram"] = zeros(n_layers, width, width)
         self._pending: list[tuple[list[Tensor], Tensor, Tensor]] = []
         self._pending_rows = 0
-        self._scratches: dict[torch.dtype, Tensor] = {}
+        self._products = Products(width, accumulate_dtype, self.device)
         self._rooms: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -200,11 +169,7 @@ class MomentAccumulator:
         lengths = mask.sum(1)
         if (lengths == 0).any():
             raise NtpsError(f"text {int((lengths == 0).nonzero()[0])} of the batch has no token; leave such texts out.")
-        order = None
-        if not (mask[:, :-1] >= mask[:, 1:]).all():  # a token stands right of padding
-            order = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
-            mask = mask.gather(1, order)
-        batch = _Batch(mask, order, lengths, fold_of, self.fold_prefix)
+        batch = Batch(mask, fold_of, self.fold_prefix, self._products)
         with _float32_precision(self.matmul_precision):
             pooled = [self._update_layer(place, hidden[place], batch) for place in range(len(self.layers))]
         finite = torch.stack([states.isfinite().all(1) for states in pooled])
@@ -219,7 +184,7 @@ class MomentAccumulator:
             self._flush()
         return torch.stack(pooled) if return_pooled else None
 
-    def _update_layer(self, place: int, hidden: Tensor, batch: _Batch) -> Tensor:
+    def _update_layer(self, place: int, hidden: Tensor, batch: Batch) -> Tensor:
         """Add one layer's C0, C1 and squares; return the pooled states (B, d).
 
         Everything that needs fresh memory is made before the first sum changes, so that when memory runs out the
@@ -233,11 +198,12 @@ class MomentAccumulator:
             prepared = None
         if prepared is None:  # outside the handler, so that what the failed try held is free
             middle = len(hidden) // 2
-            halves = (slice(None, middle), slice(middle, None))
-            return torch.cat([self._update_layer(place, hidden[half], batch.rows(half)) for half in halves])
-        pooled, parts, squares, grams = prepared
-        for fold, past, following in parts:
-            self._add_pairs(fold, place, past, following)
+            parts = zip((hidden[:middle], hidden[middle:]), batch.halves(), strict=True)
+            return torch.cat([self._update_layer(place, states, half) for states, half in parts])
+        pooled, factors, squares, grams = prepared
+        for fold, past, following in factors:
+            self._products.add_gram(self._sums["ss"][fold, place], past)
+            self._products.add(self._sums["sh"][fold, place], past, following.T)
         self._sums["token_squares"][place] += squares[0]
         self._sums["last_squares"][place] += squares[1]
         if grams is not None:
@@ -246,43 +212,30 @@ class MomentAccumulator:
         return pooled
 
     def _prepare(
-        self, hidden: Tensor, batch: _Batch
+        self, hidden: Tensor, batch: Batch
     ) -> tuple[Tensor, list[tuple[int, Tensor, Tensor]], tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
         """Return the pooled states, (fold, past (d, n), next (n, d)), squares, and whole Grams where they are kept."""
-        states = batch.align(hidden.to(device=self.device, dtype=self.accumulate_dtype))
-        sums = torch.cumsum(states, 1, out=self._room("sums", states.shape))
-        last = sums[torch.arange(len(sums), device=self.device), batch.lengths - 1]
-        pooled = last / batch.lengths[:, None]
-        if self.prefix == "last":
-            past = states
-        elif self.prefix == "mean":
-            past = sums / torch.arange(1, states.shape[1] + 1, device=self.device)[None, :, None]
-        else:
-            past = sums
-        # Only rows with a next token go into the products: padding costs nothing there.
-        pasts, nexts, parts, start = past.flatten(0, 1), states.flatten(0, 1), [], 0
-        sizes = [padded(len(rows), states) for _, rows in batch.pairs]
-        rooms = [self._room(name, (sum(sizes), self.width)) for name in ("past", "next")]
-        for (fold, rows), size in zip(batch.pairs, sizes, strict=True):
-            mine = slice(start, start + size)
-            parts.append((fold, *gather_pairs(pasts, nexts, rows, (rooms[0][mine], rooms[1][mine]))))
-            start = mine.stop
-        tokens = states[:, 0].square().sum(0)  # the first tokens, which follow none
-        spare = sums.view(-1, self.width)  # nobody reads it any more
-        for (_, rows), (_, _, following) in zip(batch.pairs, parts, strict=True):
-            tokens += torch.mul(following[: len(rows)], following[: len(rows)], out=spare[: len(rows)]).sum(0)
+        states = batch.align(hidden.to(self.device)).to(self.accumulate_dtype)
+        columns = sum(part.n_columns for part in batch.parts)
+        rooms = [self._room(name, (columns, self.width)) for name in ("past", "next", "squares")]
+        factors, sums, tokens, start = [], [], torch.zeros(self.width, dtype=states.dtype, device=self.device), 0
+        for part in batch.parts:
+            past, following, spare = (room[start : start + part.n_columns] for room in rooms)
+            past = past.view(self.width, part.n_columns)
+            sums.append(part.fill(states, past, following, self.prefix))
+            tokens += part.token_squares(states, following, spare)
+            if part.n_columns:
+                factors.append((part.fold, past, following))
+            start += part.n_columns
+        last = torch.cat(sums)
+        pooled = batch.unsorted(last / batch.lengths[:, None])
         squares = tokens.double(), last.square().sum(0, dtype=torch.float64)
         grams = None
         if "token_gram" in self._sums:
-            flat = states[batch.mask].double()
+            flat = states[batch.present].double()
             grams = flat.T @ flat, last.double().T @ last.double()
-        self._scratch(self.accumulate_dtype)
-        return pooled, parts, squares, grams
-
-    def _add_pairs(self, fold: int, place: int, past: Tensor, following: Tensor) -> None:
-        scratch = self._scratch(past.dtype)
-        add_gram(self._sums["ss"][fold, place], past, scratch)
-        add_product(self._sums["sh"][fold, place], past, following.T, scratch)
+        self._products.reserve()
+        return pooled, factors, squares, grams
 
     def _room(self, name: str, shape: Sequence[int]) -> Tensor:
         """Return memory for this batch and the next ones; the caching allocator of a GPU does that by itself.
@@ -296,12 +249,6 @@ class MomentAccumulator:
         if name not in self._rooms or self._rooms[name].numel() < size:
             self._rooms[name] = torch.empty(size, dtype=self.accumulate_dtype)
         return self._rooms[name][:size].view(tuple(shape))
-
-    def _scratch(self, dtype: torch.dtype) -> Tensor:
-        """Return d * d numbers to write products into, allocated once for each dtype."""
-        if dtype not in self._scratches:
-            self._scratches[dtype] = torch.empty(self.width**2, dtype=dtype, device=self.device)
-        return self._scratches[dtype]
 
     def _flush(self) -> None:
         """Add the waiting pooled states to M and X, in float64: their ranks are then exact."""
@@ -318,7 +265,7 @@ class MomentAccumulator:
             states = torch.cat([batch[0][index] for batch in self._pending]).double()
             for fold, chosen in members:
                 x = states[chosen]
-                add_gram(self._sums["xx"][fold, index], x.T, self._scratch(x.dtype))
+                self._products.add_gram(self._sums["xx"][fold, index], x.T)
                 self._sums["xy"][fold, index] += x.T @ targets[chosen]
                 self._sums["x"][fold, index] += x.sum(0)
         self._pending, self._pending_rows = [], 0

@@ -1,4 +1,4 @@
-"""The product that moments are made of, past^T next, on whatever runs it fastest without losing digits."""
+"""The products that moments are made of, past^T next and past^T past, by what is fastest without losing digits."""
 
 from functools import cache
 from typing import Any
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 SYMMETRIC_BLOCKS = 5  # a a^T from block columns of its lower triangle: 3/5 of the work of a full product
-ROWS = 128
+COLUMNS = 32
+NARROW = 256  # products of narrower states cost next to nothing, whatever makes them
 _CONVERTED = 2**17  # numbers turned into float64 at once
 
 
@@ -29,75 +30,70 @@ def _onednn() -> Any:
     return product if torch.equal(found, sample @ sample.T) else None
 
 
-def _fast(like: Tensor) -> Any:
-    return _onednn() if like.device.type == "cpu" and like.dtype == torch.float32 and like.numel() else None
-
-
-def padded(count: int, like: Tensor) -> int:
-    """Return how many rows `gather_pairs` gives for `count` tokens of values such as `like`.
-
-    oneDNN makes, and keeps, code for every shape it meets: 200 MB for the 300 batches of 10,000 texts. Rounded up to a
-    multiple of 128, with zeros, the numbers of rows are few.
-    """
-    return count if _fast(like) is None else -(-count // ROWS) * ROWS
-
-
-def gather_pairs(past: Tensor, states: Tensor, rows: Tensor, rooms: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the pasts (d, n') and the next states (n', d) of n tokens, laid out as the product reads them fastest.
+class Products:
+    """Products of states of one width, added to sums in float64.
 
     Args:
-        past: (m, d) what stands for the past of every token.
-        states: (m, d) hidden states.
-        rows: (n,) tokens that another follows.
-        rooms: Dense memory (n', d) for each result, n' = `padded(n)`; rows beyond n are zero in the first, and so add
-            nothing.
+        width: d, the width of a state.
+        dtype: Of the states and of the products' arithmetic.
+        device: Where they are.
     """
-    n, size = len(rows), len(rooms[0])
-    if size > n:
-        rows = torch.cat([rows, rows[-1:].expand(size - n)])
-    following = torch.index_select(states, 0, rows + 1, out=rooms[1])
-    if _fast(past) is None:
-        return torch.index_select(past, 0, rows, out=rooms[0]).T, following
-    found = rooms[0].view(past.shape[1], size)
-    torch.index_select(past, 0, rows, out=found.T)
-    found[:, n:] = 0.0
-    return found, following
 
+    def __init__(self, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.width, self.dtype, self.device = width, dtype, device
+        plain = device.type == "cpu" and dtype == torch.float32 and width >= NARROW
+        self._fast = _onednn() if plain else None
+        self._scratch: Tensor | None = None
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, scratch: Tensor) -> None:
-    """Add a b^T to `total` (p, q).
+    def padded(self, count: int) -> int:
+        """Return how many columns to give to the product of `count` pairs; those added are to be zero.
 
-    Args:
-        total: (p, q) float64, possibly a view.
-        a: (p, n), whole rows of what `gather_pairs` gave, or the transpose of dense rows.
-        b: (q, n), the same.
-        scratch: At least p * q numbers of the dtype of `a`, written where nothing faster is there: memory of a GPU is
-            then taken before any sum changes.
-    """
-    fast = _fast(a)
-    if fast is None:
-        found = torch.mm(a, b.T, out=scratch[: total.numel()].view(total.shape))
-    else:
-        found = fast(a, b, None, "none", [], "")
-    if found.device.type != "cpu":
-        total += found
-        return
-    # On CPUs torch converts `found` as a whole; a few megabytes at a time would be given back to the system and faulted
-    # in anew for every sum, which costs more than the addition.
-    step = max(1, _CONVERTED // total.shape[1])
-    for sums, part in zip(total.split(step), found.split(step), strict=True):
-        sums.add_(part)
+        oneDNN makes, and keeps, code for every shape it meets, 3 MB for 640-wide states. Rounded up, by a sixteenth at
+        most from 512 columns on, the numbers of columns are few.
+        """
+        if self._fast is None:
+            return count
+        step = max(COLUMNS, 2 ** (count.bit_length() - 5))
+        return -(-count // step) * step
 
+    def reserve(self) -> None:
+        """Take the memory that products are written into: `add` and `add_gram` need no more."""
+        if self._scratch is None and self._fast is None and self.dtype != torch.float64:
+            self._scratch = torch.empty(self.width**2, dtype=self.dtype, device=self.device)
 
-def add_gram(total: Tensor, a: Tensor, scratch: Tensor) -> None:
-    """Add a a^T to the lower triangle of `total` (d, d), by block columns; what is above is left undefined.
+    def add(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        """Add a b^T to `total`.
 
-    Args:
-        total: (d, d) float64.
-        a: (d, n), from `gather_pairs`, or the transpose of dense rows.
-        scratch: d * d numbers of the dtype of `a`.
-    """
-    d = len(a)
-    step = max(64, -(-d // SYMMETRIC_BLOCKS))
-    for start in range(0, d, step):
-        add_product(total[start:, start : start + step], a[start:], a[start : start + step], scratch)
+        Args:
+            total: (p, q) float64, possibly a view; p and q at most d.
+            a: (p, n), whole rows of a dense matrix, or the transpose of dense rows; of `dtype`, or float64.
+            b: (q, n), the same.
+        """
+        if a.dtype == total.dtype:
+            total.addmm_(a, b.T)
+            return
+        if self._fast is None:
+            self.reserve()
+            assert self._scratch is not None
+            found = torch.mm(a, b.T, out=self._scratch[: total.numel()].view(total.shape))
+        else:
+            found = self._fast(a, b, None, "none", [], "")
+        if self.device.type != "cpu":
+            total += found
+            return
+        # On CPUs torch converts `found` as a whole; a few megabytes at a time would be given back to the system and
+        # faulted in anew for every sum, which costs more than the addition.
+        step = max(1, _CONVERTED // total.shape[1])
+        for sums, part in zip(total.split(step), found.split(step), strict=True):
+            sums.add_(part)
+
+    def add_gram(self, total: Tensor, a: Tensor) -> None:
+        """Add a a^T to the lower triangle of `total` (d, d), by block columns; what is above is left undefined.
+
+        Args:
+            total: (d, d) float64.
+            a: (d, n), as in `add`.
+        """
+        step = max(64, -(-self.width // SYMMETRIC_BLOCKS))
+        for start in range(0, self.width, step):
+            self.add(total[start:, start : start + step], a[start:], a[start : start + step])

@@ -51,6 +51,7 @@ _CHUNK = 1024
 def encode(tokenizer: Any, texts: list[str], max_length: int | None = None, special: bool = True) -> list[list[int]]:
     """Return token ids without padding; `max_length` cuts on the right. No warning is printed about long texts."""
     ids: list[list[int]] = []
+    same: dict[int, int] = {}  # one object for each number: 10,000 texts of 500 tokens then take 40 MB, not 180
     for start in range(0, len(texts), _CHUNK):
         encoded = tokenizer(
             texts[start : start + _CHUNK],
@@ -62,5 +63,5 @@ def encode(tokenizer: Any, texts: list[str], max_length: int | None = None, spec
             return_token_type_ids=False,
             verbose=False,
         )
-        ids += [list(map(int, row)) for row in encoded["input_ids"]]
+        ids += [[same.setdefault(number, int(number)) for number in row] for row in encoded["input_ids"]]
     return ids

@@ -8,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import accumulate, make_problem, moments_of, pad_batch
 
-import ntps.accumulator
+from ntps import accumulator as accumulator_module
+from ntps import layout, products
 from ntps.accumulator import MomentAccumulator, NonFiniteError
 from ntps.errors import NtpsError
+
+
+@pytest.fixture(autouse=True)
+def every_width_the_fast_way(monkeypatch):
+    """Problems here are narrow; they go through what wide states go through."""
+    monkeypatch.setattr(products, "NARROW", 0)
+
 
 FIELDS = ("M", "X", "C0", "C1", "mean_x", "mean_y", "yy")
 
@@ -152,7 +160,7 @@ def test_blocks_of_the_triangle_cover_every_width(width):
 def test_more_texts_than_the_buffer_of_pooled_states(monkeypatch):
     problem = make_problem(n=60)
     whole = moments_of(problem, folds=4)
-    monkeypatch.setattr(ntps.accumulator, "_POOL_ROWS", 7)
+    monkeypatch.setattr(accumulator_module, "_POOL_ROWS", 7)
     early = moments_of(problem, folds=4, batch=5)
     for name, value in whole.sums.items():
         assert torch.allclose(value, early.sums[name], rtol=1e-12, atol=1e-9), name
@@ -199,13 +207,13 @@ def test_masks_of_any_type(kind):
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_matmul_precision_is_set_only_inside(precision, monkeypatch):
     seen = []
-    plain = ntps.accumulator.add_gram
+    plain = products.Products.add_gram
 
     def watched(*arguments):
         seen.append(torch.get_float32_matmul_precision())
         plain(*arguments)
 
-    monkeypatch.setattr(ntps.accumulator, "add_gram", watched)
+    monkeypatch.setattr(products.Products, "add_gram", watched)
     before = torch.get_float32_matmul_precision()
     accumulate(make_problem(n=4), matmul_precision=precision)
     assert seen[0] == precision
@@ -224,7 +232,7 @@ def test_matmul_precision_is_set_only_inside(precision, monkeypatch):
 def test_running_out_of_memory_in_the_update_changes_nothing(monkeypatch, most, options):
     problem = make_problem(n=33)
     expected = moments_of(problem, batch=11, **options)
-    align, failures = ntps.accumulator._Batch.align, []
+    align, failures = layout.Batch.align, []
 
     def limited(self, hidden):
         if len(hidden) > most:
@@ -232,7 +240,7 @@ def test_running_out_of_memory_in_the_update_changes_nothing(monkeypatch, most, 
             raise torch.cuda.OutOfMemoryError("simulated")
         return align(self, hidden)
 
-    monkeypatch.setattr(ntps.accumulator._Batch, "align", limited)
+    monkeypatch.setattr(layout.Batch, "align", limited)
     found = moments_of(problem, batch=11, **options)
     assert failures
     for name, value in expected.sums.items():
@@ -243,15 +251,15 @@ def test_running_out_of_memory_late_in_the_update_adds_nothing_twice(monkeypatch
     """The last allocation before the sums change is the scratch: it fails here, at the first try of each layer."""
     problem = make_problem(n=12)
     expected = moments_of(problem, batch=12)
-    scratch, calls = MomentAccumulator._scratch, []
+    reserve, calls = products.Products.reserve, []
 
-    def limited(self, dtype):
-        calls.append(dtype)
+    def limited(self):
+        calls.append(self)
         if len(calls) == 1:
             raise torch.cuda.OutOfMemoryError("simulated")
-        return scratch(self, dtype)
+        return reserve(self)
 
-    monkeypatch.setattr(MomentAccumulator, "_scratch", limited)
+    monkeypatch.setattr(products.Products, "reserve", limited)
     found = moments_of(problem, batch=12)
     for name, value in expected.sums.items():
         assert torch.allclose(value, found.sums[name], rtol=1e-13, atol=1e-10), name
@@ -267,23 +275,23 @@ def test_failed_try_is_released_before_the_halves(monkeypatch):
 
     def watched(self, name, shape):
         memory = room(self, name, shape)
-        if name == "sums":
+        if name == "past":
             alive.append([reference() is not None for reference in held])
             held.append(weakref.ref(memory))
         return memory
 
-    scratch, calls = MomentAccumulator._scratch, []
+    reserve, calls = products.Products.reserve, []
 
-    def limited(self, dtype):
-        calls.append(dtype)
+    def limited(self):
+        calls.append(self)
         if len(calls) == 1:
             raise torch.cuda.OutOfMemoryError("simulated")
-        return scratch(self, dtype)
+        return reserve(self)
 
     gc.disable()
     try:
         monkeypatch.setattr(MomentAccumulator, "_room", watched)
-        monkeypatch.setattr(MomentAccumulator, "_scratch", limited)
+        monkeypatch.setattr(products.Products, "reserve", limited)
         moments_of(problem, batch=8)
     finally:
         gc.enable()
@@ -295,7 +303,7 @@ def test_one_text_that_does_not_fit_is_an_error(monkeypatch):
     def full(self, hidden):
         raise torch.cuda.OutOfMemoryError("simulated")
 
-    monkeypatch.setattr(ntps.accumulator._Batch, "align", full)
+    monkeypatch.setattr(layout.Batch, "align", full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         moments_of(make_problem(n=4))
 
@@ -401,5 +409,5 @@ def test_memory_does_not_grow_with_texts():
     size = {name: value.shape for name, value in accumulator.sums().items()}
     for _ in range(30):
         accumulator.update([torch.randn(64, 2, 4)], torch.ones(64, 2), torch.zeros(64, dtype=torch.long))
-        assert accumulator._pending_rows < ntps.accumulator._POOL_ROWS
+        assert accumulator._pending_rows < accumulator_module._POOL_ROWS
     assert {name: value.shape for name, value in accumulator.sums().items()} == size

@@ -258,19 +258,19 @@ def test_one_text_that_does_not_fit_is_an_error(model, task, monkeypatch):
 
 
 def test_running_out_of_memory_in_the_sums(model, task, monkeypatch):
-    from ntps.accumulator import _Batch
+    from ntps.layout import Batch
 
     reference = collect_moments(model, task)
-    align = _Batch.align
+    align = Batch.align
 
     def limited(self, hidden):
         if len(hidden) > 2:
             raise torch.cuda.OutOfMemoryError("simulated")
         return align(self, hidden)
 
-    monkeypatch.setattr(_Batch, "align", limited)
+    monkeypatch.setattr(Batch, "align", limited)
     assert distance(reference, collect_moments(model, task)) < 1e-6
-    monkeypatch.setattr(_Batch, "align", lambda self, hidden: limited(self, torch.empty(3)))
+    monkeypatch.setattr(Batch, "align", lambda self, hidden: limited(self, torch.empty(3)))
     with pytest.raises(NtpsError, match=r"one text of \d+ tokens"):
         collect_moments(model, task)
 

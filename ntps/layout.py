@@ -1,0 +1,218 @@
+"""Where the tokens of a batch go, so that prefix sums land where the products read them fastest.
+
+The pasts of a batch, or of one fold's texts in it, are the columns of a matrix (d, n); the next states are the rows of
+another, (n, d). Texts are put in order of length and cut into segments of nearly equal length: one cumulative sum a
+segment writes its columns in place, and no prefix sum is copied or transposed afterwards. Columns past a text's end are
+zero, and so add nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ntps.products import Products
+
+_SEGMENTS = 16  # at most so many cumulative sums a part of a batch
+
+
+@dataclass(frozen=True)
+class Part:
+    """Texts of a batch whose products go into the same sums: b texts, n columns.
+
+    Attributes:
+        fold: The fold whose sums they are.
+        texts: Their places among the sorted texts of the batch.
+        segments: (texts, pairs of the longest, first column) of each segment; places are those of the batch.
+        following: (n,) place in B * T of the next token of each column; a text's first token where there is none.
+        n_filled: Columns of the segments; those after them round n up, and are zero.
+        spare: Columns of the segments without a pair: they are past the end of their text.
+        n_first: (b,) how many columns name the text's first token, none of them a pair.
+        steps: (n,) how many tokens the past of a column holds.
+        last_pairs: (b,) column of each text's last pair; any for a text of one token.
+        ends: (b,) place in B * T of each text's last token.
+        alone: (b,) whether a text has one token only, or `None` where none has.
+    """
+
+    fold: int
+    texts: slice
+    segments: tuple[tuple[slice, int, int], ...]
+    n_filled: int
+    following: Tensor
+    spare: Tensor
+    n_first: Tensor
+    steps: Tensor
+    last_pairs: Tensor
+    ends: Tensor
+    alone: Tensor | None
+
+    @property
+    def n_columns(self) -> int:
+        """The number n of columns: pairs, and a few spare ones."""
+        return len(self.following)
+
+    def fill(self, states: Tensor, past: Tensor, following: Tensor, prefix: str) -> Tensor:
+        """Write what the products read, and return s_L, the sum of each text's states (b, d).
+
+        Args:
+            states: (B, T, d) of the whole batch, sorted, padding on the right.
+            past: (d, n) dense memory for what stands for the past of each column's token.
+            following: (n, d) dense memory for the next states.
+            prefix: `"sum"`, `"mean"` or `"last"`.
+        """
+        flat = states.flatten(0, 1)
+        torch.index_select(flat, 0, self.following, out=following)
+        last = flat[self.ends]
+        if not self.n_columns:
+            return last
+        for source, columns in self._segments(states, past):
+            torch.cumsum(source, 1, out=columns)
+        before = past.index_select(1, self.last_pairs).T
+        last = last + before if self.alone is None else torch.where(self.alone[:, None], last, last + before)
+        if prefix == "mean":
+            past /= self.steps
+        elif prefix == "last":
+            for source, columns in self._segments(states, past):
+                columns.copy_(source)
+        if len(self.spare):
+            past.index_fill_(1, self.spare, 0.0)
+        past[:, self.n_filled :].zero_()
+        return last
+
+    def _segments(self, states: Tensor, past: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the states and the columns of each segment, both as (texts, pairs of the longest, d)."""
+        for texts, width, first in self.segments:
+            count = texts.stop - texts.start
+            columns = past[:, first : first + count * width].unflatten(1, (count, width))
+            yield states[texts, :width], columns.permute(1, 2, 0)
+
+    def token_squares(self, states: Tensor, following: Tensor, out: Tensor) -> Tensor:
+        """Return the sum of h_t^2 over the tokens of these texts (d,); `out` (n, d) is written."""
+        first = states[self.texts, 0].square()
+        every = torch.mul(following, following, out=out).sum(0)
+        # The first token of a text follows none: it is missing here, but for the columns without a pair that name it.
+        return every + ((1 - self.n_first)[:, None] * first).sum(0)
+
+
+class Batch:
+    """What all layers of a batch share.
+
+    Args:
+        mask: (B, T) bool, true where there is a token; every text has one.
+        fold_of: (B,) fold of each text.
+        by_fold: Whether the products of each fold are kept apart.
+        products: What the columns are laid out for.
+    """
+
+    def __init__(self, mask: Tensor, fold_of: Tensor, by_fold: bool, products: Products) -> None:
+        self._mask, self._fold_of, self._by_fold, self._products = mask, fold_of, by_fold, products
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """Return the first and the second half of the texts as batches."""
+        middle = len(self._mask) // 2
+        first, second = (
+            Batch(self._mask[chosen], self._fold_of[chosen], self._by_fold, self._products)
+            for chosen in (slice(None, middle), slice(middle, None))
+        )
+        return first, second
+
+    @cached_property
+    def _sorted(self) -> tuple[list[int], Tensor | None]:
+        """Return the lengths of the sorted texts, and the order that sorts them (B,), or `None` if they are sorted."""
+        lengths = self._mask.sum(1).tolist()
+        folds = self._fold_of.tolist() if self._by_fold else [0] * len(lengths)
+        order = sorted(range(len(lengths)), key=lambda text: (folds[text], -lengths[text]))
+        moved = order != list(range(len(lengths)))
+        return [lengths[text] for text in order], torch.tensor(order, device=self._mask.device) if moved else None
+
+    @cached_property
+    def _source(self) -> Tensor | None:
+        """Return the place (B * T,) of what goes to each place of the sorted batch, or `None` if nothing moves."""
+        order, mask = self._sorted[1], self._mask
+        if order is None and (mask[:, :-1] >= mask[:, 1:]).all():
+            return None
+        within = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)  # padding to the right, tokens in order
+        places = within + torch.arange(len(mask), device=mask.device)[:, None] * mask.shape[1]
+        return (places if order is None else places[order]).flatten()
+
+    def align(self, hidden: Tensor) -> Tensor:
+        """Return states (B, T, d) with texts sorted and padding on the right; nothing that stands there is read."""
+        if self._source is None:
+            return hidden
+        return hidden.flatten(0, 1).index_select(0, self._source).view(hidden.shape)
+
+    def unsorted(self, texts: Tensor) -> Tensor:
+        """Return rows (B, ...), one a sorted text, in the order in which the texts came."""
+        order = self._sorted[1]
+        return texts if order is None else torch.empty_like(texts).index_copy_(0, order, texts)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Tokens of each sorted text, (B,)."""
+        return torch.tensor(self._sorted[0], device=self._mask.device)
+
+    @cached_property
+    def present(self) -> Tensor:
+        """Where the sorted batch has a token, (B, T)."""
+        return torch.arange(self._mask.shape[1], device=self._mask.device) < self.lengths[:, None]
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The texts by fold, or all as part 0."""
+        if not self._by_fold:
+            return [self._part(0, slice(0, len(self._mask)))]
+        folds, counts = self._fold_of.unique(return_counts=True)
+        stops = counts.cumsum(0).tolist()
+        return [
+            self._part(fold, slice(stop - count, stop))
+            for fold, count, stop in zip(folds.tolist(), counts.tolist(), stops, strict=True)
+        ]
+
+    def _part(self, fold: int, texts: slice) -> Part:
+        lengths = self._sorted[0][texts]
+        widths, segments, filled = [], [], 0
+        for start, stop in _cut(lengths):
+            width = lengths[start] - 1
+            if width:
+                segments.append((slice(texts.start + start, texts.start + stop), width, filled))
+            widths += [width] * (stop - start)
+            filled += width * (stop - start)
+        size = self._products.padded(filled)
+        length, columns = torch.tensor(lengths), torch.tensor(widths)
+        begins = columns.cumsum(0) - columns
+        text = torch.arange(len(lengths)).repeat_interleave(columns)
+        text = torch.cat([text, text.new_zeros(size - filled)])
+        step = torch.arange(size) - begins[text] + 1
+        followed = step < length[text]
+        followed[filled:] = False
+        row = torch.arange(texts.start, texts.stop) * self._mask.shape[1]
+        tensors = {
+            "following": row[text] + torch.where(followed, step, 0),
+            "spare": (~followed[:filled]).nonzero()[:, 0],
+            "n_first": text[~followed].bincount(minlength=len(lengths)).to(self._products.dtype),
+            "steps": step.to(self._products.dtype),
+            "last_pairs": (begins + length - 2).clamp(0, max(size - 1, 0)),
+            "ends": row + length - 1,
+        }
+        alone = (length == 1).to(self._mask.device) if lengths and lengths[-1] == 1 else None
+        there = {name: value.to(self._mask.device) for name, value in tensors.items()}
+        return Part(fold=fold, texts=texts, segments=tuple(segments), n_filled=filled, alone=alone, **there)
+
+
+def _cut(lengths: list[int]) -> list[tuple[int, int]]:
+    """Cut descending lengths into (start, stop) of equal ones, or of nearly equal ones where those were too many.
+
+    Batches of texts sorted by length, which is what `ntps.extract` makes, have few lengths each: nothing is wasted. A
+    text that is shorter than the longest of its segment wastes columns; the share is doubled until the cuts are few,
+    and they are: lengths that fall by a third from one segment to the next are soon down to 1.
+    """
+    for share in (0, 1 / 24, 1 / 12, 1 / 6, 1 / 3, 1 / 2):
+        cuts = [0]
+        for place, length in enumerate(lengths):
+            if length - 1 < (1 - share) * (lengths[cuts[-1]] - 1):
+                cuts.append(place)
+        if len(cuts) <= _SEGMENTS:
+            break
+    return list(zip(cuts, [*cuts[1:], len(lengths)], strict=True))

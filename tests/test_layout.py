@@ -1,0 +1,112 @@
+"""Where tokens go: every pair has its column whatever the lengths, the side of the padding and the folds."""
+
+import naive
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ntps import products
+from ntps.layout import Batch, _cut
+from ntps.products import Products
+
+SIDES = ("right", "left", "holes")
+
+
+@pytest.fixture(autouse=True)
+def every_width_the_fast_way(monkeypatch):
+    monkeypatch.setattr(products, "NARROW", 0)
+
+
+def made(mask, fold_of, by_fold, dtype=torch.float32, d=3):
+    return Batch(mask, fold_of, by_fold, Products(d, dtype, mask.device))
+
+
+def batch_of(lengths, side, folds=1, d=3, seed=0):
+    """Hidden states (B, T, d) with NaN where no token is, mask, folds, and each text's states (L, d)."""
+    rng = np.random.default_rng(seed)
+    texts = [rng.standard_normal((length, d)) for length in lengths]
+    longest = max(lengths) + 2
+    hidden, mask = np.full((len(lengths), longest, d), np.nan), np.zeros((len(lengths), longest), dtype=bool)
+    for row, text in enumerate(texts):
+        free = np.arange(longest)
+        places = {"right": free[: len(text)], "left": free[longest - len(text) :]}.get(side)
+        if places is None:
+            places = np.sort(rng.choice(free, len(text), replace=False))
+        hidden[row, places], mask[row, places] = text, True
+    fold_of = torch.from_numpy(rng.integers(0, folds, len(lengths)))
+    return torch.from_numpy(hidden), torch.from_numpy(mask), fold_of, texts
+
+
+def filled(batch, hidden, prefix):
+    """What each part's products read, and each text's sum."""
+    states = batch.align(hidden)
+    found, sums, squares = {}, [], 0
+    for part in batch.parts:
+        past = torch.full((hidden.shape[2], part.n_columns), float("nan"), dtype=hidden.dtype)
+        following = torch.full((part.n_columns, hidden.shape[2]), float("nan"), dtype=hidden.dtype)
+        sums.append(part.fill(states, past, following, prefix))
+        squares = squares + part.token_squares(states, following, torch.empty_like(following))
+        found[part.fold] = past, following
+    return found, batch.unsorted(torch.cat(sums)), squares
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=25), st.sampled_from(SIDES), st.sampled_from([1, 3]),
+    st.sampled_from(["sum", "mean", "last"]), st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+def test_columns_hold_every_pair_once_and_nothing_else(lengths, side, folds, prefix, dtype):
+    hidden, mask, fold_of, texts = batch_of(lengths, side, folds)
+    found, sums, squares = filled(made(mask, fold_of, folds > 1, dtype), hidden.to(dtype), prefix)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    for fold, (past, following) in found.items():
+        own = [text for text, of in zip(texts, fold_of.tolist(), strict=True) if folds == 1 or of == fold]
+        before, after = (np.array(side).reshape(-1, 3) for side in naive.pairs(own, prefix)[:2])
+        real = (past != 0).any(0)
+        assert int(real.sum()) == len(before)
+        assert following.isfinite().all()
+        pairs = torch.cat([past.T[real], following[real]], 1).double().numpy()
+        expected = np.concatenate([before, after], 1)
+        # Their order is free: sorted by the last value of the next state, which no two share.
+        assert np.allclose(pairs[pairs[:, -1].argsort()], expected[expected[:, -1].argsort()], **tolerance)
+    assert set(found) == (set(fold_of.tolist()) if folds > 1 else {0})
+    assert np.allclose(sums.numpy(), np.array([text.sum(0) for text in texts]), **tolerance)
+    assert np.allclose(squares.numpy(), sum((text**2).sum(0) for text in texts), **tolerance)
+
+
+def test_texts_in_order_of_length_are_used_where_they_are():
+    hidden, mask, fold_of, _ = batch_of([9, 9, 7, 2, 1], "right")
+    batch = made(mask, fold_of, False)
+    assert batch.align(hidden) is hidden
+    turned = made(mask.flip(0), fold_of, False)
+    assert torch.equal(turned.align(hidden.flip(0))[mask], hidden[torch.tensor([1, 0, 2, 3, 4])][mask])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=200))
+def test_segments_are_few_and_hold_every_text(lengths):
+    lengths = sorted(lengths, reverse=True)
+    segments = _cut(lengths)
+    assert len(segments) <= 16
+    assert [place for start, stop in segments for place in range(start, stop)] == list(range(len(lengths)))
+    if len(set(lengths)) <= 16:
+        assert all(len(set(lengths[start:stop])) == 1 for start, stop in segments)
+    columns = sum((stop - start) * (lengths[start] - 1) for start, stop in segments)
+    assert columns <= 2 * sum(length - 1 for length in lengths)
+
+
+def test_texts_of_one_token_have_no_column():
+    hidden, mask, fold_of, texts = batch_of([1, 1], "right")
+    found, sums, squares = filled(made(mask, fold_of, False), hidden.float(), "sum")
+    assert found[0][0].shape == (3, 0)
+    assert np.allclose(sums, np.array(texts)[:, 0])
+    assert np.allclose(squares, (np.array(texts) ** 2).sum((0, 1)))
+
+
+def test_halves_hold_each_text_once():
+    _, mask, fold_of, _ = batch_of([4, 2, 7, 1, 3], "left", folds=2)
+    first, second = made(mask, fold_of, True).halves()
+    assert sorted([*first.lengths.tolist(), *second.lengths.tolist()]) == [1, 2, 3, 4, 7]
+    assert len(first.lengths) == 2
