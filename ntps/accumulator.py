@@ -2,14 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ntps.errors import NtpsError, in_range, one_of
-from ntps.layout import Batch
+from ntps.layout import Batch, Part
 from ntps.moments import PREFIXES, Moments
 from ntps.products import Products
 
@@ -44,6 +44,21 @@ def _float32_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+class _Filled(NamedTuple):
+    """What a part of a batch adds to one layer's sums; n columns, b texts.
+
+    `past` is (d, n), `following` (n, d), `last` (b, d) the sums of the texts, `squares` those of tokens and of `last`,
+    each (d,), and `grams` the whole matrices where they are kept.
+    """
+
+    fold: int
+    past: Tensor
+    following: Tensor
+    last: Tensor
+    squares: tuple[Tensor, Tensor]
+    grams: tuple[Tensor, Tensor] | None
 
 
 def _symmetric(lower: Tensor) -> Tensor:
@@ -135,6 +150,7 @@ class MomentAccumulator:
             self._sums["last_gram"] = zeros(n_layers, width, width)
         self._pending: list[tuple[list[Tensor], Tensor, Tensor]] = []
         self._pending_rows = 0
+        self._may_run_out = self.device.type == "cuda"
         self._products = Products(width, accumulate_dtype, self.device)
         self._rooms: dict[str, Tensor] = {}
 
@@ -187,55 +203,57 @@ class MomentAccumulator:
     def _update_layer(self, place: int, hidden: Tensor, batch: Batch) -> Tensor:
         """Add one layer's C0, C1 and squares; return the pooled states (B, d).
 
-        Everything that needs fresh memory is made before the first sum changes, so that when memory runs out the
-        layer can be added again in halves.
+        On a GPU everything that needs fresh memory is made before the first sum changes, so that when memory runs out
+        the layer can be added again in halves.
         """
+        filled: Iterable[_Filled] | None
         try:
-            prepared = self._prepare(hidden, batch)
+            filled = self._filled(hidden, batch)
+            if self._may_run_out:
+                filled = list(filled)
+            self._products.reserve()
         except torch.cuda.OutOfMemoryError:
             if len(hidden) == 1:
                 raise
-            prepared = None
-        if prepared is None:  # outside the handler, so that what the failed try held is free
+            filled = None
+        if filled is None:  # outside the handler, so that what the failed try held is free
             middle = len(hidden) // 2
             parts = zip((hidden[:middle], hidden[middle:]), batch.halves(), strict=True)
-            return torch.cat([self._update_layer(place, states, half) for states, half in parts])
-        pooled, factors, squares, grams = prepared
-        for fold, past, following in factors:
-            self._products.add_gram(self._sums["ss"][fold, place], past)
-            self._products.add(self._sums["sh"][fold, place], past, following.T)
-        self._sums["token_squares"][place] += squares[0]
-        self._sums["last_squares"][place] += squares[1]
-        if grams is not None:
-            self._sums["token_gram"][place] += grams[0]
-            self._sums["last_gram"][place] += grams[1]
-        return pooled
+            return torch.cat([self._update_layer(place, some, half) for some, half in parts])
+        last = []
+        for part in filled:
+            self._add(place, part)
+            last.append(part.last)
+        return batch.unsorted(torch.cat(last) / batch.lengths[:, None])
 
-    def _prepare(
-        self, hidden: Tensor, batch: Batch
-    ) -> tuple[Tensor, list[tuple[int, Tensor, Tensor]], tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
-        """Return the pooled states, (fold, past (d, n), next (n, d)), squares, and whole Grams where they are kept."""
+    def _filled(self, hidden: Tensor, batch: Batch) -> Iterator[_Filled]:
         states = batch.align(hidden.to(self.device)).to(self.accumulate_dtype)
-        columns = sum(part.n_columns for part in batch.parts)
-        rooms = [self._room(name, (columns, self.width)) for name in ("past", "next", "squares")]
-        factors, sums, tokens, start = [], [], torch.zeros(self.width, dtype=states.dtype, device=self.device), 0
         for part in batch.parts:
-            past, following, spare = (room[start : start + part.n_columns] for room in rooms)
-            past = past.view(self.width, part.n_columns)
-            sums.append(part.fill(states, past, following, self.prefix))
-            tokens += part.token_squares(states, following, spare)
-            if part.n_columns:
-                factors.append((part.fold, past, following))
-            start += part.n_columns
-        last = torch.cat(sums)
-        pooled = batch.unsorted(last / batch.lengths[:, None])
-        squares = tokens.double(), last.square().sum(0, dtype=torch.float64)
+            yield self._fill(states, batch, part)
+
+    def _fill(self, states: Tensor, batch: Batch, part: Part) -> _Filled:
+        """Return what a part adds to the sums; `states` are aligned. Memory of a CPU serves the next part again."""
+        past, following, spare = (
+            self._room(name, (part.n_columns, self.width)) for name in ("past", "next", "squares")
+        )
+        past = past.view(self.width, part.n_columns)
+        last = part.fill(states, past, following, self.prefix)
+        squares = part.token_squares(states, following, spare).double(), last.square().sum(0, dtype=torch.float64)
         grams = None
         if "token_gram" in self._sums:
-            flat = states[batch.present].double()
-            grams = flat.T @ flat, last.double().T @ last.double()
-        self._products.reserve()
-        return pooled, factors, squares, grams
+            tokens = states[part.texts][batch.present[part.texts]].double()
+            grams = tokens.T @ tokens, last.double().T @ last.double()
+        return _Filled(part.fold, past, following, last, squares, grams)
+
+    def _add(self, place: int, part: _Filled) -> None:
+        if part.following.numel():
+            self._products.add_gram(self._sums["ss"][part.fold, place], part.past)
+            self._products.add(self._sums["sh"][part.fold, place], part.past, part.following.T)
+        self._sums["token_squares"][place] += part.squares[0]
+        self._sums["last_squares"][place] += part.squares[1]
+        if part.grams is not None:
+            self._sums["token_gram"][place] += part.grams[0]
+            self._sums["last_gram"][place] += part.grams[1]
 
     def _room(self, name: str, shape: Sequence[int]) -> Tensor:
         """Return memory for this batch and the next ones; the caching allocator of a GPU does that by itself.

@@ -16,6 +16,7 @@ from torch import Tensor
 from ntps.products import Products
 
 _SEGMENTS = 16  # at most so many cumulative sums a part of a batch
+_COLUMNS = 4096  # at most so many tokens a part on a CPU, or one text: more would be evicted between their uses
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,19 @@ class Batch:
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The texts by fold, or all as part 0."""
-        if not self._by_fold:
-            return [self._part(0, slice(0, len(self._mask)))]
-        folds, counts = self._fold_of.unique(return_counts=True)
-        stops = counts.cumsum(0).tolist()
-        return [
-            self._part(fold, slice(stop - count, stop))
-            for fold, count, stop in zip(folds.tolist(), counts.tolist(), stops, strict=True)
-        ]
+        """The texts, by fold where those are kept apart; on a CPU in pieces whose columns stay in its caches."""
+        lengths, folds = self._sorted[0], [0] * len(self._mask)
+        if self._by_fold:
+            folds = self._fold_of.sort().values.tolist()
+        most = _COLUMNS if self._mask.device.type == "cpu" else sum(lengths)
+        cuts, columns = [0], 0
+        for text, length in enumerate(lengths):
+            columns += length - 1
+            if folds[text] != folds[cuts[-1]] or (columns > most and text > cuts[-1]):
+                cuts.append(text)
+                columns = length - 1
+        ends = [*cuts[1:], len(lengths)]
+        return [self._part(folds[start], slice(start, stop)) for start, stop in zip(cuts, ends, strict=True)]
 
     def _part(self, fold: int, texts: slice) -> Part:
         lengths = self._sorted[0][texts]
