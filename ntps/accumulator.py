@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ntps.errors import NtpsError, in_range, one_of
-from ntps.layout import Batch, Part
+from ntps.layout import Batch, Layout
 from ntps.moments import PREFIXES, Moments
 from ntps.products import Products
 
@@ -46,17 +46,21 @@ def _float32_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+States = tuple[Tensor | Sequence[Tensor], Tensor, Tensor, Tensor | None]
+"""One batch: hidden states, mask, labels, and folds if there are any, as `MomentAccumulator.update` takes them."""
+
+
 class _Filled(NamedTuple):
     """What a part of a batch adds to one layer's sums; n columns, b texts.
 
-    `past` is (d, n), `following` (n, d), `last` (b, d) the sums of the texts, `squares` those of tokens and of `last`,
-    each (d,), and `grams` the whole matrices where they are kept.
+    `past` is (d, n), `following` (n, d), `last` the sums of the texts as (batch, its sorted texts, (b, d)), `squares`
+    those of tokens and of `last`, each (d,), and `grams` the whole matrices where they are kept.
     """
 
     fold: int
     past: Tensor
     following: Tensor
-    last: Tensor
+    last: list[tuple[int, slice, Tensor]]
     squares: tuple[Tensor, Tensor]
     grams: tuple[Tensor, Tensor] | None
 
@@ -178,72 +182,101 @@ class MomentAccumulator:
                 or if a hidden state is not finite (the message names the layer and the text's place in the batch; the
                 sums are spoiled then).
         """
-        mask = mask.to(self.device).bool()
-        targets = self._targets(labels, mask.shape[0])
-        fold_of = self._fold_of(folds, mask.shape[0])
-        self._check_shapes(hidden, mask)
-        lengths = mask.sum(1)
-        if (lengths == 0).any():
-            raise NtpsError(f"text {int((lengths == 0).nonzero()[0])} of the batch has no token; leave such texts out.")
-        batch = Batch(mask, fold_of, self.fold_prefix, self._products)
+        return self.update_many([(hidden, mask, labels, folds)], return_pooled=return_pooled)
+
+    @torch.no_grad()
+    def update_many(self, batches: Sequence[States], *, return_pooled: bool = False) -> Tensor | None:
+        """Add several batches at once: the same sums, faster for short ones, since each sum is read and written once.
+
+        Args:
+            batches: What `update` takes, (hidden, mask, labels, folds) each. Together they should hold few tokens: on
+                a CPU no more than `ntps.layout.COLUMNS` are used at once.
+            return_pooled: Return the mean-pooled states (S, B, d) of all B texts, in the order of the batches.
+
+        Raises:
+            NtpsError: As `update`; the place of a text that is not finite is counted through the batches.
+        """
+        checked = [self._checked(place, *batch) for place, batch in enumerate(batches)]
+        laid = [Batch(mask, fold_of, self.fold_prefix, self._products) for mask, _, fold_of in checked]
+        layout = Layout(laid, self._products)
         with _float32_precision(self.matmul_precision):
-            pooled = [self._update_layer(place, hidden[place], batch) for place in range(len(self.layers))]
+            pooled = [
+                self._update_layer(place, [hidden[place] for hidden, *_ in batches], layout)
+                for place in range(len(self.layers))
+            ]
         finite = torch.stack([states.isfinite().all(1) for states in pooled])
         if not finite.all():
             place, text = (~finite).nonzero()[0].tolist()
             raise NonFiniteError(self.layers[place], text)
+        lengths = torch.cat([mask.sum(1) for mask, *_ in checked])
+        targets, fold_of = (torch.cat([batch[part] for batch in checked]) for part in (1, 2))
         counts = torch.stack([torch.ones_like(lengths), lengths, lengths - 1]).to(torch.float64)
         self._sums["counts"].index_add_(1, fold_of, counts)
         self._pending.append((pooled, targets, fold_of))
-        self._pending_rows += len(mask)
+        self._pending_rows += len(lengths)
         if self._pending_rows >= _POOL_ROWS:
             self._flush()
         return torch.stack(pooled) if return_pooled else None
 
-    def _update_layer(self, place: int, hidden: Tensor, batch: Batch) -> Tensor:
-        """Add one layer's C0, C1 and squares; return the pooled states (B, d).
+    def _checked(
+        self, place: int, hidden: Tensor | Sequence[Tensor], mask: Tensor, labels: Tensor, folds: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mask, targets (B, c) and folds (B,) of a batch that can be added."""
+        mask = mask.to(self.device).bool()
+        targets = self._targets(labels, mask.shape[0])
+        fold_of = self._fold_of(folds, mask.shape[0])
+        self._check_shapes(hidden, mask)
+        empty = ~mask.any(1)
+        if empty.any():
+            where = "the batch" if place == 0 else f"batch {place}"
+            raise NtpsError(f"text {int(empty.nonzero()[0])} of {where} has no token; leave such texts out.")
+        return mask, targets, fold_of
+
+    def _update_layer(self, place: int, hidden: Sequence[Tensor], layout: Layout) -> Tensor:
+        """Add one layer's C0, C1 and squares; return the pooled states (B, d) of all texts.
 
         On a GPU everything that needs fresh memory is made before the first sum changes, so that when memory runs out
         the layer can be added again in halves.
         """
         filled: Iterable[_Filled] | None
         try:
-            filled = self._filled(hidden, batch)
+            filled = self._filled(hidden, layout)
             if self._may_run_out:
                 filled = list(filled)
             self._products.reserve()
         except torch.cuda.OutOfMemoryError:
-            if len(hidden) == 1:
+            if len(hidden) == len(hidden[0]) == 1:
                 raise
             filled = None
         if filled is None:  # outside the handler, so that what the failed try held is free
-            middle = len(hidden) // 2
-            parts = zip((hidden[:middle], hidden[middle:]), batch.halves(), strict=True)
-            return torch.cat([self._update_layer(place, some, half) for some, half in parts])
-        last = []
+            return torch.cat([self._update_layer(place, *half) for half in layout.halves(hidden)])
+        last = [torch.empty(len(some), self.width, dtype=self.accumulate_dtype, device=self.device) for some in hidden]
         for part in filled:
             self._add(place, part)
-            last.append(part.last)
-        return batch.unsorted(torch.cat(last) / batch.lengths[:, None])
+            for batch, texts, sums in part.last:
+                last[batch][texts] = sums
+        pairs = zip(layout.batches, last, strict=True)
+        return torch.cat([batch.unsorted(sums / batch.lengths[:, None]) for batch, sums in pairs])
 
-    def _filled(self, hidden: Tensor, batch: Batch) -> Iterator[_Filled]:
-        states = batch.align(hidden.to(self.device)).to(self.accumulate_dtype)
-        for part in batch.parts:
-            yield self._fill(states, batch, part)
-
-    def _fill(self, states: Tensor, batch: Batch, part: Part) -> _Filled:
-        """Return what a part adds to the sums; `states` are aligned. Memory of a CPU serves the next part again."""
-        past, following, spare = (
-            self._room(name, (part.n_columns, self.width)) for name in ("past", "next", "squares")
-        )
-        past = past.view(self.width, part.n_columns)
-        last = part.fill(states, past, following, self.prefix)
-        squares = part.token_squares(states, following, spare).double(), last.square().sum(0, dtype=torch.float64)
-        grams = None
-        if "token_gram" in self._sums:
-            tokens = states[part.texts][batch.present[part.texts]].double()
-            grams = tokens.T @ tokens, last.double().T @ last.double()
-        return _Filled(part.fold, past, following, last, squares, grams)
+    def _filled(self, hidden: Sequence[Tensor], layout: Layout) -> Iterator[_Filled]:
+        """Yield what each part adds to the sums; memory of a CPU serves one part after the other."""
+        batches = layout.batches
+        pairs = zip(batches, hidden, strict=True)
+        states = [batch.align(some.to(self.device)).to(self.accumulate_dtype) for batch, some in pairs]
+        for part in layout.parts:
+            shape = (part.n_columns, self.width)
+            past, following, spare = (self._room(name, shape) for name in ("past", "next", "squares"))
+            past = past.view(self.width, part.n_columns)
+            sums = part.fill(states, past, following, self.prefix)
+            last = torch.cat(sums)
+            squares = part.token_squares(states, following, spare).double(), last.square().sum(0, dtype=torch.float64)
+            grams = None
+            if "token_gram" in self._sums:
+                own = [(batch, piece.texts) for batch, piece in part.pieces]
+                tokens = torch.cat([states[batch][texts][batches[batch].present[texts]] for batch, texts in own])
+                grams = tokens.double().T @ tokens.double(), last.double().T @ last.double()
+            own_sums = [(batch, piece.texts, some) for (batch, piece), some in zip(part.pieces, sums, strict=True)]
+            yield _Filled(part.fold, past, following, own_sums, squares, grams)
 
     def _add(self, place: int, part: _Filled) -> None:
         if part.following.numel():
@@ -256,12 +289,12 @@ class MomentAccumulator:
             self._sums["last_gram"][place] += part.grams[1]
 
     def _room(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Return memory for this batch and the next ones; the caching allocator of a GPU does that by itself.
+        """Return memory for this part and the next ones; the caching allocator of a GPU does that by itself.
 
-        Without it, some megabytes a layer and batch are given back to the system and faulted in again, which takes as
+        Without it, some megabytes a layer and part are given back to the system and faulted in again, which takes as
         long as the arithmetic on them.
         """
-        if self.device.type != "cpu":
+        if self._may_run_out:
             return torch.empty(tuple(shape), dtype=self.accumulate_dtype, device=self.device)
         size = math.prod(shape)
         if name not in self._rooms or self._rooms[name].numel() < size:

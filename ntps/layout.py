@@ -6,7 +6,8 @@ segment writes its columns in place, and no prefix sum is copied or transposed a
 zero, and so add nothing.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,22 +16,21 @@ from torch import Tensor
 
 from ntps.products import Products
 
-_SEGMENTS = 16  # at most so many cumulative sums a part of a batch
-_COLUMNS = 4096  # at most so many tokens a part on a CPU, or one text: more would be evicted between their uses
+_SEGMENTS = 16  # at most so many cumulative sums a piece
+COLUMNS = 4096  # at most so many at once on a CPU, or one text: more would leave its caches between their uses
 
 
 @dataclass(frozen=True)
-class Part:
-    """Texts of a batch whose products go into the same sums: b texts, n columns.
+class Piece:
+    """Texts of one batch and one fold: b texts, n columns.
 
     Attributes:
-        fold: The fold whose sums they are.
+        fold: The fold of the texts.
         texts: Their places among the sorted texts of the batch.
         segments: (texts, pairs of the longest, first column) of each segment; places are those of the batch.
         following: (n,) place in B * T of the next token of each column; a text's first token where there is none.
-        n_filled: Columns of the segments; those after them round n up, and are zero.
-        spare: Columns of the segments without a pair: they are past the end of their text.
-        n_first: (b,) how many columns name the text's first token, none of them a pair.
+        spare: Columns without a pair: they are past the end of their text.
+        n_spare: (b,) how many of them each text has.
         steps: (n,) how many tokens the past of a column holds.
         last_pairs: (b,) column of each text's last pair; any for a text of one token.
         ends: (b,) place in B * T of each text's last token.
@@ -40,10 +40,9 @@ class Part:
     fold: int
     texts: slice
     segments: tuple[tuple[slice, int, int], ...]
-    n_filled: int
     following: Tensor
     spare: Tensor
-    n_first: Tensor
+    n_spare: Tensor
     steps: Tensor
     last_pairs: Tensor
     ends: Tensor
@@ -51,7 +50,7 @@ class Part:
 
     @property
     def n_columns(self) -> int:
-        """The number n of columns: pairs, and a few spare ones."""
+        """The number n of columns: pairs, and spare ones."""
         return len(self.following)
 
     def fill(self, states: Tensor, past: Tensor, following: Tensor, prefix: str) -> Tensor:
@@ -59,7 +58,7 @@ class Part:
 
         Args:
             states: (B, T, d) of the whole batch, sorted, padding on the right.
-            past: (d, n) dense memory for what stands for the past of each column's token.
+            past: (d, n) memory for what stands for the past of each column's token.
             following: (n, d) dense memory for the next states.
             prefix: `"sum"`, `"mean"` or `"last"`.
         """
@@ -79,7 +78,6 @@ class Part:
                 columns.copy_(source)
         if len(self.spare):
             past.index_fill_(1, self.spare, 0.0)
-        past[:, self.n_filled :].zero_()
         return last
 
     def _segments(self, states: Tensor, past: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -89,12 +87,52 @@ class Part:
             columns = past[:, first : first + count * width].unflatten(1, (count, width))
             yield states[texts, :width], columns.permute(1, 2, 0)
 
-    def token_squares(self, states: Tensor, following: Tensor, out: Tensor) -> Tensor:
+    def missing_squares(self, states: Tensor) -> Tensor:
+        """Return what the squares of `following` lack to be those of all tokens, summed over texts (d,).
+
+        A text's first token follows none: it is missing, but for the columns without a pair that name it.
+        """
+        return ((1 - self.n_spare)[:, None] * states[self.texts, 0].square()).sum(0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pieces, of one batch or of several, whose products go into the same sums together.
+
+    Attributes:
+        fold: The fold of the texts.
+        pieces: (place of the batch, piece).
+        n_columns: The number n of columns: those of the pieces, and zeros up to a number that suits the products.
+    """
+
+    fold: int
+    pieces: tuple[tuple[int, Piece], ...]
+    n_columns: int
+
+    def fill(self, states: Sequence[Tensor], past: Tensor, following: Tensor, prefix: str) -> list[Tensor]:
+        """Write what the products read, and return the sum of each text's states, (b, d) a piece.
+
+        Args:
+            states: (B, T, d) of each batch, sorted, padding on the right.
+            past: (d, n) dense memory for what stands for the past of each column's token.
+            following: (n, d) dense memory for the next states.
+            prefix: `"sum"`, `"mean"` or `"last"`.
+        """
+        sums, start = [], 0
+        for batch, piece in self.pieces:
+            own = slice(start, start + piece.n_columns)
+            sums.append(piece.fill(states[batch], past[:, own], following[own], prefix))
+            start = own.stop
+        past[:, start:].zero_()
+        following[start:].zero_()
+        return sums
+
+    def token_squares(self, states: Sequence[Tensor], following: Tensor, out: Tensor) -> Tensor:
         """Return the sum of h_t^2 over the tokens of these texts (d,); `out` (n, d) is written."""
-        first = states[self.texts, 0].square()
-        every = torch.mul(following, following, out=out).sum(0)
-        # The first token of a text follows none: it is missing here, but for the columns without a pair that name it.
-        return every + ((1 - self.n_first)[:, None] * first).sum(0)
+        total = torch.mul(following, following, out=out).sum(0)
+        for batch, piece in self.pieces:
+            total += piece.missing_squares(states[batch])
+        return total
 
 
 class Batch:
@@ -160,12 +198,12 @@ class Batch:
         return torch.arange(self._mask.shape[1], device=self._mask.device) < self.lengths[:, None]
 
     @cached_property
-    def parts(self) -> list[Part]:
-        """The texts, by fold where those are kept apart; on a CPU in pieces whose columns stay in its caches."""
+    def pieces(self) -> list[Piece]:
+        """The texts, by fold where those are kept apart; on a CPU no more columns each than stay in its caches."""
         lengths, folds = self._sorted[0], [0] * len(self._mask)
         if self._by_fold:
             folds = self._fold_of.sort().values.tolist()
-        most = _COLUMNS if self._mask.device.type == "cpu" else sum(lengths)
+        most = _most_columns(self._mask.device)
         cuts, columns = [0], 0
         for text, length in enumerate(lengths):
             columns += length - 1
@@ -173,9 +211,9 @@ class Batch:
                 cuts.append(text)
                 columns = length - 1
         ends = [*cuts[1:], len(lengths)]
-        return [self._part(folds[start], slice(start, stop)) for start, stop in zip(cuts, ends, strict=True)]
+        return [self._piece(folds[start], slice(start, stop)) for start, stop in zip(cuts, ends, strict=True)]
 
-    def _part(self, fold: int, texts: slice) -> Part:
+    def _piece(self, fold: int, texts: slice) -> Piece:
         lengths = self._sorted[0][texts]
         widths, segments, filled = [], [], 0
         for start, stop in _cut(lengths):
@@ -184,26 +222,68 @@ class Batch:
                 segments.append((slice(texts.start + start, texts.start + stop), width, filled))
             widths += [width] * (stop - start)
             filled += width * (stop - start)
-        size = self._products.padded(filled)
         length, columns = torch.tensor(lengths), torch.tensor(widths)
         begins = columns.cumsum(0) - columns
         text = torch.arange(len(lengths)).repeat_interleave(columns)
-        text = torch.cat([text, text.new_zeros(size - filled)])
-        step = torch.arange(size) - begins[text] + 1
+        step = torch.arange(filled) - begins[text] + 1
         followed = step < length[text]
-        followed[filled:] = False
         row = torch.arange(texts.start, texts.stop) * self._mask.shape[1]
         tensors = {
             "following": row[text] + torch.where(followed, step, 0),
-            "spare": (~followed[:filled]).nonzero()[:, 0],
-            "n_first": text[~followed].bincount(minlength=len(lengths)).to(self._products.dtype),
+            "spare": (~followed).nonzero()[:, 0],
+            "n_spare": text[~followed].bincount(minlength=len(lengths)).to(self._products.dtype),
             "steps": step.to(self._products.dtype),
-            "last_pairs": (begins + length - 2).clamp(0, max(size - 1, 0)),
+            "last_pairs": (begins + length - 2).clamp(0, max(filled - 1, 0)),
             "ends": row + length - 1,
         }
-        alone = (length == 1).to(self._mask.device) if lengths and lengths[-1] == 1 else None
+        alone = (length == 1).to(self._mask.device) if lengths[-1] == 1 else None
         there = {name: value.to(self._mask.device) for name, value in tensors.items()}
-        return Part(fold=fold, texts=texts, segments=tuple(segments), n_filled=filled, alone=alone, **there)
+        return Piece(fold=fold, texts=texts, segments=tuple(segments), alone=alone, **there)
+
+
+class Layout:
+    """Batches that are added at once.
+
+    Args:
+        batches: At least one.
+        products: What the columns are laid out for.
+    """
+
+    def __init__(self, batches: Sequence[Batch], products: Products) -> None:
+        self.batches, self._products = batches, products
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The pieces of the batches, put together where they share a fold; on a CPU up to `COLUMNS` columns."""
+        parts: list[list[tuple[int, Piece]]] = []
+        latest: dict[int, list[tuple[int, Piece]]] = {}
+        for place, batch in enumerate(self.batches):
+            for piece in batch.pieces:
+                part = latest.get(piece.fold)
+                if part is None or _columns(part) + piece.n_columns > _most_columns(self._products.device):
+                    latest[piece.fold] = part = []
+                    parts.append(part)
+                part.append((place, piece))
+        return [Part(part[0][1].fold, tuple(part), self._products.padded(_columns(part))) for part in parts]
+
+    def halves(self, hidden: Sequence[Tensor]) -> list[tuple[Sequence[Tensor], "Layout"]]:
+        """Return the first and the second half of the batches, or of the only one's texts, with their states."""
+        if len(self.batches) > 1:
+            middle = len(self.batches) // 2
+            cut = [(hidden[:middle], self.batches[:middle]), (hidden[middle:], self.batches[middle:])]
+        else:
+            middle = len(hidden[0]) // 2
+            states = (hidden[0][:middle], hidden[0][middle:])
+            cut = [([some], [half]) for some, half in zip(states, self.batches[0].halves(), strict=True)]
+        return [(some, Layout(batches, self._products)) for some, batches in cut]
+
+
+def _columns(part: list[tuple[int, Piece]]) -> int:
+    return sum(piece.n_columns for _, piece in part)
+
+
+def _most_columns(device: torch.device) -> float:
+    return COLUMNS if device.type == "cpu" else math.inf
 
 
 def _cut(lengths: list[int]) -> list[tuple[int, int]]:

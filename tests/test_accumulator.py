@@ -229,7 +229,7 @@ def test_matmul_precision_is_set_only_inside(precision, monkeypatch):
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
 @pytest.mark.parametrize("options", [{}, {"folds": 4, "fold_prefix": True}, {"token_gram": True}, {"prefix": "last"}])
-def test_running_out_of_memory_in_the_update_changes_nothing(monkeypatch, most, options):
+def test_running_out_of_memory_in_the_update_changes_nothing(monkeypatch, may_run_out, most, options):
     problem = make_problem(n=33)
     expected = moments_of(problem, batch=11, **options)
     align, failures = layout.Batch.align, []
@@ -247,7 +247,7 @@ def test_running_out_of_memory_in_the_update_changes_nothing(monkeypatch, most, 
         assert torch.allclose(value, found.sums[name], rtol=1e-13, atol=1e-10), name
 
 
-def test_running_out_of_memory_late_in_the_update_adds_nothing_twice(monkeypatch):
+def test_running_out_of_memory_late_in_the_update_adds_nothing_twice(monkeypatch, may_run_out):
     """The last allocation before the sums change is the scratch: it fails here, at the first try of each layer."""
     problem = make_problem(n=12)
     expected = moments_of(problem, batch=12)
@@ -265,7 +265,7 @@ def test_running_out_of_memory_late_in_the_update_adds_nothing_twice(monkeypatch
         assert torch.allclose(value, found.sums[name], rtol=1e-13, atol=1e-10), name
 
 
-def test_failed_try_is_released_before_the_halves(monkeypatch):
+def test_failed_try_is_released_before_the_halves(monkeypatch, may_run_out):
     """Otherwise the halves must fit beside what the whole batch took."""
     import gc
     import weakref
@@ -299,7 +299,7 @@ def test_failed_try_is_released_before_the_halves(monkeypatch):
     assert alive[1] == [False]
 
 
-def test_one_text_that_does_not_fit_is_an_error(monkeypatch):
+def test_one_text_that_does_not_fit_is_an_error(monkeypatch, may_run_out):
     def full(self, hidden):
         raise torch.cuda.OutOfMemoryError("simulated")
 

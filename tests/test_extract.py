@@ -257,7 +257,7 @@ def test_one_text_that_does_not_fit_is_an_error(model, task, monkeypatch):
         collect_moments(model, task)
 
 
-def test_running_out_of_memory_in_the_sums(model, task, monkeypatch):
+def test_running_out_of_memory_in_the_sums(model, task, monkeypatch, may_run_out):
     from ntps.layout import Batch
 
     reference = collect_moments(model, task)
