@@ -1,7 +1,7 @@
 """Run a model over a task once and keep the moments of every layer, in batches of similar length, on any device.
 
-Several processes split the batches, not the texts: every batch is the same whatever their number, so the sums agree to
-rounding in float64. Start them with `torchrun --nproc-per-node N -m ntps score ...`.
+Several processes split the batches, not the texts: what is added at once is the same whatever their number, so the sums
+agree to rounding in float64. Start them with `torchrun --nproc-per-node N -m ntps score ...`.
 """
 
 import atexit
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from ntps import __version__
-from ntps.accumulator import MomentAccumulator, NonFiniteError
+from ntps.accumulator import MomentAccumulator, NonFiniteError, States
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.features import DTYPES, Features
+from ntps.layout import COLUMNS
 from ntps.moments import Moments
-from ntps.request import assign_folds, make_request, plan_batches
+from ntps.request import assign_folds, group_batches, make_request, plan_batches
 
 if TYPE_CHECKING:
     from ntps.models import LanguageModel
@@ -104,6 +105,7 @@ def collect(
     if not lengths.any():
         raise NtpsError(f"{task.name}: none of the {len(task)} texts has a token in it.")
     batches = plan_batches(lengths, batch_size)
+    groups = group_batches(batches, lengths, COLUMNS if model.device.type == "cpu" else 0)
     fold_of = assign_folds(task.labels, request.folds, seed=request.seed) if request.folds else None
     processes = _Processes(model.device)
     accumulator = MomentAccumulator(
@@ -120,9 +122,11 @@ def collect(
     values = np.zeros((len(request.layers), len(task), model.width), dtype=feature_dtype) if keep_features else None
     run = _Run(model, task, tokenized.ids, accumulator, fold_of, values)
     with _progress_bar(int(lengths.sum()), progress, processes.is_main) as advance:
-        for batch in processes.share(batches):
-            run.add(batch)
-            advance(int(lengths[batch].sum()) * processes.count, len(batch) * processes.count)
+        for group in processes.share(groups):
+            for batch in group:
+                run.read(batch)
+                advance(int(lengths[batch].sum()) * processes.count, len(batch) * processes.count)
+            run.add_waiting()
     processes.reduce(accumulator.sums())
     kept = np.flatnonzero(lengths)
     features = None
@@ -156,7 +160,11 @@ def collect(
 
 
 class _Run:
-    """One pass: forward, accumulate, and on a GPU without memory do it again in halves."""
+    """One pass: forward, accumulate, and on a GPU without memory do it again in halves.
+
+    On a CPU the states of short batches wait for one another: their sums are then read and written once. On a GPU they
+    would only take memory.
+    """
 
     def __init__(
         self,
@@ -170,16 +178,19 @@ class _Run:
         self.model, self.task, self.ids = model, task, ids
         self.accumulator, self.fold_of, self.values = accumulator, fold_of, values
         self.most: int | None = None  # texts that fit, once memory ran out
+        self.waiting: list[tuple[np.ndarray, list[torch.Tensor], torch.Tensor]] = []
 
-    def add(self, batch: np.ndarray) -> None:
-        """Add a batch; when memory runs out, in parts. A size that did not fit is not tried again."""
+    def read(self, batch: np.ndarray) -> None:
+        """Run the model on a batch; when memory runs out, in parts. A size that did not fit is not tried again."""
         start = 0
         while start < len(batch):
             part = batch[start : start + (self.most or len(batch))]
             forward = self._forward(part)
             if forward is not None:
-                self._update(part, *forward)
+                self.waiting.append((part, *forward))
                 start += len(part)
+                if self.model.device.type != "cpu" or self.most:
+                    self.add_waiting()
             elif len(part) > 1:
                 torch.cuda.empty_cache()
                 self.most = len(part) // 2
@@ -197,21 +208,31 @@ class _Run:
             raise NtpsError(f"{self.model.name} returned {len(states)} hidden states; {self.model.n_layers} expected.")
         return [states[layer] for layer in self.accumulator.layers], mask
 
-    def _update(self, batch: np.ndarray, states: list[torch.Tensor], mask: torch.Tensor) -> None:
-        folds = None if self.fold_of is None else torch.from_numpy(self.fold_of[batch])
-        labels = torch.from_numpy(self.task.labels[batch])
+    def add_waiting(self) -> None:
+        """Add the states that wait to the sums."""
+        if not self.waiting:
+            return
+        waiting, self.waiting = self.waiting, []
+        places = np.concatenate([batch for batch, *_ in waiting])
+        batches: list[States] = [
+            (states, mask, torch.from_numpy(self.task.labels[batch]), self._folds(batch))
+            for batch, states, mask in waiting
+        ]
         try:
-            pooled = self.accumulator.update(states, mask, labels, folds, return_pooled=self.values is not None)
+            pooled = self.accumulator.update_many(batches, return_pooled=self.values is not None)
         except NonFiniteError as error:
-            place = int(batch[error.text])
+            place = int(places[error.text])
             raise NonFiniteError(error.layer, place, self.task.texts[place]) from None
         except torch.cuda.OutOfMemoryError:  # it halves batches itself: not even one text fits
-            raise self._too_long(batch) from None
+            raise self._too_long(places) from None
         if self.values is not None and pooled is not None:
             rows = pooled.float().cpu().numpy()
             if np.abs(rows).max() > np.finfo(self.values.dtype).max:
                 self.values = self.values.astype(np.float32)
-            self.values[:, batch] = rows
+            self.values[:, places] = rows
+
+    def _folds(self, batch: np.ndarray) -> torch.Tensor | None:
+        return None if self.fold_of is None else torch.from_numpy(self.fold_of[batch])
 
     def _too_long(self, batch: np.ndarray) -> NtpsError:
         return NtpsError(
@@ -244,8 +265,8 @@ class _Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, batches: list[np.ndarray]) -> list[np.ndarray]:
-        return batches[self.rank :: self.count]
+    def share(self, groups: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+        return groups[self.rank :: self.count]
 
     def reduce(self, sums: dict[str, torch.Tensor]) -> None:
         if self.count > 1:

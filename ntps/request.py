@@ -154,3 +154,24 @@ def plan_batches(lengths: np.ndarray, batch_size: int, max_tokens: int = MAX_BAT
         batches.append(order[start : start + size])
         start += size
     return batches
+
+
+def group_batches(batches: list[np.ndarray], lengths: np.ndarray, most: int) -> list[list[np.ndarray]]:
+    """Return runs of batches that hold at most so many tokens together, padding included, or a batch alone.
+
+    Args:
+        batches: Places in `lengths`, longest first, from `plan_batches`.
+        lengths: (n,) tokens of each text.
+        most: Most tokens of a group of several batches; 0 keeps every batch alone.
+    """
+    groups: list[list[np.ndarray]] = []
+    tokens = 0
+    for batch in batches:
+        size = len(batch) * int(lengths[batch[0]])
+        if groups and tokens + size <= most:
+            groups[-1].append(batch)
+            tokens += size
+        else:
+            groups.append([batch])
+            tokens = size
+    return groups

@@ -224,6 +224,43 @@ def test_matmul_precision_is_set_only_inside(precision, monkeypatch):
     assert torch.get_float32_matmul_precision() == before
 
 
+# Several batches at once
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 4, "fold_prefix": True}, {"token_gram": True}, {"prefix": "mean"}])
+def test_several_batches_at_once_are_the_same_sums(options):
+    problem = make_problem(n=23)
+    expected = moments_of(problem, batch=23, **options)
+    accumulator = MomentAccumulator(layers=[0], width=problem.d, n_targets=problem.c, **options)
+    parts = [slice(0, 9), slice(9, 10), slice(10, 23)]
+    batches = []
+    for part, side in zip(parts, ("left", "right", "right"), strict=True):
+        hidden, mask = pad_batch(problem.texts[part], side, filler=np.nan)
+        folds = torch.from_numpy(problem.folds[part]) if "folds" in options else None
+        batches.append(([hidden], mask, torch.from_numpy(problem.labels[part]), folds))
+    pooled = accumulator.update_many(batches, return_pooled=True)
+    found = accumulator.finalize()
+    for name, value in expected.sums.items():
+        assert torch.allclose(value, found.sums[name], rtol=1e-5, atol=1e-4), name
+    assert np.allclose(pooled[0], naive.pooled(problem.texts), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_wrong_is_counted_through_the_batches():
+    def batch(*values):
+        hidden = torch.ones(len(values), 2, 2) * torch.tensor(values)[:, None, None]
+        return [hidden], torch.ones(len(values), 2), torch.zeros(len(values), dtype=torch.long), None
+
+    accumulator = MomentAccumulator(layers=[7], width=2, n_targets=1)
+    with pytest.raises(NonFiniteError) as caught:
+        accumulator.update_many([batch(1.0, 2.0), batch(1.0, float("inf"))])
+    assert (caught.value.layer, caught.value.text) == (7, 3)
+    accumulator = MomentAccumulator(layers=[7], width=2, n_targets=1)
+    hidden, mask, labels, _ = batch(1.0, 2.0)
+    with pytest.raises(NtpsError, match="text 1 of batch 1 has no token"):
+        accumulator.update_many([batch(1.0), (hidden, mask * torch.tensor([[1], [0]]), labels, None)])
+    assert not any(sums.any() for sums in accumulator.sums().values())
+
+
 # Memory runs out
 
 
@@ -245,6 +282,29 @@ def test_running_out_of_memory_in_the_update_changes_nothing(monkeypatch, may_ru
     assert failures
     for name, value in expected.sums.items():
         assert torch.allclose(value, found.sums[name], rtol=1e-13, atol=1e-10), name
+
+
+def test_running_out_of_memory_with_several_batches_halves_those_first(monkeypatch, may_run_out):
+    problem = make_problem(n=9)
+    expected = moments_of(problem, batch=9)
+    parts, sizes = layout.Layout.parts.func, []
+
+    def limited(self):
+        sizes.append([len(batch.lengths) for batch in self.batches])
+        if sum(sizes[-1]) > 3:
+            raise torch.cuda.OutOfMemoryError("simulated")
+        return parts(self)
+
+    monkeypatch.setattr(layout.Layout, "parts", property(limited))
+    accumulator = MomentAccumulator(layers=[0], width=problem.d, n_targets=problem.c)
+    batches = []
+    for part in (slice(0, 3), slice(3, 4), slice(4, 9)):
+        hidden, mask = pad_batch(problem.texts[part])
+        batches.append(([hidden], mask, torch.from_numpy(problem.labels[part]), None))
+    accumulator.update_many(batches)
+    assert sizes == [[3, 1, 5], [3], [1, 5], [1], [5], [2], [3]]
+    found = accumulator.finalize()
+    assert all(torch.allclose(value, found.sums[name], rtol=1e-5, atol=1e-4) for name, value in expected.sums.items())
 
 
 def test_running_out_of_memory_late_in_the_update_adds_nothing_twice(monkeypatch, may_run_out):

@@ -1,5 +1,6 @@
 """One pass over a task: batches, padding, folds, memory and processes change nothing but speed."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -12,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntps import extract
-from ntps.accumulator import NonFiniteError
+from ntps.accumulator import MomentAccumulator, NonFiniteError
 from ntps.errors import NtpsError
 from ntps.extract import collect, collect_moments
 from ntps.models import load_model
 from ntps.moments import Moments
-from ntps.request import assign_folds, make_request, parse_layers, plan_batches
+from ntps.request import assign_folds, group_batches, make_request, parse_layers, plan_batches
 from ntps.tasks import Task
 
 WORDS = [
@@ -294,6 +295,36 @@ def test_batches_hold_every_text_with_tokens_once(lengths, batch_size, max_token
 def test_batches_are_full_where_they_can_be():
     assert [len(batch) for batch in plan_batches(np.full(10, 5), 4, 1000)] == [4, 4, 2]
     assert [len(batch) for batch in plan_batches(np.full(10, 5), 4, 12)] == [2] * 5
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(0, 300))
+def test_groups_hold_every_batch_in_order(lengths, batch_size, most):
+    lengths = np.array(lengths, dtype=np.int64)
+    batches = plan_batches(lengths, batch_size)
+    groups = group_batches(batches, lengths, most)
+    assert all(a is b for a, b in zip([batch for group in groups for batch in group], batches, strict=True))
+    sizes = [[len(batch) * lengths[batch].max() for batch in group] for group in groups]
+    assert all(len(group) == 1 or sum(group) <= most for group in sizes)
+    assert all(sum(one) + two[0] > most for one, two in itertools.pairwise(sizes))
+
+
+def test_short_batches_are_added_together_on_a_cpu(model, task, monkeypatch):
+    calls = []
+    plain = MomentAccumulator.update_many
+
+    def watched(self, batches, **options):
+        calls.append(len(batches))
+        return plain(self, batches, **options)
+
+    monkeypatch.setattr(MomentAccumulator, "update_many", watched)
+    moments = collect_moments(model, task, batch_size=4)
+    assert calls == [10]
+    calls.clear()
+    monkeypatch.setattr(extract, "COLUMNS", 0)
+    alone = collect_moments(model, task, batch_size=4)
+    assert calls == [1] * 10
+    assert distance(moments, alone) < 1e-6
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
