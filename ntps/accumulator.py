@@ -168,7 +168,7 @@ class MomentAccumulator:
         *,
         return_pooled: bool = False,
     ) -> Tensor | None:
-        """Add one batch.
+        """Add one batch. Short ones are added faster together: see `update_many`.
 
         Args:
             hidden: (S, B, T, d) or S tensors (B, T, d), any float dtype, in the order of `layers`.

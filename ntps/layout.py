@@ -1,9 +1,10 @@
-"""Where the tokens of a batch go, so that prefix sums land where the products read them fastest.
+"""Where the tokens of batches go, so that prefix sums land where the products read them fastest.
 
-The pasts of a batch, or of one fold's texts in it, are the columns of a matrix (d, n); the next states are the rows of
-another, (n, d). Texts are put in order of length and cut into segments of nearly equal length: one cumulative sum a
+The pasts of the tokens, of all texts or of one fold's, are the columns of a matrix (d, n); the next states are the rows
+of another, (n, d). Texts are put in order of length and cut into segments of nearly equal length: one cumulative sum a
 segment writes its columns in place, and no prefix sum is copied or transposed afterwards. Columns past a text's end are
-zero, and so add nothing.
+zero, and so add nothing. Short batches share the two matrices and long ones are cut: a CPU then finds in its caches
+what it just wrote.
 """
 
 import math
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from ntps.products import Products
 
-_SEGMENTS = 16  # at most so many cumulative sums a piece
 COLUMNS = 4096  # at most so many at once on a CPU, or one text: more would leave its caches between their uses
+_SEGMENTS = {"cpu": 16, "cuda": 4}  # cumulative sums a piece: a GPU wastes less time on columns than on many launches
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ class Batch:
     def _piece(self, fold: int, texts: slice) -> Piece:
         lengths = self._sorted[0][texts]
         widths, segments, filled = [], [], 0
-        for start, stop in _cut(lengths):
+        for start, stop in _cut(lengths, _SEGMENTS.get(self._mask.device.type, 4)):
             width = lengths[start] - 1
             if width:
                 segments.append((slice(texts.start + start, texts.start + stop), width, filled))
@@ -286,18 +287,18 @@ def _most_columns(device: torch.device) -> float:
     return COLUMNS if device.type == "cpu" else math.inf
 
 
-def _cut(lengths: list[int]) -> list[tuple[int, int]]:
+def _cut(lengths: list[int], most: int) -> list[tuple[int, int]]:
     """Cut descending lengths into (start, stop) of equal ones, or of nearly equal ones where those were too many.
 
     Batches of texts sorted by length, which is what `ntps.extract` makes, have few lengths each: nothing is wasted. A
-    text that is shorter than the longest of its segment wastes columns; the share is doubled until the cuts are few,
-    and they are: lengths that fall by a third from one segment to the next are soon down to 1.
+    text that is shorter than the longest of its segment wastes columns, never more than a half: the share allowed is
+    doubled until there are `most` segments, or until it is a half, which leaves a logarithm of the longest.
     """
-    for share in (0, 1 / 24, 1 / 12, 1 / 6, 1 / 3, 1 / 2):
+    for share in (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2):
         cuts = [0]
         for place, length in enumerate(lengths):
             if length - 1 < (1 - share) * (lengths[cuts[-1]] - 1):
                 cuts.append(place)
-        if len(cuts) <= _SEGMENTS:
+        if len(cuts) <= most:
             break
     return list(zip(cuts, [*cuts[1:], len(lengths)], strict=True))

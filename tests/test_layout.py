@@ -115,13 +115,20 @@ def test_texts_in_order_of_length_are_used_where_they_are():
 @given(st.lists(st.integers(1, 2000), min_size=1, max_size=200))
 def test_segments_are_few_and_hold_every_text(lengths):
     lengths = sorted(lengths, reverse=True)
-    segments = _cut(lengths)
-    assert len(segments) <= 16
-    assert [place for start, stop in segments for place in range(start, stop)] == list(range(len(lengths)))
-    if len(set(lengths)) <= 16:
-        assert all(len(set(lengths[start:stop])) == 1 for start, stop in segments)
-    columns = sum((stop - start) * (lengths[start] - 1) for start, stop in segments)
-    assert columns <= 2 * sum(length - 1 for length in lengths)
+    for most in (4, 16):
+        segments = _cut(lengths, most)
+        assert len(segments) <= max(most, 1 + np.log2(2000))
+        assert [place for start, stop in segments for place in range(start, stop)] == list(range(len(lengths)))
+        if len(set(lengths)) <= most:
+            assert all(len(set(lengths[start:stop])) == 1 for start, stop in segments)
+        columns = sum((stop - start) * (lengths[start] - 1) for start, stop in segments)
+        assert columns <= 2 * sum(length - 1 for length in lengths)
+
+
+def test_texts_nearly_of_a_length_waste_little():
+    lengths = sorted((40 + place % 25 for place in range(500)), reverse=True)
+    columns = sum((stop - start) * (lengths[start] - 1) for start, stop in _cut(lengths, 16))
+    assert 1 < columns / sum(length - 1 for length in lengths) < 1.04
 
 
 def test_texts_of_one_token_have_no_column():
