@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def bench_memory() -> dict[str, Any]:
 
 
 def bench_ranker(task_name: str | None, model_name: str | None, texts: int) -> dict[str, Any]:
-    """TransformerRanker's time for the same texts, where it is installed."""
+    """TransformerRanker's time for the same texts over ours, loading included on both sides, where it is installed."""
     try:
         import transformer_ranker
     except ImportError:
@@ -192,7 +193,14 @@ def bench_ranker(task_name: str | None, model_name: str | None, texts: int) -> d
     start = time.perf_counter()
     ranker = transformer_ranker.TransformerRanker(DatasetDict({"train": train}), dataset_downsample=1.0)
     ranker.run([model_name], batch_size=32)
-    return {"ratios": {}, "transformer_ranker": {"seconds": time.perf_counter() - start}}
+    theirs = time.perf_counter() - start
+    start = time.perf_counter()
+    score(collect_moments(load_model(model_name), load_task(task_name, limit=texts), progress=False))
+    mine = time.perf_counter() - start
+    return {
+        "ratios": {"transformer_ranker": theirs / mine},
+        "transformer_ranker": {"version": version("transformer-ranker"), "seconds": theirs, "our_seconds": mine},
+    }
 
 
 def bench_gpu() -> dict[str, Any]:
