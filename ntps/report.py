@@ -177,12 +177,13 @@ def write_report(result: ScoreResult, directory: str | Path) -> list[Path]:
                 scored.explained,
                 *([scored.explained_heldout] if result.held_out else []),
                 scored.ceiling,
+                *([scored.ceiling_heldout] if result.held_out else []),
                 scored.retained,
                 scored.excess_loss,
             ]
         )
     if result.held_out:
-        heads[4:4] = ["held out"]
+        heads[3:5] = ["explained", "held out", "ceiling", "held out"]
     beside = _evidence_html(result)
     marked = [scored.layer for scored in result.layers].index(best.layer)
     title = f"{short_name(result.model)} on {result.task}"

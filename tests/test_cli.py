@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -122,6 +123,11 @@ def test_report_is_whole_and_its_moments_serve_again_until_something_changes(
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and "http" not in page.replace("https://arxiv.org", "")
     first = (folder / "scores.json").read_text()
+    heads = page[: page.index("</thead>")]
+    assert heads.count("held out<") == 2
+    # Every table cell of the best layer's row, with what the sentence above it names: the ceiling on held-out texts.
+    best = max(json.loads(first)["layers"], key=lambda row: row["ceiling_heldout"])
+    assert f"{best['ceiling_heldout']:.3f}" in re.search(r"<tr class=['\"]?best.*?</tr>", page, re.DOTALL)[0]
     status, _, err = run(*arguments)
     assert status == 0 and "using the moments" in err and len(passes) == 1
     assert (folder / "scores.json").read_text() == first
