@@ -53,14 +53,15 @@ States = tuple[Tensor | Sequence[Tensor], Tensor, Tensor, Tensor | None]
 class _Filled(NamedTuple):
     """What a part of a batch adds to one layer's sums; n columns, b texts.
 
-    `past` is (d, n), `following` (n, d), `last` the sums of the texts as (batch, its sorted texts, (b, d)), `squares`
-    those of tokens and of `last`, each (d,), and `grams` the whole matrices where they are kept.
+    `past` is (d, n), `following` (n, d), `pooled` (b, d) the means of texts whose places are `places`, `squares` the
+    sums over tokens and over texts' last prefix sums, each (d,), and `grams` the whole matrices where they are kept.
     """
 
     fold: int
     past: Tensor
     following: Tensor
-    last: list[tuple[int, slice, Tensor]]
+    pooled: Tensor
+    places: Tensor
     squares: tuple[Tensor, Tensor]
     grams: tuple[Tensor, Tensor] | None
 
@@ -196,7 +197,8 @@ class MomentAccumulator:
         Raises:
             NtpsError: As `update`; the place of a text that is not finite is counted through the batches.
         """
-        checked = [self._checked(place, *batch) for place, batch in enumerate(batches)]
+        names = [f"batch {place}" if len(batches) > 1 else "the batch" for place in range(len(batches))]
+        checked = [self._checked(name, *batch) for name, batch in zip(names, batches, strict=True)]
         laid = [Batch(mask, fold_of, self.fold_prefix, self._products) for mask, _, fold_of in checked]
         layout = Layout(laid, self._products)
         with _float32_precision(self.matmul_precision):
@@ -219,7 +221,7 @@ class MomentAccumulator:
         return torch.stack(pooled) if return_pooled else None
 
     def _checked(
-        self, place: int, hidden: Tensor | Sequence[Tensor], mask: Tensor, labels: Tensor, folds: Tensor | None
+        self, name: str, hidden: Tensor | Sequence[Tensor], mask: Tensor, labels: Tensor, folds: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mask, targets (B, c) and folds (B,) of a batch that can be added."""
         mask = mask.to(self.device).bool()
@@ -228,8 +230,7 @@ class MomentAccumulator:
         self._check_shapes(hidden, mask)
         empty = ~mask.any(1)
         if empty.any():
-            where = "the batch" if place == 0 else f"batch {place}"
-            raise NtpsError(f"text {int(empty.nonzero()[0])} of {where} has no token; leave such texts out.")
+            raise NtpsError(f"text {int(empty.nonzero()[0])} of {name} has no token; leave such texts out.")
         return mask, targets, fold_of
 
     def _update_layer(self, place: int, hidden: Sequence[Tensor], layout: Layout) -> Tensor:
@@ -243,6 +244,8 @@ class MomentAccumulator:
             filled = self._filled(hidden, layout)
             if self._may_run_out:
                 filled = list(filled)
+            n_texts = sum(map(len, hidden))
+            pooled = torch.empty(n_texts, self.width, dtype=self.accumulate_dtype, device=self.device)
             self._products.reserve()
         except torch.cuda.OutOfMemoryError:
             if len(hidden) == len(hidden[0]) == 1:
@@ -250,13 +253,10 @@ class MomentAccumulator:
             filled = None
         if filled is None:  # outside the handler, so that what the failed try held is free
             return torch.cat([self._update_layer(place, *half) for half in layout.halves(hidden)])
-        last = [torch.empty(len(some), self.width, dtype=self.accumulate_dtype, device=self.device) for some in hidden]
         for part in filled:
             self._add(place, part)
-            for batch, texts, sums in part.last:
-                last[batch][texts] = sums
-        pairs = zip(layout.batches, last, strict=True)
-        return torch.cat([batch.unsorted(sums / batch.lengths[:, None]) for batch, sums in pairs])
+            pooled.index_copy_(0, part.places, part.pooled)
+        return pooled
 
     def _filled(self, hidden: Sequence[Tensor], layout: Layout) -> Iterator[_Filled]:
         """Yield what each part adds to the sums; memory of a CPU serves one part after the other."""
@@ -267,16 +267,15 @@ class MomentAccumulator:
             shape = (part.n_columns, self.width)
             past, following, spare = (self._room(name, shape) for name in ("past", "next", "squares"))
             past = past.view(self.width, part.n_columns)
-            sums = part.fill(states, past, following, self.prefix)
-            last = torch.cat(sums)
+            last = part.fill(states, past, following, self.prefix)
             squares = part.token_squares(states, following, spare).double(), last.square().sum(0, dtype=torch.float64)
             grams = None
             if "token_gram" in self._sums:
                 own = [(batch, piece.texts) for batch, piece in part.pieces]
                 tokens = torch.cat([states[batch][texts][batches[batch].present[texts]] for batch, texts in own])
                 grams = tokens.double().T @ tokens.double(), last.double().T @ last.double()
-            own_sums = [(batch, piece.texts, some) for (batch, piece), some in zip(part.pieces, sums, strict=True)]
-            yield _Filled(part.fold, past, following, own_sums, squares, grams)
+            pooled = last / part.lengths[:, None]
+            yield _Filled(part.fold, past, following, pooled, part.places, squares, grams)
 
     def _add(self, place: int, part: _Filled) -> None:
         if part.following.numel():

@@ -189,7 +189,7 @@ class _Run:
             if forward is not None:
                 self.waiting.append((part, *forward))
                 start += len(part)
-                if self.model.device.type != "cpu" or self.most:
+                if self.most:
                     self.add_waiting()
             elif len(part) > 1:
                 torch.cuda.empty_cache()

@@ -7,6 +7,7 @@ zero, and so add nothing. Short batches share the two matrices and long ones are
 what it just wrote.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,14 +105,18 @@ class Part:
         fold: The fold of the texts.
         pieces: (place of the batch, piece).
         n_columns: The number n of columns: those of the pieces, and zeros up to a number that suits the products.
+        places: (b,) place of each text, piece after piece, among all texts of the batches as they came.
+        lengths: (b,) tokens of each.
     """
 
     fold: int
     pieces: tuple[tuple[int, Piece], ...]
     n_columns: int
+    places: Tensor
+    lengths: Tensor
 
-    def fill(self, states: Sequence[Tensor], past: Tensor, following: Tensor, prefix: str) -> list[Tensor]:
-        """Write what the products read, and return the sum of each text's states, (b, d) a piece.
+    def fill(self, states: Sequence[Tensor], past: Tensor, following: Tensor, prefix: str) -> Tensor:
+        """Write what the products read, and return s_L, the sum of each text's states (b, d), piece after piece.
 
         Args:
             states: (B, T, d) of each batch, sorted, padding on the right.
@@ -126,7 +131,7 @@ class Part:
             start = own.stop
         past[:, start:].zero_()
         following[start:].zero_()
-        return sums
+        return torch.cat(sums)
 
     def token_squares(self, states: Sequence[Tensor], following: Tensor, out: Tensor) -> Tensor:
         """Return the sum of h_t^2 over the tokens of these texts (d,); `out` (n, d) is written."""
@@ -183,10 +188,11 @@ class Batch:
             return hidden
         return hidden.flatten(0, 1).index_select(0, self._source).view(hidden.shape)
 
-    def unsorted(self, texts: Tensor) -> Tensor:
-        """Return rows (B, ...), one a sorted text, in the order in which the texts came."""
+    @cached_property
+    def places(self) -> Tensor:
+        """The place of each sorted text in the batch as it came, (B,)."""
         order = self._sorted[1]
-        return texts if order is None else torch.empty_like(texts).index_copy_(0, order, texts)
+        return torch.arange(len(self._mask), device=self._mask.device) if order is None else order
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -265,7 +271,13 @@ class Layout:
                     latest[piece.fold] = part = []
                     parts.append(part)
                 part.append((place, piece))
-        return [Part(part[0][1].fold, tuple(part), self._products.padded(_columns(part))) for part in parts]
+        return [self._part(part) for part in parts]
+
+    def _part(self, pieces: list[tuple[int, Piece]]) -> Part:
+        starts = list(itertools.accumulate((len(batch.places) for batch in self.batches), initial=0))
+        places = torch.cat([starts[batch] + self.batches[batch].places[piece.texts] for batch, piece in pieces])
+        lengths = torch.cat([self.batches[batch].lengths[piece.texts] for batch, piece in pieces])
+        return Part(pieces[0][1].fold, tuple(pieces), self._products.padded(_columns(pieces)), places, lengths)
 
     def halves(self, hidden: Sequence[Tensor]) -> list[tuple[Sequence[Tensor], "Layout"]]:
         """Return the first and the second half of the batches, or of the only one's texts, with their states."""
