@@ -288,15 +288,20 @@ def test_module_runs_as_a_command_and_importing_costs_no_transformers():
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_result_of_one(tiny_llama, reviews, tmp_path):
+def test_two_processes_give_the_result_of_one(tiny_llama, tmp_path):
+    reviews = tmp_path / "reviews.csv"
+    rows = [[" ".join(TEXTS[start:] + TEXTS[:start])[:120], "yes" if start % 3 else "no"] for start in range(40)] * 10
+    with reviews.open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "label"], *rows])  # over 8,192 tokens: each process has some of them
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    arguments = ["-m", "ntps", "score", str(tiny_llama), reviews, "--dtype", "float64", "--batch-size", "4", "--json"]
+    arguments = ["-m", "ntps", "score", str(tiny_llama), str(reviews), "--dtype", "float64", "--json"]
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     subprocess.run([sys.executable, *arguments, str(one)], check=True, env=environment, capture_output=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
     done = subprocess.run([*torchrun, *arguments, str(two)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("is best") == 1  # one process speaks
+    assert json.loads(one.read_text())["n_tokens"] > 8192
     for first, second in zip(*(json.loads(path.read_text())["layers"] for path in (one, two)), strict=True):
         for key in ("ntps", "explained", "ceiling", "excess_loss"):
             assert first[key] == pytest.approx(second[key], abs=1e-10)

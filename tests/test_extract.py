@@ -471,14 +471,20 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_extract import make_task
+from ntps import extract
 from ntps.extract import collect
 from ntps.models import load_model
 import os
+extract.COLUMNS = 60  # several groups of several batches
+read = []
+plain = extract._Run.read
+extract._Run.read = lambda self, batch: read.extend(batch.tolist()) or plain(self, batch)
 model = load_model({model!r}, device="cpu")
 moments, features = collect(model, make_task(50, blank=(3,)), batch_size=4, folds=3)
 rank = os.environ.get("RANK", "alone")
 moments.save(Path({out!r}) / f"{{rank}}.safetensors")
 np.save(Path({out!r}) / f"{{rank}}.npy", features.values)
+np.save(Path({out!r}) / f"{{rank}}_read.npy", read)
 """
 
 
@@ -497,6 +503,9 @@ def test_two_processes_equal_one(tiny_llama, tmp_path):
     # One process, with as many threads: another number of threads rounds float32 differently.
     subprocess.run([sys.executable, str(script)], env=environment, check=True, capture_output=True, timeout=240)
     alone = Moments.load(tmp_path / "alone.safetensors")
+    shares = [np.load(tmp_path / f"{rank}_read.npy").tolist() for rank in ("0", "1")]
+    assert min(map(len, shares)) >= 15
+    assert sorted([*shares[0], *shares[1]]) == sorted(np.load(tmp_path / "alone_read.npy").tolist())
     for rank in ("0", "1"):
         found = Moments.load(tmp_path / f"{rank}.safetensors")
         assert distance(alone, found) < 1e-10
