@@ -27,18 +27,18 @@ from benchmarks.evidence import bench_permutations, bench_study, bench_training
 from benchmarks.released import ReleasedMoments
 from benchmarks.released import run as released_run
 from ntps import __version__
-from ntps.accumulator import MomentAccumulator
-from ntps.encoders import autoregressive_encoder, perception_encoder
-from ntps.extract import collect_moments
-from ntps.files import atomic_write
-from ntps.layout import COLUMNS
-from ntps.models import load_model
-from ntps.moments import LayerMoments
-from ntps.official import official_curve
-from ntps.products import Products
-from ntps.request import group_batches
-from ntps.score import ntps_table, score
-from ntps.tasks import load_task
+from ntps._files import atomic_write
+from ntps.core.accumulator import MomentAccumulator
+from ntps.core.encoders import autoregressive_encoder, perception_encoder
+from ntps.core.layout import COLUMNS
+from ntps.core.moments import LayerMoments
+from ntps.core.official import official_curve
+from ntps.core.products import Products
+from ntps.core.solve import ntps_table, score
+from ntps.models.load import load_model
+from ntps.models.passes import collect_moments
+from ntps.models.plan import group_batches
+from ntps.tasks.load import load_task
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 

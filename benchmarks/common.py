@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntps.models import LanguageModel, load_model
-from ntps.tasks import Task, load_task
+from ntps.models.load import LanguageModel, load_model
+from ntps.tasks.load import Task, load_task
 
 
 def race(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 3) -> tuple[float, float]:

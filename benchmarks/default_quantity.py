@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from ntps._files import atomic_write
 from ntps.errors import NtpsError
-from ntps.files import atomic_write
-from ntps.measured import SHARES, StudySettings
-from ntps.selection import leave_one_out_selection, select_and_correlate
-from ntps.stats import centred_ranks, grid_spearman, unit
-from ntps.study import OPTION_DEPTHS, Study, run_study
-from ntps.study_plots import option_map
-from ntps.study_rows import CHOSEN
+from ntps.report.study_plots import option_map
+from ntps.study.measure import SHARES, StudySettings
+from ntps.study.ranks import centred_ranks, grid_spearman, unit
+from ntps.study.selection import leave_one_out_selection, select_and_correlate
+from ntps.study.study import OPTION_DEPTHS, Study, run_study
+from ntps.study.table import CHOSEN
 
 MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base"]
 NAMES = ("topic", "tense", "person", "register", "sentiment", "intent", "length", "parity", "first_mentioned")

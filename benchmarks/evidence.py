@@ -8,17 +8,17 @@ import numpy as np
 
 from benchmarks.common import forward_only, race, real_or_stand_in
 from benchmarks.default_quantity import MODELS, TASKS
-from ntps.extract import collect
-from ntps.finetune import fine_tune
-from ntps.lora import split_task
-from ntps.measured import StudySettings
-from ntps.models import load_model
-from ntps.nulls import permutation_null
-from ntps.pooling import encode
-from ntps.study import run_study
-from ntps.tasks import load_task
-from ntps.train_loop import Trainer, epoch_batches
-from ntps.train_settings import TrainSettings
+from ntps.finetune.compare import split_task
+from ntps.finetune.loop import Trainer, epoch_batches
+from ntps.finetune.settings import TrainSettings
+from ntps.finetune.train import fine_tune
+from ntps.models.forward import encode
+from ntps.models.load import load_model
+from ntps.models.passes import collect
+from ntps.scoring.nulls import permutation_null
+from ntps.study.measure import StudySettings
+from ntps.study.study import run_study
+from ntps.tasks.load import load_task
 
 STUDY_TEXTS = 500
 

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from ntps import miniworld
-from ntps.calibration import BUNDLED, INPUTS, MIN_TASKS, calibrate
-from ntps.files import atomic_write
-from ntps.measured import StudySettings, finite
-from ntps.study import Study, run_study
-from ntps.study_report import ERROR_HEADS
-from ntps.train_settings import TrainSettings
+from ntps._files import atomic_write
+from ntps.finetune.settings import TrainSettings
+from ntps.report.study import ERROR_HEADS
+from ntps.study.calibration import BUNDLED, INPUTS, MIN_TASKS, calibrate
+from ntps.study.measure import StudySettings, finite
+from ntps.study.study import Study, run_study
 
 ROOT = Path(__file__).parents[1]
 MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base", "miniworld-large"]

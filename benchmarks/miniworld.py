@@ -17,12 +17,12 @@ import pandas as pd
 import torch
 
 from ntps import miniworld
-from ntps.extract import collect
-from ntps.files import atomic_write
-from ntps.models import load_model
-from ntps.probes import linear_probe
-from ntps.score import score
-from ntps.tasks import load_task
+from ntps._files import atomic_write
+from ntps.core.solve import score
+from ntps.models.load import load_model
+from ntps.models.passes import collect
+from ntps.scoring.probes import linear_probe
+from ntps.tasks.load import load_task
 
 RESULTS = Path(__file__).parent / "results" / "miniworld.csv"
 TRAINED = RESULTS.with_name("miniworld_seeds.csv")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ntps.files import atomic_write
+from ntps._files import atomic_write
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

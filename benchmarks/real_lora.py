@@ -1,7 +1,7 @@
 """Gather runs of `ntps lora` into the table that ships: `python -m benchmarks.real_lora bbc_news.json ...`.
 
-Each file was written by the command in `ntps.measurements.LORA_COMMAND`, one text set each. Writes
-ntps/data/real_lora.csv.
+Each file was written by the command in `ntps.course.measurements.LORA_COMMAND`, one text set each. Writes
+ntps/course/data/real_lora.csv.
 """
 
 import argparse
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ntps.files import atomic_write
+from ntps._files import atomic_write
 
-TARGET = Path(__file__).parents[1] / "ntps/data/real_lora.csv"
+TARGET = Path(__file__).parents[1] / "ntps/course/data/real_lora.csv"
 
 
 def row(path: Path) -> dict[str, object]:

@@ -1,14 +1,14 @@
 """The released procedure, transcribed plainly, as the thing to be faster than.
 
 A causal model with logits; batches in the order of the data; for each text and layer a lag matrix that sums prefixes;
-float32 sums; a float32 solve with a pseudo-inverse for each of 19 fractions (`ntps.official`).
+float32 sums; a float32 solve with a pseudo-inverse for each of 19 fractions (`ntps.core.official`).
 """
 
 import torch
 from torch import Tensor
 
-from ntps.moments import LayerMoments
-from ntps.official import official_curve
+from ntps.core.moments import LayerMoments
+from ntps.core.official import official_curve
 
 
 class ReleasedMoments:

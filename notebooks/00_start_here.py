@@ -51,7 +51,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 import ntps
-from ntps.hub import reachable
+from ntps._hub import reachable
 
 sns.set_theme(style="ticks", palette="colorblind")
 # torch uses every core; on a shared machine add: import torch; torch.set_num_threads(2)

@@ -48,7 +48,7 @@ import seaborn as sns
 import torch
 
 import ntps
-from ntps import widgets
+from ntps.course import widgets
 
 sns.set_theme(style="ticks", palette="colorblind")
 torch.manual_seed(0)  # torch uses every core; on a shared machine: torch.set_num_threads(2)

@@ -50,15 +50,15 @@ import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps import published
-from ntps.extract import collect
-from ntps.intervals import jackknife
-from ntps.measured import StudySettings
-from ntps.measurements import real_study
-from ntps.nulls import permutation_null
-from ntps.study import run_study
-from ntps.study_plots import plot_against, plot_choice, plot_options
-from ntps.widgets.selection import SelectionPanel
+from ntps.course import published
+from ntps.models.passes import collect
+from ntps.scoring.intervals import jackknife
+from ntps.study.measure import StudySettings
+from ntps.course.measurements import real_study
+from ntps.scoring.nulls import permutation_null
+from ntps.study.study import run_study
+from ntps.report.study_plots import plot_against, plot_choice, plot_options
+from ntps.course.widgets.selection import SelectionPanel
 
 sns.set_theme(style="ticks", palette="colorblind")
 pd.options.display.float_format = "{:.2f}".format

@@ -53,19 +53,19 @@ import seaborn as sns
 from IPython.display import Image, display
 
 import ntps
-from ntps import published
-from ntps.evidence import add_evidence
-from ntps.extract import collect
-from ntps.gain import gain_prediction
-from ntps.intervals import jackknife
-from ntps.lora import before_and_after
-from ntps.measurements import real_lora, real_study
-from ntps.nulls import permutation_null
-from ntps.prescreen import prescreen
-from ntps.report import write_report
-from ntps.train_settings import TrainSettings
-from ntps.widgets.lora_panel import LoraPanel, intruder_count, plot_runs, setting_name
-from ntps.widgets.panel import COLORS
+from ntps.course import published
+from ntps.scoring.evidence import add_evidence
+from ntps.models.passes import collect
+from ntps.study.gain import gain_prediction
+from ntps.scoring.intervals import jackknife
+from ntps.finetune.compare import before_and_after
+from ntps.course.measurements import real_lora, real_study
+from ntps.scoring.nulls import permutation_null
+from ntps.study.prescreening import prescreen
+from ntps.report.page import write_report
+from ntps.finetune.settings import TrainSettings
+from ntps.course.widgets.lora_panel import LoraPanel, intruder_count, plot_runs, setting_name
+from ntps.course.widgets.panel import COLORS
 
 sns.set_theme(style="ticks", palette="colorblind")
 pd.options.display.float_format = "{:.2f}".format

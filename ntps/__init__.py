@@ -10,26 +10,25 @@
 Source of the method: Cheng, Hu, Huang, Balestriero, *Next Token Perception Score*, arXiv 2505.17169 (2025).
 """
 
-__version__ = "0.1.0"
-
-from ntps.accumulator import MomentAccumulator
-from ntps.calibration import Calibration, calibrate, load_calibration
-from ntps.encoders import Encoder, autoregressive_encoder, perception_encoder
+from ntps._version import __version__
+from ntps.core.accumulator import MomentAccumulator
+from ntps.core.encoders import Encoder, autoregressive_encoder, perception_encoder
+from ntps.core.moments import LayerMoments, Moments
+from ntps.core.solve import ntps_table, read_layer, score, solve_layer
 from ntps.errors import NtpsError
-from ntps.extract import collect, collect_moments
-from ntps.features import Features
-from ntps.finetune import fine_tune
-from ntps.lora import before_and_after
-from ntps.measured import StudySettings
-from ntps.models import LanguageModel, list_models, load_model
-from ntps.moments import LayerMoments, Moments
-from ntps.nulls import permutation_null
-from ntps.prescreen import prescreen
-from ntps.results import LayerScore, ScoreResult
-from ntps.score import ntps_table, read_layer, score, solve_layer
-from ntps.study import run_study
-from ntps.tasks import Task, list_tasks, load_task
-from ntps.train_settings import TrainSettings
+from ntps.finetune.compare import before_and_after
+from ntps.finetune.settings import TrainSettings
+from ntps.finetune.train import fine_tune
+from ntps.models.features import Features
+from ntps.models.load import LanguageModel, list_models, load_model
+from ntps.models.passes import collect, collect_moments
+from ntps.scoring.nulls import permutation_null
+from ntps.scoring.results import LayerScore, ScoreResult
+from ntps.study.calibration import Calibration, calibrate, load_calibration
+from ntps.study.measure import StudySettings
+from ntps.study.prescreening import prescreen
+from ntps.study.study import run_study
+from ntps.tasks.load import Task, list_tasks, load_task
 
 __all__ = [
     "Calibration",

@@ -1,6 +1,6 @@
 """`python -m ntps`, and what `torchrun -m ntps` starts."""
 
-from ntps.cli import main
+from ntps.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -38,7 +38,7 @@ if "google.colab" in sys.modules:
 # %%
 # %matplotlib inline
 import ntps
-from ntps import checks
+from ntps.course import checks
 
 
 # %% [markdown]

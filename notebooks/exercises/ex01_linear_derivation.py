@@ -41,7 +41,8 @@ import numpy as np
 import torch
 
 import ntps
-from ntps import checks, widgets
+from ntps.course import checks
+from ntps.course import widgets
 
 
 # %% [markdown]

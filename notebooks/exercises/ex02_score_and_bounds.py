@@ -39,7 +39,7 @@ if "google.colab" in sys.modules:
 # %matplotlib inline
 import numpy as np
 
-from ntps import checks
+from ntps.course import checks
 
 
 # %% [markdown]

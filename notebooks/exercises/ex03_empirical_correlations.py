@@ -42,9 +42,9 @@ import numpy as np
 import seaborn as sns
 
 import ntps
-from ntps import checks_study as checks
-from ntps.extract import collect
-from ntps.nulls import permutation_null
+from ntps.course import checks
+from ntps.models.passes import collect
+from ntps.scoring.nulls import permutation_null
 
 sns.set_theme(style="ticks", palette="colorblind")
 

@@ -42,10 +42,10 @@ import numpy as np
 import seaborn as sns
 
 import ntps
-from ntps import checks_lora as checks
-from ntps import published
-from ntps.adapters import linear_modules
-from ntps.gain import gain_prediction
+from ntps.course import checks
+from ntps.course import published
+from ntps.finetune.adapters import linear_modules
+from ntps.study.gain import gain_prediction
 
 sns.set_theme(style="ticks", palette="colorblind")
 
@@ -179,8 +179,8 @@ figures = published.results()
 accuracy, gain = (published.grid(figures, column) for column in ("linear_accuracy", "gain"))
 line, mean = left_out_errors(accuracy, gain)
 library = gain_prediction(n_bootstrap=200)
-print(f"line in accuracy: {100 * line:.2f} points; ntps.gain says {100 * library.mae['accuracy']:.2f}")
-print(f"mean gain:        {100 * mean:.2f} points; ntps.gain says {100 * library.mae['mean']:.2f}")
+print(f"line in accuracy: {100 * line:.2f} points; ntps.study.gain says {100 * library.mae['accuracy']:.2f}")
+print(f"mean gain:        {100 * mean:.2f} points; ntps.study.gain says {100 * library.mae['mean']:.2f}")
 
 datasets = list(figures["dataset"].unique())
 without = [np.delete(np.arange(len(datasets)), place) for place in range(len(datasets))]

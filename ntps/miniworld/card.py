@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ntps.files import atomic_write
+from ntps._files import atomic_write
 
 
 def _excess(facts: dict[str, Any]) -> float:

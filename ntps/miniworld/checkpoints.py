@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from ntps._files import read_json
 from ntps.errors import NtpsError, one_of
-from ntps.files import read_json
 
 FOLDER = Path(__file__).parent / "models"
 CHECKSUMS = "checksums.json"

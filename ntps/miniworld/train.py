@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ntps._files import atomic_path, atomic_write, read_json
 from ntps.errors import NtpsError, in_range, one_of
-from ntps.files import atomic_path, atomic_write, read_json
 from ntps.miniworld import words
 from ntps.miniworld.card import write_card
 from ntps.miniworld.checkpoints import CHECKSUMS, compute_checksums

@@ -1,0 +1,1 @@
+"""What only the lessons use: exercise checks, panels, published figures, measurements."""

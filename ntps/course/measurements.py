@@ -1,0 +1,58 @@
+"""What was measured on a real model, as data frames: committed figures, each with the command that made them.
+
+Gemma 3 270M (18 blocks, 640 wide, 4-bit weights dequantised to float32) on five public English text sets. The model and
+the texts are not part of the package; the figures are.
+"""
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL = "Gemma 3 270M"
+SETS = {
+    "bbc_news": "topic of a news article, 5 classes",
+    "movie_reviews": "sentiment of a sentence from a film review, 2 classes",
+    "review_or_plot": "opinion or description, of film sentences, 2 classes",
+    "spam_subjects": "unwanted mail or not, by its subject line, 2 classes",
+    "tweets_sentiment": "sentiment of a tweet, 2 classes",
+}
+STUDY_COMMAND = (
+    "ntps study --model gemma-3-270m "
+    + " ".join(f"--task {name}.jsonl" for name in SETS)
+    + " --limit 500 --max-length 64 --lora --lora-steps 40 --output real"
+)
+
+LORA_COMMAND = (
+    "ntps lora gemma-3-270m SET.jsonl --limit 800 --max-length 64 --steps 60 --evaluate-every 20 --margin 0 "
+    "--layers 9,18 --json SET.json"
+)
+
+
+def real_study() -> "pd.DataFrame":
+    """Return the study's table, one row a text set: the columns of `Study.frame`, gains among them.
+
+    Scores are read at half the depth and k_v = max(k_u, d / 8), probes at the last layer, from 500 texts cut at 64
+    tokens; gains come from 40 steps of LoRA on a CPU, fewer than a practitioner would take. `attrs["command"]` is what
+    made it (`study.csv` in its output).
+    """
+    return _read("real_study.csv", STUDY_COMMAND)
+
+
+def real_lora() -> "pd.DataFrame":
+    """Return fine-tuning of each text set, one row a set: before and after on test texts, scores at the last layer.
+
+    480 training, 120 validation and 200 test texts cut at 64 tokens, 60 steps on a CPU; kept are the weights of the
+    lowest validation loss (`--margin 0`). `attrs["command"]` made each run; `python -m benchmarks.real_lora` the table.
+    """
+    return _read("real_lora.csv", LORA_COMMAND)
+
+
+def _read(name: str, command: str) -> "pd.DataFrame":
+    import pandas as pd
+
+    with resources.files("ntps.course").joinpath(f"data/{name}").open("r", encoding="utf-8") as file:
+        frame = pd.read_csv(file)
+    frame.attrs.update(command=command, model=MODEL)
+    return frame

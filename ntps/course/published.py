@@ -1,0 +1,227 @@
+"""The paper's published figures as a data frame, with what can and cannot be concluded from them.
+
+Source: Cheng, Hu, Huang, Balestriero, *Next Token Perception Score*, arXiv 2505.17169 (2025): 8 models x 12 data sets,
+the numbers behind its scatter plots as the authors published them, unrounded and unchanged (`data/paper_results.csv`).
+
+What can be corrected, and what cannot. The three NTPS columns are scores at the (rank fraction, layer) that correlated
+best with the target, chosen for each model on these same 12 data sets; scores at other ranks and layers were not
+published. So the null that repeats the choice cannot be run, and no choice can be made on other data sets: every
+p-value here is of the chosen score as if it had been the only one, and too small by an unknown amount. What can be
+said is how much choosing a correlation would bear: `correlations` gives `options_borne`, the number of unrelated
+options from which it would still be below 5 % (Sidak). The procedure tries 19 fractions at each layer, hundreds of
+options, but dependent ones.
+Two more things a reader should know: probe accuracy and error are far better than `linear_accuracy` on the same data
+(an error of 1e-11 on one set), which fits evaluation on the training texts; and the 12 data sets are the same for all
+models, so 8 correlations are not 8 independent findings.
+"""
+
+import math
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntps.errors import NtpsError, one_of
+from ntps.study.ranks import adjust, grid_spearman, spearman
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCE = "Cheng, Hu, Huang, Balestriero, Next Token Perception Score, arXiv:2505.17169 (2025)"
+COLUMNS = {
+    "model": "hub name of the model",
+    "short": "model's short name",
+    "family": "model family",
+    "size": "parameters, in billions, as the model's name says",
+    "dataset": "short name of the data set",
+    "dataset_id": "the data set as the authors name it",
+    "ntps_accuracy": "NTPS at the rank and layer chosen for its correlation with probe accuracy, in [0, 1]",
+    "accuracy": "accuracy of the probe on the frozen model, in [0, 1]",
+    "ntps_error": "NTPS at the rank and layer chosen for its correlation with probe error",
+    "error": "mean squared error of the probe",
+    "ntps_gain": "NTPS at the rank and layer chosen for its correlation with the gain",
+    "linear_accuracy": "accuracy of the linear probe that LoRA is compared with",
+    "lora_accuracy": "accuracy after LoRA fine-tuning",
+    "gain": "lora_accuracy - linear_accuracy",
+}
+TARGETS = ("accuracy", "error", "gain")  # each with its own NTPS column, ntps_<target>
+_DATASETS = {
+    "marksverdhei/clickbait_title_classification": "clickbait",
+    "climatebert/climate_sentiment": "climate",
+    "PriyaPatel/Bias_identification": "bias",
+    "legacy-datasets/banking77": "banking77",
+    "ucirvine/sms_spam": "sms_spam",
+    "Bhuvaneshwari/intent_classification": "intent",
+}
+_SIZES = {"270M": 0.27, "450M": 0.45, "1_1B": 1.1}
+
+
+def results() -> "pd.DataFrame":
+    """Return the published figures, 96 rows: `COLUMNS` says what each column is, `SOURCE` where they come from."""
+    import pandas as pd
+
+    with resources.files("ntps.course").joinpath("data/paper_results.csv").open("r", encoding="utf-8") as file:
+        frame = pd.read_csv(file)
+    frame = frame.rename(
+        columns={
+            "dataset": "dataset_id",
+            "ntps_for_accuracy": "ntps_accuracy",
+            "probe_accuracy": "accuracy",
+            "ntps_for_mse": "ntps_error",
+            "probe_mse": "error",
+            "ntps_for_lora": "ntps_gain",
+        }
+    )
+    frame["dataset"] = frame["dataset_id"].map(lambda name: _DATASETS.get(name, name))
+    frame["short"] = frame["model"].map(lambda name: name.split("/")[-1].replace("1_1B", "1.1B"))
+    frame["family"] = frame["short"].map(lambda name: "Llama 3" if "Llama" in name else name.split("-")[0])
+    sizes = frame["model"].map(lambda name: name.rsplit("-", 1)[-1])
+    frame["size"] = sizes.map(lambda size: _SIZES[size] if size in _SIZES else float(size.rstrip("B")))
+    frame["gain"] = frame["lora_accuracy"] - frame["linear_accuracy"]
+    frame = frame[list(COLUMNS)]
+    frame.attrs["source"] = SOURCE
+    return frame
+
+
+def grid(frame: "pd.DataFrame", column: str) -> np.ndarray:
+    """Return one column as a complete (models, data sets) array, both in order of first appearance.
+
+    Raises:
+        NtpsError: If the column is missing, or a model lacks a data set or has it twice.
+    """
+    for needed in ("model", "dataset", column):
+        if needed not in frame.columns:
+            raise NtpsError(f"the table has no column {needed!r}; it has: {', '.join(map(str, frame.columns))}.")
+    models, datasets = frame["model"].unique(), frame["dataset"].unique()
+    counts = frame.groupby(["model", "dataset"]).size()
+    if len(frame) != len(models) * len(datasets) or not (counts == 1).all():
+        raise NtpsError("the table must hold every model with every dataset exactly once.")
+    wide = frame.set_index(["model", "dataset"])[column].unstack()
+    return wide.loc[models, datasets].to_numpy(dtype=float)
+
+
+def correlations(
+    frame: "pd.DataFrame | None" = None, *, n_permutations: int = 9999, alpha: float = 0.05, random_state: int = 0
+) -> "pd.DataFrame":
+    """Rank correlations of NTPS with accuracy, error and LoRA gain, as in the paper, with what it leaves out.
+
+    Views, in the column `view`:
+        `model`: one model over the 12 data sets: the paper's numbers, with interval and permutation p-value
+            (`spearman`).
+        `within`: mean of those over models; the null permutes data sets jointly over models, the interval is a
+            jackknife over data sets (`grid_spearman`). The one number to quote.
+        `pooled`: all 96 points ranked together, with the joint null: mixes differences among models in.
+        `pooled, naive`: the same taken as 96 independent points: shown because it is tempting, and wrong.
+
+    Args:
+        frame: As `results()` returns; `None` is that.
+        n_permutations: Random permutations for each p-value; the smallest p-value is 1 / (n_permutations + 1).
+        alpha: Level for `options_borne`.
+        random_state: Seed.
+
+    Returns:
+        A frame with `target`, `view`, `model`, `n`, `spearman`, `low`, `high`, `p_value`, `kendall`, `holm` and `bh`
+        (p-values adjusted over the 24 single-model correlations, else `nan`), `holm_in_target` and `bh_in_target`
+        (over the 8 of one target), `options_borne` (see the module's text; computed from the unadjusted p-value).
+
+    Raises:
+        NtpsError: If the frame lacks columns or cells.
+    """
+    import pandas as pd
+
+    frame = results() if frame is None else frame
+    models, rows = list(frame["model"].unique()), []
+    options: dict[str, Any] = {"n_permutations": n_permutations, "random_state": random_state}
+    for target in TARGETS:
+        x, y = grid(frame, f"ntps_{target}"), grid(frame, target)
+        found = [("model", model, spearman(x[i], y[i], **options)) for i, model in enumerate(models)]
+        found += [(view, "all", grid_spearman(x, y, view=view, **options)) for view in ("within", "pooled")]
+        found.append(("pooled, naive", "all", spearman(x.ravel(), y.ravel(), **options)))
+        rows += [
+            {
+                "target": target,
+                "view": view,
+                "model": model,
+                "n": value.n,
+                "spearman": value.spearman,
+                "low": value.interval[0],
+                "high": value.interval[1],
+                "p_value": value.p_value,
+                "kendall": value.kendall,
+                "options_borne": _options_borne(value.p_value, alpha),
+            }
+            for view, model, value in found
+        ]
+    table = pd.DataFrame(rows)
+    single = table["view"] == "model"
+    for method in ("holm", "bh"):
+        table.loc[single, method] = adjust(table.loc[single, "p_value"], method=method)
+        for target in TARGETS:
+            part = single & (table["target"] == target)
+            table.loc[part, f"{method}_in_target"] = adjust(table.loc[part, "p_value"], method=method)
+    table.attrs["source"] = frame.attrs.get("source", "")
+    return table
+
+
+def survivors(table: "pd.DataFrame", *, alpha: float = 0.05) -> "pd.DataFrame":
+    """Count, per target and over all, how many single-model correlations of `correlations()` hold at `alpha`.
+
+    Columns: `tests`, `uncorrected`, `holm`, `bh` (adjusted over all 24), `holm_in_target`, `bh_in_target`.
+    """
+    import pandas as pd
+
+    single = table[table["view"] == "model"]
+    names = {"p_value": "uncorrected", **{n: n for n in ("holm", "bh", "holm_in_target", "bh_in_target")}}
+    counts = (single[list(names)] <= alpha).groupby(single["target"], sort=False).sum().rename(columns=names)
+    counts.insert(0, "tests", single.groupby("target", sort=False).size())
+    return pd.concat([counts, counts.sum().to_frame("all").T])
+
+
+def plot(frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", axes: Any = None) -> Any:
+    """Draw NTPS against one target, a panel for each model, titled with its rank correlation and interval.
+
+    Args:
+        frame: As `results()` returns; `None` is that.
+        target: `"accuracy"`, `"error"` or `"gain"`.
+        axes: Array of at least as many axes as models; `None` makes a new figure.
+
+    Returns:
+        The array of axes.
+
+    Raises:
+        NtpsError: If the target is unknown, or there are too few axes.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    one_of(target, TARGETS, "target")
+    frame = results() if frame is None else frame
+    models, datasets = list(frame["model"].unique()), list(frame["dataset"].unique())
+    x, y = grid(frame, f"ntps_{target}"), grid(frame, target)
+    if axes is None:
+        rows = math.ceil(len(models) / 4)
+        _, axes = plt.subplots(rows, 4, figsize=(13, 3.2 * rows), layout="constrained", squeeze=False)
+    flat = np.asarray(axes).ravel()
+    if len(flat) < len(models):
+        raise NtpsError(f"axes has {len(flat)} axes for {len(models)} models; give one for each.")
+    colours = sns.color_palette("husl", len(datasets))
+    for i, (axis, model) in enumerate(zip(flat, models, strict=False)):
+        value = spearman(x[i], y[i], n_permutations=999)
+        sns.regplot(x=x[i], y=y[i], ax=axis, scatter=False, ci=None, color="0.6", line_kws={"linewidth": 1})
+        sns.scatterplot(x=x[i], y=y[i], hue=datasets, palette=colours, ax=axis, legend=False, s=45)
+        low, high = value.interval
+        axis.set_title(f"{model.split('/')[-1]}\nρ = {value.spearman:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=10)
+        axis.set_xlabel("NTPS")
+        axis.set_ylabel({"accuracy": "probe accuracy", "error": "probe error", "gain": "gain of LoRA"}[target])
+    for axis in flat[len(models) :]:
+        axis.set_visible(False)
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", color=c, label=d) for c, d in zip(colours, datasets, strict=True)
+    ]
+    flat[0].figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    return axes
+
+
+def _options_borne(p: float, alpha: float) -> float:
+    """Most unrelated options from which choosing the best still gives a p-value below alpha: 1 - (1 - p)^m <= alpha."""
+    return math.nan if math.isnan(p) or p >= 1 else float(math.floor(math.log1p(-alpha) / math.log1p(-p)))

@@ -1,0 +1,1 @@
+"""LoRA and its rivals: train, and compare before and after."""

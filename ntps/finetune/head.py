@@ -1,0 +1,74 @@
+"""`Readout`: a linear head on pooled features that starts where the frozen linear probe ends."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntps.scoring.probes import CS, check_features, choose_c, column_scaling, one_thread
+
+
+class Readout(torch.nn.Module):
+    """Linear head in float32: logits = W ((x - mean) * scale) + b.
+
+    Mean and scale stay fixed. Training W in standardised coordinates keeps a few large channels, which pretrained
+    models have, from setting the step size of all others.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (n, c) of features (n, d)."""
+        return torch.nn.functional.linear((features - self.mean) * self.scale, self.weight, self.bias)
+
+    @torch.no_grad()
+    def predict(self, features: Any) -> np.ndarray:
+        """Return the class (n,) of each row of features (n, d)."""
+        rows = torch.as_tensor(np.asarray(features, dtype=np.float32), device=self.weight.device)
+        return self(rows).argmax(1).cpu().numpy()
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return (weight (c, d), bias (c,)) of the same head on plain features: logits = weight x + bias."""
+        weight = self.weight.double() * self.scale.double()
+        return weight.float().cpu(), (self.bias.double() - weight @ self.mean.double()).float().cpu()
+
+
+def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int = 0) -> Readout:
+    """Fit the linear probe of `ntps.linear_probe` (standardise, logistic regression, cross-validated C) as a head.
+
+    Args:
+        features: (n, d), finite.
+        labels: (n,) class indices in [0, n_classes); at least two different.
+        n_classes: Number of classes c; one without a text gets a bias that is never the largest.
+        seed: Seed of the folds that choose C.
+
+    Raises:
+        NtpsError: If features are not finite, or a single class occurs.
+    """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = check_features(features, labels)
+    present = np.unique(labels)
+    mean, scale = column_scaling(x)
+    scaled = ((x - mean) * scale).astype(np.float32)
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe stopped early is still a probe
+        probe = LogisticRegression(C=choose_c(scaled, y, list(CS), 3, seed), tol=1e-4, max_iter=300).fit(scaled, y)
+    weights, bias = np.asarray(probe.coef_), np.asarray(probe.intercept_)
+    if len(present) == 2:  # one row, the log odds of the second class: split it evenly
+        weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])
+    full, offset = np.zeros((n_classes, x.shape[1])), np.full(n_classes, -20.0)
+    full[present], offset[present] = weights, bias
+    parts = (full, offset, mean, scale)
+    return Readout(*(torch.as_tensor(part, dtype=torch.float32) for part in parts))

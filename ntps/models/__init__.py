@@ -1,0 +1,1 @@
+"""Causal language models from anywhere, and one pass of a model over texts."""

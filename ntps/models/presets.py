@@ -1,0 +1,56 @@
+"""The paper's eight models, by short name.
+
+Source: Cheng, Hu, Huang, Balestriero, Next Token Perception Score, arXiv 2505.17169 (2025).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelPreset:
+    """A model of the paper on the hub.
+
+    Attributes:
+        hub: Name on the hub.
+        description: What it is.
+        tokenizer: Name of the tokenizer where the model's own repository holds none.
+        note: What loading it takes.
+    """
+
+    hub: str
+    description: str
+    tokenizer: str | None = None
+    note: str = ""
+
+
+_OPENELM = (
+    "needs trust_remote_code=True, because its code lives in its repository, and the Llama 2 tokenizer, whose licence "
+    "is to be accepted on the hub (or pass tokenizer= with a local copy)"
+)
+_LLAMA2 = "meta-llama/Llama-2-7b-hf"
+
+MODELS: dict[str, ModelPreset] = {
+    preset.hub: preset
+    for preset in (
+        ModelPreset("Qwen/Qwen2-0.5B", "Qwen2, 0.5 billion parameters"),
+        ModelPreset("Qwen/Qwen2-1.5B", "Qwen2, 1.5 billion parameters"),
+        ModelPreset("Qwen/Qwen2-7B", "Qwen2, 7 billion parameters"),
+        ModelPreset("apple/OpenELM-270M", "OpenELM, 0.27 billion parameters", _LLAMA2, _OPENELM),
+        ModelPreset("apple/OpenELM-450M", "OpenELM, 0.45 billion parameters", _LLAMA2, _OPENELM),
+        ModelPreset("apple/OpenELM-1_1B", "OpenELM, 1.1 billion parameters", _LLAMA2, _OPENELM),
+        ModelPreset("apple/OpenELM-3B", "OpenELM, 3 billion parameters", _LLAMA2, _OPENELM),
+        ModelPreset(
+            "meta-llama/Meta-Llama-3-8B", "Llama 3, 8 billion parameters",
+            note="its licence is to be accepted on the hub before it downloads",
+        ),
+    )
+}  # fmt: skip
+
+
+def model_preset(name: str) -> ModelPreset | None:
+    """Return the preset for a hub name or its last part (`Qwen2-0.5B`), whatever the case, or None."""
+    wanted = name.lower()
+    for hub, preset in MODELS.items():
+        if wanted in {hub.lower(), hub.rsplit("/", 1)[1].lower()}:
+            return preset
+    return None

@@ -1,0 +1,1 @@
+"""From representations and labels to numbers, and what to read them against."""

@@ -1,0 +1,347 @@
+"""Frozen results: what a score is, as numbers, as a table for a terminal or a notebook, as JSON."""
+
+import html
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SCHEMA_VERSION = 1
+_BAR_WIDTH, _LEAST_BAR = 18, 6
+_NESTED = ("bounds", "curve", "null", "interval", "control")
+_OPTIONAL = ("explained_heldout", "ceiling_heldout", "null", "interval", "control")
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """The score of one layer at one pair of ranks.
+
+    Attributes:
+        layer: 0 is the embedding output, the last one the state after the final norm.
+        d: Width of a hidden state.
+        rank_m: Numerical rank of M (the centred one when centred).
+        rank_u: Number of perception directions with a non-zero eigenvalue, at most the number of classes.
+        rank_v: Number of next-token directions.
+        k_u: Perception rank of this reading.
+        k_v: Next-token rank of this reading.
+        ntps: ||P U||_F^2 / ||U||_F^2, in [0, 1]; NaN when there is no direction.
+        chance: The mean of `ntps` for a uniformly random V of rank k_v: k_v / d.
+        ntps_whitened: The same share after whitening by M, in [0, 1].
+        excess_loss: Loss(V_{k_v}) - Loss(U_{k_u}): squared error per text, in units of one-hot labels.
+        bounds: `raw` and `whitened`, each (lower, upper) bounds on `excess_loss`.
+        explained: Share of label variance that a linear readout (with intercept) of V's first k_v directions explains
+            on the texts it was fitted on, in [0, 1].
+        ceiling: The same for all d directions.
+        retained: explained / ceiling, in [0, 1]; NaN when the ceiling is 0.
+        explained_heldout: `explained` on folds that the readout was not fitted on, at most 1, below 0 when the
+            readout is worse than the label frequencies; `None` without folds.
+        ceiling_heldout: `ceiling` on held-out folds.
+        null: `ntps` and `explained` under shuffled labels, each a mapping as `Null.to_dict`; see `ntps.scoring.evidence`.
+        interval: By quantity (`ntps`, `explained`, `retained`, `explained_heldout`, `ceiling_heldout`), a mapping with
+            `low`, `high` and `standard_error`: 95 % intervals; those of held-out shares come with folds.
+        control: The same quantities of the architecture with fresh weights.
+        curve: Lists over `k_v`: `ntps`, `excess_loss`, `explained` and, with folds, `explained_heldout`. With the
+            official convention `fraction` and `ntps`.
+    """
+
+    layer: int
+    d: int
+    rank_m: int
+    rank_u: int
+    rank_v: int
+    k_u: int
+    k_v: int
+    ntps: float
+    chance: float
+    ntps_whitened: float
+    excess_loss: float
+    bounds: dict[str, tuple[float, float]]
+    explained: float
+    ceiling: float
+    retained: float
+    curve: dict[str, list[Any]]
+    explained_heldout: float | None = None
+    ceiling_heldout: float | None = None
+    null: dict[str, Any] | None = None
+    interval: dict[str, Any] | None = None
+    control: dict[str, Any] | None = None
+
+    @property
+    def above_chance(self) -> float:
+        """(NTPS - k_v/d) / (1 - k_v/d): 0 at chance, 1 when U lies inside V; NaN when k_v = d."""
+        return (self.ntps - self.chance) / (1 - self.chance) if self.chance < 1 else math.nan
+
+    @property
+    def through_v(self) -> float:
+        """The share of label variance explained through V, held out where folds were kept."""
+        return self.explained if self.explained_heldout is None else self.explained_heldout
+
+    @property
+    def headline(self) -> float:
+        """The number to quote: what all d directions explain on held-out folds; without folds, what V's explain.
+
+        Of the quantities tried it goes best with a linear probe's accuracy on tasks and models that it was not tuned on
+        (`python -m benchmarks.default_quantity`). In sample it would be near 1 for any labels of fewer texts than
+        directions, so without folds the share through the few directions of V stands in.
+        """
+        return self.explained if self.ceiling_heldout is None else self.ceiling_heldout
+
+
+@dataclass(frozen=True, repr=False)
+class ScoreResult:
+    """The scores of a model's layers on one task, with what made them.
+
+    Attributes:
+        layers: One `LayerScore` per layer.
+        convention: `"theory"` or `"official"`.
+        n_texts: Texts used.
+        n_tokens: Tokens of those texts.
+        n_classes: Classes of the task.
+        settings: Every option that shaped the numbers.
+        metadata: Model, revision, dtype, task fingerprint, package version.
+    """
+
+    layers: tuple[LayerScore, ...]
+    convention: str
+    n_texts: int
+    n_tokens: int
+    n_classes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.metadata.get("model", "unnamed model"))
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.metadata.get("task", "unnamed task"))
+
+    @property
+    def held_out(self) -> bool:
+        """Whether explained shares were also judged on held-out folds."""
+        return self.layers[0].explained_heldout is not None
+
+    @cached_property
+    def best(self) -> LayerScore:
+        """The layer of the largest `headline`: it explains most of the labels on held-out folds.
+
+        It is chosen on the data it is reported on: with few texts, read it with that in mind.
+        """
+        return max(self.layers, key=lambda layer: (not math.isnan(layer.headline), layer.headline))
+
+    def __repr__(self) -> str:
+        return f"ScoreResult({self._title()}; {len(self.layers)} layers, best {self.best.layer})"
+
+    def __getitem__(self, layer: int) -> LayerScore:
+        for scored in self.layers:
+            if scored.layer == layer:
+                return scored
+        raise KeyError(f"layer {layer} was not scored; there are {', '.join(str(s.layer) for s in self.layers)}")
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per layer; bounds, nulls, intervals and control are spread over columns, curves left out."""
+        import pandas as pd
+
+        rows = []
+        for scored in self.layers:
+            row = {key: value for key, value in asdict(scored).items() if key not in _NESTED}
+            for kind, (lower, upper) in scored.bounds.items():
+                row[f"bound_{kind}_lower"], row[f"bound_{kind}_upper"] = lower, upper
+            for name, part in (scored.null or {}).items():
+                row |= {f"{name}_shuffled": part["mean"], f"{name}_z": part["z"], f"{name}_p": part["p_value"]}
+            for name, part in (scored.interval or {}).items():
+                row[f"{name}_low"], row[f"{name}_high"] = part["low"], part["high"]
+            for name, value in (scored.control or {}).items():
+                row[f"{name}_random"] = value
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-able values; numbers that are not finite become `None`."""
+        layers = []
+        for scored in self.layers:
+            row = asdict(scored)
+            layers.append({key: value for key, value in row.items() if value is not None or key not in _OPTIONAL})
+        provenance = {k: v for k, v in self.metadata.items() if k not in ("model", "task", "settings")}
+        return _finite(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "model": self.model,
+                "task": self.task,
+                "n_texts": self.n_texts,
+                "n_tokens": self.n_tokens,
+                "n_classes": self.n_classes,
+                "d": self.layers[0].d,
+                "convention": self.convention,
+                "best_layer": self.best.layer,
+                "settings": self.settings,
+                "provenance": provenance,
+                "layers": layers,
+            }
+        )
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return `to_dict()` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+
+    def to_text(self) -> str:
+        """Return a table of at most 80 columns and sentences that read it."""
+        columns = self._columns()
+        lines = ["  layer" + "".join(f"{name:>{width}}" for name, width, _ in columns)]
+        room = min(80 - len(lines[0]) - 2, _BAR_WIDTH)
+        for scored in self.layers:
+            mark = "*" if scored is self.best else " "
+            numbers = "".join(f"{value(scored):>{width}}" for _, width, value in columns)
+            drawn = bar(scored.headline, room) if room >= _LEAST_BAR else ""
+            lines.append(f"{mark} {scored.layer:5d}{numbers}  {drawn}".rstrip())
+        return "\n".join([*lines, "", *_wrap(self.sentence())])
+
+    def _columns(self) -> list[tuple[str, int, Callable[[LayerScore], str]]]:
+        """Return heading, width and text of each column after the layer."""
+        columns: list[tuple[str, int, Callable[[LayerScore], str]]] = [
+            ("NTPS", 8, lambda scored: fixed(scored.ntps)),
+            ("chance", 8, lambda scored: fixed(scored.chance)),
+            ("retained", 10, lambda scored: fixed(scored.retained)),
+        ]
+        if self.held_out:
+            columns += [
+                ("excess", 9, lambda scored: fixed(scored.excess_loss, 4)),
+                ("V held out", 12, lambda scored: fixed(scored.through_v)),
+                ("all", 8, lambda scored: fixed(scored.headline)),
+            ]
+        else:
+            columns += [
+                ("excess loss", 13, lambda scored: fixed(scored.excess_loss, 4)),
+                ("explained", 11, lambda scored: fixed(scored.headline)),
+            ]
+        if self.best.null is not None:
+            columns.insert(2, ("shuffled", 10, lambda scored: fixed((scored.null or {})["ntps"]["mean"])))
+        if self.best.control is not None:
+            columns.append(("random", 8, lambda scored: fixed((scored.control or {})[self._headline])))
+        return columns
+
+    @property
+    def _headline(self) -> str:
+        return "ceiling_heldout" if self.held_out else "explained"
+
+    def sentence(self) -> str:
+        """Say what the best layer's numbers mean."""
+        best = self.best
+        if self.convention == "official":
+            score = f"NTPS by the released code's procedure averages {fixed(best.ntps)} over its 19 fractions"
+        else:
+            score = f"NTPS is {fixed(best.ntps)}, where a random subspace of that size would have {best.chance:.3f}"
+        ends = (best.interval or {}).get(self._headline, {})
+        share = _percent(best.headline)
+        if _known(ends):
+            share += f" [{_percent(ends['low'])}, {_percent(ends['high'])}]"
+        used = f"{best.k_v} directions that next-token prediction uses most"
+        if self.held_out:
+            text = (
+                f"* Layer {best.layer} is best: a linear readout of all {best.d} directions explains {share} of the "
+                f"label variance on held-out texts, of the {used} {_percent(best.through_v)}. {score}"
+            )
+        else:
+            text = (
+                f"* Layer {best.layer} is best: a linear readout of the {used} explains {share} of the label variance "
+                f"in sample; all {best.d} explain {_percent(best.ceiling)}. {score}"
+            )
+        if best.null is not None:
+            ntps, explained = best.null["ntps"], best.null["explained"]
+            text += (
+                f" and shuffled labels have {fixed(ntps['mean'])} (p = {fixed(ntps['p_value'])} for NTPS, "
+                f"{fixed(explained['p_value'])} for the share explained in sample)"
+            )
+        text += "."
+        if best.control is not None:
+            text += f" Fresh weights explain {_percent(best.control[self._headline])}."
+        return text
+
+    def _title(self) -> str:
+        return (
+            f"{short_name(self.model)} on {self.task}: {self.n_texts:,} texts, {self.n_classes} classes, "
+            f"{self.n_tokens:,} tokens"
+        )
+
+    def __str__(self) -> str:
+        return f"{self._title()}\n\n{self.to_text()}"
+
+    def _repr_html_(self) -> str:
+        columns = self._columns()
+        heads = ["layer", *(name for name, _, _ in columns)]
+        rows = []
+        for s in self.layers:
+            cells = "".join(f"<td>{value(s)}</td>" for _, _, value in columns)
+            weight = ' style="font-weight:bold"' if s is self.best else ""
+            rows.append(f"<tr{weight}><td>{s.layer}</td>{cells}</tr>")
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        return (
+            f"<p><b>{html.escape(self._title())}</b></p><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table><p>{html.escape(self.sentence())}</p>"
+        )
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw NTPS against chance, and explained shares, by layer; return the axes."""
+        from ntps.report.plots import plot_layers
+
+        return plot_layers(self, ax=ax)
+
+
+def counted(number: int, word: str) -> str:
+    """Return "1 task", "2 tasks"."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def short_name(name: str) -> str:
+    """Return the last part of a path, or a hub name as it is."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
+
+
+def bar(value: float | None, width: int = _BAR_WIDTH) -> str:
+    """Return a bar for a share in [0, 1], in eighths of a character; empty below 0 or when not a number."""
+    if value is None or math.isnan(value) or value <= 0:
+        return ""
+    eighths = round(min(value, 1.0) * width * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def fixed(value: float | None, digits: int = 3, missing: str = "-") -> str:
+    """Return a number with so many decimals, never "-0.000"; `missing` when there is none."""
+    if value is None or math.isnan(value):
+        return missing
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _known(interval: Mapping[str, Any]) -> bool:
+    return bool(interval) and all(interval[end] is not None and math.isfinite(interval[end]) for end in ("low", "high"))
+
+
+def _percent(value: float) -> str:
+    return "an unknown share" if math.isnan(value) else f"{fixed(100 * value, 0)}%"
+
+
+def _wrap(text: str, width: int = 80) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, subsequent_indent="  ")
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON has no word for by `None`, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

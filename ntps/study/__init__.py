@@ -1,0 +1,1 @@
+"""Models by tasks: resumable cells, correlations, gains and forecasts."""

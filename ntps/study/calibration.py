@@ -1,0 +1,251 @@
+"""From what is known before fine-tuning to the gain it would bring: a small regression, its interval, its verdict.
+
+The regression is linear in few inputs (`INPUTS`). Its interval comes from its errors on tasks left out, not from its
+fit: of n such errors the interval takes the ones of rank (n + 1) (1 -+ confidence) / 2, as in split conformal
+prediction (Vovk, Gammerman, Shafer, *Algorithmic Learning in a Random World*, 2005). It covers tasks that come from
+where the calibration's came from; one fitted on a generated language says little about film reviews, and `about` says
+what it was fitted on.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ntps._files import json_checksum, read_json
+from ntps._version import __version__
+from ntps.errors import NtpsError, in_range
+from ntps.study.gain import gain_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CALIBRATION_SCHEMA = 1
+BUNDLED = "gain_calibration.json"
+MIN_TASKS = 6
+WORTH = 1  # points of accuracy; less is not worth the training
+INPUTS = {
+    "accuracy": "accuracy of the frozen linear probe of the last layer, cross-validated",
+    "held_back": "held-out ceiling of the best layer minus that of the last: what earlier layers know better",
+}
+
+
+@dataclass(frozen=True)
+class GainForecast:
+    """The gain to expect on one task.
+
+    Attributes:
+        expected: Accuracy after minus before, in [-1, 1].
+        low, high: Ends of the interval.
+        verdict: `"little"` when the upper end is at most `WORTH` (one point, as printed), `"pays"` when the lower end
+            is at least that, else `"unknown"`.
+        outside: Inputs that lie outside what the calibration has seen.
+    """
+
+    expected: float
+    low: float
+    high: float
+    verdict: str
+    outside: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words, gains in points of accuracy."""
+        low, high = (f"{100 * value:+.0f}" for value in (self.low, self.high))
+        if self.verdict == "pays":
+            return f"LoRA likely pays: {low} to {high} points"
+        if self.verdict == "little":
+            return f"little to gain: {low} to {high} points"
+        return f"no evidence either way: {low} to {high} points"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted regression of the gain.
+
+    Attributes:
+        inputs: Names of the inputs, columns of a study's table.
+        coefficients: Intercept, then one for each input.
+        errors: Gain minus prediction of every cell, predicted without its task, ascending.
+        ranges: Least and largest value of each input in the fit.
+        confidence: Level of the intervals.
+        coverage: Share of cells inside their interval when task and errors are both left out; below `confidence` where
+            tasks differ more than cells do.
+        about: What it was fitted on: `models`, `tasks`, `seeds`, `training`, `study`, `limit`.
+    """
+
+    inputs: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    errors: tuple[float, ...]
+    ranges: tuple[tuple[float, float], ...]
+    confidence: float
+    coverage: float
+    about: dict[str, Any]
+
+    def forecast(self, values: Mapping[str, float]) -> GainForecast:
+        """Return the gain to expect.
+
+        Args:
+            values: Each of `inputs`; `accuracy` also bounds the gain, which cannot lift accuracy above 1.
+
+        Raises:
+            NtpsError: If an input is missing or not finite.
+        """
+        given = []
+        for name in self.inputs:
+            value = values.get(name, math.nan)
+            if not math.isfinite(value):
+                raise NtpsError(f"the calibration needs a number for {name!r}; got {values.get(name)!r}.")
+            given.append(float(value))
+        expected = self.coefficients[0] + float(np.dot(self.coefficients[1:], given))
+        below, above = error_interval(self.errors, self.confidence)
+        accuracy = float(values.get("accuracy", math.nan))
+        least, most = (-1.0, 1.0) if math.isnan(accuracy) else (-accuracy, 1 - accuracy)
+        high = min(max(expected + above, least), most)
+        expected = min(max(expected, least), most)
+        low = min(max(expected + below, least), most)  # of what can be: an interval wholly above that is no certainty
+        verdict = _verdict(low, high)
+        outside = tuple(
+            name
+            for name, value, (first, last) in zip(self.inputs, given, self.ranges, strict=True)
+            if not first - 1e-9 <= value <= last + 1e-9
+        )
+        return GainForecast(expected, low, high, verdict, outside)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, with a checksum."""
+        body = json.loads(json.dumps(asdict(self), allow_nan=False))
+        whole = {"kind": "ntps-calibration", "schema": CALIBRATION_SCHEMA, "version": __version__, **body}
+        return {**whole, "checksum": json_checksum(whole)}
+
+    def to_json(self) -> str:
+        """Return `to_dict()` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, content: Any, source: str = "the calibration") -> "Calibration":
+        """Return the calibration that `to_dict` gave.
+
+        Raises:
+            NtpsError: If it is none, is damaged, or is of another schema.
+        """
+        if not isinstance(content, dict) or content.get("kind") != "ntps-calibration":
+            raise NtpsError(f"{source} is no calibration; `ntps study --lora --output DIR` makes DIR/calibration.json.")
+        if content.get("schema") != CALIBRATION_SCHEMA:
+            raise NtpsError(f"{source} is of schema {content.get('schema')}, this version reads {CALIBRATION_SCHEMA}.")
+        if content.get("checksum") != json_checksum(content):
+            raise NtpsError(f"{source} is damaged: its checksum does not fit; write it again with `ntps study --lora`.")
+        return cls(
+            tuple(content["inputs"]),
+            tuple(content["coefficients"]),
+            tuple(content["errors"]),
+            tuple((low, high) for low, high in content["ranges"]),
+            content["confidence"],
+            content["coverage"],
+            content["about"],
+        )
+
+
+def calibrate(
+    frame: "pd.DataFrame",
+    *,
+    inputs: Sequence[str] = tuple(INPUTS),
+    confidence: float = 0.8,
+    about: Mapping[str, Any] | None = None,
+) -> Calibration:
+    """Fit the gain of a study's cells.
+
+    Args:
+        frame: `Study.frame()` of a study with gains; seeds are averaged.
+        inputs: Columns the gain is linear in.
+        confidence: Level of the intervals, in [0.5, 0.99].
+        about: What the calibration should say of itself, beside models and tasks.
+
+    Raises:
+        NtpsError: If there is no gain, all are equal, a column is missing, or there are fewer than six tasks.
+    """
+    in_range(confidence, 0.5, 0.99, "confidence")
+    cells = gain_frame(frame)
+    missing = [name for name in inputs if name not in cells]
+    if missing:
+        raise NtpsError(f"the table has no column {missing[0]!r}; it has: {', '.join(map(str, cells.columns))}.")
+    cells = cells.dropna(subset=list(inputs))
+    tasks = cells["dataset"].to_numpy()
+    if len(set(tasks)) < MIN_TASKS:
+        raise NtpsError(
+            f"a calibration needs the gains of at least {MIN_TASKS} tasks; there are {len(set(tasks))}. Add tasks."
+        )
+    if cells["gain"].nunique() == 1:
+        raise NtpsError(f"every gain is {cells['gain'].iloc[0]:+.3f}; a calibration needs gains that differ.")
+    design = np.column_stack([np.ones(len(cells)), cells[list(inputs)].to_numpy(dtype=float)])
+    gain = cells["gain"].to_numpy(dtype=float)
+    columns = design[:, 1:]
+    return Calibration(
+        inputs=tuple(inputs),
+        coefficients=tuple(_fit(design, gain).tolist()),
+        errors=tuple(sorted(_left_out(design, gain, tasks).tolist())),
+        ranges=tuple(zip(columns.min(0).tolist(), columns.max(0).tolist(), strict=True)),
+        confidence=confidence,
+        coverage=_coverage(design, gain, tasks, confidence),
+        about={
+            "models": list(dict.fromkeys(cells["model"])),
+            "tasks": list(dict.fromkeys(tasks)),
+            "mean_absolute_error": float(np.abs(_left_out(design, gain, tasks)).mean()),
+            "mean_absolute_error_of_the_mean_gain": float(np.abs(_left_out(design[:, :1], gain, tasks)).mean()),
+            **(about or {}),
+        },
+    )
+
+
+def load_calibration(path: str | Path | None = None) -> Calibration:
+    """Return a calibration from a file, or the bundled one.
+
+    Raises:
+        NtpsError: If it cannot be read, or is damaged.
+    """
+    if path is not None:
+        return Calibration.from_dict(read_json(Path(path)), str(path))
+    text = resources.files("ntps.study").joinpath(f"data/{BUNDLED}").read_text(encoding="utf-8")
+    return Calibration.from_dict(json.loads(text), "the bundled calibration")
+
+
+def _verdict(low: float, high: float) -> str:
+    """Judge the ends as they are printed, in whole points."""
+    first, last = round(100 * low), round(100 * high)
+    return "little" if last <= WORTH else "pays" if first >= WORTH else "unknown"
+
+
+def error_interval(errors: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Return the errors of rank (n + 1) (1 -+ confidence) / 2, rounded outwards; infinite where n is too small."""
+    n, tail = len(errors), (1 - confidence) / 2
+    ordered = sorted(errors)
+    first, last = math.floor((n + 1) * tail + 1e-9), math.ceil((n + 1) * (1 - tail) - 1e-9)  # 10 * 0.1 is below 1
+    return (ordered[first - 1] if first >= 1 else -math.inf, ordered[last - 1] if last <= n else math.inf)
+
+
+def _fit(design: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    return np.linalg.lstsq(design, gain, rcond=None)[0]
+
+
+def _left_out(design: np.ndarray, gain: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+    """Return the gain minus its prediction, each task's cells predicted by the other tasks."""
+    errors = np.empty(len(gain))
+    for task in set(tasks):
+        out = tasks == task
+        errors[out] = gain[out] - design[out] @ _fit(design[~out], gain[~out])
+    return errors
+
+
+def _coverage(design: np.ndarray, gain: np.ndarray, tasks: np.ndarray, confidence: float) -> float:
+    inside = 0
+    for task in set(tasks):
+        out = tasks == task
+        below, above = error_interval(_left_out(design[~out], gain[~out], tasks[~out]).tolist(), confidence)
+        error = gain[out] - design[out] @ _fit(design[~out], gain[~out])
+        inside += int(((error >= below) & (error <= above)).sum())
+    return inside / len(gain)

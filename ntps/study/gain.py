@@ -1,0 +1,162 @@
+"""Does a score known before fine-tuning predict what LoRA gains? Judged on tasks and models left out.
+
+Rank correlation is not prediction: it forgets the size, and gains fall with probe accuracy by themselves (there is
+less left to gain). So a small regression is fitted without the task, the model, or both, and its mean absolute error
+is set beside that of predictors that need no score.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ntps.course.published import grid, results
+from ntps.errors import NtpsError, in_range, one_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INPUTS = {
+    "zero": "predict no gain",
+    "mean": "the mean gain of the other cells",
+    "accuracy": "linear in the probe's accuracy",
+    "ntps": "linear in the score, standardised over tasks within each model (levels of models do not compare)",
+    "ntps_raw": "linear in the raw score",
+    "accuracy + ntps": "linear in both",
+}
+OVER = ("task", "model", "both")
+STUDY_INPUTS = {
+    "accuracy + explained": ("accuracy", "explained_heldout"),
+    "accuracy + ceiling": ("accuracy", "ceiling_heldout"),
+    "accuracy + held back": ("accuracy", "held_back"),
+    "accuracy + held back + explained": ("accuracy", "held_back", "explained_heldout"),
+}  # what a study knows beside INPUTS: columns of its table, linear in each
+
+
+def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a study's table (`Study.frame`) with `task` as `dataset`, averaged over seeds, where there is a gain.
+
+    Raises:
+        NtpsError: If it has no column `gain`.
+    """
+    if "gain" not in frame:
+        raise NtpsError("the table has no column 'gain'; it comes from a study run with --lora.")
+    numbers = frame.dropna(subset=["gain"]).rename(columns={"task": "dataset"}).drop(columns=["status", "reason"])
+    return numbers.groupby(["model", "dataset"], sort=False).mean().reset_index()
+
+
+def gain_prediction(
+    frame: "pd.DataFrame | None" = None,
+    *,
+    over: str = "task",
+    score: str = "ntps_gain",
+    accuracy: str = "linear_accuracy",
+    gain: str = "gain",
+    inputs: Mapping[str, Sequence[str]] | None = None,
+    confidence: float = 0.95,
+    n_bootstrap: int = 2000,
+    random_state: int = 0,
+) -> "pd.DataFrame":
+    """Error of predicting the gain of left-out tasks or models, against baselines.
+
+    Least squares on all cells but the left-out ones. `over="task"` leaves one task out in all models, `"model"` one
+    model with all its tasks (the other models have seen the same tasks), `"both"` predicts each cell from cells that
+    share neither its task nor its model. The score is standardised within a model over all tasks, left-out ones
+    included: scores are known before any fine-tuning; no gain is used. Intervals: bootstrap over tasks with everything
+    refitted (a task drawn twice counts twice in fit and in error, and is left out as one); with 12 tasks percentile
+    intervals are somewhat narrow. On the published figures the score itself was chosen with the gains of all cells in
+    sight: its error there is optimistic, and a margin over the baseline would not be evidence.
+
+    Args:
+        frame: Columns `model`, `dataset` and the three named next, complete; `None` is the published figures.
+        over: `"task"`, `"model"` or `"both"`.
+        score: Column with the score before fine-tuning.
+        accuracy: Column with the probe's accuracy before fine-tuning.
+        gain: Column with the gain.
+        inputs: More regressions, by name the columns each is linear in; `STUDY_INPUTS` for a study's table.
+        confidence: Level of the intervals.
+        n_bootstrap: Bootstrap samples.
+        random_state: Seed.
+
+    Returns:
+        A frame indexed by input (`INPUTS` and `inputs`): `mae`, `low`, `high`; `margin` = MAE of the `accuracy`
+        baseline minus this one (positive is better), `margin_low`, `margin_high`; and `margin_to_mean` with
+        its interval.
+
+    Raises:
+        NtpsError: If columns or cells are missing, or there are fewer than four tasks or (for models) two models.
+    """
+    import pandas as pd
+
+    one_of(over, OVER, "over")
+    in_range(n_bootstrap, 1, None, "n_bootstrap")
+    in_range(confidence, 0.5, 0.999, "confidence")
+    frame = results() if frame is None else frame
+    target, x, a = grid(frame, gain), grid(frame, score), grid(frame, accuracy)
+    m, t = target.shape
+    if t < 4 or (over != "task" and m < 2):
+        raise NtpsError(f"{m} models and {t} tasks are too few to leave one out; give at least 4 tasks and 2 models.")
+    spread = x.std(1, keepdims=True)
+    z = np.divide(x - x.mean(1, keepdims=True), spread, out=np.zeros_like(x), where=spread > 0)
+    one = np.ones_like(x)
+    designs = {
+        "mean": [one],
+        "accuracy": [one, a],
+        "ntps": [one, z],
+        "ntps_raw": [one, x],
+        "accuracy + ntps": [one, a, z],
+    }
+    more = {} if inputs is None else dict(inputs)
+    designs |= {name: [one, *(grid(frame, column) for column in columns)] for name, columns in more.items()}
+    rng = np.random.default_rng(random_state)
+    weights = np.vstack([np.ones(t), rng.multinomial(t, np.full(t, 1 / t), size=n_bootstrap)]).astype(float)
+    weights = weights[(weights > 0).sum(1) >= 3]  # a sample of fewer different tasks cannot be fitted with one left out
+    errors = {"zero": np.abs(np.broadcast_to(target, (len(weights), m, t)))}
+    for name, columns in designs.items():
+        errors[name] = np.abs(_predict(np.stack(columns, -1), target, weights, over) - target)
+    mae = {name: (e.mean(1) * weights).sum(1) / weights.sum(1) for name, e in errors.items()}
+    rows = {}
+    for name, values in mae.items():
+        row = {"mae": values[0]} | dict(zip(("low", "high"), _interval(values[1:], confidence), strict=True))
+        for label, baseline in (("margin", "accuracy"), ("margin_to_mean", "mean")):
+            difference = mae[baseline] - values
+            low, high = _interval(difference[1:], confidence)
+            row |= {label: difference[0], f"{label}_low": low, f"{label}_high": high}
+        rows[name] = row
+    table = pd.DataFrame.from_dict(rows, orient="index").loc[[*INPUTS, *more]].rename_axis("inputs")
+    table.attrs.update(over=over, source=frame.attrs.get("source", ""))
+    return table
+
+
+def _predict(design: np.ndarray, target: np.ndarray, weights: np.ndarray, over: str) -> np.ndarray:
+    """Predictions (B, models, tasks) for designs (models, tasks, p) under task weights (B, tasks).
+
+    Normal equations add over cells, so leaving out is a subtraction. A vanishing ridge covers a constant column.
+    """
+    gram = np.einsum("mtp,mtq->mtpq", design, design)
+    moment = design * target[..., None]
+    if over == "model":
+        g, h = np.einsum("bt,mtpq->bmpq", weights, gram), np.einsum("bt,mtp->bmp", weights, moment)
+        coefficients = _solve(g.sum(1, keepdims=True) - g, h.sum(1, keepdims=True) - h)[:, :, None]
+    elif over == "task":
+        g, h = weights[..., None, None] * gram.sum(0), weights[..., None] * moment.sum(0)
+        coefficients = _solve(g.sum(1, keepdims=True) - g, h.sum(1, keepdims=True) - h)[:, None]
+    else:
+        g, h = weights[:, None, :, None, None] * gram, weights[:, None, :, None] * moment
+        g = g.sum((1, 2), keepdims=True) - g.sum(1, keepdims=True) - g.sum(2, keepdims=True) + g
+        h = h.sum((1, 2), keepdims=True) - h.sum(1, keepdims=True) - h.sum(2, keepdims=True) + h
+        coefficients = _solve(g, h)
+    return (coefficients * design).sum(-1)
+
+
+def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    size = np.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+    return np.linalg.solve(gram + 1e-12 * size * np.eye(gram.shape[-1]), moment[..., None])[..., 0]
+
+
+def _interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

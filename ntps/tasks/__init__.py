@@ -1,0 +1,1 @@
+"""Labelled texts from anywhere: bundled tasks, files, folders, hub data sets, objects in memory."""

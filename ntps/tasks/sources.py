@@ -1,0 +1,168 @@
+"""Rows of labelled text from beyond single files: saved folders, the hub, objects in memory."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntps import _hub
+from ntps.errors import NtpsError
+from ntps.tasks.tables import EXTENSIONS, Table, refuse
+
+
+def read_folder(path: Path, split: str | None, config: str | None = None) -> Table:
+    """Read a `save_to_disk` folder, or a folder of data files laid out as on the hub (a cloned data set).
+
+    Raises:
+        NtpsError: If it is neither, is damaged, or has no such split.
+    """
+    import datasets
+
+    saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if not saved and not any(file.suffix.lower() in EXTENSIONS for file in path.rglob("*")):
+        raise NtpsError(
+            f"{path} is a folder without data: neither a save_to_disk folder nor one of {', '.join(EXTENSIONS)} files."
+        )
+    try:
+        with _hub.quiet():
+            loaded: Any = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), config)
+    except Exception as error:
+        raise NtpsError(f"{path}: the saved data set does not load ({_hub.first_line(error)}).") from error
+    table = from_dataset(loaded, str(path), split)
+    table.source = {"kind": "folder", "path": str(path), "config": config, "split": table.source["split"]}
+    return table
+
+
+def read_hub(name: str, config: str | None, split: str | None, revision: str | None, hint: str = "") -> Table:
+    """Read a data set from the hub, or from the hub's local cache where the hub does not answer.
+
+    Raises:
+        NtpsError: If there is no such data set, configuration, split or revision, or it cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise NtpsError(f"{name}: file not found, and no name of a data set on the hub.{hint}")
+    import datasets
+
+    online = _hub.reachable()
+    try:
+        with _hub.quiet():
+            if online:
+                loaded = datasets.load_dataset(name, config, revision=revision)
+            else:
+                with _hub.offline():
+                    loaded = datasets.load_dataset(name, config, revision=revision)
+    except Exception as error:
+        if not online:
+            raise NtpsError(
+                f"data set {name!r} cannot be loaded: {_hub.why_not_found('it')}; "
+                f"use a local file or folder ({', '.join(EXTENSIONS)}) or a bundled miniworld/ task.{hint}"
+            ) from error
+        raise NtpsError(f"data set {name!r} cannot be loaded: {_hub_reason(error)}.{hint}") from error
+    table = from_dataset(loaded, name, split)
+    table.source = {"kind": "hub", "path": name, "config": config, "revision": revision, **table.source}
+    return table
+
+
+def _hub_reason(error: Exception) -> str:
+    """Say in one clause why a data set did not load from a hub that answers."""
+    text = " ".join(str(error).split())
+    if "scripts are no longer supported" in text:
+        return "it is a loading script, which datasets no longer runs; try revision='refs/convert/parquet'"
+    if "gated" in text:
+        return "access is to be asked for on its page, then log in with `hf auth login`"
+    return text[:400].rstrip(".") or type(error).__name__
+
+
+def from_dataset(loaded: Any, name: str, split: str | None) -> Table:
+    """Take one split of a `datasets` object.
+
+    `split` may slice, as in "train[:100]". Without it: "train", or the only one there is.
+
+    Raises:
+        NtpsError: If there is no such split, or none was named where several are and none is "train".
+    """
+    import datasets
+
+    if isinstance(loaded, datasets.DatasetDict):
+        splits = tuple(map(str, loaded))
+        if split is None:
+            if "train" not in splits and len(splits) != 1:
+                raise NtpsError(f"{name} has the splits {', '.join(splits) or '(none)'}; name one.")
+            split = "train" if "train" in splits else splits[0]
+        base, _, slice_ = split.partition("[")
+        if base not in splits:
+            raise NtpsError(f"split is {split!r}; {name} has: {', '.join(splits)}.")
+        rows = loaded[base]
+        if slice_:
+            rows = _slice(rows, slice_.rstrip("]"), split)
+    elif isinstance(loaded, datasets.Dataset):
+        rows, splits = loaded, (str(loaded.split),) if loaded.split else ()
+        if split is not None and splits != (split,):
+            raise NtpsError(f"split is {split!r}; {name} is one data set{f' ({splits[0]})' if splits else ''}.")
+    else:
+        raise NtpsError(f"{name} is a {type(loaded).__name__}; a Dataset or DatasetDict is needed.")
+    if not len(rows):
+        raise NtpsError(f"{name} has no rows{f' in split {split!r}' if split else ''}.")
+    declared = {
+        column: tuple(map(str, feature.names))
+        for column, feature in rows.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    columns = {column: list(rows[column]) for column in rows.column_names if _plain(rows.features[column])}
+    place = f"{name}, split {split}" if split else name
+    return Table(columns, lambda row: f"{place}, row {row + 1}", declared, splits, {"split": split})
+
+
+def _plain(feature: Any) -> bool:
+    """Return whether a column can be read without decoding pictures or sound."""
+    return type(feature).__name__ not in {"Image", "Audio", "Video", "Pdf", "Nifti"}
+
+
+def _slice(rows: Any, bounds: str, split: str) -> Any:
+    """Take the rows FROM:TO of a split, in numbers or per cent."""
+    match = re.fullmatch(r"(-?\d+)?(%)?:(-?\d+)?(%)?", bounds)
+    if not match:
+        raise NtpsError(f"split is {split!r}; a slice is written as in 'train[:100]' or 'train[10%:20%]'.")
+    percent = bool(match[2] or match[4])
+    low, high = (
+        None if value is None else (round(int(value) * len(rows) / 100) if percent else int(value))
+        for value in (match[1], match[3])
+    )
+    return rows.select(range(*slice(low, high).indices(len(rows))))
+
+
+def read_memory(given: Any, texts: Any, labels: Any, split: str | None) -> Table:
+    """Wrap lists, a Dataset, a DatasetDict or a DataFrame."""
+    if texts is not None:
+        if labels is None:
+            raise NtpsError("texts were given without labels; pass labels with one entry a text.")
+        if isinstance(texts, str) or isinstance(labels, str):
+            raise NtpsError("texts and labels must be lists, one entry a text, not a single string.")
+        refuse({"split": split}, "texts in memory")
+        columns = {"text": list(texts), "label": list(labels)}
+        if len(columns["text"]) != len(columns["label"]):
+            raise NtpsError(f"{len(columns['text'])} texts were given with {len(columns['label'])} labels.")
+        if not columns["text"]:
+            raise NtpsError("texts is empty; at least two labelled texts are needed.")
+        return Table(columns, lambda row: f"texts, entry {row + 1}", source={"kind": "memory", "path": "texts"})
+    kind = type(given).__name__
+    if kind == "DataFrame":
+        refuse({"split": split}, "a DataFrame")
+        frame = {str(column): [_missing(value) for value in given[column]] for column in given.columns}
+        if not len(given):
+            raise NtpsError("the DataFrame has no rows; at least two labelled texts are needed.")
+        return Table(frame, lambda row: f"DataFrame, row {row + 1}", source={"kind": "memory", "path": "DataFrame"})
+    if kind not in {"Dataset", "DatasetDict"}:
+        raise NtpsError(f"a task cannot be made from a {kind}; give a name, a path, a Dataset or a DataFrame.")
+    table = from_dataset(given, kind, split)
+    table.source = {"kind": "memory", "path": kind, **table.source}
+    return table
+
+
+def _missing(value: Any) -> Any:
+    """Return None for pandas' missing values (NaN, NA, NaT): they differ from themselves, or refuse to say."""
+    try:
+        return value if bool(value == value) else None  # noqa: PLR0124
+    except (TypeError, ValueError):
+        return value if isinstance(value, list | tuple | dict | np.ndarray) else None

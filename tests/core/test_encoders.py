@@ -1,0 +1,260 @@
+"""The closed forms solve what they say: residuals, orthonormality, and no other encoder does better."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import naive
+from helpers.problems import make_problem, moments_of
+
+from ntps.core.encoders import (
+    autoregressive_encoder,
+    layer_autoregressive_encoder,
+    nested_basis,
+    perception_encoder,
+    solve_encoder,
+    whitening,
+)
+from ntps.errors import NtpsError
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return make_problem(seed=1, n=150, d=8, c=4)
+
+
+@pytest.fixture(scope="module")
+def view(problem):
+    return moments_of(problem).layer(0)
+
+
+def both(view):
+    return [
+        (perception_encoder(view.M, view.X), view.M, view.X),
+        (autoregressive_encoder(view.C0, view.C1), view.C0, view.C1),
+    ]
+
+
+def test_eigen_residuals_and_orthonormality(view):
+    for encoder, B, F in both(view):
+        U, values = encoder.vectors, encoder.eigenvalues
+        left, right = F @ F.T @ U, B @ U * values
+        assert (left - right).norm() < 1e-9 * right.norm()
+        assert torch.allclose(U.T @ B @ U, torch.eye(U.shape[1], dtype=torch.float64), rtol=0, atol=1e-9)
+        assert (values[:-1] >= values[1:]).all()
+        assert torch.allclose(
+            encoder.coordinates.T @ encoder.coordinates, torch.eye(U.shape[1], dtype=torch.float64), rtol=0, atol=1e-12
+        )
+        wrong = U + 1e-3 * torch.roll(U, 1, 0)
+        assert (F @ F.T @ wrong - B @ wrong * values).norm() > 1e-6 * right.norm()
+
+
+def test_signs_are_fixed(view):
+    for encoder, _, _ in both(view):
+        largest = encoder.vectors.gather(0, encoder.vectors.abs().argmax(0, keepdim=True))
+        assert (largest > 0).all()
+
+
+def test_ranks(view):
+    U, V = (encoder for encoder, _, _ in both(view))
+    assert (U.rank, U.vectors.shape) == (4, (8, 4))
+    assert (V.rank, V.vectors.shape) == (8, (8, 8))
+    whole = perception_encoder(view.M, view.X, complete=True)
+    assert (whole.rank, whole.vectors.shape) == (4, (8, 8))
+    assert torch.allclose(whole.vectors[:, :4], U.vectors)
+    assert (whole.eigenvalues[4:] == 0).all()
+    assert torch.allclose(whole.vectors.T @ view.M @ whole.vectors, torch.eye(8, dtype=torch.float64), atol=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_perception_loss_is_the_formula_and_the_minimum(problem, view, k):
+    x, y = naive.pooled(problem.texts), problem.targets
+    U = perception_encoder(view.M, view.X)
+    best = naive.loss(x @ U.vectors[:, :k].numpy(), y)
+    assert best == pytest.approx(float((y**2).sum() / len(y)) - float(U.eigenvalues[:k].sum()), abs=1e-10)
+    rng = np.random.default_rng(0)
+    others = [naive.loss(x @ rng.normal(size=(8, k)), y) for _ in range(300)]
+    assert best < min(others)
+    assert best == pytest.approx(optimised(x, y, k), rel=1e-5)
+    rotated = U.vectors[:, :k].numpy() @ rng.normal(size=(k, k))  # the optimum is the subspace, not its basis
+    assert naive.loss(x @ rotated, y) == pytest.approx(best, rel=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("prefix", ["sum", "mean", "last"])
+def test_next_token_loss_is_the_formula_and_the_minimum(problem, prefix, k):
+    moments = moments_of(problem, prefix=prefix).layer(0)
+    V = autoregressive_encoder(moments.C0, moments.C1)
+    past, following = naive.pairs(problem.texts, prefix)
+    best = naive.loss(past @ V.vectors[:, :k].numpy(), following)
+    explained = float(V.eigenvalues[:k].sum()) * len(problem.texts) / len(past)  # per pair instead of per text
+    assert best == pytest.approx(float((following**2).sum() / len(past)) - explained, rel=1e-9)
+    rng = np.random.default_rng(0)
+    assert best < min(naive.loss(past @ rng.normal(size=(8, k)), following) for _ in range(300))
+    assert best == pytest.approx(optimised(past, following, k), rel=1e-4)
+
+
+def test_smallest_directions_are_not_the_minimum(problem, view):
+    """Taken from the wrong end, as an ascending solver returns them, the encoder loses to random ones."""
+    x, y = naive.pooled(problem.texts), problem.targets
+    U = perception_encoder(view.M, view.X, complete=True)
+    worst = naive.loss(x @ U.vectors[:, -2:].numpy(), y)
+    rng = np.random.default_rng(0)
+    assert worst > max(naive.loss(x @ rng.normal(size=(8, 2)), y) for _ in range(300))
+
+
+def optimised(x, y, k):
+    """The loss that an optimiser reaches on E and W, from several starts."""
+    x, y = torch.from_numpy(x), torch.from_numpy(y)
+    x = x / x.std(0)  # a scale of each axis changes no minimum, and helps the optimiser
+    best = np.inf
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        E = torch.randn(x.shape[1], k, generator=generator, dtype=torch.float64).requires_grad_()
+        W = torch.zeros(k, y.shape[1], dtype=torch.float64).requires_grad_()
+        W.data += 0.1 * torch.randn(W.shape, generator=generator, dtype=torch.float64)
+        optimiser = torch.optim.LBFGS([E, W], max_iter=400, history_size=20, line_search_fn="strong_wolfe")
+
+        def closure(E=E, W=W, optimiser=optimiser):
+            optimiser.zero_grad()
+            value = (y - x @ E @ W).square().sum() / len(y)
+            value.backward()
+            return value
+
+        optimiser.step(closure)
+        best = min(best, float(closure().detach()))
+    return best
+
+
+@pytest.mark.parametrize("factor", [1e-2, 1e4, 1e-30])
+def test_tolerances_are_relative(view, factor):
+    for (encoder, B, F), labels in zip(both(view), (True, False), strict=True):
+        scaled = solve_encoder(whitening(B * factor**2, rtol=1e-12), F * (factor if labels else factor**2))
+        assert scaled.rank == encoder.rank
+        assert torch.allclose(scaled.vectors * factor, encoder.vectors, rtol=1e-7, atol=1e-9)
+        # Pooled labels do not scale with the features; next tokens do.
+        expected = encoder.eigenvalues * (1 if labels else factor**2)
+        assert torch.allclose(scaled.eigenvalues, expected, rtol=1e-9, atol=0)
+
+
+def test_an_ill_conditioned_gram_keeps_its_small_directions():
+    """One channel 1e4 times the others, as outlier channels of real models are: condition 1e8, nothing dropped."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 6)) * np.array([1e4, 1, 1, 1, 1, 1])
+    y = np.stack([x[:, 3] > 0, x[:, 3] <= 0], axis=1).astype(float)
+    U = perception_encoder(torch.from_numpy(x.T @ x / 400), torch.from_numpy(x.T @ y / 400))
+    best = naive.loss(x @ U.vectors.numpy(), y)
+    assert U.whitening.rank == 6
+    assert best == pytest.approx(naive.loss(x, y), rel=1e-9)
+
+
+def test_rank_deficient_gram():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 9))
+    y = np.eye(4)[rng.integers(0, 4, size=60)]
+    U = perception_encoder(torch.from_numpy(x.T @ x / 60), torch.from_numpy(x.T @ y / 60))
+    assert (U.whitening.rank, U.rank) == (3, 3)
+    assert U.whitening.smallest == 0.0
+    assert naive.loss(x @ U.vectors.numpy(), y) == pytest.approx(naive.loss(x, y), rel=1e-9)
+
+
+def test_negative_eigenvalues_measure_the_rounding():
+    """A Gram has none: where one appears, directions of its size are noise, whatever the tolerance says."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 12))
+    noise = rng.normal(size=(12, 12))
+    noisy = torch.from_numpy(x.T @ x / 60 + 1e-8 * (noise + noise.T))
+    assert whitening(noisy, rtol=1e-12).rank == 3
+    assert (torch.linalg.eigvalsh(noisy) > 1e-10).sum() > 3  # what a tolerance alone would keep
+    small = torch.diag(torch.tensor([1.0, 1e-3, 1e-11], dtype=torch.float64))
+    assert whitening(small, rtol=1e-12).rank == 3  # nothing is negative: nothing more is cut
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rank_deficient_features_summed_in_float32(seed):
+    """Few distinct words under a wide model: layer 0 spans no more than there are words."""
+    rng = np.random.default_rng(seed)
+    words = (rng.normal(size=(7, 24)) + rng.normal(size=24)).astype(np.float32)
+    problem = make_problem(seed=seed, n=100, d=24)
+    problem.texts = [words[rng.integers(0, 7, size=len(h))] for h in problem.texts]
+    view = moments_of(problem, dtype=torch.float32).layer(0)
+    V = layer_autoregressive_encoder(view)
+    assert V.whitening.rank == 7
+    assert view.prefix_dtype == "float32"
+    past, following = naive.pairs(problem.texts)
+    assert naive.loss(past @ V.vectors.numpy(), following) == pytest.approx(naive.loss(past, following), rel=1e-5)
+
+
+def test_known_rank_cuts_rounding():
+    problem = make_problem(n=5, d=12)
+    view = moments_of(problem).layer(0)
+    U = perception_encoder(view.M, view.X, rtol=1e-300, max_rank=view.n)
+    assert U.whitening.rank == 5
+    assert naive.loss(naive.pooled(problem.texts) @ U.vectors.numpy(), problem.targets) < 1e-10
+
+
+def test_zero_cross_moment_has_no_direction():
+    encoder = perception_encoder(torch.eye(4), torch.zeros(4, 2))
+    assert (encoder.rank, encoder.vectors.shape) == (0, (4, 0))
+    assert perception_encoder(torch.zeros(4, 4), torch.zeros(4, 2)).vectors.shape == (4, 0)
+    assert perception_encoder(torch.zeros(4, 4), torch.zeros(4, 2), complete=True).vectors.shape == (4, 0)
+    assert autoregressive_encoder(torch.zeros(4, 4), torch.zeros(4, 4)).vectors.shape == (4, 0)
+
+
+def test_one_dimension():
+    problem = make_problem(n=20, d=1, c=2)
+    view = moments_of(problem).layer(0)
+    U, V = perception_encoder(view.M, view.X), layer_autoregressive_encoder(view)
+    assert U.vectors.shape == V.vectors.shape == (1, 1)
+    assert float(U.vectors) == pytest.approx(float(view.M) ** -0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: whitening(torch.ones(2, 3), rtol=1e-12), r"\(2, 3\)"),
+        (lambda: whitening(torch.full((2, 2), float("nan")), rtol=1e-12), "not finite"),
+        (lambda: perception_encoder(torch.eye(3), torch.ones(4, 2)), r"\(4, 2\)"),
+        (lambda: perception_encoder(torch.eye(3), torch.ones(3)), r"\(3,\)"),
+        (lambda: perception_encoder(torch.eye(3), torch.full((3, 2), float("nan"))), "not finite"),
+        (lambda: layer_autoregressive_encoder(moments_of(make_problem(), folds=4).fold(0, 0)), "fold_prefix"),
+        (lambda: layer_autoregressive_encoder(moments_of(make_problem(longest=1)).layer(0)), "two tokens"),
+    ],
+)
+def test_what_cannot_be_solved(call, word):
+    with pytest.raises(NtpsError, match=word):
+        call()
+
+
+# One basis for every k
+
+
+def spans(Q, V, k):
+    Q, V = Q[:, :k].numpy(), V[:, :k].numpy()
+    return np.abs(Q @ np.linalg.pinv(Q) - V @ np.linalg.pinv(V)).max() < 1e-8
+
+
+def test_nested_basis_spans_every_prefix():
+    V = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    V = V * torch.tensor([1e-9, 1e6, 1.0, 1e3, 1e-5])  # lengths must not matter
+    Q = nested_basis(V)
+    assert torch.allclose(Q.T @ Q, torch.eye(5, dtype=torch.float64), atol=1e-12)
+    assert all(spans(Q, V, k) for k in range(1, 6))
+
+
+def test_nested_basis_adds_nothing_for_a_dependent_column():
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = torch.randn(3, 6, dtype=torch.float64, generator=generator)
+    V = torch.stack([a, 2 * a, b, a - 3 * b, torch.zeros_like(a), c], dim=1)
+    Q = nested_basis(V)
+    assert Q.norm(dim=0).round().tolist() == [1, 0, 1, 0, 0, 1]
+    assert all(spans(Q, V, k) for k in range(1, 7))
+    plain, _ = torch.linalg.qr(V)  # what a thin QR alone would do
+    assert not all(spans(plain, V, k) for k in range(1, 7))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4), (4, 0), (0, 3)])
+def test_nested_basis_of_more_columns_than_rows(shape):
+    V = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    Q = nested_basis(V)
+    assert Q.shape == shape
+    assert int((Q.norm(dim=0) > 0.5).sum()) == min(shape)

@@ -1,0 +1,260 @@
+"""Before and after: what is compared is the same, what is reported is what an independent computation gives."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.problems import order_task
+
+import ntps
+import ntps.finetune.compare
+from ntps.errors import NtpsError
+from ntps.finetune.compare import before_and_after, fine_tune_gain, repeat, split_task
+from ntps.finetune.settings import TrainSettings
+from ntps.models.load import load_model
+from ntps.models.next_token import next_token_loss
+from ntps.tasks.load import load_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAST = TrainSettings(steps=20, rank=8, batch_size=16, evaluate_every=10, learning_rate=5e-3, margin=0)
+OPTIONS = {"settings": FAST, "folds": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return order_task(160)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_llama, task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    return before_and_after(str(tiny_llama), task, output=folder, **OPTIONS), folder
+
+
+def leaves(value, place=""):
+    """Every number and word of a JSON value with its place."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
+    if parts is None:
+        yield place, value
+        return
+    for key, part in parts:
+        yield from leaves(part, f"{place}/{key}")
+
+
+class TestBeforeAndAfter:
+    def test_texts_are_split_once_and_stratified(self, task):
+        parts = split_task(task, seed=3)
+        assert [len(part) for part in parts] == [96, 24, 40]
+        assert sorted(text for part in parts for text in part.texts) == sorted(task.texts)
+        assert all(part.majority_rate == 0.5 for part in parts)
+
+    def test_before_is_the_frozen_probe_and_after_is_the_saved_adapter(self, done, tiny_llama, task):
+        from peft import PeftModel
+        from safetensors.torch import load_file
+        from sklearn.linear_model import LogisticRegression
+        from transformers import AutoModel
+
+        from ntps.scoring.probes import CS, standardise
+
+        result, folder = done
+        train, _, test = split_task(task)
+        model = load_model(str(tiny_llama))
+        x, held = (ntps.collect(model, part, progress=False)[1].values[-1] for part in (train, test))
+        x, held = standardise(x, held)
+        scores = [LogisticRegression(C=c, max_iter=1000).fit(x, train.labels).score(held, test.labels) for c in CS]
+        assert min(abs(score - result.before.accuracy) for score in scores) < 1e-9
+        assert result.before.accuracy_with_validation == pytest.approx(result.before.accuracy, abs=0.2)
+
+        network = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_llama), folder).eval()
+        head = load_file(folder / "head.safetensors")
+        with torch.no_grad():
+            rows = [
+                network(input_ids=torch.tensor([r])).last_hidden_state[0].mean(0)
+                for r in model.tokenize(test.texts).ids
+            ]
+        guess = (torch.stack(rows) @ head["weight"].T + head["bias"]).argmax(1).numpy()
+        assert result.after.accuracy == pytest.approx((guess == test.labels).mean())
+        assert result.gain == result.after.accuracy - result.before.accuracy
+
+    def test_scores_are_those_of_the_test_texts(self, done, tiny_llama, task):
+        test = split_task(task)[2]
+        scored = ntps.score(ntps.collect_moments(load_model(str(tiny_llama)), test, folds=3, progress=False))
+        rows, expected = (result.to_dict()["layers"] for result in (done[0].before.score, scored))
+        assert len(rows) == 4
+        for row, other in zip(rows, expected, strict=True):
+            for name in ("ntps", "explained", "explained_heldout", "ceiling_heldout", "retained"):
+                assert row[name] == pytest.approx(other[name], rel=1e-5, abs=1e-8), name
+        after = done[0].to_dict()["after"]["layers"]
+        assert after[0]["ntps"] == pytest.approx(rows[0]["ntps"], rel=1e-5)  # the embedding is not trained
+        assert abs(after[-1]["ntps"] - rows[-1]["ntps"]) > 1e-4
+        changes = done[0].changes
+        assert [c["layer"] for c in changes] == [0, 1, 2, 3]
+        assert max(changes[0]["angles_v"]) < 1e-4
+        assert max(changes[-1]["angles_v"]) > 0.01
+        assert changes[-1]["explained"]["before"] == pytest.approx(rows[-1]["explained_heldout"], abs=1e-6)
+
+    def test_next_token_loss_is_that_of_transformers(self, done, tiny_llama, task):
+        from peft import PeftModel
+        from transformers import AutoModel, AutoModelForCausalLM
+
+        test = split_task(task)[2]
+        causal = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
+        ids = load_model(str(tiny_llama)).tokenize(test.texts).ids
+
+        def loss():
+            with torch.no_grad():
+                rows = [torch.tensor([row]) for row in ids]
+                sums = [(causal(input_ids=r, labels=r).loss.item() * (r.numel() - 1), r.numel() - 1) for r in rows]
+            return sum(s for s, _ in sums) / sum(n for _, n in sums)
+
+        assert done[0].before.next_token_loss == pytest.approx(loss(), rel=1e-5)
+        adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_llama), done[1])
+        causal.model = adapted.merge_and_unload().eval()
+        assert done[0].after.next_token_loss == pytest.approx(loss(), rel=1e-5)
+        assert done[0].after.next_token_loss != done[0].before.next_token_loss
+
+    def test_json_and_text(self, done):
+        row = json.loads(done[0].to_json())
+        names = "schema_version kind model task n_train n_validation n_test before after gain settings curve changes"
+        assert {*names.split(), "intruders", "provenance", "seed"} <= set(row)
+        assert (row["schema_version"], row["kind"]) == (1, "ntps-lora")
+        assert set(row["curve"][0]) == {"step", "loss", "validation_loss", "validation_accuracy"}
+        assert {"accuracy", "balanced_accuracy", "macro_f1", "next_token_loss", "layers"} <= set(row["before"])
+        assert row["settings"]["learning_rate"] == 5e-3
+        assert row["provenance"]["versions"]["ntps"] == ntps.__version__
+        assert len(row["intruders"]) == 21
+        text = str(done[0])
+        assert max(map(len, text.splitlines())) <= 80
+        assert f"{100 * done[0].gain:+.1f} points" in text
+        assert f"{done[0].after.accuracy:.3f}" in text
+        assert "<table>" in done[0]._repr_html_()
+
+    def test_a_loaded_model_without_a_head_has_no_next_token_loss_and_stays_as_it_is(self, tiny_llama, task):
+        model = load_model(str(tiny_llama))
+        before = {name: value.clone() for name, value in model.model.state_dict().items()}
+        result = before_and_after(model, task, changes=False, intruders=False, layers=[-1], **OPTIONS)
+        assert result.before.next_token_loss is None
+        assert result.changes == result.intruders == ()
+        assert [layer.layer for layer in result.after.score.layers] == [3]
+        assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+        assert "next-token" not in result.to_text()
+        with_head = load_model(str(tiny_llama), head=True)
+        same = before_and_after(with_head, task, changes=False, intruders=False, layers=[-1], **OPTIONS)
+        assert same.after.accuracy == result.after.accuracy
+        assert same.before.next_token_loss > 1
+        ids = with_head.tokenize(task.texts).ids
+        assert next_token_loss(with_head, ids) == pytest.approx(
+            next_token_loss(load_model(str(tiny_llama), head=True), ids)
+        )
+
+    @pytest.mark.parametrize("method", ["probe", "full", "scratch"])
+    def test_other_methods(self, tiny_llama, task, method):
+        options = {**OPTIONS, "settings": replace(FAST, method=method, learning_rate=None), "changes": False}
+        result = before_and_after(str(tiny_llama), task, seed=1, **options)
+        assert len(result.intruders) == 21
+        unchanged = method == "probe" or result.best_step == 0
+        if method != "scratch":
+            assert (sum(row["relative_change"] for row in result.intruders) == 0) == unchanged
+        else:
+            assert max(row["relative_change"] for row in result.intruders) > 0.5
+        lora = before_and_after(str(tiny_llama), task, seed=1, **{**OPTIONS, "changes": False, "intruders": False})
+        assert result.before.accuracy == lora.before.accuracy
+
+    def test_blank_texts_are_left_out_and_counted(self, tiny_llama, task):
+        labels = [*np.array(task.classes)[task.labels], "first", "second"]
+        more = load_task(texts=[*task.texts, "", "  "], labels=labels, name="order")
+        result = before_and_after(str(tiny_llama), more, changes=False, intruders=False, **OPTIONS)
+        assert result.provenance["n_skipped"] == 2
+        assert result.n_train + result.n_validation + result.n_test == 160
+
+    def test_labels_of_the_test_texts_change_nothing_but_the_judgement(self, tiny_llama, task, monkeypatch):
+        """No peeking: with other labels on the test texts, training runs the same course."""
+        plain = before_and_after(str(tiny_llama), task, changes=False, intruders=False, **OPTIONS)
+        real = ntps.finetune.compare.split_task
+
+        def flipped(task, *, seed):
+            train, validation, test = real(task, seed=seed)
+            return train, validation, test.with_labels(1 - test.labels)
+
+        monkeypatch.setattr(ntps.finetune.compare, "split_task", flipped)
+        other = before_and_after(str(tiny_llama), task, changes=False, intruders=False, **OPTIONS)
+        assert other.curve == plain.curve
+        assert other.best_step == plain.best_step
+        assert other.after.accuracy == pytest.approx(1 - plain.after.accuracy)
+
+    def test_resume_at_the_end_gives_the_same_result(self, done, tiny_llama, task):
+        again = before_and_after(str(tiny_llama), task, output=done[1], resume=True, **OPTIONS)
+        first, second = (dict(leaves(result.to_dict())) for result in (done[0], again))
+        assert first.keys() == second.keys()
+        for place, value in first.items():  # float64 products differ in the last digit with where memory lies
+            same = isinstance(value, float) and second[place] == pytest.approx(value, rel=1e-8, abs=1e-10)
+            assert same or second[place] == value, place
+
+    def test_what_is_refused_before_training(self, tiny_llama, task, monkeypatch):
+        def never(*args, **options):
+            raise AssertionError("trained")
+
+        monkeypatch.setattr(ntps.finetune.compare, "fine_tune", never)
+        for options, said in (
+            ({"folds": 1}, "folds is 1"),
+            ({"folds": 100}, "folds is 100"),
+            ({"layers": [9]}, "layer 9 is out of range"),
+            ({"settings": replace(FAST, rank=99)}, "rank is 99, above the model's width; choose between 1 and 24"),
+        ):
+            with pytest.raises(NtpsError, match=said):
+                before_and_after(str(tiny_llama), task, **{**OPTIONS, **options})
+        rare = load_task(texts=[*task.texts, "a cat", "a dog"], labels=["a"] * 80 + ["b"] * 80 + ["c"] * 2)
+        with pytest.raises(NtpsError, match=r"class 'c' has no text in the (training|validation) part"):
+            before_and_after(str(tiny_llama), rare, **OPTIONS)
+        few = load_task(texts=["good", "bad", "dull"], labels=["a", "b", "b"]).subset([0])
+        with pytest.raises(NtpsError, match=r"1 labelled texts for 2 classes"):
+            before_and_after(str(tiny_llama), few, **OPTIONS)
+
+
+class TestRepeat:
+    def test_mean_interval_and_folders(self, tiny_llama, task, tmp_path):
+        from scipy.stats import t
+
+        both = repeat(str(tiny_llama), task, seeds=2, output=tmp_path, changes=False, intruders=False, **OPTIONS)
+        gains = [run.gain for run in both.runs]
+        assert both.gain == pytest.approx(np.mean(gains))
+        half = t.ppf(0.975, 1) * np.std(gains, ddof=1) / np.sqrt(2)
+        assert both.gain_interval == pytest.approx((np.mean(gains) - half, np.mean(gains) + half))
+        row = json.loads(both.to_json())
+        assert row["gain"] == both.gain
+        assert [run["seed"] for run in row["seeds"]] == [0, 1]
+        assert row["before"]["accuracy"] == pytest.approx(np.mean([run.before.accuracy for run in both.runs]))
+        assert max(map(len, str(both).splitlines())) <= 80
+        assert (tmp_path / "seed-1" / "adapter_model.safetensors").is_file()
+        single = before_and_after(str(tiny_llama), task, seed=1, changes=False, intruders=False, **OPTIONS)
+        assert single.curve == both.runs[1].curve
+        assert "<table>" in both._repr_html_()
+
+    def test_what_is_refused(self, tiny_llama, task):
+        for seeds in (0, [], [1, 1]):
+            with pytest.raises(NtpsError, match="seeds is"):
+                repeat(str(tiny_llama), task, seeds=seeds, **OPTIONS)
+
+
+def test_the_cheap_one_agrees(done, tiny_llama, task):
+    found = fine_tune_gain(str(tiny_llama), task, FAST, seed=0, folds=3)
+    result = done[0]
+    assert json.loads(json.dumps(found)) == found
+    assert found["gain"] == result.gain
+    assert found["standard_error"] == result.gain_standard_error
+    assert found["next_token_loss_after"] == pytest.approx(result.after.next_token_loss)
+    assert list(found["layers"]) == ["2", "3"]
+    assert found["layers"]["3"]["after"]["ntps"] == pytest.approx(result.after.score[3].ntps)
+    assert found["layers"]["2"]["before"]["ceiling_heldout"] == pytest.approx(result.before.score[2].ceiling_heldout)
+
+
+def test_the_standard_error_is_paired(done, tiny_llama, task):
+    """Of n test texts, a became right and b wrong: the variance of the mean difference, spelled out."""
+    result, n = done[0], done[0].n_test
+    error, gain = result.gain_standard_error, result.gain
+    changed = (error**2 * (n - 1) + gain**2) * n  # = a + b
+    assert changed == pytest.approx(round(changed), abs=1e-6)
+    assert changed >= abs(gain) * n - 1e-6

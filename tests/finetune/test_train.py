@@ -1,0 +1,451 @@
+"""Fine-tuning: what is trained, what is kept, that a resumed run is the same run, and what is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.problems import order_task
+
+import ntps.finetune.loop
+import ntps.models.forward
+from ntps.errors import NtpsError
+from ntps.finetune.adapters import linear_modules, target_names
+from ntps.finetune.head import fit_readout
+from ntps.finetune.loop import epoch_batches
+from ntps.finetune.settings import TrainSettings
+from ntps.finetune.train import fine_tune
+from ntps.models.load import load_model
+from ntps.scoring.probes import CS, standardise
+from ntps.tasks.load import load_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FAST = TrainSettings(
+    steps=6,
+    rank=4,
+    alpha=8,
+    batch_size=8,
+    evaluate_every=2,
+    dropout=0.2,
+    learning_rate=5e-3,
+    margin=0,
+)
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama):
+    return load_model(str(tiny_llama))
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return order_task().split(0.25)
+
+
+def curve(tuned):
+    return [tuple(row.values()) for row in tuned.curve]
+
+
+class TestReadout:
+    def test_it_is_the_probe_folded_back(self):
+        from sklearn.linear_model import LogisticRegression
+
+        rng = np.random.default_rng(0)
+        x = (rng.normal(size=(90, 6)) * [1, 100, 0.01, 1, 1, 0] + 5).astype(np.float32)
+        y = (x[:, [0, 3]] - 5).argmax(1) + (x[:, 4] > 5.5)
+        head = fit_readout(x, y, 3)
+        scaled, _ = standardise(x, x)
+        guesses = [LogisticRegression(C=c, tol=1e-6, max_iter=2000).fit(scaled, y).predict_proba(scaled) for c in CS]
+        mine = torch.softmax(head(torch.from_numpy(x)), 1).detach().numpy()
+        assert min(np.abs(mine - guess).max() for guess in guesses) < 5e-3
+        weight, bias = head.folded()
+        torch.testing.assert_close(torch.from_numpy(x) @ weight.T + bias, head(torch.from_numpy(x)), rtol=0, atol=2e-3)
+        assert (head.predict(x) == y).mean() > 0.7
+
+    def test_two_classes_and_one_without_texts(self):
+        x = np.concatenate([np.zeros((20, 2)), np.ones((20, 2))]) + np.random.default_rng(0).normal(size=(40, 2)) / 9
+        head = fit_readout(x, np.repeat([0, 2], 20), 3)
+        assert head.predict(x).tolist() == [0] * 20 + [2] * 20
+
+
+class TestTraining:
+    def test_step_0_is_the_frozen_probe_and_validation_never_gets_worse(self, llama, parts):
+        tuned = fine_tune(llama, *parts, settings=FAST, progress=False)
+        assert [row["step"] for row in tuned.curve] == [0, 2, 4, 6]
+        ids = llama.tokenize(parts[1].texts).ids
+        with torch.no_grad():
+            states = [llama.hidden_states(*llama.pad([row]))[-1][0].mean(0) for row in ids]
+        logits = tuned.start(torch.stack(states))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(parts[1].labels.copy())).item()
+        assert tuned.curve[0]["validation_loss"] == pytest.approx(loss, rel=1e-4)
+        losses = [row["validation_loss"] for row in tuned.curve]
+        assert tuned.best_step == tuned.curve[int(np.argmin(losses))]["step"]
+        right = (tuned.predict(parts[1].texts) == parts[1].labels).mean()
+        assert right == pytest.approx(tuned.curve[losses.index(min(losses))]["validation_accuracy"])
+
+    def test_a_margin_of_standard_errors_is_asked_of_what_replaces_the_start(self, llama, parts, monkeypatch):
+        look, losses = ntps.finetune.loop.Trainer._look, []
+
+        def recording(self, loss):
+            look(self, loss)
+            states = ntps.models.forward.pooled_features(self.model, self.network, self.held_ids)
+            logits = self.readout(states).detach()
+            losses.append(torch.nn.functional.cross_entropy(logits, self.held_labels, reduction="none").numpy())
+
+        monkeypatch.setattr(ntps.finetune.loop.Trainer, "_look", recording)
+        chosen = {}
+        for margin in (0, 1, 2, 3, 5, 1000):
+            losses.clear()
+            settings = replace(FAST, steps=30, evaluate_every=5, margin=margin)
+            chosen[margin] = fine_tune(llama, *parts, settings=settings, progress=False).best_step
+            saved = losses[0] - np.array(losses, dtype=np.float64)
+            scores = saved.mean(1)[1:] / (saved[1:].std(1, ddof=1) / np.sqrt(len(losses[0])))
+            allowed = [0, *(5 * (look + 1) for look in range(len(scores)) if scores[look] > margin)]
+            assert chosen[margin] == min(allowed, key=lambda step: losses[step // 5].mean())
+        assert chosen[0] > 0
+        assert chosen[1000] == 0
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+    def test_it_learns_what_the_frozen_probe_cannot(self, llama, optimizer):
+        train, held = order_task(160).split(0.25)
+        settings = replace(FAST, steps=40, rank=8, batch_size=16, evaluate_every=20, optimizer=optimizer, dropout=0.0)
+        tuned = fine_tune(llama, train, held, settings=settings, progress=False)
+        assert min(r["validation_loss"] for r in tuned.curve) < tuned.curve[0]["validation_loss"] - 0.05
+        assert tuned.curve[-1]["loss"] < tuned.curve[1]["loss"]
+
+    def test_noise_is_not_learned(self, llama):
+        train, held = order_task(160, noise=True).split(0.25)
+        test = order_task(400, seed=5, noise=True)
+        tuned = fine_tune(llama, train, held, settings=replace(FAST, steps=20, evaluate_every=5), progress=False)
+        assert abs((tuned.predict(test.texts) == test.labels).mean() - 0.5) < 0.1
+
+    def test_the_model_and_the_global_generator_are_as_before(self, llama, parts):
+        before = {name: value.clone() for name, value in llama.model.state_dict().items()}
+        names = [name for name, _ in llama.model.named_modules()]
+        torch.manual_seed(3)
+        expected = torch.rand(3)
+        torch.manual_seed(3)
+        fine_tune(llama, *parts, settings=replace(FAST, method="full"), progress=False)
+        assert torch.equal(torch.rand(3), expected)
+        fine_tune(llama, *parts, settings=FAST, progress=False)
+        assert names == [name for name, _ in llama.model.named_modules()]
+        assert all(torch.equal(value, before[name]) for name, value in llama.model.state_dict().items())
+        assert not llama.model.training
+
+    def test_everything_depends_on_the_seed_alone(self, llama, parts):
+        first, second = (fine_tune(llama, *parts, settings=FAST, seed=1, progress=False) for _ in range(2))
+        torch.manual_seed(99)
+        assert curve(first) == curve(second) == curve(fine_tune(llama, *parts, settings=FAST, seed=1, progress=False))
+        assert curve(first)[1:] != curve(fine_tune(llama, *parts, settings=FAST, seed=2, progress=False))[1:]
+
+    @pytest.mark.parametrize("method", ["lora", "probe", "full", "scratch"])
+    def test_a_method_trains_what_it_says(self, llama, parts, method):
+        settings = replace(FAST, method=method, patience=None)
+        tuned = fine_tune(llama, *parts, settings=settings, progress=False)
+        head = 2 * llama.width + 2
+        own = sum(p.numel() for p in llama.model.parameters())
+        if method == "lora":
+            sizes = [m.weight.shape for m in linear_modules(llama.model).values()]
+            assert tuned.n_trained == head + sum(4 * (a + b) for a, b in sizes)
+        else:
+            assert tuned.n_trained == head + (0 if method == "probe" else own)
+        learning = {n for n, p in tuned.network.named_parameters() if p.requires_grad}
+        every = {n for n, _ in tuned.network.named_parameters()}
+        lora = {n for n in every if "lora_" in n}
+        assert learning == {"lora": lora, "probe": set(), "full": every, "scratch": every}[method]
+        assert len(tuned.curve) == 4
+
+    def test_scratch_starts_at_random_weights(self, llama, parts):
+        tuned = fine_tune(llama, *parts, settings=replace(FAST, method="scratch", steps=1), seed=4, progress=False)
+        fresh = load_model(llama.model, tokenizer=llama.tokenizer, random_weights=True, seed=4)
+        random = torch.nn.functional.cosine_similarity(
+            tuned.network.embed_tokens.weight.flatten(), fresh.model.embed_tokens.weight.flatten(), dim=0
+        )
+        assert random > 0.98
+
+    def test_patience_ends_training(self, llama):
+        train, held = order_task(80, noise=True).split(0.25)
+        settings = replace(FAST, steps=40, patience=2, learning_rate=3e-2)
+        tuned = fine_tune(llama, train, held, settings=settings, progress=False)
+        assert tuned.curve[-1]["step"] < 40
+        assert tuned.curve[-1]["step"] - int(np.argmin([row["validation_loss"] for row in tuned.curve])) * 2 == 4
+
+    def test_accumulation_is_a_larger_batch(self, llama, parts):
+        """Without dropout, two batches of 27 a step are the epoch's 54 texts, as one batch of 54 is."""
+        settings = replace(FAST, dropout=0.0, steps=3, evaluate_every=1)
+        one = fine_tune(llama, *parts, settings=replace(settings, batch_size=54), progress=False)
+        two = fine_tune(llama, *parts, settings=replace(settings, batch_size=27, accumulation=2), progress=False)
+        np.testing.assert_allclose(np.array(curve(one), float), np.array(curve(two), float), rtol=1e-4)
+
+    def test_gpt2_whose_linear_maps_are_transposed(self, tiny_gpt2, parts):
+        model = load_model(str(tiny_gpt2))
+        tuned = fine_tune(model, *parts, settings=FAST, progress=False)
+        assert any("c_attn" in n and "lora_A" in n for n in dict(tuned.network.named_parameters()))
+        before = tuned.features(parts[1].texts)
+        merged = tuned.merge()
+        assert np.abs(tuned.features(parts[1].texts) - before).max() < 1e-4
+        assert {type(m).__name__ for m in linear_modules(merged.model).values()} == {"Conv1D"}
+
+    def test_bfloat16_weights_stay_and_adapters_are_float32(self, tiny_llama, parts):
+        model = load_model(str(tiny_llama), dtype="bfloat16")
+        tuned = fine_tune(model, *parts, settings=FAST, progress=False)
+        kinds = {("lora_" in n, str(p.dtype)) for n, p in tuned.network.named_parameters()}
+        assert kinds == {(True, "torch.float32"), (False, "torch.bfloat16")}
+        full = fine_tune(model, *parts, settings=replace(FAST, method="full"), progress=False)
+        assert {p.dtype for p in full.network.parameters()} == {torch.float32}
+
+    def test_out_of_memory_halves_the_batch_and_changes_nothing_else(self, llama, parts, monkeypatch):
+        settings = replace(FAST, dropout=0.0)
+        expected = curve(fine_tune(llama, *parts, settings=settings, progress=False))
+        pool, seen = ntps.models.forward.pool, []
+
+        def small_device(model, network, ids):
+            if len(ids) > 3:
+                raise torch.cuda.OutOfMemoryError("planted")
+            seen.append(len(ids))
+            return pool(model, network, ids)
+
+        for module in (ntps.finetune.loop, ntps.models.forward):
+            monkeypatch.setattr(module, "pool", small_device)
+        got = curve(fine_tune(llama, *parts, settings=settings, progress=False))
+        assert max(seen) <= 3
+        np.testing.assert_allclose(np.array(got, float), np.array(expected, float), rtol=1e-4)
+
+        def no_device(model, network, ids):
+            raise torch.cuda.OutOfMemoryError("planted")
+
+        for module in (ntps.finetune.loop, ntps.models.forward):
+            monkeypatch.setattr(module, "pool", no_device)
+        with pytest.raises(NtpsError, match=r"too little memory .* max_length"):
+            fine_tune(llama, *parts, settings=settings, progress=False)
+
+
+def test_batches_hold_every_text_once_and_similar_lengths_together():
+    lengths = np.random.default_rng(0).integers(1, 60, 101)
+    batches = epoch_batches(lengths, 8, seed=0, epoch=0)
+    assert sorted(np.concatenate(batches)) == list(range(101))
+    assert {len(batch) for batch in batches} <= {7, 8}
+    spread = np.mean([np.ptp(lengths[batch]) for batch in batches])
+    assert spread < 0.5 * np.mean([np.ptp(part) for part in np.array_split(lengths, len(batches))])
+    again, other = epoch_batches(lengths, 8, 0, 0), epoch_batches(lengths, 8, 0, 1)
+    assert all((a == b).all() for a, b in zip(batches, again, strict=True))
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(batches, other, strict=True))
+
+
+def test_the_learning_rate_rises_and_falls_to_zero():
+    settings = TrainSettings(steps=100, learning_rate=1.0)
+    rates = [settings.rate(step) for step in range(100)]
+    assert int(np.argmax(rates)) in (5, 6)
+    assert max(rates) == 1.0
+    assert 0 < rates[-1] < 1e-3
+    assert (np.diff(rates[6:]) < 0).all()
+
+
+def test_a_wider_model_takes_smaller_steps_unless_told():
+    assert TrainSettings().for_width(24).learning_rate == TrainSettings().for_width(128).learning_rate
+    assert TrainSettings().for_width(1024).learning_rate == pytest.approx(TrainSettings().step_size / 8)
+    assert TrainSettings(method="probe").for_width(1024).learning_rate == TrainSettings(method="probe").step_size
+    assert TrainSettings(learning_rate=0.5).for_width(1024).learning_rate == 0.5
+
+
+class TestResume:
+    @pytest.mark.parametrize("method, optimizer", [("lora", "adamw"), ("full", "adafactor"), ("probe", "adamw")])
+    def test_a_killed_run_goes_on_exactly(self, llama, parts, tmp_path, monkeypatch, method, optimizer):
+        settings = replace(FAST, method=method, optimizer=optimizer)
+        whole = fine_tune(llama, *parts, settings=settings, progress=False)
+        advance = ntps.finetune.loop.Trainer._advance
+
+        def killed(self):
+            if self.step == 5:
+                raise KeyboardInterrupt
+            advance(self)
+
+        monkeypatch.setattr(ntps.finetune.loop.Trainer, "_advance", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(llama, *parts, settings=settings, output=tmp_path, state_every=3, progress=False)
+        assert not (tmp_path / "training.json").exists()
+        done = []
+        monkeypatch.setattr(
+            ntps.finetune.loop.Trainer, "_advance", lambda self: (done.append(self.step), advance(self))
+        )
+        torch.manual_seed(1234)
+        tuned = fine_tune(llama, *parts, settings=settings, output=tmp_path, state_every=3, resume=True, progress=False)
+        assert done == [3, 4, 5]
+        assert curve(tuned) == curve(whole)
+        assert np.array_equal(tuned.features(parts[1].texts), whole.features(parts[1].texts))
+        assert torch.equal(tuned.readout.weight, whole.readout.weight)
+        done.clear()
+        again = fine_tune(llama, *parts, settings=settings, output=tmp_path, resume=True, progress=False)
+        assert done == []
+        assert curve(again) == curve(whole)
+        assert np.array_equal(again.features(parts[1].texts), whole.features(parts[1].texts))
+
+    def test_a_process_that_is_killed_leaves_a_state_to_go_on_from(self, tiny_llama, llama, parts, tmp_path):
+        script = f"""
+import os, signal, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+import torch
+torch.set_num_threads(1)
+import ntps.finetune.loop
+from ntps.models.load import load_model
+from test_train import FAST, fine_tune, order_task
+write = ntps.finetune.loop.Trainer._write
+def killed(self, keep, *, done):
+    write(self, keep, done=done)
+    if self.step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+ntps.finetune.loop.Trainer._write = killed
+fine_tune(load_model({str(tiny_llama)!r}), *order_task().split(0.25), settings=FAST, output={str(tmp_path)!r},
+          state_every=2, progress=False)
+"""
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+        tuned = fine_tune(llama, *parts, settings=FAST, output=tmp_path, resume=True, progress=False)
+        assert curve(tuned) == curve(fine_tune(llama, *parts, settings=FAST, progress=False))
+
+    def test_a_state_of_another_run_is_refused(self, llama, tiny_gpt2, parts, tmp_path):
+        fine_tune(llama, *parts, settings=FAST, output=tmp_path, progress=False)
+        go = {"output": tmp_path, "resume": True, "progress": False}
+        with pytest.raises(NtpsError, match="another model"):
+            fine_tune(load_model(str(tiny_gpt2)), *parts, settings=FAST, **go)
+        with pytest.raises(NtpsError, match="other training texts"):
+            fine_tune(llama, *order_task(72, seed=1).split(0.25), settings=FAST, **go)
+        with pytest.raises(NtpsError, match=r"rank 4, not 2"):
+            fine_tune(llama, *parts, settings=replace(FAST, rank=2), **go)
+        with pytest.raises(NtpsError, match=r"seed 0, not 1"):
+            fine_tune(llama, *parts, settings=FAST, seed=1, **go)
+        state = tmp_path / "state.safetensors"
+        state.write_bytes(state.read_bytes()[:-40])
+        with pytest.raises(NtpsError, match=r"damaged .* without resume"):
+            fine_tune(llama, *parts, settings=FAST, **go)
+        fine_tune(llama, *parts, settings=FAST, output=tmp_path, progress=False)
+
+
+class TestSaved:
+    def test_plain_peft_reads_the_adapter_and_the_head_fits_it(self, tiny_llama, llama, parts, tmp_path):
+        from peft import PeftModel
+        from safetensors.torch import load_file
+        from transformers import AutoModel
+
+        tuned = fine_tune(llama, *parts, settings=replace(FAST, steps=20), output=tmp_path, progress=False)
+        assert tuned.best_step > 0
+        network = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_llama), tmp_path).eval()
+        head = load_file(tmp_path / "head.safetensors")
+        texts = parts[1].texts
+        features = []
+        with torch.no_grad():
+            for row in llama.tokenize(texts).ids:
+                states = network(input_ids=torch.tensor([row])).last_hidden_state
+                features.append(states[0].mean(0))
+        plain = torch.stack(features)
+        np.testing.assert_allclose(plain.numpy(), tuned.features(texts), atol=1e-5)
+        frozen = torch.stack([llama.hidden_states(*llama.pad([r]))[-1][0].mean(0) for r in llama.tokenize(texts).ids])
+        assert (plain - frozen).abs().max() > 1e-3
+        guess = (plain @ head["weight"].T + head["bias"]).argmax(1).numpy()
+        assert np.array_equal(guess, tuned.predict(texts))
+        record = json.loads((tmp_path / "training.json").read_text())
+        assert record["curve"] == tuned.curve
+        assert record["classes"] == ["first", "second"]
+        assert not list(tmp_path.glob(".*"))
+        assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # none is readable by its owner only
+
+    def test_the_merged_model_is_the_adapted_one(self, llama, parts):
+        tuned = fine_tune(llama, *parts, settings=replace(FAST, steps=20), progress=False)
+        before = tuned.features(parts[1].texts)
+        merged = tuned.merge()
+        assert not any("lora" in name for name, _ in merged.model.named_modules())
+        states = [
+            merged.hidden_states(*merged.pad([row]))[-1][0].mean(0) for row in merged.tokenize(parts[1].texts).ids
+        ]
+        np.testing.assert_allclose(torch.stack(states).numpy(), before, atol=1e-5)
+        assert merged.fingerprint != llama.fingerprint
+
+    def test_full_fine_tuning_is_saved_as_a_model(self, llama, parts, tmp_path):
+        settings = replace(FAST, method="full", learning_rate=1e-3, steps=20)
+        tuned = fine_tune(llama, *parts, settings=settings, output=tmp_path, progress=False)
+        assert tuned.best_step > 0
+        again = load_model(str(tmp_path))
+        rows = again.tokenize(parts[1].texts).ids
+        states = torch.stack([again.hidden_states(*again.pad([row]))[-1][0].mean(0) for row in rows])
+        np.testing.assert_allclose(states.numpy(), tuned.features(parts[1].texts), atol=1e-5)
+
+
+class TestTargets:
+    def test_paper_is_attention_and_all_linear_is_all(self, llama, tiny_gpt2):
+        names = target_names(llama.model, "paper")
+        assert {name.rsplit(".", 1)[-1] for name in names} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+        assert len(names) == 12
+        assert len(target_names(llama.model, "all-linear")) == 21
+        gpt2 = target_names(load_model(str(tiny_gpt2)).model, "paper")
+        assert {name.split(".", 2)[-1] for name in gpt2} == {"attn.c_attn", "attn.c_proj"}
+        assert target_names(llama.model, ("1.mlp.up_proj",)) == ["layers.1.mlp.up_proj"]
+
+    def test_an_unknown_target_is_answered_with_those_there_are(self, llama):
+        with pytest.raises(
+            NtpsError, match=r"'query' is no linear module .* q_proj, k_proj, v_proj, o_proj, gate_proj"
+        ):
+            target_names(llama.model, ("query",))
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "change, said",
+        [
+            ({"rank": 0}, r"rank is 0; it must be at least 1"),
+            ({"rank": 25}, r"rank is 25, above the model's width; choose between 1 and 24"),
+            ({"learning_rate": 0}, r"learning_rate is 0; it must be a number above 0"),
+            ({"learning_rate": -1e-3}, r"learning_rate"),
+            ({"learning_rate": float("nan")}, r"learning_rate is nan"),
+            ({"learning_rate": "fast"}, r"learning_rate"),
+            ({"steps": 0}, r"steps is 0"),
+            ({"steps": 2.5}, r"steps is 2.5; it must be a whole number"),
+            ({"method": "qlora"}, r"choose one of: lora, probe, full, scratch"),
+            ({"optimizer": "sgd"}, r"choose one of: adamw, adafactor"),
+            ({"dropout": 1.0}, r"dropout is 1.0"),
+            ({"target": "attention"}, r"choose one of: all-linear, paper"),
+            ({"target": ()}, r"target is \(\)"),
+            ({"batch_size": 0}, r"batch_size is 0"),
+            ({"patience": 0}, r"patience is 0"),
+            ({"max_length": 1}, r"max_length is 1"),
+            ({"margin": -1}, r"margin is -1"),
+            ({"warmup": 2}, r"warmup is 2"),
+        ],
+    )
+    def test_settings(self, llama, parts, change, said):
+        with pytest.raises(NtpsError, match=said):
+            fine_tune(llama, *parts, settings=replace(FAST, **change), progress=False)
+
+    def test_texts_without_a_class(self, llama):
+        task = load_task(texts=["good film", "bad film", "dull book", "a cat"], labels=["a", "b", "c", "d"])
+        with pytest.raises(NtpsError, match=r"2 training texts for 4 classes"):
+            fine_tune(llama, task.subset([0, 1]), task, settings=FAST, progress=False)
+        with pytest.raises(NtpsError, match=r"class 'c' has no text in the validation part"):
+            fine_tune(llama, task, task.subset([0, 1, 3, 3]), settings=FAST, progress=False)
+
+    def test_a_text_without_tokens(self, llama, parts):
+        blank = load_task(texts=["good", " ", "bad", "film"], labels=["first", "second"] * 2)
+        with pytest.raises(NtpsError, match=r"text 2 .* has no token"):
+            fine_tune(llama, blank, parts[1], settings=FAST, progress=False)
+
+    def test_a_loss_that_is_not_finite(self, llama, parts, monkeypatch):
+        with pytest.raises(NtpsError, match=r"not finite at step \d+; try a learning_rate below 1e\+30"):
+            fine_tune(llama, *parts, settings=replace(FAST, learning_rate=1e30), progress=False)
+        entropy, calls = ntps.finetune.loop._cross_entropy, []
+
+        def planted(logits, labels, reduction="mean"):
+            calls.append(reduction)
+            return entropy(logits, labels, reduction) * (float("nan") if calls.count("sum") == 3 else 1)
+
+        monkeypatch.setattr(ntps.finetune.loop, "_cross_entropy", planted)
+        with pytest.raises(NtpsError, match=r"the loss is not finite at step 3; try a learning_rate below 0.005"):
+            fine_tune(llama, *parts, settings=FAST, progress=False)
+
+    def test_a_model_spread_over_devices(self, llama, parts, monkeypatch):
+        monkeypatch.setattr(llama.model, "hf_device_map", {"a": 0, "b": 1}, raising=False)
+        with pytest.raises(NtpsError, match="spread over devices"):
+            fine_tune(llama, *parts, settings=FAST, progress=False)

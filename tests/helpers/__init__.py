@@ -1,0 +1,1 @@
+"""What several test files share: reference loops, random problems, tiny models, a study to kill."""

@@ -1,0 +1,29 @@
+"""Tables of gains that follow a rule, and a calibration made by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from ntps.study.calibration import Calibration
+
+
+def cells(n_tasks=20, n_models=3, seed=0, noise=0.02, slope=(-0.3, 0.5), task_noise=0.0):
+    """A study's table whose gain is linear in two inputs, with noise of the cell and of the task."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for task in range(n_tasks):
+        shared = rng.normal(0, task_noise)
+        for model in range(n_models):
+            accuracy, held = rng.uniform(0.3, 0.6), rng.uniform(0, 0.4)
+            gain = 0.2 + slope[0] * accuracy + slope[1] * held + shared + rng.normal(0, noise)
+            rows.append({"model": f"m{model}", "task": f"t{task}", "seed": 0, "status": "done", "reason": None,
+                         "accuracy": accuracy, "held_back": held, "gain": gain})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def fixed(coefficients=(0.1, 0.0, 0.0), errors=(-0.02, 0.02), **changes):
+    base = Calibration(("accuracy", "held_back"), coefficients, tuple(errors) * 20, ((0.5, 0.9), (0.0, 0.4)), 0.8, 0.8,
+                       {"models": ["m"], "tasks": ["t"], "mean_absolute_error": 0.01,
+                        "mean_absolute_error_of_the_mean_gain": 0.02})  # fmt: skip
+    return replace(base, **changes)

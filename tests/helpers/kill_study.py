@@ -1,0 +1,121 @@
+"""Kill a study at random moments until it has finished; print what happened as JSON.
+
+    python -m tests.helpers.kill_study FOLDER MODEL KILLS SEED        MODEL: a directory
+
+The process that forks has computed nothing, so that a child starts in milliseconds and without another's threads.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.stats  # noqa: F401  imported here once, so that children spend their time computing
+import sklearn.covariance
+import sklearn.linear_model
+import sklearn.neighbors  # noqa: F401
+import torch
+
+import ntps.study.cells as cells
+from ntps.study.measure import StudySettings
+from ntps.study.study import run_study
+from ntps.tasks.load import load_task
+
+SETTINGS = StudySettings(limit=60, folds=3, n_permutations=20)
+
+
+def make_tasks(count=5, n=60):
+    """Tasks of words: what is asked differs, the texts too."""
+    from helpers.models import WORDS
+
+    tasks = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        picked = rng.choice(WORDS, size=(n, 6))
+        strength = [0.9, 0.7, 0.5, 0.3, 0.0][number % 5]
+        labels = rng.integers(0, 2, n)
+        marked = rng.random(n) < strength
+        picked[marked, 0] = np.where(labels[marked] == 1, "good", "bad")
+        tasks.append(load_task(texts=[" ".join(row) for row in picked], labels=labels.tolist(), name=f"task{number}"))
+    return tasks
+
+
+def study(folder, model, say=None):
+    return run_study([model], make_tasks(), output=folder, settings=SETTINGS, progress=False, say=say)
+
+
+def child(folder, model, log):
+    """Run the study, writing down each cell that is computed and each complaint; leave without cleaning up."""
+    torch.set_num_threads(1)
+    real = cells.measure
+
+    def measure(model, task, *rest, **options):
+        line = json.dumps(["cell", task.name, options["control"]]) + "\n"
+        os.write(handle, line.encode())
+        return real(model, task, *rest, **options)
+
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    cells.measure = measure
+    study(folder, model, say=lambda message: os.write(handle, (json.dumps(["say", message]) + "\n").encode()))
+    os._exit(0)
+
+
+def attempt(folder, model, log, delay):
+    """Start a child and kill it after a delay (None: wait for it); return whether it was killed."""
+    process = os.fork()
+    if process == 0:
+        try:
+            child(folder, model, log)
+        finally:
+            os._exit(1)
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    return os.WIFSIGNALED(status)
+
+
+def contents(folder):
+    """Every cell's content without its duration and checksum."""
+    found = {}
+    for path in sorted(Path(folder, "cells").glob("*.json")):
+        content = json.loads(path.read_text())
+        found[path.name] = {key: value for key, value in content.items() if key not in ("seconds", "checksum")}
+    return found
+
+
+def main():
+    folder, model, kills, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    rng = np.random.default_rng(seed)
+    reference, tried, log = folder / "reference", folder / "killed", folder / "log"
+    started = time.monotonic()
+    assert not attempt(reference, model, folder / "reference-log", None)
+    whole = time.monotonic() - started
+    killed = wasted = 0
+    again = []
+    while killed < kills:
+        before = set(contents(tried))
+        mark = log.stat().st_size if log.exists() else 0
+        if len(before) == len(contents(reference)):  # it came through: begin again with some of the cells
+            for name in rng.permutation(sorted(before))[: len(before) // 2 + 1]:
+                (tried / "cells" / name).unlink()
+            before = set(contents(tried))
+        killed += attempt(tried, model, log, float(rng.uniform(0, 0.6 * whole)))
+        lines = [json.loads(line) for line in log.read_bytes()[mark:].splitlines()] if log.exists() else []
+        computed = [line for line in lines if line[0] == "cell"]
+        finished = set(contents(tried)) - before
+        wasted = max(wasted, len(computed) - len(finished))
+        again += [line for line in lines if line[0] == "say"]
+    assert not attempt(tried, model, log, None)
+    equal = contents(reference) == contents(tried)
+    half_written = [path.name for path in (tried / "cells").iterdir() if path.suffix == ".part"]
+    same = study(reference, model).to_json() == study(tried, model).to_json()
+    print(json.dumps({"killed": killed, "most_wasted": wasted, "complaints": again, "cells_equal": equal,
+                      "results_equal": same, "half_written": half_written, "seconds": round(whole, 2)}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

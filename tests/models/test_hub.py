@@ -1,0 +1,148 @@
+"""The hub's protocol as far as loading needs it, served on this machine: online, moved on, gone, and from the cache."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from helpers.models import save_tiny
+
+FIRST, SECOND = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "76543210"
+
+LOAD = """
+import json, sys, time
+from ntps.errors import NtpsError
+from ntps.models.load import load_model, model_fingerprint
+from ntps.tasks.load import load_task
+out = {}
+for key, call in {
+    "model": lambda: [(m := load_model("org/tiny")).revision, m.fingerprint, model_fingerprint("org/tiny"), m.n_layers],
+    "task": lambda: [(t := load_task("org/data")).fingerprint, t.source["kind"], t.source["split"]],
+    "no split": lambda: load_task("org/data", split="nope"),
+    "no model": lambda: load_model("org/nothing"),
+    "no task": lambda: load_task("org/nothing"),
+}.items():
+    start = time.perf_counter()
+    try:
+        out[key] = call()
+    except NtpsError as error:
+        out[key] = str(error)
+    out[key + " seconds"] = time.perf_counter() - start
+print(json.dumps(out))
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Repositories are folders under `root`; every branch is at `commit`."""
+
+    root: Path
+    commit: str
+
+    def log_message(self, *_args):
+        """Stay silent."""
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    do_POST = do_GET
+
+    def answer(self, with_body):
+        path = self.path.partition("?")[0].strip("/")
+        status, data, headers = 404, b"", {"X-Repo-Commit": self.commit, "X-Error-Code": "RepoNotFound"}
+        if not path:
+            status, data = 200, b"a hub"
+        elif path.startswith("api/"):
+            kind, *rest = path.split("/")[1:]
+            folder = self.root / kind / "/".join(rest[:2])
+            if folder.is_dir():
+                files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+                names = [str(file.relative_to(folder)) for file in files]
+                about = {"id": "/".join(rest[:2]), "sha": self.commit, "siblings": [{"rfilename": n} for n in names]}
+                about |= {"private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
+                tree = [
+                    {"type": "file", "path": name, "size": file.stat().st_size, "oid": "0"}
+                    for name, file in zip(names, files, strict=True)
+                ]
+                status, data = 200, json.dumps(tree if {"tree", "paths-info"} & set(rest) else about).encode()
+        elif "/resolve/" in path:
+            repository, _, file = path.partition("/resolve/")
+            folder = self.root / (repository if repository.startswith("datasets/") else f"models/{repository}")
+            target = folder / file.partition("/")[2]
+            if target.is_file():
+                status, data = 200, target.read_bytes()
+                headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
+            elif folder.is_dir():
+                headers["X-Error-Code"] = "EntryNotFound"
+        self.send_response(status)
+        for name, value in headers.items():
+            if not (status == 200 and name == "X-Error-Code"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A hub with the model org/tiny and the data set org/data."""
+    save_tiny(tmp_path / "hub/models/org/tiny", "llama")
+    (tmp_path / "hub/datasets/org/data").mkdir(parents=True)
+    (tmp_path / "hub/datasets/org/data/train.csv").write_text("text,label\na,0\nb,1\n")
+    (tmp_path / "hub/datasets/org/data/test.csv").write_text("text,label\nc,0\nd,1\n")
+    Hub.root, Hub.commit = tmp_path / "hub", FIRST
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def load(server, tmp_path, **environment):
+    """Load everything in a process of its own, since the libraries read the hub's address when they are imported."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home"), **environment}
+    env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1"
+    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, env=env, check=True)
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_hub_online_moved_on_gone_and_cached(served, tmp_path):
+    online = load(served, tmp_path)
+    assert online["model"][0] == FIRST
+    assert online["model"][1] == online["model"][2]
+    assert online["task"][1:] == ["hub", "train"]
+    assert "train, test" in online["no split"]
+    assert "no such model on the hub" in online["no model"]
+    assert "'org/nothing'" in online["no task"]
+
+    Hub.commit = SECOND
+    moved = load(served, tmp_path)
+    assert moved["model"][0] == SECOND
+    assert moved["model"][1] == moved["model"][2] != online["model"][1]
+
+    asked_for = load(served, tmp_path, HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in asked_for["no model"]
+    assert "HF_HUB_OFFLINE is set" in asked_for["no task"]
+
+    served.shutdown()
+    served.server_close()
+    gone = load(served, tmp_path)
+    for offline in (asked_for, gone):
+        assert offline["task"] == online["task"]
+        assert offline["model"][0] in {FIRST, SECOND}
+        assert offline["model"][1] == offline["model"][2]
+    for key in ("no model", "no task"):
+        assert "cannot be reached" in gone[key]
+        assert "cache" in gone[key]
+        assert gone[f"{key} seconds"] < 3

@@ -1,0 +1,112 @@
+"""The conda environments and Binder's files say the same as pyproject.toml, and are read as meant."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ["environment.yml", "binder/environment.yml"]
+CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
+ONLY_CONDA = {"python", "pip"}
+SPEC = re.compile(
+    r"^([a-z0-9][a-z0-9._-]*)((?:>=|<=|==|=|<|>|!=)[0-9][0-9a-z.*]*(?:,(?:>=|<=|==|<|>|!=)[0-9][0-9a-z.*]*)*)?$"
+)
+
+
+def environment(file: str) -> list[str]:
+    """Specs of an environment file."""
+    return yaml.safe_load((ROOT / file).read_text())["dependencies"]
+
+
+def split(spec: str) -> tuple[str, str]:
+    """Name and version range of a spec."""
+    found = SPEC.match(spec)
+    assert found, f"{spec!r} is no package with an optional version range"
+    return found[1], found[2] or ""
+
+
+def required() -> dict[str, str]:
+    """What pyproject.toml asks for: the library's needs and the lessons'."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return dict(split(spec) for spec in project["dependencies"] + project["optional-dependencies"]["notebooks"])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_dependencies_agree_with_pyproject(file):
+    specs = environment(file)
+    assert all(isinstance(spec, str) for spec in specs), "a pip section keeps Binder from caching the image"
+    listed = {CONDA_NAMES.get(name, name): version for name, version in map(split, specs) if name not in ONLY_CONDA}
+    assert listed == required()
+    assert len(listed) == len(specs) - len(ONLY_CONDA), "a package is listed twice"
+
+
+def test_the_two_environments_differ_in_torch_only():
+    root, binder = (set(environment(file)) for file in FILES)
+    assert {split(spec)[0] for spec in root ^ binder} == {"pytorch", "pytorch-cpu"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_channels_and_python(file):
+    data = yaml.safe_load((ROOT / file).read_text())
+    assert data["name"] == "ntps" and data["channels"] == ["conda-forge", "nodefaults"]
+    pinned = [spec for spec in data["dependencies"] if split(spec)[0] == "python"]
+    assert pinned == ["python=3.11"], "repo2docker does not recognise a range"
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert oldest == ">=3.11"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_specs_are_conda_specs(file):
+    for spec in environment(file):
+        split(spec)
+    rattler = pytest.importorskip(
+        "rattler", reason="py-rattler is not installed: conda specs were read by a plain parser only"
+    )
+    for spec in environment(file):
+        assert rattler.MatchSpec(spec, strict=True).name is not None
+    with pytest.raises(Exception, match="not valid"):
+        rattler.MatchSpec("numpy>=1.26 <", strict=True)
+
+
+def test_binder_files_are_real_and_executable():
+    for name in ("environment.yml", "postBuild", "start"):
+        assert (ROOT / "binder" / name).is_file() and not (ROOT / "binder" / name).is_symlink()
+    for name in ("postBuild", "start"):
+        path = ROOT / "binder" / name
+        assert os.access(path, os.X_OK)
+        assert path.read_text().startswith("#!/bin/bash\n")
+        assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+    assert "set -euo pipefail" in (ROOT / "binder/postBuild").read_text()
+    assert "pip install --no-deps" in (ROOT / "binder/postBuild").read_text()
+
+
+def test_start_caps_threads_and_hands_over():
+    command = [ROOT / "binder/start", "bash", "-c", "echo $OMP_NUM_THREADS $MKL_NUM_THREADS $0 $1", "lab", "a b"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
+    assert done.stdout.split("\n")[0] == "1 1 lab a b"
+
+
+def test_repo2docker_reads_binder_as_meant(tmp_path):
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = shutil.which("jupyter-repo2docker", path=beside)
+    if program is None:
+        pytest.skip("jupyter-repo2docker is not installed")
+    shutil.copytree(ROOT / "binder", tmp_path / "binder")
+    shutil.copy(ROOT / "environment.yml", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    done = subprocess.run(
+        [program, "--debug", "--no-build", "."], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-2000:]
+    assert "Building conda environment for python=3.11" in said
+    assert '--file "binder/environment.yml"' in said
+    assert "RUN ./binder/postBuild" in said
+    assert 'R2D_ENTRYPOINT="${REPO_DIR}/binder/start"' in said

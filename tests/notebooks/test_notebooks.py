@@ -1,0 +1,270 @@
+"""The course: pairs by content, exercises made from solutions, the frame, links, symbols; and every notebook runs."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytest.importorskip("jupytext", reason="the notebooks extra is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools import badges, exercises, notebooks, pairs, rules  # noqa: E402
+from tools.course import NOTEBOOKS, SOLUTIONS, load_course, scripts  # noqa: E402
+from tools.run import RunError, clean, limit_problems, output_problems, run  # noqa: E402
+
+LESSONS = sorted(NOTEBOOKS.glob("*.py"))
+ALL = scripts()
+
+# What a lesson's prose says of its numbers, in the names of its cells. If a model is trained anew and one of these
+# fails, the prose must follow.
+CLAIMS = {
+    "00_start_here": [
+        "result[last].explained_heldout > 0.4",
+        "abs(stamped[last].explained_heldout) < 0.05",
+        "stamped[last].ntps > result[last].ntps",
+        "all(abs(row['V']) < 0.05 for row in rows if row['task'] == 'coin')",
+        "[row['V'] for row in rows if row['task'] == 'watermark'][0] > 0.1",
+        "[row['V'] for row in rows if row['task'] == 'topic'][0] < 0.1",
+    ],
+    "03_empirical_correlations": [
+        "(real.accuracy > real.majority_rate + 0.03).all()",
+        "(real.ntps_p < 0.05).sum() <= 2",
+        "(real.explained_heldout_random > 0.05).sum() >= 2",
+    ],
+    "04_lora_effects": [
+        "runs['topic'].gain < 0.05",
+        "runs['watermark'].gain > 0.2",
+        "all(run.after.next_token_loss - run.before.next_token_loss > 0.05 for run in runs.values())",
+        "ceilings(frozen['watermark']).argmax() == 0 and ceilings(frozen['watermark'])[-1] < 0.1",
+        "np.ptp(ceilings(frozen['topic'])) < 0.05",
+        "ceilings(runs['watermark'].after.score)[1:].min() > ceilings(frozen['watermark']).max()",
+        "all(0 < (rows['change'] > 0).sum() < len(rows) for _, rows in table.groupby('task'))",
+        "all(rows['share through V, change'].iloc[-1] > 0.1 for _, rows in table.groupby('task'))",
+        "intruder_count(loud) > 3 * max(intruder_count(run) for run in (low, middle, whole))",
+        "whole.gain > 0.2 and loud.gain > low.gain + 0.1",
+        "(margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_low'] < 0).all()",
+        "(margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_high'] > 0).all()",
+        "inside == len(tuned) and all(each.low <= 0 for each in foretold)",
+        "(tuned.ntps_after - tuned.ntps_before).abs().max() < 0.02",
+        "(tuned.ceiling_heldout_after >= tuned.ceiling_heldout_before).all()",
+        "scores.ceiling_heldout[1:].min() > scores.ceiling_heldout_random.max() + 0.3",
+        "scores.ceiling_heldout[4] < scores.ceiling_heldout[3]",
+        "scores.explained_heldout.abs().max() < 0.1",
+    ],
+}
+
+
+def write_script(path: Path, *cells: tuple[str, str, tuple[str, ...]]) -> Path:
+    """A small notebook script."""
+    path.write_text(pairs.script_text([pairs.Cell(*cell) for cell in cells]))
+    return path
+
+
+# The course as it stands ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not LESSONS, reason="the notebooks are not part of this installation")
+def test_the_course_has_no_faults():
+    assert notebooks.problems() == []
+
+
+def test_badges_follow_course_toml(capsys):
+    assert badges.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_repository_is_named_in_one_place():
+    repository = load_course().repository
+    for path in [*scripts(exercises=True), *sorted(NOTEBOOKS.glob("*.md"))]:
+        text = path.read_text()
+        for name in ("badges", "course"):
+            text = badges.fill(text, name, "")
+        for line in text.splitlines():
+            assert repository not in line or line.strip().startswith("address = "), f"{path.name}: {line}"
+
+
+@pytest.mark.notebooks
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ALL, ids=lambda path: path.stem)
+def test_runs_from_its_script(script):
+    claims = CLAIMS.get(script.stem, [])
+    ran = run(script, extra="\n".join(f"assert {claim}, {claim!r}" for claim in claims))
+    assert output_problems(clean(ran.notebook)) + limit_problems(ran) == []
+
+
+# The tools: negative controls -------------------------------------------------------------------------------------
+
+
+def test_pair_that_differs_is_found(tmp_path):
+    script = write_script(tmp_path / "a.py", ("markdown", "# T", ()), ("code", "x = 1", ("t",)))
+    assert "missing" in rules.pair_problems(script)[0]
+    assert pairs.sync(script) and not pairs.sync(script)
+    assert rules.pair_problems(script, executed=False) == []
+    assert "outputs of other code" in rules.pair_problems(script)[0]
+    for cells in (
+        (("markdown", "# T", ()), ("code", "x = 2", ("t",))),
+        (("markdown", "# T", ()), ("code", "x = 1", ())),
+        (("markdown", "# T", ()), ("markdown", "x = 1", ("t",))),
+        (("markdown", "# T", ()),),
+        (("markdown", "# T", ()), ("code", "x = 1", ("t",)), ("code", "y", ())),
+    ):
+        write_script(script, *cells)
+        assert "differs" in rules.pair_problems(script, executed=False)[0]
+
+
+def test_sync_keeps_outputs_of_unchanged_code(tmp_path):
+    script = write_script(tmp_path / "a.py", ("code", "print(1)", ()), ("code", "print(2)", ()))
+    tidy = clean(run(script).notebook)
+    pairs.write_notebook(script.with_suffix(".ipynb"), tidy)
+    assert rules.pair_problems(script) == []
+    write_script(script, ("markdown", "New.", ()), ("code", "print(1)", ()), ("code", "print(3)", ()))
+    pairs.sync(script)
+    cells = pairs.read_notebook(script.with_suffix(".ipynb")).cells
+    assert cells[1].outputs[0].text == "1\n" and cells[2].outputs == []
+    assert "outputs of other code" in rules.pair_problems(script)[0], "stale outputs must be seen"
+
+
+def test_running_fails_on_error_and_measures_memory(tmp_path):
+    bad = write_script(tmp_path / "bad.py", ("code", "1 / 0", ()))
+    with pytest.raises(RunError, match="ZeroDivisionError"):
+        run(bad)
+    slow = write_script(tmp_path / "slow.py", ("code", "import time; time.sleep(60)", ()))
+    with pytest.raises(RunError, match="timed out"):
+        run(slow, timeout=1)
+    big = write_script(tmp_path / "big.py", ("code", "x = bytearray(1_300_000_000)", ()))
+    ran = run(big)
+    assert ran.megabytes > 1300 and "at its peak" in limit_problems(ran)[0]
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        (nbformat.v4.new_output("error", ename="E", evalue="v", traceback=[]), "fails"),
+        (nbformat.v4.new_output("stream", name="stderr", text="x"), "stderr"),
+        (nbformat.v4.new_output("stream", text="UserWarning: x"), "warning"),
+        (nbformat.v4.new_output("stream", text="see /home/me/x"), "path"),
+        (nbformat.v4.new_output("stream", text=f"in {sys.prefix}/lib"), "path"),
+        (nbformat.v4.new_output("execute_result", data={"text/plain": "<Legend at 0x7f00aa11bb22>"}), "address"),
+        (nbformat.v4.new_output("display_data", data={"text/html": "2026-01-02 03:04:05"}), "time of day"),
+        (nbformat.v4.new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}}), "widget"),
+        (nbformat.v4.new_output("stream", text="0.5, a/home, https://x.org/home/y\n"), None),
+    ],
+)
+def test_outputs_are_judged(output, problem):
+    cell = nbformat.v4.new_code_cell("x", outputs=[output])
+    found = output_problems(nbformat.v4.new_notebook(cells=[cell]))
+    assert (found == []) if problem is None else (problem in found[0])
+
+
+def test_clean_takes_out_what_changes(tmp_path):
+    cells = [nbformat.v4.new_code_cell("x", metadata={"execution": {"a": "b"}})]
+    cells[0].outputs = [
+        nbformat.v4.new_output("stream", text=f"wrote {ROOT}/runs/a.csv\n"),
+        nbformat.v4.new_output(
+            "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "VBox()"}
+        ),
+        nbformat.v4.new_output("execute_result", {"text/html": "<b>1</b>", "text/plain": "Long(" + 900 * "x" + ")"}),
+    ]
+    tidy = clean(nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {"state": 1}}))
+    outputs = tidy.cells[0].outputs
+    assert outputs[0].text == "wrote runs/a.csv\n"
+    assert "run this cell" in outputs[1].data["text/markdown"]
+    assert len(outputs[2].data["text/plain"]) < 100
+    assert "widgets" not in tidy.metadata and tidy.cells[0].metadata == {}
+    assert output_problems(tidy) == []
+
+
+SOLUTION = '''\
+import numpy as np
+
+
+def projector(V: np.ndarray) -> np.ndarray:
+    """Return the projector.
+
+    Args:
+        V: (d, k).
+    """
+    Q, _ = np.linalg.qr(V)
+    return Q @ Q.T
+
+
+@staticmethod
+def plain(
+    a,
+    b=1,
+):
+    # the answer
+    return a + b'''
+
+
+def test_exercises_keep_signature_and_docstring_only(tmp_path):
+    solution = write_script(
+        tmp_path / "ex.py",
+        ("markdown", "# Title", ()),
+        ("code", SOLUTION, ("solution",)),
+        ("code", "# Find k.\n\nk = 3", ("solution", "other")),
+        ("markdown", "Because.", ("solution",)),
+        ("code", "secret", ("solution-only",)),
+        ("code", "check(projector)", ()),
+    )
+    made = exercises.exercise_cells(solution)
+    assert [cell.kind for cell in made] == ["markdown", "code", "code", "markdown", "code"]
+    text = made[1].source
+    assert "Args:\n        V: (d, k).\n" in text and "import numpy" in text and "b=1,\n):" in text
+    assert "qr" not in text and "a + b" not in text and "answer" not in text
+    assert text.count('    raise NotImplementedError("your turn")') == 2
+    compile(text, "exercise", "exec")
+    assert made[2].source == "# Find k.\n# your turn" and made[2].tags == ("other",)
+    assert made[3].source == "*Your answer:*" and made[4].source == "check(projector)"
+    assert exercises.generate(solution, tmp_path / "out") and not exercises.generate(solution, tmp_path / "out")
+    assert rules.pair_problems(tmp_path / "out/ex.py", executed=False) == []
+    assert rules.exercise_problems(solution, tmp_path / "out/ex.py") == []
+    (tmp_path / "out/ex.py").write_text((tmp_path / "out/ex.py").read_text().replace("your turn", "mine"))
+    assert "is not what" in rules.exercise_problems(solution, tmp_path / "out/ex.py")[0]
+
+
+def test_stray_code_beside_a_solution_is_refused(tmp_path):
+    cell = ("code", "def f():\n    return 1\n\n\nANSWER = f()", ("solution",))
+    solution = write_script(tmp_path / "ex.py", ("markdown", "# T", ()), cell)
+    with pytest.raises(ValueError, match="line 5"):
+        exercises.exercise_cells(solution)
+
+
+@pytest.mark.parametrize("folder", [SOLUTIONS], ids=["solutions"])
+def test_no_answer_is_left_in_an_exercise(folder):
+    for solution in folder.glob("*.py"):
+        cells = pairs.cells_of(pairs.read_script(solution))
+        given = {line.strip() for cell in cells if "solution" not in cell.tags for line in cell.source.splitlines()}
+        text = "\n".join(cell.source for cell in exercises.exercise_cells(solution))
+        for cell in cells:
+            if "solution" in cell.tags and cell.kind == "code":
+                answers = {line.strip() for line in cell.source.splitlines() if line.strip().startswith("return ")}
+                assert not any(answer in text for answer in answers - given), f"{solution.name}: {answers}"
+
+
+def test_links_and_anchors(tmp_path, monkeypatch):
+    monkeypatch.setattr(rules, "ROOT", tmp_path)
+    page = tmp_path / "a.md"
+    (tmp_path / "g.md").write_text("# Big\n\n### two words\n\n```\n# no heading\n```\n")
+    text = "[a](g.md) [b](g.md#two-words) [c](https://x.org) [d](g.md#no-heading) [e](none.md) [f](http://x.org)"
+    page.write_text(text)
+    assert [
+        problem.split("links to ")[1].split(",")[0].split(";")[0] for problem in rules.link_problems(page, text)
+    ] == [
+        "g.md#no-heading",
+        "none.md",
+        "http://x.org",
+    ]
+
+
+def test_symbols_are_read_from_formulas():
+    text = r"a $C_0 = \mathbb{E}\sum_{t<L} s_t^\top$ `$q$` $$\frac{\mu_{\max}}{z}\text{ if so}$$ costs \$5"
+    assert rules.symbols(text) == {"C", "E", "t", "L", "s", "mu", "z"}
+
+
+def test_frame_faults_are_named(tmp_path):
+    script = write_script(tmp_path / "01_x.py", ("markdown", "# 01 · X", ()), ("code", "1", ()), ("code", "2", ()))
+    text = "\n".join(rules.frame_problems(script, load_course().lessons[0]))
+    for part in ("Time", "Prerequisites", "In this lesson", "badges", "colab", "predictions", "Take-away"):
+        assert part in text

@@ -1,0 +1,399 @@
+"""Probes and transferability measures against independent computations."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.linalg import eigh
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.model_selection import cross_val_predict, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ntps.errors import NtpsError
+from ntps.scoring.head import trained_head
+from ntps.scoring.probes import CS, _ridge, check_features, class_scores, knn_accuracy, linear_probe, make_folds
+from ntps.scoring.transferability import h_score, logme, reduced_rank_r2, transferability
+
+
+def planted(n=200, d=12, classes=3, noise=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    x = rng.standard_normal((n, d)) + (3 / noise) * np.eye(classes, d)[y]
+    return x @ rng.standard_normal((d, d)), y
+
+
+# ---- LogME -------------------------------------------------------------------------------------------------------
+
+
+def dense_evidence(f, y, log_alpha, log_beta):
+    """log p(y | alpha, beta) / n as a Gaussian density with an n x n covariance: no SVD, no d x d determinant."""
+    n = len(y)
+    cov = np.eye(n) * np.exp(-log_beta) + f @ f.T * np.exp(-log_alpha)
+    _, logdet = np.linalg.slogdet(cov)
+    return -(n * math.log(2 * math.pi) + logdet + y @ np.linalg.solve(cov, y)) / 2 / n
+
+
+def brute_logme(f, y):
+    """Numerical maximisation of the dense evidence over both precisions, from several starts."""
+    best = []
+    for c in np.unique(y):
+        column = (y == c).astype(float)
+        scores = []
+        for start in ((0, 0), (3, 3), (-3, 3), (6, 0)):
+            result = minimize(
+                lambda p, column=column: -dense_evidence(f, column, *np.clip(p, -30, 30)),
+                start,
+                method="Nelder-Mead",
+                options={"xatol": 1e-8, "fatol": 1e-12, "maxiter": 4000},
+            )
+            scores.append(-result.fun)
+        best.append(max(scores))
+    return float(np.mean(best))
+
+
+@pytest.mark.parametrize(("n", "d", "classes"), [(60, 5, 2), (60, 40, 4), (30, 50, 2), (20, 100, 3)])
+@pytest.mark.parametrize("signal", [0.0, 1.0])
+def test_logme_is_the_maximum_of_the_dense_evidence(n, d, classes, signal):
+    rng = np.random.default_rng(n + d)
+    y = np.arange(n) % classes
+    f = rng.standard_normal((n, d)) + signal * np.eye(classes, d)[y] + 0.3
+    assert logme(f, y) == pytest.approx(brute_logme(f, y), abs=2e-6)
+
+
+def weight_space_evidence(f, y, alpha, beta, *, all_directions):
+    """The evidence as code that works with the singular values writes it; `all_directions` decides the determinant."""
+    n, d = f.shape
+    u, s, _ = np.linalg.svd(f, full_matrices=False)
+    sigma, z = s**2, u.T @ y
+    m2 = np.sum(sigma * z**2 / (sigma + alpha / beta) ** 2)
+    res = np.sum((z / (1 + sigma * beta / alpha)) ** 2) + y @ y - z @ z
+    padded = np.concatenate([sigma, np.zeros(max(d - len(sigma), 0) if all_directions else 0)])
+    total = d * math.log(alpha) + n * math.log(beta) - np.log(alpha + beta * padded).sum() - beta * res - alpha * m2
+    return (total - n * math.log(2 * math.pi)) / 2 / n
+
+
+def test_logme_with_fewer_texts_than_features_needs_the_full_determinant():
+    """Why public versions disagree: without the d - n empty directions, (d - n) log(alpha) / 2n is left over."""
+    rng = np.random.default_rng(1)
+    n, d = 25, 300
+    f, y = rng.standard_normal((n, d)) * 0.05, (np.arange(n) % 2).astype(float)
+    alpha, beta = 7.0, 11.0
+    truth = dense_evidence(f, y, math.log(alpha), math.log(beta))
+    assert weight_space_evidence(f, y, alpha, beta, all_directions=True) == pytest.approx(truth, abs=1e-10)
+    short = weight_space_evidence(f, y, alpha, beta, all_directions=False)
+    assert short - truth == pytest.approx((d - n) * math.log(alpha) / 2 / n)
+    assert short > 5 > 0 > truth  # the same data, alpha and beta: an artefact, not evidence
+    assert logme(f, y.astype(int)) == pytest.approx(brute_logme(f, y.astype(int)), abs=2e-6)
+    # with more texts than features the two forms are one
+    g = f[:, :10]
+    assert weight_space_evidence(g, y, alpha, beta, all_directions=False) == pytest.approx(
+        dense_evidence(g, y, math.log(alpha), math.log(beta))
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1e3])
+def test_logme_does_not_depend_on_scale_rotation_copies_or_empty_columns(scale):
+    x, y = planted(50, 20)
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 20)))[0]
+    value = logme(x, y)
+    assert logme(x * scale, y) == pytest.approx(value, abs=1e-9)
+    assert logme(x @ q, y) == pytest.approx(value, abs=1e-9)
+    assert logme(np.hstack([x, x]), y) == pytest.approx(value, abs=1e-9)  # F F^T doubles, alpha absorbs it
+    assert logme(np.hstack([x, np.zeros((50, 7))]), y) == pytest.approx(value, abs=1e-9)
+
+
+def test_logme_of_exact_labels_is_unbounded_and_of_zero_features_refused():
+    y = np.arange(30) % 3
+    assert logme(np.eye(3)[y], y) == math.inf
+    with pytest.raises(NtpsError, match="all features are zero"):
+        logme(np.zeros((30, 4)), y)
+
+
+# ---- H-score and reduced-rank regression ---------------------------------------------------------------------------
+
+
+def h_by_definition(x, y):
+    g = np.stack([x[y == y[i]].mean(0) for i in range(len(y))])
+    return float(np.trace(np.linalg.pinv(np.cov(x, rowvar=False), rcond=1e-10) @ np.cov(g, rowvar=False)))
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 12), (40, 12), (15, 30)])
+def test_h_score_is_its_definition(n, d):
+    x, y = planted(n, d)
+    assert h_score(x, y) == pytest.approx(h_by_definition(x, y), rel=1e-7)
+    if n < d:
+        assert h_score(x, y) == pytest.approx(len(np.unique(y)) - 1)  # saturates: why shrinkage exists
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 12), (15, 30)])
+def test_shrunk_h_score_is_its_definition(n, d):
+    from sklearn.covariance import LedoitWolf
+
+    x, y = planted(n, d)
+    lw = LedoitWolf().fit(x)
+    g = np.stack([x[y == y[i]].mean(0) for i in range(n)])
+    between = np.cov(g, rowvar=False, bias=True)
+    expected = (1 - lw.shrinkage_) * np.trace(np.linalg.inv(lw.covariance_) @ between)
+    assert h_score(x, y, shrinkage="ledoit-wolf") == pytest.approx(expected, rel=1e-9)
+    assert h_score(100 * x, y, shrinkage="ledoit-wolf") == pytest.approx(expected, rel=1e-9)
+    assert h_score(x, y, shrinkage=1.0) == 0
+    if n > d:
+        assert h_score(x, y, shrinkage=0.0) == pytest.approx(h_score(x, y))
+
+
+def rrr_by_definition(x, y, rank):
+    """Generalized eigenvalues of (X X^T, M), centred, over the labels' total variance: theory's `explained`."""
+    t = np.eye(int(y.max()) + 1)[y]
+    x, t = x - x.mean(0), t - t.mean(0)
+    m, c = x.T @ x / len(x), x.T @ t / len(x)
+    return float(np.sort(eigh(c @ c.T, m, eigvals_only=True))[::-1][:rank].sum() / np.trace(t.T @ t / len(x)))
+
+
+@pytest.mark.parametrize("rank", [1, 2, None])
+def test_reduced_rank_r2_is_the_explained_share(rank):
+    x, y = planted(200, 12, classes=4)
+    assert reduced_rank_r2(x, y, rank=rank) == pytest.approx(rrr_by_definition(x, y, rank), rel=1e-8)
+
+
+def test_reduced_rank_r2_full_rank_is_least_squares_in_and_out_of_sample():
+    x, y = planted(200, 12, classes=4)
+    t, ones = np.eye(4)[y], np.ones((200, 1))
+    fitted = np.hstack([ones, x]) @ np.linalg.lstsq(np.hstack([ones, x]), t, rcond=None)[0]
+    assert reduced_rank_r2(x, y) == pytest.approx(1 - np.sum((t - fitted) ** 2) / np.sum((t - t.mean(0)) ** 2))
+    train, test = np.arange(120), np.arange(120, 200)
+    w = np.linalg.lstsq(np.hstack([ones, x])[train], t[train], rcond=None)[0]
+    error = np.sum((t[test] - np.hstack([ones, x])[test] @ w) ** 2)
+    expected = 1 - error / np.sum((t[test] - t[train].mean(0)) ** 2)
+    assert reduced_rank_r2(x, y, folds=[(train, test)]) == pytest.approx(expected)
+
+
+def test_reduced_rank_r2_grows_with_rank_is_one_when_features_outnumber_texts_and_null_out_of_fold():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 60)), np.arange(40) % 4
+    values = [reduced_rank_r2(x, y, rank=k) for k in (1, 2, 3, 4)]
+    assert np.all(np.diff(values) >= -1e-12)
+    assert reduced_rank_r2(x, y) == pytest.approx(1)
+    assert reduced_rank_r2(x, y, folds=5) < 0.1
+
+
+@pytest.mark.parametrize(
+    "measure", [h_score, reduced_rank_r2, lambda x, y: knn_accuracy(x, y), lambda x, y: linear_probe(x, y).accuracy]
+)
+def test_constant_columns_and_units_change_nothing(measure):
+    x, y = planted(120, 10)
+    value = measure(x, y)
+    spiked = np.hstack([x, np.full((120, 2), 1e6) * (1 + 1e-17)])
+    assert measure(spiked, y) == pytest.approx(value, abs=1e-6)
+    assert measure(x * np.logspace(-5, 5, 10), y) == pytest.approx(value, abs=1e-6)
+    assert measure(x * 1e-2 + 1, y) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", [h_score, reduced_rank_r2])
+def test_collinear_columns_change_nothing(measure):
+    x, y = planted(120, 10)
+    assert measure(np.hstack([x, x[:, :3], x[:, :1] - x[:, 1:2]]), y) == pytest.approx(measure(x, y), abs=1e-8)
+
+
+@pytest.mark.parametrize("measure", [h_score, reduced_rank_r2])
+def test_all_constant_features_are_refused(measure):
+    with pytest.raises(NtpsError, match="constant"):
+        measure(np.full((20, 3), 0.1, dtype=np.float32), np.arange(20) % 2)
+
+
+# ---- linear probe -------------------------------------------------------------------------------------------------
+
+
+def test_linear_probe_agrees_with_scikit_learns_own_pipeline():
+    x, y = planted(400, 12, classes=4)
+    result = linear_probe(x, y, random_state=3)
+    right = []
+    for number, (train, test) in enumerate(make_folds(y, 5, 3)):
+        scaler = StandardScaler().fit(x[train])
+        losses = []
+        for c in CS:
+            reference = LogisticRegression(C=c, tol=1e-8, max_iter=5000)
+            inner = make_folds(y[train], 3, 3 + number)
+            scaled = scaler.transform(x[train])
+            losses.append(-cross_val_score(reference, scaled, y[train], cv=inner, scoring="neg_log_loss").mean())
+        chosen = CS[int(np.argmin(losses))]
+        assert result.c[number] == chosen
+        model = LogisticRegression(C=chosen, tol=1e-8, max_iter=5000).fit(scaled, y[train])
+        right.append(model.predict(scaler.transform(x[test])) == y[test])
+    assert result.accuracy == pytest.approx(np.concatenate(right).mean(), abs=0.0051)
+    assert result.above_majority == pytest.approx(result.accuracy - np.bincount(y).max() / 400)
+    assert result.n == 400 and result.n_classes == 4 and result.folds == 5 and len(result.c) == 5
+    assert result.standard_errors["accuracy"] == pytest.approx(np.std(result.per_fold["accuracy"], ddof=1) / 5**0.5)
+    assert result.to_dict()["per_fold"]["accuracy"] == list(result.per_fold["accuracy"])
+
+
+def test_class_scores_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(0, 4, 60), rng.integers(0, 5, 60)
+    accuracy, _, f1 = class_scores(truth, guess)
+    assert accuracy == np.mean(truth == guess)
+    assert f1 == pytest.approx(f1_score(truth, guess, average="macro"))
+    inside = rng.integers(0, 4, 60)
+    assert class_scores(truth, inside)[1] == pytest.approx(balanced_accuracy_score(truth, inside))
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 10), (30, 50)])
+def test_ridge_chooses_by_explicit_leave_one_out(n, d):
+    from ntps.scoring.probes import ALPHAS, standardise
+
+    x, y = planted(n + 20, d)
+    t = np.eye(3)[y]
+    a, b = standardise(x[:n], x[n:])
+
+    def fit_predict(train_x, train_t, test_x, alpha):
+        # leave-one-out keeps the centring of all texts for x, and an unpenalised intercept for y
+        design = np.hstack([np.ones((len(train_x), 1)), train_x])
+        penalty = alpha * np.diag([0.0] + [1.0] * train_x.shape[1])
+        return np.hstack([np.ones((len(test_x), 1)), test_x]) @ np.linalg.solve(
+            design.T @ design + penalty, design.T @ train_t
+        )
+
+    loo = [
+        sum(
+            np.sum((t[i] - fit_predict(np.delete(a, i, 0), np.delete(t[:n], i, 0), a[i : i + 1], alpha)[0]) ** 2)
+            for i in range(n)
+        )
+        for alpha in ALPHAS
+    ]
+    alpha, error, variance = _ridge(a, b, t[:n], t[n:])
+    assert alpha == ALPHAS[int(np.argmin(loo))]
+    assert error == pytest.approx(np.sum((t[n:] - fit_predict(a, t[:n], b, alpha)) ** 2), rel=1e-6)
+    assert variance == pytest.approx(np.sum((t[n:] - t[:n].mean(0)) ** 2))
+
+
+def test_linear_probe_finds_what_is_there_and_nothing_in_noise():
+    x, y = planted(300, 12)
+    assert linear_probe(x, y).accuracy > 0.9
+    rng = np.random.default_rng(0)
+    noise = linear_probe(rng.standard_normal((300, 40)), y)
+    assert abs(noise.accuracy - 1 / 3) < 0.1 and noise.r2 < 0.05
+
+
+def test_linear_probe_with_a_class_of_one_text_and_a_class_missing_from_training():
+    x, y = planted(60, 5)
+    y = y.copy()
+    y[0] = 7  # one text only: its fold's training never sees the class, so it counts as wrong
+    result = linear_probe(x, y)
+    assert result.n_classes == len(np.unique(y)) and result.balanced_accuracy < 0.76
+    train, test = np.flatnonzero(y == 0), np.flatnonzero(y != 0)
+    alone = linear_probe(x, y, folds=[(train, test)])
+    assert alone.accuracy == 0 and math.isnan(alone.standard_errors["r2"])
+
+
+def test_linear_probe_more_features_than_texts_and_half_precision():
+    x, y = planted(40, 100)
+    a = linear_probe(x.astype(np.float16), y)
+    assert 0 <= a.accuracy <= 1 and a.r2 < 1
+    assert linear_probe(x.astype(np.float16), y) == a
+
+
+def test_a_leak_through_the_folds_is_refused_and_texts_are_judged_once():
+    _, y = planted(31, 4)
+    pairs = make_folds(y, 4)
+    assert sorted(np.concatenate([test for _, test in pairs])) == list(range(31))
+    assert all(np.intersect1d(a, b).size == 0 for a, b in pairs)
+    for c in range(3):
+        sizes = [np.sum(y[test] == c) for _, test in pairs]
+        assert max(sizes) - min(sizes) <= 1
+    with pytest.raises(NtpsError, match="overlap"):
+        make_folds(y, [(np.arange(20), np.arange(19, 31))])
+
+
+def test_knn_accuracy_is_scikit_learns():
+    x, y = planted(150, 8)
+    expected = cross_val_predict(make_pipeline(StandardScaler(), KNeighborsClassifier(5)), x, y, cv=make_folds(y, 5))
+    assert knn_accuracy(x, y) == pytest.approx(np.mean(expected == y))
+    assert 0 <= knn_accuracy(x[:6], np.arange(6) % 2, n_neighbors=50, folds=2) <= 1
+
+
+def test_transferability_is_one_flat_row_of_numbers():
+    x, y = planted(80, 6)
+    row = transferability(x, y)
+    assert row["h_score"] == h_score(x, y) and row["probe_accuracy"] == linear_probe(x, y).accuracy
+    assert all(isinstance(value, float) for value in row.values())
+
+
+# ---- trained head ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [None, 16])
+def test_trained_head_learns_repeats_and_leaves_the_global_generator_alone(hidden):
+    import torch
+
+    x, y = planted(200, 8)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    a = trained_head(x, y, hidden=hidden, learning_rate=1e-2)
+    assert torch.equal(state, torch.get_rng_state())
+    assert a == trained_head(x, y, hidden=hidden, learning_rate=1e-2)
+    assert a.accuracy > 0.85 and a.n_train + a.n_validation + a.n_test == 200
+    assert a.validation_loss[a.best_epoch - 1] == min(a.validation_loss)
+    assert a != trained_head(x, y, hidden=hidden, learning_rate=1e-2, random_state=1)
+
+
+def test_hidden_layer_solves_what_a_linear_head_cannot():
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], (400, 2)) + 0.2 * rng.standard_normal((400, 2))
+    y = (x[:, 0] * x[:, 1] > 0).astype(int)
+    assert trained_head(x, y, hidden=32, learning_rate=1e-2).accuracy > 0.95
+    assert trained_head(x, y, learning_rate=1e-2).accuracy < 0.8
+
+
+def test_trained_head_stops_early_and_says_when_it_diverges():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((100, 50)), np.arange(100) % 2
+    assert len(trained_head(x, y, learning_rate=1e-2).train_loss) < 100
+    with pytest.raises(NtpsError, match="learning_rate"):
+        trained_head(x, y, learning_rate=1e9)
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "match"),
+    [
+        (np.zeros(5), np.zeros(5, int), "shape"),
+        (np.zeros((0, 3)), np.zeros(0, int), "non-empty"),
+        (np.zeros((5, 3)), np.zeros(4, int), "one class index per text"),
+        (np.zeros((5, 3)), np.zeros(5), "integers"),
+        (np.zeros((5, 3)), np.zeros(5, int), "at least two classes"),
+        (np.array([[1.0], [np.nan]]), np.array([0, 1]), "text 1, feature 0"),
+        (np.zeros((2, 3), complex), np.array([0, 1]), "real"),
+    ],
+)
+def test_bad_features_are_refused_in_one_sentence(features, labels, match):
+    with pytest.raises(NtpsError, match=match):
+        check_features(features, labels)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, y: linear_probe(x, y, folds=1),
+        lambda x, y: linear_probe(x, y, folds=21),
+        lambda x, y: linear_probe(x, y, folds=np.zeros(20, int)),
+        lambda x, y: linear_probe(x, y, folds=[(np.arange(5), np.array([99]))]),
+        lambda x, y: linear_probe(x, y, folds=["ab"]),
+        lambda x, y: linear_probe(x, y, cs=()),
+        lambda x, y: linear_probe(x, y, cs=(-1.0,)),
+        lambda x, y: knn_accuracy(x, y, n_neighbors=0),
+        lambda x, y: h_score(x, y, shrinkage="oas"),
+        lambda x, y: h_score(x, y, shrinkage=2.0),
+        lambda x, y: reduced_rank_r2(x, y, rank=0),
+        lambda x, y: trained_head(x, y, hidden=0),
+        lambda x, y: trained_head(x[:8], y[:8]),
+    ],
+)
+def test_bad_options_are_refused(call):
+    x, y = planted(20, 4, classes=2)
+    with pytest.raises(NtpsError):
+        call(x, y)

@@ -1,0 +1,141 @@
+"""Forecasts of the gain: the regression is least squares, its intervals cover, and a planted leak is no help."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.gains import cells, fixed
+
+from ntps.errors import NtpsError
+from ntps.study.calibration import Calibration, calibrate, error_interval, load_calibration
+
+
+def test_coefficients_are_those_of_least_squares():
+    frame = cells()
+    fitted = calibrate(frame)
+    design = np.column_stack([np.ones(len(frame)), frame.accuracy, frame.held_back])
+    expected = np.linalg.solve(design.T @ design, design.T @ frame.gain)
+    assert np.allclose(fitted.coefficients, expected)
+    assert fitted.forecast({"accuracy": 0.7, "held_back": 0.2}).expected == pytest.approx(expected @ [1, 0.7, 0.2])
+
+
+def test_errors_are_of_tasks_left_out():
+    frame = cells(n_tasks=7)
+    expected = []
+    for task in frame.task.unique():
+        rest, out = frame[frame.task != task], frame[frame.task == task]
+        design = np.column_stack([np.ones(len(rest)), rest.accuracy, rest.held_back])
+        found = np.linalg.lstsq(design, rest.gain, rcond=None)[0]
+        expected += list(out.gain - found[0] - found[1] * out.accuracy - found[2] * out.held_back)
+    fitted = calibrate(frame)
+    assert np.allclose(fitted.errors, sorted(expected))
+    assert fitted.about["mean_absolute_error"] == pytest.approx(np.abs(expected).mean())
+
+
+def test_seeds_are_averaged_and_cells_without_gain_left_out():
+    frame = cells(n_tasks=8, n_models=2)
+    twice = pd.concat([frame.assign(seed=0, gain=frame.gain + 0.01), frame.assign(seed=1, gain=frame.gain - 0.01)])
+    assert np.allclose(calibrate(twice).coefficients, calibrate(frame).coefficients)
+    lacking = pd.concat([frame, frame.iloc[:1].assign(task="failed", status="failed", gain=np.nan)])
+    assert calibrate(lacking).coefficients == calibrate(frame).coefficients
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8])
+def test_intervals_cover_new_tasks_at_the_stated_rate(confidence):
+    """200 worlds, one new cell of each: not below it by three binomial standard errors; few tasks make them wide."""
+    inside = []
+    for seed in range(200):
+        frame = cells(n_tasks=14, n_models=2, seed=seed, noise=0.03, task_noise=0.03)
+        out = frame.task == "t13"
+        fitted = calibrate(frame[~out], confidence=confidence)
+        row = frame[out].iloc[0]
+        forecast = fitted.forecast({"accuracy": row.accuracy, "held_back": row.held_back})
+        inside.append(forecast.low <= row.gain <= forecast.high)
+    spread = 3 * np.sqrt(confidence * (1 - confidence) / 200)
+    assert confidence - spread < np.mean(inside) < min(confidence + 0.25, 0.98)
+
+
+def test_coverage_in_the_file_is_measured_with_tasks_left_out():
+    calm = calibrate(cells(n_tasks=30, noise=0.03), confidence=0.8)
+    assert 0.7 < calm.coverage < 0.95
+
+
+def test_an_input_that_means_nothing_does_not_beat_the_mean_gain():
+    """The negative control: labels of the tasks' own numbers would help in the fit, not on tasks left out."""
+    frame = cells(slope=(0.0, 0.0), noise=0.05)
+    about = calibrate(frame).about
+    assert about["mean_absolute_error"] > 0.97 * about["mean_absolute_error_of_the_mean_gain"]
+    real = calibrate(cells(noise=0.01)).about
+    assert real["mean_absolute_error"] < 0.5 * real["mean_absolute_error_of_the_mean_gain"]
+
+
+def test_rank_of_the_ends():
+    errors = list(range(9))  # n + 1 = 10: of 80 % the first and the ninth
+    assert error_interval(errors, 0.8) == (0, 8)
+    assert error_interval(errors, 0.6) == (1, 7)
+    assert error_interval([1.0, 2.0], 0.8) == (-np.inf, np.inf)
+
+
+def test_verdicts_and_their_words():
+    inside = {"accuracy": 0.7, "held_back": 0.2}
+    assert fixed().forecast(inside).sentence == "LoRA likely pays: +8 to +12 points"
+    assert fixed((0.0, 0, 0), (-0.01, 0.005)).forecast(inside).verdict == "little"
+    doubt = fixed((0.02, 0, 0)).forecast(inside)
+    assert doubt.verdict == "unknown"
+    assert doubt.sentence == "no evidence either way: +0 to +4 points"
+    assert doubt.outside == ()
+
+
+def test_a_gain_cannot_lift_accuracy_above_one():
+    forecast = fixed().forecast({"accuracy": 0.97, "held_back": 0.0})
+    assert forecast.low == pytest.approx(0.01)  # below what can be by the error, not squeezed against it
+    assert forecast.high == pytest.approx(0.03)
+    assert forecast.expected == pytest.approx(0.03)
+    assert forecast.outside == ("accuracy",)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.006, 0.04, "pays"), (0.004, 0.04, "unknown"), (-0.02, 0.014, "little"), (0.006, 0.01, "little")],
+)
+def test_a_verdict_agrees_with_the_points_that_are_printed(low, high, verdict):
+    forecast = fixed((0.0, 0, 0), (low, high)).forecast({"accuracy": 0.7, "held_back": 0.2})
+    assert forecast.verdict == verdict
+
+
+def test_file_there_and_back(tmp_path):
+    fitted = calibrate(cells(), about={"world": "made up"})
+    path = tmp_path / "calibration.json"
+    path.write_text(fitted.to_json())
+    assert load_calibration(path) == fitted
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda c: c | {"coefficients": [9, 9, 9]}, "damaged"),
+        (lambda c: c | {"schema": 99}, "schema"),
+        (lambda c: {"kind": "ntps-study"}, "no calibration"),
+        (lambda c: [1], "no calibration"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(tmp_path, damage, words):
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(damage(calibrate(cells()).to_dict())))
+    with pytest.raises(NtpsError, match=words):
+        load_calibration(path)
+
+
+def test_bad_input():
+    with pytest.raises(NtpsError, match="at least 6 tasks"):
+        calibrate(cells(n_tasks=5))
+    with pytest.raises(NtpsError, match="--lora"):
+        calibrate(cells().drop(columns="gain"))
+    with pytest.raises(NtpsError, match="no column 'nothing'"):
+        calibrate(cells(), inputs=["nothing"])
+    with pytest.raises(NtpsError, match="'held_back'"):
+        fixed().forecast({"accuracy": 0.7})
+    with pytest.raises(NtpsError, match="confidence"):
+        calibrate(cells(), confidence=1.5)

@@ -1,0 +1,220 @@
+"""Studies with gains: cells of their own, columns that add up, errors on what was left out."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.kill_study import SETTINGS, make_tasks
+
+import ntps.finetune.compare
+from ntps.errors import NtpsError
+from ntps.finetune.compare import fine_tune_gain
+from ntps.finetune.settings import TrainSettings
+from ntps.report.study import gain_lead, write_study
+from ntps.study.calibration import calibrate, load_calibration
+from ntps.study.cells import make_grid
+from ntps.study.gain import STUDY_INPUTS, gain_frame, gain_prediction
+from ntps.study.study import run_study
+from ntps.study.table import GAINS, gain_row
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LORA = TrainSettings(steps=4, rank=4, evaluate_every=2, learning_rate=5e-3, margin=0)
+
+
+def run(folder, models, tasks, **options):
+    options = {"settings": SETTINGS, "progress": False, "say": lambda message: None, "lora": LORA, **options}
+    return run_study(models, tasks, output=folder, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_llama, tiny_gpt2):
+    folder = tmp_path_factory.mktemp("gains")
+    models = [str(tiny_llama), str(tiny_gpt2)]
+    return run(folder, models, make_tasks(6), control=False), folder
+
+
+def test_gains_can_be_added_to_a_study_that_is_there(tmp_path, tiny_llama, monkeypatch):
+    plain = run(tmp_path, [str(tiny_llama)], make_tasks(2), lora=None)
+    assert "gain" not in plain.frame()
+    assert plain.to_dict(n_permutations=9)["gain"] is None
+    before = {path: path.read_bytes() for path in (tmp_path / "cells").iterdir()}
+    study = run(tmp_path, [str(tiny_llama)], make_tasks(2))
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((tmp_path / "cells").iterdir())) == len(before) + 2
+    assert study.frame()["gain"].notna().all()
+    monkeypatch.setattr(ntps.finetune.compare, "fine_tune_gain", None)  # a second run trains nothing
+    again = run(tmp_path, [str(tiny_llama)], make_tasks(2))
+    assert again.to_json(n_permutations=9) == study.to_json(n_permutations=9)
+
+
+def test_a_gain_cell_is_what_fine_tune_gain_returns(finished, tiny_llama):
+    study, _ = finished
+    task = make_tasks(1)[0]
+    expected = fine_tune_gain(str(tiny_llama), task, LORA, seed=0, folds=SETTINGS.folds)
+    row = study.frame().iloc[0]
+    assert row.gain == expected["gain"] == row.accuracy_after - row.accuracy_before
+    middle = expected["layers"][str(int(row.layer))]
+    assert row.ntps_change == pytest.approx(middle["after"]["ntps"] - middle["before"]["ntps"])
+    assert row.next_token_change == pytest.approx(
+        expected["next_token_loss_after"] - expected["next_token_loss_before"]
+    )
+
+
+def test_training_settings_and_not_scoring_ones_decide_a_gain_cell(tiny_llama):
+    from dataclasses import replace
+
+    def keys(**changes):
+        options = {"settings": SETTINGS, "lora": LORA} | changes
+        grid = make_grid([str(tiny_llama)], make_tasks(1), options.pop("settings"), control=False, **options)
+        return [cell.key for cell in grid.cells]
+
+    score, gain = keys()
+    assert keys(lora=replace(LORA, steps=5))[0] == score
+    assert keys(lora=replace(LORA, steps=5))[1] != gain
+    assert keys(settings=replace(SETTINGS, n_permutations=21))[0] != score
+    assert keys(settings=replace(SETTINGS, n_permutations=21))[1] == gain
+    assert keys(settings=replace(SETTINGS, limit=50))[1] != gain
+
+
+def test_a_failing_training_is_recorded_and_the_rest_goes_on(tmp_path, tiny_llama, monkeypatch):
+    real = ntps.finetune.compare.fine_tune_gain
+
+    def failing(model, task, *rest, **options):
+        if task.name == "task1":
+            raise NtpsError("the loss is not finite at step 3")
+        return real(model, task, *rest, **options)
+
+    monkeypatch.setattr(ntps.finetune.compare, "fine_tune_gain", failing)
+    study = run(tmp_path, [str(tiny_llama)], make_tasks(3), control=False)
+    frame = study.frame().set_index("task")
+    assert np.isnan(frame.loc["task1", "gain"])
+    assert np.isfinite(frame.loc["task1", "ntps"])
+    assert np.isfinite(frame.loc[["task0", "task2"], "gain"]).all()
+    failed = [cell for cell in study.to_dict(n_permutations=9)["cells"] if cell["status"] == "failed"]
+    assert [(cell["task"], cell["part"]) for cell in failed] == [("task1", "gain")]
+    assert "step 3" in failed[0]["reason"]
+
+
+def test_correlations_and_errors_of_the_gain(finished):
+    study, _ = finished
+    found = study.to_dict(n_permutations=99)["gain"]
+    assert found["refused"] is None
+    assert found["correlations"]["accuracy"]["target"] == "gain"
+    assert {"ntps", "accuracy", "held_back"} <= set(found["correlations"])
+    assert set(found["errors"]) == {"task", "model", "both"}
+    assert set(STUDY_INPUTS) <= set(found["errors"]["task"])
+    assert "accuracy" not in study.correlations(n_permutations=9)  # it is the target of the plain ones
+
+
+def test_no_gains_no_target(tmp_path, tiny_llama):
+    study = run(tmp_path, [str(tiny_llama)], make_tasks(5), lora=None, control=False)
+    for call in (lambda: study.correlations(target="gain"), study.gain_errors):
+        with pytest.raises(NtpsError, match="--lora"):
+            call()
+
+
+def test_held_back_is_the_best_ceiling_minus_the_last(finished):
+    study, _ = finished
+    row, content = study.frame().iloc[0], study.contents[0]
+    ceilings = [layer["ceiling_heldout"] for layer in content["score"]["layers"]]
+    assert row.held_back == max(ceilings) - ceilings[-1]
+    assert row.held_back >= 0
+
+
+def test_a_layer_without_changes_is_read_at_the_last():
+    side = {"ntps": 0.25, "explained_heldout": None, "ceiling_heldout": 0.5}
+    gain = {"gain": 0.1, "standard_error": None, "accuracy_before": 0.5, "accuracy_after": 0.6,
+            "next_token_loss_before": None, "next_token_loss_after": None,
+            "layers": {"2": {"before": side, "after": side | {"ntps": 0.5}},
+                       "10": {"before": side, "after": side | {"ntps": 0.75}}}}  # fmt: skip
+    assert gain_row(gain, 2)["ntps_change"] == 0.25
+    assert gain_row(gain, 7)["ntps_change"] == 0.5  # layer 10, not "2", is the last
+    assert np.isnan(gain_row(gain, 2)["explained_change"])
+    assert np.isnan(gain_row(gain, 2)["next_token_change"])
+    assert set(gain_row(None, 2)) == set(GAINS)
+
+
+def test_page_pictures_and_sentence(finished, tmp_path):
+    study, _ = finished
+    result = study.to_dict(n_permutations=99)
+    written = {path.name for path in write_study(study, tmp_path, result=result)}
+    assert {"gain_accuracy.png", "gain_held_back.png", "gain_ntps.png", "report.html"} <= written
+    page = (tmp_path / "report.html").read_text()
+    assert "What LoRA gains" in page
+    assert "task and model left out" in page
+    text = gain_lead(study, result["gain"])
+    assert "LoRA (4 steps) gains" in text
+    assert "Error in points on tasks left out" in text
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_equal_gains_leave_nothing_to_predict(finished):
+    from dataclasses import replace
+
+    study, _ = finished
+    contents = tuple({**c, "gain": {**c["gain"], "gain": 0.0}} if c["part"] == "gain" else c for c in study.contents)
+    found = replace(study, contents=contents)
+    evidence = found.to_dict(n_permutations=9)["gain"]
+    assert "nothing to predict" in evidence["refused"]
+    assert evidence["correlations"] == {} == evidence["errors"]
+    assert "gains +0.0 points" in gain_lead(found, evidence)
+    with pytest.raises(NtpsError, match="gains that differ"):
+        calibrate(found.frame())
+
+
+def test_extra_inputs_are_regressions_on_their_columns():
+    """Against a plain leave-one-task-out loop."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    rows = [{"model": f"m{m}", "task": f"t{t}", "seed": s, "status": "done", "reason": None,
+             "accuracy": rng.uniform(), "ntps": rng.uniform(), "explained_heldout": rng.uniform(),
+             "ceiling_heldout": rng.uniform(), "held_back": rng.uniform(), "gain": rng.uniform()}
+            for m in range(3) for t in range(6) for s in range(2)]  # fmt: skip
+    frame = gain_frame(pd.DataFrame(rows))
+    assert len(frame) == 18
+    table = gain_prediction(frame, score="ntps", accuracy="accuracy", inputs=STUDY_INPUTS, n_bootstrap=20)
+    for name, columns in STUDY_INPUTS.items():
+        errors = []
+        for task in frame.dataset.unique():
+            rest, out = frame[frame.dataset != task], frame[frame.dataset == task]
+            design = np.column_stack([np.ones(len(rest)), rest[list(columns)]])
+            found = np.linalg.lstsq(design, rest.gain, rcond=None)[0]
+            errors += list(np.abs(out.gain - found[0] - out[list(columns)] @ found[1:]))
+        assert table.loc[name, "mae"] == pytest.approx(np.mean(errors), rel=1e-6)
+
+
+def test_command_writes_a_calibration_that_prescreening_reads(tmp_path, tiny_llama, monkeypatch, capsys):
+    from ntps.cli import app as cli
+
+    paths = []
+    for task in make_tasks(6):
+        rows = [f"{text},{task.classes[label]}" for text, label in zip(task.texts, task.labels, strict=True)]
+        paths.append(tmp_path / f"{task.name}.csv")
+        paths[-1].write_text("\n".join(["text,label", *rows]) + "\n")
+    real, out = ntps.finetune.compare.fine_tune_gain, tmp_path / "out"
+
+    def differing(model, task, *rest, **options):  # two steps change nothing for sure
+        return {**real(model, task, *rest, **options), "gain": int(task.name[-1]) / 100}
+
+    monkeypatch.setattr(ntps.finetune.compare, "fine_tune_gain", differing)
+    tasks = [part for path in paths for part in ("--task", str(path))]
+    arguments = ["study", "--model", str(tiny_llama), *tasks, "--limit", "60", "--folds", "3", "--permutations", "9",
+                 "--no-control", "--lora", "--lora-steps", "2", "--lora-rank", "2", "--output", str(out)]  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["ntps", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    text, errors = capsys.readouterr()
+    assert stopped.value.code == 0, errors
+    assert "LoRA (2 steps) gains" in text
+    assert max(map(len, text.splitlines()[:-1])) <= 80
+    fitted = load_calibration(out / "calibration.json")
+    assert fitted.about["tasks"] == [f"task{n}" for n in range(6)]
+    assert fitted.about["training"]["steps"] == 2
+
+    monkeypatch.setattr("sys.argv", ["ntps", "study", "--model", "x", "--task", "y", "--target", "gain"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "--lora" in capsys.readouterr().err

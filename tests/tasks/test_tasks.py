@@ -1,0 +1,508 @@
+"""Labelled texts from every source, and a clear sentence for everything that is none."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ntps import _hub
+from ntps.errors import NtpsError
+from ntps.tasks import presets
+from ntps.tasks.load import Task, list_tasks, load_task
+
+ROWS = [("the film was good", "pos"), ("a dull story", "neg"), ("we liked it", "pos"), ("bad, and worse", "neg")]
+
+
+def write(path, rows=ROWS, columns=("text", "label")):
+    """Write rows in the format that the extension names."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(columns))
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".tsv":
+        frame.to_csv(path, index=False, sep="\t")
+    elif path.suffix in {".jsonl", ".ndjson"}:
+        frame.to_json(path, orient="records", lines=True)
+    elif path.suffix == ".json":
+        frame.to_json(path, orient="records")
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+def save(path, rows=ROWS, names=None, splits=("train",)):
+    """Write a save_to_disk folder; with `names`, labels are numbers of declared classes."""
+    import datasets
+
+    features = {"text": datasets.Value("string")}
+    features["label"] = datasets.ClassLabel(names=list(names)) if names else datasets.Value("string")
+    made = datasets.Dataset.from_dict(
+        {"text": [row[0] for row in rows], "label": [row[1] for row in rows]}, features=datasets.Features(features)
+    )
+    hub_bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    (made if splits is None else datasets.DatasetDict(dict.fromkeys(splits, made))).save_to_disk(str(path))
+    if not hub_bars:
+        datasets.enable_progress_bars()
+    return path
+
+
+def fails(*words, **options):
+    """Load and return the message, which must be one line that holds every word."""
+    with pytest.raises(NtpsError) as caught:
+        load_task(**options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message, message
+    return message
+
+
+# Sources
+
+
+@pytest.mark.parametrize("extension", [".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"])
+def test_every_file_format_gives_the_same_task(tmp_path, extension):
+    task = load_task(write(tmp_path / f"reviews{extension}"))
+    assert task.texts == tuple(text for text, _ in ROWS)
+    assert task.classes == ("neg", "pos")
+    assert task.labels.tolist() == [1, 0, 1, 0]
+    assert task.name == "reviews"
+    assert task.fingerprint == load_task(texts=[row[0] for row in ROWS], labels=[row[1] for row in ROWS]).fingerprint
+    assert json.loads(json.dumps(task.source)) == task.source
+
+
+@pytest.mark.parametrize("splits", [None, ("train",), ("validation",), ("train", "test")])
+def test_save_to_disk_folders(tmp_path, splits):
+    task = load_task(save(tmp_path / "saved", splits=splits))
+    assert task.classes == ("neg", "pos")
+    assert len(task) == 4
+
+
+def test_a_folder_of_data_files_reads_as_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "cloned"
+    folder.mkdir()
+    write(folder / "train.csv")
+    write(folder / "test.csv", ROWS[:2])
+    assert len(load_task(folder)) == 4
+    assert len(load_task(folder, split="test")) == 2
+
+
+def test_datasets_and_frames_in_memory():
+    import datasets
+    import pandas as pd
+
+    columns = {"sentence": [row[0] for row in ROWS], "sentiment": [row[1] for row in ROWS]}
+    made = datasets.Dataset.from_dict(columns)
+    prints = {
+        load_task(source).fingerprint for source in (made, datasets.DatasetDict(train=made), pd.DataFrame(columns))
+    }
+    assert len(prints) == 1
+    fails("DataFrame, row 2", "missing", name_or_path=pd.DataFrame({"text": ["a", None], "label": [0, 1]}))
+
+
+def test_the_paper_s_data_sets_load_by_short_name(monkeypatch):
+    import datasets
+
+    asked = []
+    monkeypatch.setattr(_hub, "reachable", lambda: True)
+
+    def stand_in(name, config=None, *, revision=None):
+        asked.append((name, config, revision))
+        preset = next(preset for preset in presets.TASKS.values() if preset.hub == name)
+        columns = {
+            "question": ["why", "how"], "choices": [{"label": ["A", "B"], "text": ["so", "thus"]}] * 2,
+            "question_1": ["one", "two"], "question_2": ["three", "four"],
+        }  # fmt: skip
+        for column in preset.text_column.split(","):
+            if "." not in column:
+                columns.setdefault(column, ["the film", "a story"])
+        columns[preset.label_column] = ["B", "A"] if name == "tau/commonsense_qa" else [1, 0]
+        return datasets.DatasetDict({split: datasets.Dataset.from_dict(columns) for split in preset.splits})
+
+    monkeypatch.setattr(datasets, "load_dataset", stand_in)
+    assert len(presets.TASKS) == 12
+    for short, preset in presets.TASKS.items():
+        task = load_task(short)
+        assert asked[-1] == (preset.hub, preset.config, preset.revision)
+        assert (task.name, len(task), task.n_classes, task.source["path"]) == (short, 2, 2, preset.hub)
+        assert task.labels.tolist() == [1, 0]
+        assert bool(task.source["notes"]) == bool(preset.note)
+        for hidden in preset.hidden:
+            fails("hidden", hidden, "validation", name_or_path=short, split=hidden)
+    assert load_task("commonsense_qa").texts == ("why (0) so (1) thus", "how (0) so (1) thus")
+    assert load_task("medical_questions_pairs").texts == ("one three", "two four")
+
+
+def test_a_preset_s_renamed_column_is_found_by_convention(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(_hub, "reachable", lambda: True)
+    made = datasets.Dataset.from_dict({"sentence": ["a", "b"], "sentiment": [0, 1]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.DatasetDict(train=made))
+    assert load_task("imdb").source["text_column"] == "sentence"
+
+
+def test_bundled_tasks_go_through_their_maker(fake_miniworld):
+    task = load_task("miniworld/topic", n=30, seed=3, strength=2.0)
+    assert (len(task), task.classes, task.source["knobs"]) == (30, ("a", "b"), {"strength": 2.0})
+    fails("nothing", name_or_path="miniworld/nothing")
+    fails("text_column", name_or_path="miniworld/topic", text_column="text")
+    fails("strength", texts=["a", "b"], labels=[0, 1], strength=2.0)
+    fails("'n'", texts=["a", "b"], labels=[0, 1], n=2)
+    names = [row["name"] for row in list_tasks()]
+    assert names == ["miniworld/topic", *presets.TASKS]
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    "columns", [("Sentence", "Class"), ("content", "category"), ("sms", "is_spam"), ("tweet", "y")]
+)
+def test_columns_are_found_by_convention(tmp_path, columns):
+    assert load_task(write(tmp_path / "t.csv", columns=columns)).source["text_column"] == columns[0]
+
+
+def test_missing_and_ambiguous_columns_list_what_there_is(tmp_path):
+    plain = write(tmp_path / "t.csv", columns=("words", "label"))
+    fails("t.csv", "no text column", "words, label", "text_column", name_or_path=plain)
+    fails("no text column 'nope'", "words, label", name_or_path=plain, text_column="nope")
+    fails("'words' cannot be both", name_or_path=plain, text_column="words", label_column="words")
+    assert load_task(plain, text_column="words").n_classes == 2
+    both = write(tmp_path / "b.csv", [(*row, "x") for row in ROWS], columns=("text", "label", "sentence"))
+    fails("b.csv", "ambiguous", "text or sentence", "text_column", name_or_path=both)
+    assert len(load_task(both, text_column="sentence")) == 4
+    labels = write(tmp_path / "l.csv", [(*row, "x") for row in ROWS], columns=("text", "label", "target"))
+    fails("l.csv", "ambiguous", "label or target", "label_column", name_or_path=labels)
+    none = write(tmp_path / "n.csv", columns=("text", "points"))
+    fails("n.csv", "no label column", "text, points", name_or_path=none)
+    fails("no label column 'nope'", name_or_path=none, label_column="nope")
+
+
+def test_pairs_are_joined_and_fields_looked_into(tmp_path):
+    pairs = write(tmp_path / "p.csv", [("a b", "c", 0), ("d", "e f", 1)], columns=("question1", "question2", "label"))
+    assert load_task(pairs, text_column="question1, question2").texts == ("a b c", "d e f")
+    assert load_task(pairs, text_column="question2").texts == ("c", "e f")
+    odd = write(tmp_path / "o.csv", [("x", 0), ("y", 1)], columns=("one,two", "label"))
+    assert load_task(odd, text_column="one,two").texts == ("x", "y")
+    nested = tmp_path / "n.jsonl"
+    nested.write_text('{"q": {"s": "why"}, "label": 0}\n{"q": {"s": "how"}, "label": 1}\n')
+    assert load_task(nested, text_column="q.s").texts == ("why", "how")
+    fails("n.jsonl, line 1", "'q'", name_or_path=nested, text_column="q.z")
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "indices"),
+    [
+        ([10, 9, 2, 10], ("2", "9", "10"), [2, 1, 0, 2]),
+        ([-1, 1, -1, 0], ("-1", "0", "1"), [0, 2, 0, 1]),
+        ([1.0, 0.0, 2.0, 1.0], ("0", "1", "2"), [1, 0, 2, 1]),
+        (["10", "9", "2", "9"], ("2", "9", "10"), [2, 1, 0, 1]),
+        (["b", " a", "b ", "c"], ("a", "b", "c"), [1, 0, 1, 2]),
+        ([True, False, False, True], ("false", "true"), [1, 0, 0, 1]),
+        (np.array([3, 1, 3, 1]), ("1", "3"), [1, 0, 1, 0]),
+        (np.array(["x", "y", "x", "y"]), ("x", "y"), [0, 1, 0, 1]),
+    ],
+)
+def test_labels_of_every_kind_have_a_stable_order(labels, classes, indices):
+    texts = ["a", "b", "c", "d"]
+    task = load_task(texts=texts, labels=labels)
+    assert task.classes == classes
+    assert task.labels.tolist() == indices
+    assert task.labels.dtype == np.int64
+    assert load_task(texts=texts[::-1], labels=list(labels)[::-1]).classes == classes
+
+
+def test_declared_class_names_keep_their_order(tmp_path):
+    numbered = [(text, int(label == "pos")) for text, label in ROWS]
+    names = ("zero", "a one", "never seen")
+    assert load_task(save(tmp_path / "d", numbered, names)).classes == ("zero", "a one")
+    import datasets
+
+    datasets.load_from_disk(str(tmp_path / "d"))["train"].to_parquet(str(tmp_path / "d.parquet"))
+    assert load_task(tmp_path / "d.parquet").classes == ("zero", "a one")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, None, 1, None], ["entry 2", "missing", "1 more row"]),
+        ([0.0, float("nan"), 1.0, 0.0], ["entry 2", "missing"]),
+        (["a", "", "b", "a"], ["entry 2", "missing"]),
+        ([None] * 4, ["all 4", "labelled texts are needed"]),
+        ([-1] * 4, ["hidden", "-1"]),
+        ([0.5, 1.0, 0.0, 1.0], ["entry 1", "0.5", "classification", "integers, strings or booleans"]),
+        ([0, "a", 1, "b"], ["mixes integer and string"]),
+        ([True, 1, False, 0], ["mixes boolean and integer"]),
+        ([[0], [1], [0], [1]], ["entry 1", "[0]", "no class"]),
+        ([7, 7, 7, 7], ["one class", "'7'", "at least two"]),
+    ],
+)
+def test_labels_that_are_none(labels, words):
+    fails(*words, texts=["a", "b", "c", "d"], labels=labels)
+
+
+def test_hidden_labels_say_which_split_to_use(tmp_path):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    known = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}, features=features)
+    hidden = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [-1, -1]}, features=features)
+    some = datasets.Dataset.from_dict({"text": ["x", "y"], "label": [-1, 1]}, features=features)
+    data = datasets.DatasetDict(train=known, validation=known, test=hidden, some=some)
+    fails("'test'", "hidden", "'train' or 'validation'", name_or_path=data, split="test")
+    fails("split some, row 1", "missing", name_or_path=data, split="some")
+    fails("'nope'", "train, validation, test, some", name_or_path=data, split="nope")
+
+
+# Bad input
+
+
+def test_null_texts_and_blank_texts(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a", "label": 0}\n\n{"text": null, "label": 1}\n{"label": 1}\n')
+    fails("t.jsonl, line 3", "'text'", "1 more row", name_or_path=path)
+    path.write_text('{"text": 5, "label": 0}\n{"text": "b", "label": 1}\n')
+    fails("t.jsonl, line 1", "holds 5", name_or_path=path)
+    assert load_task(texts=["", "a", " "], labels=[0, 1, 0]).texts == ("", "a", " ")
+    fails("all 2 texts are blank", texts=["", " \n"], labels=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("e.csv", b"", ["is empty"]),
+        ("e.jsonl", b"\n \n", ["is empty"]),
+        ("e.parquet", b"", ["is empty"]),
+        ("h.csv", b"text,label\n", ["no rows"]),
+        ("h.json", b"[]", ["no rows"]),
+        ("b.csv", b"\x00\x01\xff\xfe" * 20, ["binary"]),
+        ("b.jsonl", b"PK\x03\x04\x00\x00\x00\x00\xff", ["binary"]),
+        ("z.csv", b"text,label\na\x00b,1\n", ["binary"]),
+        ("l.csv", b"text,label\ncaf\xe9,1\n", ["line 2", "UTF-8", "0xe9"]),
+        ("b.parquet", b"no parquet at all", ["Parquet"]),
+        ("j.jsonl", b'{"text": "a", "label": 0}\n{"text": "b", \n', ["line 2", "not valid JSON"]),
+        ("a.jsonl", b"[1, 2]\n", ["line 1", "list", "object"]),
+        ("j.json", b'[{"text": "a"},\n{"text": ]', ["line 2", "not valid JSON"]),
+        ("o.json", b'{"text": ["a"]}', ["object", "list of objects"]),
+        ("i.json", b'[{"text": "a"}, 3]', ["item 2", "number"]),
+        ("d.json", b"[" * 100_000, ["not valid JSON"]),
+        ("f.csv", b"text,label\na,b,c\n", ["line 2", "3 fields", "header has 2"]),
+        ("m.csv", b'text,label\n"two\nlines",a\nx\n', ["line 4", "1 field"]),
+        ("q.csv", b'text,label\n"open,a\n', ["line 2", "not valid CSV"]),
+        ("t.csv", b"text,text\na,b\n", ["'text'", "twice"]),
+        ("n.csv", b"text,label\na,0\nb,\nc,1\n", ["line 3", "label", "missing"]),
+        ("u.xlsx", b"anything", ["unknown kind", ".csv", ".parquet"]),
+    ],
+)
+def test_damaged_files_name_file_and_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    fails(name, *words, name_or_path=tmp_path / name)
+
+
+def test_what_is_not_there(tmp_path):
+    fails("nope.csv", "file not found", name_or_path=tmp_path / "nope.csv")
+    fails("nope.csv", "file not found", name_or_path="nope.csv")
+    fails("./nope", "file not found", name_or_path="./nope")
+    fails("a/b/c", "file not found", name_or_path="a/b/c")
+    fails("file not found", "no name", name_or_path="what is this?")
+    (tmp_path / "bare").mkdir()
+    fails("bare", "folder without data", name_or_path=tmp_path / "bare")
+    (tmp_path / "bare" / "state.json").write_text("{")
+    fails("bare", "does not load", name_or_path=tmp_path / "bare")
+
+
+def test_calls_that_make_no_sense(tmp_path):
+    path = write(tmp_path / "t.csv")
+    fails("either name_or_path or texts")
+    fails("either name_or_path or texts", name_or_path=path, texts=["a"], labels=[0])
+    fails("without labels", texts=["a", "b"])
+    fails("2 texts", "3 labels", texts=["a", "b"], labels=[0, 1, 1])
+    fails("single string", texts="ab", labels=[0, 1])
+    fails("empty", texts=[], labels=[])
+    fails("cannot be made from a int", name_or_path=3)
+    fails("'split'", "no meaning", name_or_path=path, split="train")
+    fails("label_column", name_or_path=path, labels=[0, 1])
+    for limit in (0, -3, 2.5, True, "ten"):
+        fails("limit", repr(limit), name_or_path=path, limit=limit)
+    fails("seed", name_or_path=path, seed="x")
+    fails("one class", "limit", name_or_path=path, limit=1)
+
+
+def test_an_unknown_hub_name_without_network_fails_at_once(monkeypatch):
+    monkeypatch.setattr(_hub, "reachable", lambda: False)
+    start = time.perf_counter()
+    fails("'nobody/nothing-here'", "cache", "local file", name_or_path="nobody/nothing-here")
+    assert time.perf_counter() - start < 3
+    fails("Did you mean 'rotten_tomatoes'?", name_or_path="rotten_tomatos")
+    fails("stanfordnlp/imdb", "cache", name_or_path="imdb")
+
+
+def test_an_endpoint_that_refuses_is_found_out_quickly(monkeypatch):
+    monkeypatch.setattr(_hub, "offline_requested", lambda: False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    start = time.perf_counter()
+    assert not _hub.reachable()
+    assert time.perf_counter() - start < 3
+
+
+def test_the_hub_s_own_words_reach_the_reader(monkeypatch):
+    import datasets
+
+    def broken(*_args, **_options):
+        raise RuntimeError("Dataset scripts are no longer supported, but found x.py")
+
+    monkeypatch.setattr(_hub, "reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", broken)
+    fails("'nobody/script'", "refs/convert/parquet", name_or_path="nobody/script")
+
+
+# Reading details
+
+
+def test_delimited_files_are_taken_as_they_are(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes('\ufefftext;label\r\n"one\r\ntwo; ""three""";NA\r\nNone;x\r\n'.encode())
+    task = load_task(path)
+    assert task.texts == ('one\r\ntwo; "three"', "None")
+    assert task.classes == ("NA", "x")
+    long = tmp_path / "long.csv"
+    long.write_text("text,label\n" + "word " * 100_000 + ",0\nb,1\n")
+    assert len(load_task(long).texts[0]) == 500_000
+
+
+def test_json_lines_under_the_name_json(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text('{"text": "a\u2028b", "label": 0}\n{"text": "b", "label": 1}\n')
+    assert load_task(path).texts == ("a\u2028b", "b")
+
+
+def test_half_characters_are_replaced_and_noted(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a\\ud83d", "label": 0}\n{"text": "\\ud83d\\ude00", "label": 1}\n')
+    task = load_task(path)
+    assert task.texts == ("a\ufffd", "\U0001f600")
+    assert "1 texts" in task.source["notes"][0]
+
+
+def test_split_slices():
+    import datasets
+
+    made = datasets.Dataset.from_dict({"text": list("abcdefghij"), "label": [0, 1] * 5})
+    data = datasets.DatasetDict(train=made)
+    assert load_task(data, split="train[2:4]").texts == ("c", "d")
+    assert load_task(data, split="train[:50%]").texts == tuple("abcde")
+    fails("slice", name_or_path=data, split="train[x]")
+
+
+# The task itself
+
+
+def many(n=200, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return load_task(texts=[f"text {i}" for i in range(n)], labels=rng.integers(0, classes, n))
+
+
+def test_a_task_never_changes():
+    task = many()
+    with pytest.raises(AttributeError):
+        task.name = "other"
+    with pytest.raises(ValueError, match="read-only"):
+        task.labels[0] = 1
+    assert "200 texts, 3 classes" in repr(task)
+
+
+def test_a_task_checks_itself():
+    for labels, classes in (([0], ("a",)), ([0, 2], ("a", "b")), ([-1, 0], ("a", "b")), ([0.5, 1.0], ("a", "b"))):
+        with pytest.raises(NtpsError):
+            Task("t", ("x", "y"), np.array(labels), classes)
+
+
+def test_the_fingerprint_is_of_the_content():
+    task = many()
+    renamed = load_task(texts=task.texts, labels=task.labels, name="other")
+    assert renamed.fingerprint == task.fingerprint
+    assert task.subset(range(199)).fingerprint != task.fingerprint
+    assert task.subset(range(199, -1, -1)).fingerprint != task.fingerprint
+    assert task.with_labels(np.roll(task.labels, 1)).fingerprint != task.fingerprint
+    one, two = load_task(texts=["ab", "c"], labels=[0, 1]), load_task(texts=["a", "bc"], labels=[0, 1])
+    assert one.fingerprint != two.fingerprint
+
+
+def test_limit_and_sample_are_seeded_and_nested(tmp_path):
+    task = many()
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": t, "label": int(y)}) + "\n" for t, y in zip(task.texts, task.labels, strict=True))
+    )
+    small, large = load_task(path, limit=20), load_task(path, limit=50)
+    assert large.texts[:20] == small.texts == task.sample(20).texts
+    assert load_task(path, limit=20, seed=1).texts != small.texts
+    assert load_task(path, limit=500).texts == task.texts
+    assert len(set(large.texts)) == 50
+    for n in (0, 201, 2.0, None):
+        with pytest.raises(NtpsError, match="n is"):
+            task.sample(n)
+    with pytest.raises(NtpsError, match="index"):
+        task.subset([200])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=6),
+    fraction=st.floats(0.05, 0.95),
+    seed=st.integers(0, 5),
+)
+def test_splits_are_stratified_partitions(counts, fraction, seed):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    task = load_task(texts=[f"text {i}" for i in range(len(labels))], labels=labels)
+    if max(counts) < 2:
+        with pytest.raises(NtpsError, match="two texts"):
+            task.split(fraction, seed=seed)
+        return
+    train, test = task.split(fraction, seed=seed)
+    assert sorted(train.texts + test.texts) == sorted(task.texts)
+    assert train.classes == test.classes == task.classes
+    for part in (train, test):
+        assert all(
+            int(text.split()[1]) in np.flatnonzero(labels == y) for text, y in zip(part.texts, part.labels, strict=True)
+        )
+    for c, count in enumerate(counts):
+        got = int((test.labels == c).sum())
+        assert abs(got - count * fraction) <= 1
+        assert count < 2 or 1 <= got <= count - 1
+    again = task.split(fraction, seed=seed)[1]
+    assert again.texts == test.texts
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5, 2, "half", True, None])
+def test_split_fractions_out_of_range(fraction):
+    with pytest.raises(NtpsError, match="fraction"):
+        many().split(fraction)
+
+
+def test_relabelled_tasks():
+    task = many()
+    words = task.with_labels([f"c{y % 2}" for y in task.labels], name="parity")
+    assert (words.name, words.classes, words.texts) == ("parity", ("c0", "c1"), task.texts)
+    with pytest.raises(NtpsError, match="199 labels"):
+        task.with_labels(task.labels[:-1])
+    with pytest.raises(NtpsError, match="classes"):
+        task.with_labels(task.labels + 5)
+
+
+def test_importing_tasks_loads_no_heavy_package():
+    code = "import sys, ntps.tasks.load, ntps.models; print(sorted({'transformers', 'datasets', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
