@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._files import check_writable
+from ntps._files import check_output
 from ntps._version import __version__
 from ntps.cli import lora as cli_lora
 from ntps.cli import prescreen as cli_prescreen
@@ -139,7 +139,7 @@ def score_command(
         raise NtpsError(f"--control and {other} exclude each other; give one of them.")
     if convention == "official" and (permutations or intervals):
         raise NtpsError("--permutations and --intervals need --convention theory: they are of its score.")
-    check_writable(output, json_file)
+    check_output(output, json_file)
     labelled = load_task(
         task,
         config=config,
@@ -266,7 +266,7 @@ def demo_command(
     """Score the bundled model on the bundled tasks, beside the same model before pretraining."""
     from ntps.report.demo import run_demo
 
-    check_writable(output, None)
+    check_output(output, None)
     demo = run_demo(output, progress=not quiet)
     if not quiet:
         print(demo)

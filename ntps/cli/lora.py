@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._files import check_writable
+from ntps._files import check_output
 from ntps.errors import NtpsError, in_range
 
 
@@ -90,7 +90,7 @@ def lora_command(
         raise NtpsError("--resume needs --output, the folder of the run to go on with.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise NtpsError("ntps lora trains in one process; start it without torchrun.")
-    check_writable(output, json_file)
+    check_output(output, json_file)
 
     from ntps._files import atomic_write
     from ntps.finetune.compare import before_and_after, load_for_training, repeat

@@ -38,7 +38,7 @@ def prescreen_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Rank tasks by what LoRA is expected to gain on them, without training."""
-    from ntps._files import atomic_write, check_writable
+    from ntps._files import atomic_write, check_output
     from ntps.study.calibration import load_calibration
     from ntps.study.prescreening import prescreen
 
@@ -48,7 +48,7 @@ def prescreen_command(
     in_range(batch_size, 1, None, "--batch-size")
     if budget is not None:
         in_range(budget, 1, None, "--budget")
-    check_writable(None, json_file)
+    check_output(None, json_file)
     fitted = load_calibration(calibration)
     result = prescreen(
         model,

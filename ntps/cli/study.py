@@ -111,8 +111,8 @@ def _write_calibration(study: Any, output: Path, limit: int) -> None:
 
 def as_text(result: dict[str, Any]) -> str:
     """Return a table of at most 80 columns and what it says."""
+    from ntps._text import counted
     from ntps.report.study import lead
-    from ntps.scoring.results import counted
 
     cells = result["cells"]
     counts = {status: sum(c["status"] == status for c in cells) for status in ("done", "failed", "missing")}

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ntps._files import jsonable
 from ntps.core.encoders import POOLED_RTOL, whitening
 from ntps.core.heldout import VARIANCE_RTOL, held_out_explained
 from ntps.core.moments import LayerMoments, Moments
 from ntps.core.solve import LayerSolution, default_ranks, explained_curve, ntps_table, solve_layer
 from ntps.errors import NtpsError
-from ntps.study.measure import finite
 
 
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class LayerChange:
         """Return JSON values; numbers that are not finite become `None`."""
         parts = {name: {**vars(part), "change": part.change} for name, part in
                  (("ntps", self.ntps), ("explained", self.explained))}  # fmt: skip
-        return finite({**vars(self), **parts})
+        return jsonable({**vars(self), **parts})
 
 
 def split_change(value: Callable[[int, int, int], float]) -> Parts:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ntps._files import jsonable
 from ntps._version import __version__
 from ntps.core.moments import Moments
 from ntps.core.solve import score
@@ -30,9 +31,8 @@ from ntps.models.features import Features
 from ntps.models.forward import encode, pooled_features
 from ntps.models.next_token import next_token_loss
 from ntps.models.passes import collect
-from ntps.models.plan import DEFAULT_MAX_LENGTH, make_request, parse_layers
+from ntps.models.plan import DEFAULT_MAX_LENGTH, layer_at, make_request, parse_layers
 from ntps.scoring.probes import class_scores
-from ntps.study.measure import finite, layer_at
 
 if TYPE_CHECKING:
     from ntps.models.load import LanguageModel
@@ -219,7 +219,7 @@ def fine_tune_gain(
         "next_token_loss_after": done.after.next_token_loss,
         "layers": rows,
     }
-    return cast("dict[str, Any]", finite(found))
+    return cast("dict[str, Any]", jsonable(found))
 
 
 def load_for_training(model: "str | os.PathLike[str] | LanguageModel", **options: Any) -> "LanguageModel":

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ntps.scoring.results import ScoreResult, fixed, short_name
-from ntps.study.measure import finite
+from ntps._files import jsonable
+from ntps._text import fixed, short_name
+from ntps.scoring.results import ScoreResult
 
 SCHEMA_VERSION = 1
 _SCALARS = (
@@ -99,7 +100,7 @@ class LoraResult:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; numbers that are not finite become `None`."""
         whole: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "kind": "ntps-lora", **vars(self), "gain": self.gain}
-        return finite({**whole, "before": self.before.to_dict(), "after": self.after.to_dict()})
+        return jsonable({**whole, "before": self.before.to_dict(), "after": self.after.to_dict()})
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return `to_dict()` as JSON text."""
@@ -227,7 +228,7 @@ class LoraRepeats:
             "settings": first.settings,
             "seeds": [run.to_dict() for run in self.runs],
         }
-        return finite(whole)
+        return jsonable(whole)
 
     def to_json(self, *, indent: int | None = 2) -> str:
         """Return `to_dict()` as JSON text."""

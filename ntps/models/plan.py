@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> tuple[int,
     if not chosen:
         raise NtpsError("layers is empty; name at least one layer.")
     return tuple(sorted({layer % n_layers for layer in chosen}))
+
+
+def layer_at(depth: float, n_layers: int) -> int:
+    """Return the layer at a share of the depth: 0 the embedding, 1 the last; halves round up."""
+    return math.floor(depth * (n_layers - 1) + 0.5)
 
 
 def make_request(

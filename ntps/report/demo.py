@@ -14,7 +14,8 @@ from ntps._files import atomic_write
 from ntps.models.load import load_model
 from ntps.report.plots import plot_tasks
 from ntps.report.page import image_tag, page, picture, table_html, write_report
-from ntps.scoring.results import ScoreResult, bar, fixed
+from ntps.scoring.results import ScoreResult
+from ntps._text import bar, fixed
 from ntps.core.solve import score
 from ntps.tasks.load import load_task
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ntps._version import __version__
 from ntps._files import atomic_write
 from ntps.report.plots import plot_curve, plot_layers
-from ntps.scoring.results import ScoreResult, fixed, short_name
+from ntps.scoring.results import ScoreResult
+from ntps._text import fixed, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

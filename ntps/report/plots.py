@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ntps.scoring.results import LayerScore, ScoreResult, short_name
+from ntps.scoring.results import LayerScore, ScoreResult
+from ntps._text import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

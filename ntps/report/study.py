@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ntps.errors import NtpsError
 from ntps._files import atomic_write
 from ntps.report.page import figure_png, image_tag, page, picture, settings_html, table_html
-from ntps.scoring.results import counted, short_name
+from ntps._text import counted, short_name
 from ntps.study.study import Study
 from ntps.report.study_plots import NAMES, plot_against, plot_choice, plot_models, plot_options, small_multiples
 from ntps.study.table import GAINS

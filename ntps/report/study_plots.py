@@ -7,7 +7,7 @@ import numpy as np
 
 from ntps.study.measure import SHARES
 from ntps.report.plots import COLORS, new_axes
-from ntps.scoring.results import short_name
+from ntps._text import short_name
 from ntps.study.selection import select_and_correlate
 from ntps.study.ranks import centred_ranks, unit
 from ntps.study.study import OPTION_DEPTHS, Study

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range
-from ntps.scoring.probes import check_features, class_scores, jsonable, make_folds, standardise
+from ntps.scoring.probes import check_features, class_scores, make_folds, standardise
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class HeadResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
-        return {key: jsonable(value) for key, value in vars(self).items()}
+        return jsonable(vars(self))
 
 
 def trained_head(

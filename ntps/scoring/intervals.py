@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ntps._files import jsonable
 from ntps.core.moments import Moments
 from ntps.core.solve import LayerSolution, read_layer, solve_layer
 from ntps.errors import NtpsError, in_range
-from ntps.study.ranks import plain
 
 INTERVALS = ("ntps", "explained", "retained")
 # In-sample shares are too high by about k / n; the jackknife's estimate of NTPS's bias is mostly noise.
@@ -39,7 +39,7 @@ class Interval:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values; NaN becomes `None`."""
-        return {key: plain(value) for key, value in vars(self).items()}
+        return jsonable(vars(self))
 
 
 def jackknife(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntps._files import jsonable
 from ntps.core.encoders import POOLED_RTOL, nested_basis, whitening
 from ntps.core.moments import LayerMoments, Moments
 from ntps.core.solve import LayerSolution, read_layer, solve_layer
@@ -25,7 +26,6 @@ from ntps.errors import NtpsError, in_range
 from ntps.models.features import Features
 from ntps.scoring.intervals import INTERVALS
 from ntps.scoring.results import ScoreResult
-from ntps.study.ranks import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ class Null:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values without the array; NaN becomes `None`."""
         row = {key: value for key, value in vars(self).items() if key != "values"}
-        return {key: plain(value) for key, value in row.items()}
+        return jsonable(row)
 
 
 @dataclass(frozen=True)

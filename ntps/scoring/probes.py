@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths of the logistic penalty, on standardised features
@@ -61,7 +62,7 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary; `nan` becomes `None`."""
-        return {key: jsonable(value) for key, value in vars(self).items()}
+        return jsonable(vars(self))
 
 
 def linear_probe(
@@ -343,12 +344,3 @@ def class_scores(truth: np.ndarray, guess: np.ndarray) -> tuple[float, float, fl
 
 def _standard_error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def jsonable(value: Any) -> Any:
-    """Turn tuples into lists and numbers that JSON lacks into `None`."""
-    if isinstance(value, dict):
-        return {key: jsonable(v) for key, v in value.items()}
-    if isinstance(value, tuple):
-        return [jsonable(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ntps._files import jsonable
+from ntps._text import BAR_WIDTH, bar, fixed, percent, short_name, wrap
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 SCHEMA_VERSION = 1
-_BAR_WIDTH, _LEAST_BAR = 18, 6
+_LEAST_BAR = 6
 _NESTED = ("bounds", "curve", "null", "interval", "control")
 _OPTIONAL = ("explained_heldout", "ceiling_heldout", "null", "interval", "control")
-_EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class ScoreResult:
             row = asdict(scored)
             layers.append({key: value for key, value in row.items() if value is not None or key not in _OPTIONAL})
         provenance = {k: v for k, v in self.metadata.items() if k not in ("model", "task", "settings")}
-        return _finite(
+        return jsonable(
             {
                 "schema_version": SCHEMA_VERSION,
                 "model": self.model,
@@ -198,13 +200,13 @@ class ScoreResult:
         """Return a table of at most 80 columns and sentences that read it."""
         columns = self._columns()
         lines = ["  layer" + "".join(f"{name:>{width}}" for name, width, _ in columns)]
-        room = min(80 - len(lines[0]) - 2, _BAR_WIDTH)
+        room = min(80 - len(lines[0]) - 2, BAR_WIDTH)
         for scored in self.layers:
             mark = "*" if scored is self.best else " "
             numbers = "".join(f"{value(scored):>{width}}" for _, width, value in columns)
             drawn = bar(scored.headline, room) if room >= _LEAST_BAR else ""
             lines.append(f"{mark} {scored.layer:5d}{numbers}  {drawn}".rstrip())
-        return "\n".join([*lines, "", *_wrap(self.sentence())])
+        return "\n".join([*lines, "", *wrap(self.sentence())])
 
     def _columns(self) -> list[tuple[str, int, Callable[[LayerScore], str]]]:
         """Return heading, width and text of each column after the layer."""
@@ -242,19 +244,19 @@ class ScoreResult:
         else:
             score = f"NTPS is {fixed(best.ntps)}, where a random subspace of that size would have {best.chance:.3f}"
         ends = (best.interval or {}).get(self._headline, {})
-        share = _percent(best.headline)
+        share = percent(best.headline)
         if _known(ends):
-            share += f" [{_percent(ends['low'])}, {_percent(ends['high'])}]"
+            share += f" [{percent(ends['low'])}, {percent(ends['high'])}]"
         used = f"{best.k_v} directions that next-token prediction uses most"
         if self.held_out:
             text = (
                 f"* Layer {best.layer} is best: a linear readout of all {best.d} directions explains {share} of the "
-                f"label variance on held-out texts, of the {used} {_percent(best.through_v)}. {score}"
+                f"label variance on held-out texts, of the {used} {percent(best.through_v)}. {score}"
             )
         else:
             text = (
                 f"* Layer {best.layer} is best: a linear readout of the {used} explains {share} of the label variance "
-                f"in sample; all {best.d} explain {_percent(best.ceiling)}. {score}"
+                f"in sample; all {best.d} explain {percent(best.ceiling)}. {score}"
             )
         if best.null is not None:
             ntps, explained = best.null["ntps"], best.null["explained"]
@@ -264,7 +266,7 @@ class ScoreResult:
             )
         text += "."
         if best.control is not None:
-            text += f" Fresh weights explain {_percent(best.control[self._headline])}."
+            text += f" Fresh weights explain {percent(best.control[self._headline])}."
         return text
 
     def _title(self) -> str:
@@ -297,51 +299,5 @@ class ScoreResult:
         return plot_layers(self, ax=ax)
 
 
-def counted(number: int, word: str) -> str:
-    """Return "1 task", "2 tasks"."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def short_name(name: str) -> str:
-    """Return the last part of a path, or a hub name as it is."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
-
-
-def bar(value: float | None, width: int = _BAR_WIDTH) -> str:
-    """Return a bar for a share in [0, 1], in eighths of a character; empty below 0 or when not a number."""
-    if value is None or math.isnan(value) or value <= 0:
-        return ""
-    eighths = round(min(value, 1.0) * width * 8)
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-
-
-def fixed(value: float | None, digits: int = 3, missing: str = "-") -> str:
-    """Return a number with so many decimals, never "-0.000"; `missing` when there is none."""
-    if value is None or math.isnan(value):
-        return missing
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
 def _known(interval: Mapping[str, Any]) -> bool:
     return bool(interval) and all(interval[end] is not None and math.isfinite(interval[end]) for end in ("low", "high"))
-
-
-def _percent(value: float) -> str:
-    return "an unknown share" if math.isnan(value) else f"{fixed(100 * value, 0)}%"
-
-
-def _wrap(text: str, width: int = 80) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width, subsequent_indent="  ")
-
-
-def _finite(value: Any) -> Any:
-    """Replace numbers that JSON has no word for by `None`, at any depth."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import json_checksum, read_json
+from ntps._files import read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range
 from ntps.study.gain import gain_frame
@@ -121,7 +121,7 @@ class Calibration:
         """Return JSON values, with a checksum."""
         body = json.loads(json.dumps(asdict(self), allow_nan=False))
         whole = {"kind": "ntps-calibration", "schema": CALIBRATION_SCHEMA, "version": __version__, **body}
-        return {**whole, "checksum": json_checksum(whole)}
+        return {**whole, "checksum": sha256_json(whole)}
 
     def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
@@ -138,7 +138,7 @@ class Calibration:
             raise NtpsError(f"{source} is no calibration; `ntps study --lora --output DIR` makes DIR/calibration.json.")
         if content.get("schema") != CALIBRATION_SCHEMA:
             raise NtpsError(f"{source} is of schema {content.get('schema')}, this version reads {CALIBRATION_SCHEMA}.")
-        if content.get("checksum") != json_checksum(content):
+        if content.get("checksum") != sha256_json(content):
             raise NtpsError(f"{source} is damaged: its checksum does not fit; write it again with `ntps study --lora`.")
         return cls(
             tuple(content["inputs"]),

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ntps._files import atomic_write, json_checksum, read_json
+from ntps._files import atomic_write, jsonable, read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError
 from ntps.finetune.settings import TrainSettings
 from ntps.models.load import load_model, model_fingerprint
-from ntps.study.measure import StudySettings, finite, measure
+from ntps.study.measure import StudySettings, measure
 from ntps.tasks.load import Task, load_task
 
 CELL_SCHEMA = 2
@@ -194,7 +194,7 @@ def read_cell(folder: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:
         return None, f"{path} is damaged (no cell)"
     if content["version"] != __version__:
         return None, f"{path} is from version {content['version']} of ntps, this is {__version__}"
-    if content.get("checksum") != json_checksum(content):
+    if content.get("checksum") != sha256_json(content):
         return None, f"{path} is damaged (its checksum does not fit)"
     if content.get("key") != cell.key:
         return None, f"{path} belongs to another cell"
@@ -218,8 +218,8 @@ def _other(folder: Path, cell: Cell) -> str:
 def write_cell(folder: Path, cell: Cell, content: dict[str, Any]) -> dict[str, Any]:
     """Write a cell atomically, with its key, version and checksum; return all of it."""
     whole = {"kind": "ntps-cell", "schema": CELL_SCHEMA, "version": __version__, "key": cell.key, **cell.place}
-    whole = {**whole, **finite(content)}
-    whole["checksum"] = json_checksum(whole)
+    whole = {**whole, **jsonable(content)}
+    whole["checksum"] = sha256_json(whole)
     atomic_write(cell_path(folder, cell), json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n")
     return whole
 

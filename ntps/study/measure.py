@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ntps._files import jsonable
 from ntps.core.heldout import held_out_explained
 from ntps.core.moments import Moments
 from ntps.core.solve import LayerSolution, read_layer, solve_layer
 from ntps.errors import NtpsError, in_range
 from ntps.models.features import Features
 from ntps.models.passes import collect
+from ntps.models.plan import layer_at
 from ntps.scoring.evidence import add_evidence
 from ntps.scoring.intervals import jackknife
 from ntps.scoring.nulls import permutation_null
@@ -69,11 +71,6 @@ class StudySettings:
         if self.measure_layers not in ("default", "all"):
             raise NtpsError(f"measure_layers is {self.measure_layers!r}; choose default or all.")
         return self
-
-
-def layer_at(depth: float, n_layers: int) -> int:
-    """Return the layer at a share of the depth: 0 the embedding, 1 the last; halves round up."""
-    return math.floor(depth * (n_layers - 1) + 0.5)
 
 
 def measure(
@@ -141,7 +138,7 @@ def measure(
     last = moments.layers[-1]
     layers = [last] if control else _measured_layers(settings, moments.layers)
     measures = {str(layer): _measures(features, layer, seed) for layer in layers}
-    return finite({"score": content, "measures": measures})
+    return jsonable({"score": content, "measures": measures})
 
 
 def _measured_layers(settings: StudySettings, layers: tuple[int, ...]) -> list[int]:
@@ -176,14 +173,3 @@ def _layer(moments: Moments, solution: LayerSolution) -> tuple[LayerScore, dict[
 
 def _ratio(part: float, whole: float) -> float:
     return min(part / whole, 1.0) if whole > 0 else math.nan
-
-
-def finite(value: Any) -> Any:
-    """Replace numbers that JSON has no word for by `None`, and tuples by lists, at any depth."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ntps._files import jsonable
+from ntps._text import counted, short_name
 from ntps._version import __version__
 from ntps.core.solve import score
 from ntps.errors import NtpsError, in_range
 from ntps.models.features import Features
 from ntps.models.load import LanguageModel, load_model
 from ntps.models.passes import collect
+from ntps.models.plan import layer_at
 from ntps.scoring.probes import linear_probe
-from ntps.scoring.results import counted, short_name
 from ntps.study.calibration import Calibration, load_calibration
 from ntps.study.cells import load_named, name_tasks
-from ntps.study.measure import DEFAULT_LIMIT, finite, layer_at
+from ntps.study.measure import DEFAULT_LIMIT
 from ntps.study.study import DEPTH
 from ntps.study.table import held_back
 from ntps.tasks.load import Task
@@ -66,7 +68,7 @@ class Prescreening:
         """Return JSON values."""
         return cast(
             "dict[str, Any]",
-            finite(
+            jsonable(
                 {
                     "schema_version": SCHEMA_VERSION,
                     "kind": "ntps-prescreening",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range, one_of
 
 EXACT_UP_TO = 7  # 7! = 5,040 permutations: fewer than are drawn at random for more points
@@ -57,7 +58,7 @@ class Correlation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary: `nan` becomes `None`, intervals become lists."""
-        return {key: plain(value) for key, value in asdict(self).items()}
+        return jsonable(asdict(self))
 
 
 def spearman(
@@ -354,10 +355,3 @@ def _all_permutations(n: int) -> np.ndarray:
 def _undefined(n: int, n_models: int, confidence: float, reason: str) -> Correlation:
     nan, pair = math.nan, (math.nan, math.nan)
     return Correlation(nan, pair, nan, nan, pair, nan, n, n_models=n_models, confidence=confidence, reason=reason)
-
-
-def plain(value: Any) -> Any:
-    """Turn tuples into lists and numbers that JSON lacks into `None`."""
-    if isinstance(value, tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

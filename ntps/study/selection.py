@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ntps._files import jsonable
 from ntps.errors import NtpsError, one_of
-from ntps.study.ranks import as_grid, centred_ranks, draw_permutations, grid_spearman, plain, two_sided_p, unit
+from ntps.study.ranks import as_grid, centred_ranks, draw_permutations, grid_spearman, two_sided_p, unit
 
 DIRECTIONS = ("any", "positive", "negative")
 _BLOCK = 4_000_000  # numbers held at once while permuting
@@ -291,7 +292,7 @@ def _upper_p(observed: float, null: np.ndarray, exact: bool) -> float:
 
 
 def _plain(result: Any, *left_out: str) -> dict[str, Any]:
-    return {key: plain(value) for key, value in asdict(result).items() if key not in left_out}
+    return jsonable({key: value for key, value in asdict(result).items() if key not in left_out})
 
 
 def _grids(values: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

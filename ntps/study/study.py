@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ntps._files import jsonable
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.finetune.settings import TrainSettings
+from ntps.models.plan import layer_at
 from ntps.study.cells import Cell, Grid, make_grid, read_cell, run_cells
 from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction
 from ntps.study.locks import lock_folder
-from ntps.study.measure import SHARES, StudySettings, finite, layer_at
+from ntps.study.measure import SHARES, StudySettings
 from ntps.study.ranks import grid_spearman, spearman
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
 from ntps.study.table import CHOSEN, GAIN_PREDICTORS, PREDICTORS, gain_row, is_number, row
@@ -201,7 +203,7 @@ class Study:
         except NtpsError as error:
             correlations, refused = {}, str(error)
         names = ("model", "task", "seed", "control", "part", "status", "reason")
-        return finite(
+        return jsonable(
             {
                 "schema_version": SCHEMA_VERSION,
                 "kind": "ntps-study",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ntps.study.measure import layer_at
+from ntps.models.plan import layer_at
 
 CHOSEN = ("ntps", "explained", "retained", "explained_heldout")  # predictors with a rank and layer to choose
 PREDICTORS = {

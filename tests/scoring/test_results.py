@@ -8,9 +8,10 @@ import pytest
 import torch
 from helpers.problems import make_problem, moments_of, pad_batch
 
+from ntps._text import bar
 from ntps.core.accumulator import MomentAccumulator
 from ntps.core.solve import score
-from ntps.scoring.results import ScoreResult, bar
+from ntps.scoring.results import ScoreResult
 
 TOP = {"schema_version", "model", "task", "n_texts", "n_tokens", "n_classes", "d", "convention", "settings", "layers"}
 LAYER = {

@@ -1,7 +1,6 @@
 """Forecasts of the gain: the regression is least squares, its intervals cover, and a planted leak is no help."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from helpers.gains import cells, fixed
 
 from ntps.errors import NtpsError
-from ntps.study.calibration import Calibration, calibrate, error_interval, load_calibration
+from ntps.study.calibration import calibrate, error_interval, load_calibration
 
 
 def test_coefficients_are_those_of_least_squares():

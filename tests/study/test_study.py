@@ -14,7 +14,7 @@ import pytest
 from helpers.kill_study import SETTINGS, make_tasks
 
 import ntps.study.cells
-from ntps._files import json_checksum
+from ntps._files import sha256_json
 from ntps.errors import NtpsError
 from ntps.report.study import write_study
 from ntps.report.study_plots import option_map, plot_models
@@ -111,7 +111,7 @@ class TestCells:
         (path,) = (tmp_path / "cells").glob("*.json")
         content = json.loads(path.read_text())
         content["version"] = "0.0.1"
-        content["checksum"] = json_checksum(content)
+        content["checksum"] = sha256_json(content)
         for name in (path.name, "task0-" + "a" * 24 + ".json"):  # under this key, or under that version's own
             path.unlink(missing_ok=True)
             (path.parent / name).write_text(json.dumps(content))
