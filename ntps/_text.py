@@ -2,6 +2,10 @@
 
 import math
 import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 WIDTH = 80
 BAR_WIDTH = 18
@@ -41,3 +45,21 @@ def percent(value: float) -> str:
 def wrap(text: str, width: int = WIDTH) -> list[str]:
     """Return the lines of a sentence; all but the first are indented by two."""
     return textwrap.wrap(text, width, subsequent_indent="  ")
+
+
+def progress(total: int, unit: str, show: bool | None = None, **options: Any) -> "tqdm[Any]":
+    """Return a progress bar of at most 80 columns on stderr.
+
+    Args:
+        total: Number of units.
+        unit: Plural noun of what is counted.
+        show: Whether to draw it; by default when stderr is a terminal.
+        **options: As for `tqdm.tqdm`.
+    """
+    from tqdm import tqdm
+
+    layout = (
+        f"{{desc}}{{percentage:3.0f}}% |{{bar}}| {{n_fmt}}/{{total_fmt}} {unit}, {{elapsed}} gone, {{remaining}} left"
+    )
+    settings: dict[str, Any] = {"bar_format": layout, "ncols": WIDTH, **options}
+    return tqdm(total=total, disable=None if show is None else not show, **settings)
