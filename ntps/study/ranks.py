@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike
 
 from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range, one_of
+from ntps.scoring.pvalues import TIE, permutation_p
 
 EXACT_UP_TO = 7  # 7! = 5,040 permutations: fewer than are drawn at random for more points
-_TIE = 1e-9  # permuted statistics this close to the observed one count as equal to it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Correlation:
     """A rank correlation with what is needed to read it.
 
@@ -35,10 +35,10 @@ class Correlation:
         kendall: Kendall's tau-b, in [-1, 1]; for a grid the mean over models (`nan` for the pooled view).
         kendall_interval: Confidence interval of `kendall`.
         kendall_p_value: Two-sided permutation p-value of `kendall`.
-        n: Points, or tasks in a grid.
-        n_models: Models in a grid, else 1.
-        n_permutations: How many permutations the p-values rest on.
-        exact: Whether those are all there are.
+        n: Number of points, or of tasks in a grid.
+        n_models: Number of models in a grid, else 1.
+        n_permutations: Number of permutations behind the p-values.
+        exact: Whether those are all permutations there are.
         confidence: Level of the intervals.
         reason: Why something is `nan` or left out, else an empty string.
     """
@@ -86,24 +86,20 @@ def spearman(
     n = len(xs)
     in_range(confidence, 0.5, 0.999, "confidence")
     order, exact = draw_permutations(n, n_permutations, random_state)
-    signs_x, signs_y = _signs(xs), _signs(ys)
-    norm = math.sqrt(float(np.square(signs_x, dtype=float).sum()) * float(np.square(signs_y, dtype=float).sum()))
-    if norm == 0:
-        side = "first" if not signs_x.any() else "second"
+    rank_x, rank_y = unit(centred_ranks(xs)), unit(centred_ranks(ys))
+    if not (rank_x.any() and rank_y.any()):
+        side = "second" if rank_x.any() else "first"
         return _undefined(n, 1, confidence, f"the {side} variable is constant: its ranks say nothing")
-    rank_x, rank_y = unit(signs_x.sum(1) / 2.0), unit(signs_y.sum(1) / 2.0)
     rho = float(np.clip(rank_x @ rank_y, -1, 1))
-    tau = float(np.clip((signs_x * signs_y).sum(dtype=float) / norm, -1, 1))
-    rho_null = rank_y[order] @ rank_x
-    tau_null = _permuted_tau(signs_x, signs_y, order) / norm
+    tau, tau_null = _kendall(xs, ys, order)
     return Correlation(
-        rho,
-        rank_interval(rho, n, confidence=confidence),
-        two_sided_p(rho, rho_null, exact=exact),
-        tau,
-        rank_interval(tau, n, confidence=confidence, kind="kendall"),
-        two_sided_p(tau, tau_null, exact=exact),
-        n,
+        spearman=rho,
+        interval=rank_interval(rho, n, confidence=confidence),
+        p_value=permutation_p(rho, rank_y[order] @ rank_x, two_sided=True, exact=exact),
+        kendall=tau,
+        kendall_interval=rank_interval(tau, n, confidence=confidence, kind="kendall"),
+        kendall_p_value=permutation_p(tau, tau_null, two_sided=True, exact=exact),
+        n=n,
         n_permutations=len(order),
         exact=exact,
         confidence=confidence,
@@ -169,27 +165,19 @@ def grid_spearman(
     left_out = np.flatnonzero(~defined)
     tau, tau_interval, tau_p = math.nan, (math.nan, math.nan), math.nan
     if view == "within":
-        pairs = np.flatnonzero(defined)
-        signs = [(_signs(xs[model]), _signs(ys[model])) for model in pairs]
-        norms = [math.sqrt(float((a * a).sum(dtype=float) * (b * b).sum(dtype=float))) for a, b in signs]
-        tau = float(np.mean([(a * b).sum(dtype=float) / norm for (a, b), norm in zip(signs, norms, strict=True)]))
-        tau_null = np.mean([_permuted_tau(a, b, order) / n for (a, b), n in zip(signs, norms, strict=True)], axis=0)
-        tau_p = two_sided_p(tau, tau_null, exact=exact)
-        tau_interval = (
-            rank_interval(tau, t, confidence=confidence, kind="kendall")
-            if m == 1
-            else _jackknife_interval(xs, ys, view, tau, confidence, kind="kendall")
-        )
+        each = [_kendall(xs[model], ys[model], order) for model in np.flatnonzero(defined)]
+        tau = float(np.mean([model_tau for model_tau, _ in each]))
+        tau_null = np.mean([model_null for _, model_null in each], axis=0)
+        tau_p = permutation_p(tau, tau_null, two_sided=True, exact=exact)
+        tau_interval = _grid_interval(xs, ys, tau, view=view, confidence=confidence, kind="kendall")
     return Correlation(
-        float(np.clip(value, -1, 1)),
-        rank_interval(value, t, confidence=confidence)
-        if m == 1
-        else _jackknife_interval(xs, ys, view, value, confidence),
-        two_sided_p(value - centre, null - centre, exact=exact),
-        tau,
-        tau_interval,
-        tau_p,
-        t,
+        spearman=float(np.clip(value, -1, 1)),
+        interval=_grid_interval(xs, ys, value, view=view, confidence=confidence),
+        p_value=permutation_p(value - centre, null - centre, two_sided=True, exact=exact),
+        kendall=tau,
+        kendall_interval=tau_interval,
+        kendall_p_value=tau_p,
+        n=t,
         n_models=m,
         n_permutations=len(order),
         exact=exact,
@@ -212,18 +200,20 @@ def adjust(p_values: ArrayLike, *, method: str = "holm") -> np.ndarray:
     Raises:
         NtpsError: If a p-value lies outside [0, 1] or the method is unknown.
     """
+    from scipy.stats import false_discovery_control
+
     one_of(method, ("holm", "bh"), "method")
     p = np.asarray(p_values, dtype=float)
     out = np.full(p.shape, math.nan)
     known = np.flatnonzero(~np.isnan(p))
     if np.any((p[known] < 0) | (p[known] > 1)):
         raise NtpsError("a p-value lies outside [0, 1].")
+    if method == "bh":
+        if known.size:
+            out[known] = false_discovery_control(p[known])
+        return out
     order = known[np.argsort(p[known], kind="stable")]
-    m, rank = len(order), np.arange(len(order))
-    if method == "holm":
-        out[order] = np.minimum(np.maximum.accumulate(p[order] * (m - rank)), 1)
-    else:
-        out[order] = np.minimum.accumulate((p[order] * m / (rank + 1))[::-1])[::-1]
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
     return out
 
 
@@ -242,12 +232,15 @@ def rank_interval(r: float, n: int, *, confidence: float = 0.95, kind: str = "sp
     else:
         half = float(t.ppf(tail, n - 2)) * math.sqrt(0.437 / free)
     low, high = math.tanh(z - half), math.tanh(z + half)
-    return (-1.0 if r <= -1 + _TIE else low), (1.0 if r >= 1 - _TIE else high)
+    return (-1.0 if r <= -1 + TIE else low), (1.0 if r >= 1 - TIE else high)
 
 
 def centred_ranks(values: np.ndarray) -> np.ndarray:
-    """Mid-ranks along the last axis minus their mean: half the signs of all differences (quadratic memory)."""
-    return _signs(values).sum(-1) / 2.0
+    """Return mid-ranks along the last axis minus their mean, (n + 1) / 2."""
+    from scipy.stats import rankdata
+
+    ranks: np.ndarray = rankdata(values, axis=-1)
+    return ranks - (np.shape(values)[-1] + 1) / 2
 
 
 def unit(ranks: np.ndarray) -> np.ndarray:
@@ -263,12 +256,6 @@ def draw_permutations(n: int, count: int, random_state: int) -> tuple[np.ndarray
         return _all_permutations(n), True
     rng = np.random.default_rng(random_state)
     return rng.permuted(np.broadcast_to(np.arange(n, dtype=np.int16), (count, n)), axis=1), False
-
-
-def two_sided_p(observed: float, null: np.ndarray, *, exact: bool) -> float:
-    """Share of permuted statistics at least as far from zero; a random draw counts the observed one in (never zero)."""
-    hits = int(np.count_nonzero(np.abs(null) >= abs(observed) - _TIE))
-    return hits / len(null) if exact else (1 + hits) / (1 + len(null))
 
 
 def as_grid(values: ArrayLike, what: str, *, least: int = 4) -> np.ndarray:
@@ -305,15 +292,17 @@ def _unit_signs(values: np.ndarray) -> np.ndarray:
     return unit(_signs(values).reshape(*values.shape[:-1], -1).astype(float))
 
 
-def _permuted_tau(signs_x: np.ndarray, signs_y: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Sum of sign products over ordered pairs for every permutation of y, in blocks that bound the memory."""
-    i, j = np.triu_indices(len(signs_x), 1)
-    weights, out = signs_x[i, j].astype(np.float32), np.empty(len(order))
-    block = max(1, 2_000_000 // max(len(i), 1))
-    for start in range(0, len(order), block):
-        part = order[start : start + block]
-        out[start : start + block] = 2 * (signs_y[part[:, i], part[:, j]].astype(np.float32) @ weights)
-    return out
+def _kendall(x: np.ndarray, y: np.ndarray, order: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return tau-b of two vectors that are not constant, and of `x` with every permutation of `y` (B,)."""
+    signs_x, signs_y = _signs(x), _signs(y)
+    norm = math.sqrt(float(np.square(signs_x, dtype=float).sum()) * float(np.square(signs_y, dtype=float).sum()))
+    i, j = np.triu_indices(len(x), 1)
+    weights, null = signs_x[i, j].astype(np.float32), np.empty(len(order))
+    step = max(1, 2_000_000 // len(i))  # bounds the memory
+    for start in range(0, len(order), step):
+        block = order[start : start + step]
+        null[start : start + step] = 2 * (signs_y[block[:, i], block[:, j]].astype(np.float32) @ weights)
+    return float(np.clip((signs_x * signs_y).sum(dtype=float) / norm, -1, 1)), null / norm
 
 
 def _joint_null(rank_x: np.ndarray, rank_y: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -322,14 +311,17 @@ def _joint_null(rank_x: np.ndarray, rank_y: np.ndarray, order: np.ndarray) -> np
     return cross[np.arange(cross.shape[0]), order].sum(1)
 
 
-def _jackknife_interval(
-    x: np.ndarray, y: np.ndarray, view: str, value: float, confidence: float, kind: str = "spearman"
+def _grid_interval(
+    x: np.ndarray, y: np.ndarray, value: float, *, view: str, confidence: float, kind: str = "spearman"
 ) -> tuple[float, float]:
+    """Return the jackknife interval over tasks; for a single model `rank_interval`."""
     from scipy.stats import t as student
 
-    t = x.shape[1]
-    keep = np.array([[j for j in range(t) if j != i] for i in range(t)])
-    xs, ys = x[:, keep].swapaxes(0, 1), y[:, keep].swapaxes(0, 1)  # (t, models, t - 1)
+    m, t = x.shape
+    if m == 1:
+        return rank_interval(value, t, confidence=confidence, kind=kind)
+    others = np.array([[j for j in range(t) if j != i] for i in range(t)])
+    xs, ys = x[:, others].swapaxes(0, 1), y[:, others].swapaxes(0, 1)  # (t, models, t - 1)
     if view == "pooled":
         xs, ys = xs.reshape(t, 1, -1), ys.reshape(t, 1, -1)
     ranks_x, ranks_y = (unit(centred_ranks(v)) if kind == "spearman" else _unit_signs(v) for v in (xs, ys))
@@ -354,4 +346,15 @@ def _all_permutations(n: int) -> np.ndarray:
 
 def _undefined(n: int, n_models: int, confidence: float, reason: str) -> Correlation:
     nan, pair = math.nan, (math.nan, math.nan)
-    return Correlation(nan, pair, nan, nan, pair, nan, n, n_models=n_models, confidence=confidence, reason=reason)
+    return Correlation(
+        spearman=nan,
+        interval=pair,
+        p_value=nan,
+        kendall=nan,
+        kendall_interval=pair,
+        kendall_p_value=nan,
+        n=n,
+        n_models=n_models,
+        confidence=confidence,
+        reason=reason,
+    )

@@ -15,13 +15,14 @@ from numpy.typing import ArrayLike
 
 from ntps._files import jsonable
 from ntps.errors import NtpsError, one_of
-from ntps.study.ranks import as_grid, centred_ranks, draw_permutations, grid_spearman, two_sided_p, unit
+from ntps.scoring.pvalues import permutation_p
+from ntps.study.ranks import as_grid, centred_ranks, draw_permutations, grid_spearman, unit
 
 DIRECTIONS = ("any", "positive", "negative")
 _BLOCK = 4_000_000  # numbers held at once while permuting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """The best of several options, judged on the points it was chosen on, beside the null of that choice.
 
@@ -36,8 +37,8 @@ class Selection:
         correlations: Mean correlation over models of each option (options,); zero where an option is constant.
         null_quantiles: The 5, 50 and 95 % points of the best correlation on permuted tasks (absolute for `"any"`).
         null: All permuted best correlations (B,).
-        n, n_models, n_options, n_permutations: Sizes.
-        direction: Which sign was looked for.
+        n, n_models, n_options, n_permutations: Numbers of tasks, models, options and permutations.
+        direction: Sign that was looked for.
     """
 
     spearman: float
@@ -56,11 +57,11 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary without the two arrays; `nan` becomes `None`."""
-        return _plain(self, "null", "correlations")
+        return jsonable({key: value for key, value in asdict(self).items() if key not in ("null", "correlations")})
 
 
-@dataclass(frozen=True)
-class HeldOut:
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSelection:
     """What an option chosen elsewhere achieves on the task or model left out.
 
     Attributes:
@@ -69,11 +70,11 @@ class HeldOut:
         p_value: One-sided permutation p-value (large is good): the whole procedure is repeated on permuted tasks.
         null_mean: Mean of that null, near zero.
         null_quantiles: Its 5, 50 and 95 % points.
-        options: Chosen option per left-out task or model.
-        signs: Sign (+1 or -1) with which it was used.
-        positions: What was collected (models, tasks): see `leave_one_out_selection`.
+        options: Chosen option of each left-out task or model.
+        signs: Sign (+1 or -1) with which each was used.
+        positions: Collected positions (models, tasks); see `leave_one_out_selection`.
         over: `"task"` or `"model"`.
-        n, n_models, n_options, n_permutations: Sizes.
+        n, n_models, n_options, n_permutations: Numbers of tasks, models, options and permutations.
     """
 
     spearman: float
@@ -92,7 +93,7 @@ class HeldOut:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary without the positions; `nan` becomes `None`."""
-        return _plain(self, "positions")
+        return jsonable({key: value for key, value in asdict(self).items() if key != "positions"})
 
 
 def select_and_correlate(
@@ -120,38 +121,39 @@ def select_and_correlate(
     Raises:
         NtpsError: If shapes differ, there are fewer than four tasks, or values are not finite.
     """
-    grid, wanted = _grids(values, target)
+    scores, targets = _grids(values, target)
     one_of(direction, DIRECTIONS, "direction")
-    o, m, t = grid.shape
-    ranks, target_ranks = unit(centred_ranks(grid)), unit(centred_ranks(wanted))
+    o, m, t = scores.shape
+    models = np.arange(m)
+    ranks, target_ranks = unit(centred_ranks(scores)), unit(centred_ranks(targets))
     observed = _correlations(ranks, target_ranks[None])[0]  # (options, models)
-    value, chosen = _best(observed[None], per_model, direction)
-    own = observed[chosen[0], np.arange(m)]
-    signs = np.where(own < 0, -1, 1) if per_model and direction == "any" else np.ones(m, dtype=int)
+    best, chosen_options = _best(observed[None], per_model, direction)
+    chosen = chosen_options[0]
+    correlation = observed[chosen, models]
+    signs = np.where(correlation < 0, -1, 1) if per_model and direction == "any" else np.ones(m, dtype=int)
     order, exact = draw_permutations(t, n_permutations, random_state)
     null, naive = np.empty(len(order)), np.empty(len(order))
     block = max(1, _BLOCK // (o * m))
     for start in range(0, len(order), block):
-        part = slice(start, start + block)
-        permuted = _correlations(ranks, target_ranks[:, order[part]].swapaxes(0, 1))
-        null[part] = _best(permuted, per_model, direction)[0]
-        naive[part] = (permuted[:, chosen[0], np.arange(m)] * signs).mean(1)
-    signed = float((own * signs).mean())
-    low, middle, high = (float(q) for q in np.quantile(null, [0.05, 0.5, 0.95]))
+        rows = slice(start, start + block)
+        permuted = _correlations(ranks, target_ranks[:, order[rows]].swapaxes(0, 1))
+        null[rows] = _best(permuted, per_model, direction)[0]
+        naive[rows] = (permuted[:, chosen, models] * signs).mean(1)
+    signed = float((correlation * signs).mean())
     return Selection(
-        signed,
-        grid_spearman(grid[chosen[0], np.arange(m)] * signs[:, None], wanted, n_permutations=1).interval,
-        _upper_p(float(value[0]), null, exact),
-        two_sided_p(signed, naive, exact=exact),
-        tuple(int(i) for i in (chosen[0] if per_model else chosen[0][:1])),
-        observed.mean(1),
-        (low, middle, high),
-        null,
-        t,
-        m,
-        o,
-        len(order),
-        direction,
+        spearman=signed,
+        interval=grid_spearman(scores[chosen, models] * signs[:, None], targets, n_permutations=1).interval,
+        p_value=permutation_p(float(best[0]), null, exact=exact),
+        naive_p_value=permutation_p(signed, naive, two_sided=True, exact=exact),
+        options=tuple(int(i) for i in (chosen if per_model else chosen[:1])),
+        correlations=observed.mean(1),
+        null_quantiles=_quantiles(null),
+        null=null,
+        n=t,
+        n_models=m,
+        n_options=o,
+        n_permutations=len(order),
+        direction=direction,
     )
 
 
@@ -163,7 +165,7 @@ def leave_one_out_selection(
     direction: str = "any",
     n_permutations: int = 499,
     random_state: int = 0,
-) -> HeldOut:
+) -> HeldOutSelection:
     """Choose the option without a task (or model), use it there, and correlate what was collected.
 
     The choice is the option with the best mean within-model Spearman correlation on what remains.
@@ -193,70 +195,72 @@ def leave_one_out_selection(
     Raises:
         NtpsError: If shapes differ, there are too few tasks or models, or values are not finite.
     """
-    grid, wanted = _grids(values, targets)
+    scores, target = _grids(values, targets)
     one_of(over, ("task", "model"), "over")
     one_of(direction, DIRECTIONS, "direction")
-    o, m, t = grid.shape
+    o, m, t = scores.shape
     if over == "task" and t < 5:
         raise NtpsError(f"leaving one of {t} tasks out leaves too few to choose on; give at least five.")
     if over == "model" and m < 2:
         raise NtpsError("leaving a model out needs at least two models.")
-    run = _leave_task_out if over == "task" else _leave_model_out
-    positions, chosen, signs = run(grid, wanted[None], direction)
-    target_ranks = unit(centred_ranks(wanted))
-    value = _mean_correlation(positions, target_ranks[None])[0]
+    leave_out = _leave_task_out if over == "task" else _leave_model_out
+    positions, chosen, signs = leave_out(scores, target[None], direction)
+    target_ranks = unit(centred_ranks(target))
+    value = float(_mean_correlation(positions, target_ranks[None])[0])
     order, exact = draw_permutations(t, n_permutations, random_state)
     null = np.empty(len(order))
     block = max(1, _BLOCK // (o * m))
     for start in range(0, len(order), block):
-        permuted = wanted[:, order[start : start + block]].swapaxes(0, 1)  # (block, models, tasks)
-        collected = run(grid, permuted, direction)[0]
+        permuted = target[:, order[start : start + block]].swapaxes(0, 1)  # (block, models, tasks)
+        collected = leave_out(scores, permuted, direction)[0]
         null[start : start + block] = _mean_correlation(collected, unit(centred_ranks(permuted)))
-    undefined = not positions.any() or not target_ranks.any()
-    low, middle, high = (float(q) for q in np.quantile(null, [0.05, 0.5, 0.95]))
-    return HeldOut(
-        math.nan if undefined else float(value),
-        grid_spearman(positions[0], wanted, n_permutations=1).interval,
-        math.nan if undefined else _upper_p(float(value), null, exact),
-        float(null.mean()),
-        (low, middle, high),
-        tuple(int(i) for i in chosen[0]),
-        tuple(int(s) for s in signs[0]),
-        positions[0],
-        over,
-        t,
-        m,
-        o,
-        len(order),
+    if not positions.any() or not target_ranks.any():
+        value = math.nan
+    return HeldOutSelection(
+        spearman=value,
+        interval=grid_spearman(positions[0], target, n_permutations=1).interval,
+        p_value=permutation_p(value, null, exact=exact),
+        null_mean=float(null.mean()),
+        null_quantiles=_quantiles(null),
+        options=tuple(int(i) for i in chosen[0]),
+        signs=tuple(int(s) for s in signs[0]),
+        positions=positions[0],
+        over=over,
+        n=t,
+        n_models=m,
+        n_options=o,
+        n_permutations=len(order),
     )
 
 
-def _leave_task_out(grid: np.ndarray, targets: np.ndarray, direction: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _leave_task_out(
+    scores: np.ndarray, targets: np.ndarray, direction: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions (B, m, t), options (B, t) and signs (B, t) for targets (B, m, t)."""
     b, m, t = targets.shape
-    own = centred_ranks(grid)  # sum over the others of sign(v_i - v_j), halved: the position of i among the others
+    ranks = centred_ranks(scores)  # half the sum over the others of sign(v_i - v_j): the position of i among the others
     positions, chosen, signs = np.empty((b, m, t)), np.empty((b, t), dtype=int), np.empty((b, t), dtype=int)
     for i in range(t):
         others = [j for j in range(t) if j != i]
-        rest = _correlations(unit(centred_ranks(grid[:, :, others])), unit(centred_ranks(targets[:, :, others])))
+        rest = _correlations(unit(centred_ranks(scores[:, :, others])), unit(centred_ranks(targets[:, :, others])))
         mean = rest.mean(2)
         chosen[:, i] = _score(mean, direction).argmax(1)
         signs[:, i] = np.where(mean[np.arange(b), chosen[:, i]] < 0, -1, 1)
-        positions[:, :, i] = signs[:, i, None] * own[chosen[:, i], :, i]
+        positions[:, :, i] = signs[:, i, None] * ranks[chosen[:, i], :, i]
     return positions, chosen, signs
 
 
 def _leave_model_out(
-    grid: np.ndarray, targets: np.ndarray, direction: str
+    scores: np.ndarray, targets: np.ndarray, direction: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions (B, m, t), options (B, m) and signs (B, m) for targets (B, m, t)."""
     m = targets.shape[1]
-    own = centred_ranks(grid)
-    each = _correlations(unit(own), unit(centred_ranks(targets)))
+    ranks = centred_ranks(scores)
+    each = _correlations(unit(ranks), unit(centred_ranks(targets)))
     mean = (each.sum(2, keepdims=True) - each) / (m - 1)  # (B, options, left-out model)
     chosen = _score(mean, direction).argmax(1)
     signs = np.where(np.take_along_axis(mean, chosen[:, None, :], 1)[:, 0] < 0, -1, 1)
-    return signs[:, :, None] * own[chosen, np.arange(m)], chosen, signs
+    return signs[:, :, None] * ranks[chosen, np.arange(m)], chosen, signs
 
 
 def _correlations(ranks: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -286,22 +290,18 @@ def _best(correlations: np.ndarray, per_model: bool, direction: str) -> tuple[np
     return score.max(1), np.repeat(chosen[:, None], correlations.shape[2], axis=1)
 
 
-def _upper_p(observed: float, null: np.ndarray, exact: bool) -> float:
-    hits = int(np.count_nonzero(null >= observed - 1e-9))
-    return hits / len(null) if exact else (1 + hits) / (1 + len(null))
-
-
-def _plain(result: Any, *left_out: str) -> dict[str, Any]:
-    return jsonable({key: value for key, value in asdict(result).items() if key not in left_out})
+def _quantiles(null: np.ndarray) -> tuple[float, float, float]:
+    low, middle, high = (float(q) for q in np.quantile(null, [0.05, 0.5, 0.95]))
+    return low, middle, high
 
 
 def _grids(values: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    array, wanted = np.asarray(values, dtype=float), as_grid(target, "the target")
-    if array.ndim == 2:
-        array = array[:, None, :]
-    if array.ndim != 3 or array.shape[1:] != wanted.shape or not len(array):
+    scores, targets = np.asarray(values, dtype=float), as_grid(target, "the target")
+    if scores.ndim == 2:
+        scores = scores[:, None, :]
+    if scores.ndim != 3 or scores.shape[1:] != targets.shape or not len(scores):
         raise NtpsError(
             f"values have shape {np.shape(values)} and the target {np.shape(target)}; "
             "they must be (options, models, tasks) and (models, tasks), or (options, tasks) and (tasks,)."
         )
-    return as_grid(array, "the table of values"), wanted
+    return as_grid(scores, "the table of values"), targets

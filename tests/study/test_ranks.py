@@ -9,6 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from ntps.errors import NtpsError
+from ntps.scoring.pvalues import permutation_p
 from ntps.study import selection
 from ntps.study.ranks import (
     adjust,
@@ -17,7 +18,6 @@ from ntps.study.ranks import (
     grid_spearman,
     rank_interval,
     spearman,
-    two_sided_p,
 )
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
 
@@ -166,7 +166,9 @@ def test_kendall_of_a_grid_is_the_mean_of_the_models_with_a_joint_null():
     assert found.kendall == pytest.approx(np.mean(taus))
     order, exact = draw_permutations(8, 300, 2)
     null = [np.mean([scipy_stats.kendalltau(a, b[p]).statistic for a, b in zip(x, y, strict=True)]) for p in order]
-    assert found.kendall_p_value == pytest.approx(two_sided_p(found.kendall, np.array(null), exact=exact))
+    assert found.kendall_p_value == pytest.approx(
+        permutation_p(found.kendall, np.array(null), two_sided=True, exact=exact)
+    )
     low, high = found.kendall_interval
     assert low < found.kendall < high
     assert math.isnan(grid_spearman(x, y, view="pooled", n_permutations=10).kendall)
