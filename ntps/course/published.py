@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntps.errors import NtpsError, one_of
+from ntps.study.gain import to_grid
 from ntps.study.ranks import adjust, grid_spearman, spearman
 
 if TYPE_CHECKING:
@@ -83,23 +84,6 @@ def results() -> "pd.DataFrame":
     return frame
 
 
-def grid(frame: "pd.DataFrame", column: str) -> np.ndarray:
-    """Return one column as a complete (models, data sets) array, both in order of first appearance.
-
-    Raises:
-        NtpsError: If the column is missing, or a model lacks a data set or has it twice.
-    """
-    for needed in ("model", "dataset", column):
-        if needed not in frame.columns:
-            raise NtpsError(f"the table has no column {needed!r}; it has: {', '.join(map(str, frame.columns))}.")
-    models, datasets = frame["model"].unique(), frame["dataset"].unique()
-    counts = frame.groupby(["model", "dataset"]).size()
-    if len(frame) != len(models) * len(datasets) or not (counts == 1).all():
-        raise NtpsError("the table must hold every model with every dataset exactly once.")
-    wide = frame.set_index(["model", "dataset"])[column].unstack()
-    return wide.loc[models, datasets].to_numpy(dtype=float)
-
-
 def correlations(
     frame: "pd.DataFrame | None" = None, *, n_permutations: int = 9999, alpha: float = 0.05, random_state: int = 0
 ) -> "pd.DataFrame":
@@ -133,7 +117,7 @@ def correlations(
     models, rows = list(frame["model"].unique()), []
     options: dict[str, Any] = {"n_permutations": n_permutations, "random_state": random_state}
     for target in TARGETS:
-        x, y = grid(frame, f"ntps_{target}"), grid(frame, target)
+        x, y = to_grid(frame, f"ntps_{target}"), to_grid(frame, target)
         found = [("model", model, spearman(x[i], y[i], **options)) for i, model in enumerate(models)]
         found += [(view, "all", grid_spearman(x, y, view=view, **options)) for view in ("within", "pooled")]
         found.append(("pooled, naive", "all", spearman(x.ravel(), y.ravel(), **options)))
@@ -197,7 +181,7 @@ def plot(frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", axes:
     one_of(target, TARGETS, "target")
     frame = results() if frame is None else frame
     models, datasets = list(frame["model"].unique()), list(frame["dataset"].unique())
-    x, y = grid(frame, f"ntps_{target}"), grid(frame, target)
+    x, y = to_grid(frame, f"ntps_{target}"), to_grid(frame, target)
     if axes is None:
         rows = math.ceil(len(models) / 4)
         _, axes = plt.subplots(rows, 4, figsize=(13, 3.2 * rows), layout="constrained", squeeze=False)

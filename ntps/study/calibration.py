@@ -35,7 +35,7 @@ INPUTS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GainForecast:
     """The gain to expect on one task.
 
@@ -64,19 +64,23 @@ class GainForecast:
         return f"no evidence either way: {low} to {high} points"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """A fitted regression of the gain.
 
     Attributes:
         inputs: Names of the inputs, columns of a study's table.
         coefficients: Intercept, then one for each input.
-        errors: Gain minus prediction of every cell, predicted without its task, ascending.
+        errors: Gain minus prediction of every cell, each predicted without its task, ascending.
         ranges: Least and largest value of each input in the fit.
         confidence: Level of the intervals.
         coverage: Share of cells inside their interval when task and errors are both left out; below `confidence` where
             tasks differ more than cells do.
-        about: What it was fitted on: `models`, `tasks`, `seeds`, `training`, `study`, `limit`.
+        about: What it was fitted on: `models`, `tasks`, `mean_absolute_error`, `mean_absolute_error_of_the_mean_gain`,
+            and what the caller of `calibrate` adds (`world`, `seeds`, `limit`, `training`).
+
+    Raises:
+        NtpsError: If coefficients or ranges do not match the inputs.
     """
 
     inputs: tuple[str, ...]
@@ -87,11 +91,18 @@ class Calibration:
     coverage: float
     about: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        if len(self.coefficients) != len(self.inputs) + 1 or len(self.ranges) != len(self.inputs):
+            raise NtpsError(
+                f"a calibration of {len(self.inputs)} inputs has {len(self.coefficients)} coefficients and "
+                f"{len(self.ranges)} ranges; it needs one coefficient more than inputs, and one range for each."
+            )
+
     def forecast(self, values: Mapping[str, float]) -> GainForecast:
         """Return the gain to expect.
 
         Args:
-            values: Each of `inputs`; `accuracy` also bounds the gain, which cannot lift accuracy above 1.
+            values: The inputs by name; `accuracy` also bounds the gain, which cannot lift accuracy above 1.
 
         Raises:
             NtpsError: If an input is missing or not finite.
@@ -108,14 +119,14 @@ class Calibration:
         least, most = (-1.0, 1.0) if math.isnan(accuracy) else (-accuracy, 1 - accuracy)
         high = min(max(expected + above, least), most)
         expected = min(max(expected, least), most)
-        low = min(max(expected + below, least), most)  # of what can be: an interval wholly above that is no certainty
-        verdict = _verdict(low, high)
+        # From the bounded value: an interval wholly above what is possible must not shrink to a certainty.
+        low = min(max(expected + below, least), most)
         outside = tuple(
             name
             for name, value, (first, last) in zip(self.inputs, given, self.ranges, strict=True)
             if not first - 1e-9 <= value <= last + 1e-9
         )
-        return GainForecast(expected, low, high, verdict, outside)
+        return GainForecast(expected=expected, low=low, high=high, verdict=_verdict(low, high), outside=outside)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with a checksum."""
@@ -131,23 +142,27 @@ class Calibration:
     def from_dict(cls, content: Any, source: str = "the calibration") -> "Calibration":
         """Return the calibration that `to_dict` gave.
 
+        Args:
+            content: JSON values.
+            source: Name of their origin, for error messages.
+
         Raises:
-            NtpsError: If it is none, is damaged, or is of another schema.
+            NtpsError: If they are not a calibration, are damaged, or have another schema.
         """
         if not isinstance(content, dict) or content.get("kind") != "ntps-calibration":
-            raise NtpsError(f"{source} is no calibration; `ntps study --lora --output DIR` makes DIR/calibration.json.")
+            raise NtpsError(f"{source} is not a calibration; a study with gains writes one, calibration.json.")
         if content.get("schema") != CALIBRATION_SCHEMA:
-            raise NtpsError(f"{source} is of schema {content.get('schema')}, this version reads {CALIBRATION_SCHEMA}.")
+            raise NtpsError(f"{source} has schema {content.get('schema')}; this version reads {CALIBRATION_SCHEMA}.")
         if content.get("checksum") != sha256_json(content):
-            raise NtpsError(f"{source} is damaged: its checksum does not fit; write it again with `ntps study --lora`.")
+            raise NtpsError(f"{source} is damaged: its checksum does not fit; write it again from the study.")
         return cls(
-            tuple(content["inputs"]),
-            tuple(content["coefficients"]),
-            tuple(content["errors"]),
-            tuple((low, high) for low, high in content["ranges"]),
-            content["confidence"],
-            content["coverage"],
-            content["about"],
+            inputs=tuple(content["inputs"]),
+            coefficients=tuple(content["coefficients"]),
+            errors=tuple(content["errors"]),
+            ranges=tuple((low, high) for low, high in content["ranges"]),
+            confidence=content["confidence"],
+            coverage=content["coverage"],
+            about=content["about"],
         )
 
 
@@ -164,7 +179,7 @@ def calibrate(
         frame: `Study.frame()` of a study with gains; seeds are averaged.
         inputs: Columns the gain is linear in.
         confidence: Level of the intervals, in [0.5, 0.99].
-        about: What the calibration should say of itself, beside models and tasks.
+        about: Further entries of the calibration's `about`.
 
     Raises:
         NtpsError: If there is no gain, all are equal, a column is missing, or there are fewer than six tasks.
@@ -184,18 +199,18 @@ def calibrate(
         raise NtpsError(f"every gain is {cells['gain'].iloc[0]:+.3f}; a calibration needs gains that differ.")
     design = np.column_stack([np.ones(len(cells)), cells[list(inputs)].to_numpy(dtype=float)])
     gain = cells["gain"].to_numpy(dtype=float)
-    columns = design[:, 1:]
+    columns, errors = design[:, 1:], _left_out(design, gain, tasks)
     return Calibration(
         inputs=tuple(inputs),
         coefficients=tuple(_fit(design, gain).tolist()),
-        errors=tuple(sorted(_left_out(design, gain, tasks).tolist())),
+        errors=tuple(sorted(errors.tolist())),
         ranges=tuple(zip(columns.min(0).tolist(), columns.max(0).tolist(), strict=True)),
         confidence=confidence,
         coverage=_coverage(design, gain, tasks, confidence),
         about={
             "models": list(dict.fromkeys(cells["model"])),
             "tasks": list(dict.fromkeys(tasks)),
-            "mean_absolute_error": float(np.abs(_left_out(design, gain, tasks)).mean()),
+            "mean_absolute_error": float(np.abs(errors).mean()),
             "mean_absolute_error_of_the_mean_gain": float(np.abs(_left_out(design[:, :1], gain, tasks)).mean()),
             **(about or {}),
         },

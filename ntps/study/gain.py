@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ntps.course.published import grid, results
 from ntps.errors import NtpsError, in_range, one_of
 
 if TYPE_CHECKING:
@@ -26,12 +25,33 @@ INPUTS = {
     "accuracy + ntps": "linear in both",
 }
 OVER = ("task", "model", "both")
-STUDY_INPUTS = {
+STUDY_INPUTS = {  # what a study knows beside INPUTS: columns of its table, linear in each
     "accuracy + explained": ("accuracy", "explained_heldout"),
     "accuracy + ceiling": ("accuracy", "ceiling_heldout"),
     "accuracy + held back": ("accuracy", "held_back"),
     "accuracy + held back + explained": ("accuracy", "held_back", "explained_heldout"),
-}  # what a study knows beside INPUTS: columns of its table, linear in each
+}
+
+
+def to_grid(frame: "pd.DataFrame", column: str) -> np.ndarray:
+    """Return one column as a complete (models, data sets) array, both in order of first appearance.
+
+    Args:
+        frame: Columns `model`, `dataset` and the one asked for.
+        column: Name of the column.
+
+    Raises:
+        NtpsError: If a column is missing, or a model lacks a data set or has it twice.
+    """
+    for name in ("model", "dataset", column):
+        if name not in frame.columns:
+            raise NtpsError(f"the table has no column {name!r}; it has: {', '.join(map(str, frame.columns))}.")
+    models, datasets = frame["model"].unique(), frame["dataset"].unique()
+    counts = frame.groupby(["model", "dataset"]).size()
+    if len(frame) != len(models) * len(datasets) or not (counts == 1).all():
+        raise NtpsError("the table must hold every model with every dataset exactly once.")
+    wide = frame.set_index(["model", "dataset"])[column].unstack()
+    return wide.loc[models, datasets].to_numpy(dtype=float)
 
 
 def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
@@ -41,18 +61,17 @@ def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
         NtpsError: If it has no column `gain`.
     """
     if "gain" not in frame:
-        raise NtpsError("the table has no column 'gain'; it comes from a study run with --lora.")
+        raise NtpsError("the table has no column 'gain'; run the study with lora=TrainSettings(), which adds it.")
     numbers = frame.dropna(subset=["gain"]).rename(columns={"task": "dataset"}).drop(columns=["status", "reason"])
     return numbers.groupby(["model", "dataset"], sort=False).mean().reset_index()
 
 
 def gain_prediction(
-    frame: "pd.DataFrame | None" = None,
+    frame: "pd.DataFrame",
     *,
     over: str = "task",
     score: str = "ntps_gain",
     accuracy: str = "linear_accuracy",
-    gain: str = "gain",
     inputs: Mapping[str, Sequence[str]] | None = None,
     confidence: float = 0.95,
     n_bootstrap: int = 2000,
@@ -65,19 +84,18 @@ def gain_prediction(
     share neither its task nor its model. The score is standardised within a model over all tasks, left-out ones
     included: scores are known before any fine-tuning; no gain is used. Intervals: bootstrap over tasks with everything
     refitted (a task drawn twice counts twice in fit and in error, and is left out as one); with 12 tasks percentile
-    intervals are somewhat narrow. On the published figures the score itself was chosen with the gains of all cells in
-    sight: its error there is optimistic, and a margin over the baseline would not be evidence.
+    intervals are somewhat narrow. Where the score's rank and layer were themselves chosen with the gains of all cells
+    in sight, as in the paper's figures, its error is optimistic, and a margin over the baseline is not evidence.
 
     Args:
-        frame: Columns `model`, `dataset` and the three named next, complete; `None` is the published figures.
+        frame: Columns `model`, `dataset`, `gain` and the two named next, complete: from `gain_frame`, say.
         over: `"task"`, `"model"` or `"both"`.
         score: Column with the score before fine-tuning.
         accuracy: Column with the probe's accuracy before fine-tuning.
-        gain: Column with the gain.
-        inputs: More regressions, by name the columns each is linear in; `STUDY_INPUTS` for a study's table.
+        inputs: Further regressions, from their names to the columns each is linear in; `STUDY_INPUTS` for a study.
         confidence: Level of the intervals.
-        n_bootstrap: Bootstrap samples.
-        random_state: Seed.
+        n_bootstrap: Number of bootstrap samples.
+        random_state: Seed of the bootstrap.
 
     Returns:
         A frame indexed by input (`INPUTS` and `inputs`): `mae`, `low`, `high`; `margin` = MAE of the `accuracy`
@@ -92,8 +110,7 @@ def gain_prediction(
     one_of(over, OVER, "over")
     in_range(n_bootstrap, 1, None, "n_bootstrap")
     in_range(confidence, 0.5, 0.999, "confidence")
-    frame = results() if frame is None else frame
-    target, x, a = grid(frame, gain), grid(frame, score), grid(frame, accuracy)
+    target, x, a = to_grid(frame, "gain"), to_grid(frame, score), to_grid(frame, accuracy)
     m, t = target.shape
     if t < 4 or (over != "task" and m < 2):
         raise NtpsError(f"{m} models and {t} tasks are too few to leave one out; give at least 4 tasks and 2 models.")
@@ -107,24 +124,25 @@ def gain_prediction(
         "ntps_raw": [one, x],
         "accuracy + ntps": [one, a, z],
     }
-    more = {} if inputs is None else dict(inputs)
-    designs |= {name: [one, *(grid(frame, column) for column in columns)] for name, columns in more.items()}
+    for name, columns in (inputs or {}).items():
+        designs[name] = [one, *(to_grid(frame, column) for column in columns)]
     rng = np.random.default_rng(random_state)
     weights = np.vstack([np.ones(t), rng.multinomial(t, np.full(t, 1 / t), size=n_bootstrap)]).astype(float)
     weights = weights[(weights > 0).sum(1) >= 3]  # a sample of fewer different tasks cannot be fitted with one left out
     errors = {"zero": np.abs(np.broadcast_to(target, (len(weights), m, t)))}
-    for name, columns in designs.items():
-        errors[name] = np.abs(_predict(np.stack(columns, -1), target, weights, over) - target)
+    for name, design in designs.items():
+        errors[name] = np.abs(_predict(np.stack(design, -1), target, weights, over) - target)
     mae = {name: (e.mean(1) * weights).sum(1) / weights.sum(1) for name, e in errors.items()}
     rows = {}
     for name, values in mae.items():
-        row = {"mae": values[0]} | dict(zip(("low", "high"), _interval(values[1:], confidence), strict=True))
+        low, high = _interval(values[1:], confidence)
+        row = {"mae": values[0], "low": low, "high": high}
         for label, baseline in (("margin", "accuracy"), ("margin_to_mean", "mean")):
             difference = mae[baseline] - values
             low, high = _interval(difference[1:], confidence)
             row |= {label: difference[0], f"{label}_low": low, f"{label}_high": high}
         rows[name] = row
-    table = pd.DataFrame.from_dict(rows, orient="index").loc[[*INPUTS, *more]].rename_axis("inputs")
+    table = pd.DataFrame.from_dict(rows, orient="index").loc[[*INPUTS, *(inputs or {})]].rename_axis("inputs")
     table.attrs.update(over=over, source=frame.attrs.get("source", ""))
     return table
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LinearRegression
 
 from ntps.course import published
 from ntps.errors import NtpsError
-from ntps.study.gain import INPUTS, gain_prediction
+from ntps.study.gain import INPUTS, gain_prediction, to_grid
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_a_grid_with_a_hole_a_repeat_or_no_column_is_refused(frame):
         (frame.drop(columns="gain"), "no column 'gain'"),
     ):
         with pytest.raises(NtpsError, match=match):
-            published.grid(bad, "gain")
+            to_grid(bad, "gain")
     shuffled = frame.sample(frac=1, random_state=0)
     first = shuffled.iloc[0]
-    assert published.grid(shuffled, "gain")[0, 0] == first["gain"]
+    assert to_grid(shuffled, "gain")[0, 0] == first["gain"]
 
 
 def by_hand(frame, over, columns):

@@ -23,7 +23,18 @@ def cells(n_tasks=20, n_models=3, seed=0, noise=0.02, slope=(-0.3, 0.5), task_no
 
 
 def fixed(coefficients=(0.1, 0.0, 0.0), errors=(-0.02, 0.02), **changes):
-    base = Calibration(("accuracy", "held_back"), coefficients, tuple(errors) * 20, ((0.5, 0.9), (0.0, 0.4)), 0.8, 0.8,
-                       {"models": ["m"], "tasks": ["t"], "mean_absolute_error": 0.01,
-                        "mean_absolute_error_of_the_mean_gain": 0.02})  # fmt: skip
+    base = Calibration(
+        inputs=("accuracy", "held_back"),
+        coefficients=coefficients,
+        errors=tuple(errors) * 20,
+        ranges=((0.5, 0.9), (0.0, 0.4)),
+        confidence=0.8,
+        coverage=0.8,
+        about={
+            "models": ["m"],
+            "tasks": ["t"],
+            "mean_absolute_error": 0.01,
+            "mean_absolute_error_of_the_mean_gain": 0.02,
+        },
+    )
     return replace(base, **changes)

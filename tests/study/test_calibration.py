@@ -116,8 +116,8 @@ def test_file_there_and_back(tmp_path):
     [
         (lambda c: c | {"coefficients": [9, 9, 9]}, "damaged"),
         (lambda c: c | {"schema": 99}, "schema"),
-        (lambda c: {"kind": "ntps-study"}, "no calibration"),
-        (lambda c: [1], "no calibration"),
+        (lambda c: {"kind": "ntps-study"}, "not a calibration"),
+        (lambda c: [1], "not a calibration"),
     ],
 )
 def test_what_is_no_calibration_is_refused(tmp_path, damage, words):
@@ -130,7 +130,7 @@ def test_what_is_no_calibration_is_refused(tmp_path, damage, words):
 def test_bad_input():
     with pytest.raises(NtpsError, match="at least 6 tasks"):
         calibrate(cells(n_tasks=5))
-    with pytest.raises(NtpsError, match="--lora"):
+    with pytest.raises(NtpsError, match="'gain'"):
         calibrate(cells().drop(columns="gain"))
     with pytest.raises(NtpsError, match="no column 'nothing'"):
         calibrate(cells(), inputs=["nothing"])
