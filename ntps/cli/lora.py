@@ -79,7 +79,7 @@ def lora_command(
         evaluate_every=evaluate_every,
         patience=patience,
         margin=margin,
-    ).check()
+    )
     in_range(seed, 0, None, "--seed")
     in_range(seeds, 1, None, "--seeds")
     if limit is not None:

@@ -58,7 +58,7 @@ def study_command(
     share = None if cell is None else parse_share(cell)
     if json_file is not None and json_file.is_dir():
         raise NtpsError(f"--json {json_file} is a folder; name a file, or - for stdout.")
-    training = TrainSettings(steps=lora_steps, rank=lora_rank, target=lora_target).check() if lora else None
+    training = TrainSettings(steps=lora_steps, rank=lora_rank, target=lora_target) if lora else None
     if target == "gain" and not lora:
         raise NtpsError("--target gain needs --lora: gains come from fine-tuning.")
     settings = StudySettings(limit, max_length, folds, permutations, measure_layers, center, prefix, dtype)

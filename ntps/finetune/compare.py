@@ -81,9 +81,9 @@ def before_and_after(
     Raises:
         NtpsError: If an option cannot be met, a class is missing from a part, or training fails; see `fine_tune`.
     """
-    settings = (settings or TrainSettings()).check()
+    settings = settings or TrainSettings()
     loaded = load_for_training(model, **loading_options)
-    settings = settings.check(loaded.width).for_width(loaded.width)
+    settings = settings.for_width(loaded.width)
     bare = replace(loaded, model=loading.without_head(loaded.model))
     task, n_skipped = _with_tokens(loaded, task, settings.max_length)
     train, validation, test = split_task(task, seed=seed)
@@ -267,7 +267,7 @@ def _frozen_probes(model: "LanguageModel", tuned: FineTuned, train: "Task", held
     labels, n = np.concatenate([train.labels, held.labels]), train.n_classes
     both = fit_readout(features, labels, n, seed=tuned.seed)
     if tuned.settings.method != "scratch":
-        return tuned.start.cpu(), both.cpu()
+        return tuned.initial_readout.cpu(), both.cpu()
     return fit_readout(features[: len(train)], train.labels, n, seed=tuned.seed), both
 
 

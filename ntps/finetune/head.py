@@ -1,4 +1,4 @@
-"""`Readout`: a linear head on pooled features that starts where the frozen linear probe ends."""
+"""`Readout`: a linear head on pooled features, initialised with the frozen linear probe."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from ntps.scoring.probes import CS, check_features, choose_c, column_scaling, on
 class Readout(torch.nn.Module):
     """Linear head in float32: logits = W ((x - mean) * scale) + b.
 
-    Mean and scale stay fixed. Training W in standardised coordinates keeps a few large channels, which pretrained
-    models have, from setting the step size of all others.
+    Mean and scale stay fixed. W is trained in standardised coordinates, so that the few very large channels of
+    pretrained models do not dictate the step size of all others.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> None:
@@ -47,7 +47,7 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
     Args:
         features: (n, d), finite.
         labels: (n,) class indices in [0, n_classes); at least two different.
-        n_classes: Number of classes c; one without a text gets a bias that is never the largest.
+        n_classes: Number of classes c; a class without texts gets a bias so low that it is never predicted.
         seed: Seed of the folds that choose C.
 
     Raises:
@@ -66,9 +66,8 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe stopped early is still a probe
         probe = LogisticRegression(C=choose_c(scaled, y, list(CS), 3, seed), tol=1e-4, max_iter=300).fit(scaled, y)
     weights, bias = np.asarray(probe.coef_), np.asarray(probe.intercept_)
-    if len(present) == 2:  # one row, the log odds of the second class: split it evenly
+    if len(present) == 2:  # scikit-learn gives one row, the log odds of the second class: split it evenly
         weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])
     full, offset = np.zeros((n_classes, x.shape[1])), np.full(n_classes, -20.0)
     full[present], offset[present] = weights, bias
-    parts = (full, offset, mean, scale)
-    return Readout(*(torch.as_tensor(part, dtype=torch.float32) for part in parts))
+    return Readout(*(torch.as_tensor(array, dtype=torch.float32) for array in (full, offset, mean, scale)))

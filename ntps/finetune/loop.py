@@ -1,260 +1,353 @@
-"""The training loop: batches, gradients, looks at the validation texts, the state on disk. `fine_tune` runs it."""
+"""The training loop: gradients, evaluations on the validation texts, and the state on disk. `fine_tune` runs it."""
 
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ntps._files import load_tensors, save_tensors
 from ntps.errors import NtpsError
 from ntps.finetune import adapters
-from ntps.finetune.head import Readout, fit_readout
+from ntps.finetune.head import fit_readout
 from ntps.finetune.settings import TrainSettings
-from ntps.finetune.state import read_state, write_state
 from ntps.models import loading
-from ntps.models.forward import pool, pooled_features, too_little_memory
+from ntps.models.forward import encode, halving, pool, pooled_features
 
 if TYPE_CHECKING:
     from ntps.models.load import LanguageModel
+    from ntps.tasks.load import Task
 
-Texts = tuple[list[list[int]], np.ndarray]  # token ids and labels
-_WINDOW = 8  # batches that are sorted by length together: less padding, and still another mix every epoch
+STATE_FILE = "state.safetensors"
+STATE_KIND = "ntps-train-state"
+_WINDOW = 8  # batches that are sorted by length together: less padding, and still another mixture in every epoch
+_ADVICE = "name another output, delete it, or train without resume"
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return an epoch's batches of places: every text once, similar lengths together, all in random order.
+    """Return an epoch's batches of text indices: every text once, similar lengths together, all in random order.
 
     Args:
-        lengths: (n,) tokens of each text.
-        batch_size: Most texts in a batch; sizes differ by at most one, so that no batch of one text steps as far.
-        seed: With `epoch`, all that the order depends on.
-        epoch: Number of the epoch.
+        lengths: (n,) number of tokens of each text.
+        batch_size: Largest number of texts in a batch; sizes differ by at most one, lest the one text of a last batch
+            moves the weights as far as a whole batch does.
+        seed: Seed; the order depends on it and on `epoch` alone.
+        epoch: Number of the epoch, from 0.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(lengths))
     window = batch_size * _WINDOW
-    parts = [order[start : start + window] for start in range(0, len(order), window)]
-    order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    windows = [order[start : start + window] for start in range(0, len(order), window)]
+    order = np.concatenate([indices[np.argsort(lengths[indices], kind="stable")] for indices in windows])
     batches = np.array_split(order, math.ceil(len(order) / batch_size))
-    return [batches[place] for place in rng.permutation(len(batches))]
+    return [batches[number] for number in rng.permutation(len(batches))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The validation texts, judged at one step; losses in nats.
+
+    Attributes:
+        step: Number of steps completed.
+        loss: Mean training loss since the last evaluation; at step 0 the probe's.
+        validation_loss: Mean loss of the validation texts.
+        validation_accuracy: Share of them that is predicted right.
+    """
+
+    step: int
+    loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What a run has come to, apart from its tensors; JSON values.
+
+    Attributes:
+        micro_batch: Texts that go through the network at once: halved when memory runs out.
+        step: Steps completed.
+        best_step: The step whose weights are chosen: that of the lowest validation loss among those below the initial
+            one by the settings' margin; 0 when there is none.
+        curve: The evaluations so far, the first at step 0.
+        initial_losses: Loss of each validation text at step 0.
+        finished: Whether the run is over.
+    """
+
+    micro_batch: int
+    step: int = 0
+    best_step: int = 0
+    curve: list[Evaluation] = field(default_factory=list)
+    initial_losses: list[float] = field(default_factory=list)
+    finished: bool = False
 
 
 class Trainer:
-    """One run of training: a copy of the model's network, the head, and where they are.
+    """One run of training: a copy of the model's network with a head, and what the run has come to.
+
+    Dropout of a step and order of an epoch are drawn from the seed and their number, so that a resumed run needs no
+    generator's state. Torch's global generator is used for it; `fine_tune` restores it.
 
     Attributes:
+        settings: The options, for this model's width.
         network: The trained copy, without a language-model head.
         adapter: PEFT's wrapper around it, or `None`.
         readout: The head.
-        parameters: What is trained, by name.
-        curve: See `FineTuned`.
-        step: Steps done.
-        best_step: The step whose weights are kept: of the lowest validation loss among those below the start's by
-            the settings' margin; 0 when there is none.
+        initial_readout: A copy of the head before the first step, which is the frozen linear probe.
+        parameters: The trained tensors by name.
+        best: The same at the best step so far, on the CPU.
+        progress: Step, curve and the like.
     """
 
     def __init__(
         self,
         model: "LanguageModel",
-        train: Texts,
-        validation: Texts,
-        n_classes: int,
+        train: "Task",
+        validation: "Task",
         settings: TrainSettings,
-        seed: int,
+        *,
+        seed: int = 0,
+        folder: Path | None = None,
+        resume: bool = False,
     ) -> None:
-        self.model, self.settings, self.seed, self.n_classes = model, settings, seed, n_classes
-        self.ids, self.labels = train[0], torch.from_numpy(train[1].copy()).to(model.device)
-        self.held_ids, self.held_labels = validation[0], torch.from_numpy(validation[1].copy())
-        self.lengths = np.array([len(row) for row in self.ids])
-        self.network, self.adapter = _trainable(model, settings, seed)
-        self.frozen: torch.Tensor | None = None  # features of a network that does not change
-        self.held: torch.Tensor | None = None
-        self.micro = settings.batch_size  # texts that go through at once: halved when memory runs out
-        self.curve: list[dict[str, Any]] = []
-        self.running: list[float] = []
-        self.step = self.best_step = 0
-        self.best: dict[str, torch.Tensor] = {}
-
-    def start(self) -> Readout:
-        """Fit the head to the features as they are, make the optimiser, and return a copy of that head."""
-        settings = self.settings
-        features = pooled_features(self.model, self.network, self.ids)
-        labels = self.labels.cpu()
-        self.readout = fit_readout(features, labels.numpy(), self.n_classes, seed=self.seed).to(self.model.device)
-        logits = self.readout(features.to(self.model.device)).detach().cpu()
-        self.first_loss = float(_cross_entropy(logits, labels))
-        if settings.method == "probe":
-            self.frozen = features.to(self.model.device)
-            self.held = pooled_features(self.model, self.network, self.held_ids)
-        named = {f"network.{name}": p for name, p in self.network.named_parameters() if p.requires_grad}
-        self.parameters: dict[str, torch.Tensor] = {
-            **named,
-            **{f"head.{n}": p for n, p in self.readout.named_parameters()},
-        }
-        groups = [
-            {"params": [p for p in self.parameters.values() if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for p in self.parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = _optimizer(settings, groups)
-        return copy.deepcopy(self.readout)
-
-    def run(self, keep: tuple[Path, dict[str, Any], int] | None, resume: bool, progress: bool | None) -> None:
-        """Train to the end and put the best weights in place.
+        """Build the network, fit the head, and read the state.
 
         Args:
-            keep: Folder of the state, what the run is of, and steps between two states; `None` writes none.
-            resume: Start from the state in the folder, if there is one.
-            progress: Show a bar; `None`: on a terminal.
+            model: The model; a language-model head is left aside.
+            train: Texts to train on.
+            validation: Texts that choose the best step.
+            settings: The options.
+            seed: Seed of everything that is random.
+            folder: Folder of the state, which is written after every evaluation; `None` writes none.
+            resume: Continue from the state in `folder`, if there is one.
 
         Raises:
-            NtpsError: If the loss is not finite, memory is too small, or the state is of another run.
+            NtpsError: If a text has no token, the network lacks a target, or the state is damaged or of another run.
         """
-        settings = self.settings
-        finished = resume and keep is not None and self._resume(keep[0], keep[1])
-        if not self.curve:
-            self._look(self.first_loss)
-        with _bar(settings.steps, self.step, progress) as bar:
-            while self.step < settings.steps and not finished:
-                self._advance()
-                bar.update()
-                if self.step % settings.evaluate_every == 0 or self.step == settings.steps:
-                    self._look(sum(self.running) / len(self.running))
-                    self.running = []
-                    seen = self.curve[-1]
-                    bar.set_postfix_str(f"loss {seen['loss']:.3f}, accuracy {seen['validation_accuracy']:.3f}")
-                    finished = self._out_of_patience()
-                if keep is not None and self.step % keep[2] == 0 and self.step < settings.steps and not finished:
-                    self._write(keep, done=False)
-        if keep is not None:
-            self._write(keep, done=True)
+        self.model, self.seed, self.folder = model, seed, folder
+        self.settings = settings = settings.for_width(model.width)
+        torch.manual_seed(seed)
+        self.ids = encode(model, train.texts, settings.max_length)
+        self.validation_ids = encode(model, validation.texts, settings.max_length)
+        self.lengths = np.array([len(row) for row in self.ids])
+        self.labels = torch.from_numpy(train.labels.copy()).to(model.device)
+        self.validation_labels = torch.from_numpy(validation.labels.copy())
+        self.network, self.adapter = _trainable(model, settings, seed)
+        features = pooled_features(model, self.network, self.ids)
+        self.readout = fit_readout(features, train.labels, train.n_classes, seed=seed).to(model.device)
+        self.initial_readout = copy.deepcopy(self.readout)
+        with torch.no_grad():
+            logits = self.readout(features.to(model.device)).cpu()
+        self.initial_loss = float(_cross_entropy(logits, self.labels.cpu()))
+        frozen = settings.method == "probe"  # then features never change, and are computed once
+        self.features = features.to(model.device) if frozen else None
+        self.validation_features = pooled_features(model, self.network, self.validation_ids) if frozen else None
+        trained = {f"network.{name}": p for name, p in self.network.named_parameters() if p.requires_grad}
+        trained |= {f"head.{name}": p for name, p in self.readout.named_parameters()}
+        self.parameters: dict[str, torch.Tensor] = trained
+        self.optimizer = _optimizer(settings, self.parameters.values())
+        self.best: dict[str, torch.Tensor] = {}
+        self.progress = Progress(micro_batch=settings.batch_size)
+        self.run_record = {
+            "model": model.fingerprint,
+            "dtype": model.dtype,
+            "train": train.fingerprint,
+            "validation": validation.fingerprint,
+            "seed": seed,
+            **settings.to_dict(),
+        }
+        if resume and folder is not None and (folder / STATE_FILE).is_file():
+            self._read_state(folder / STATE_FILE)
+
+    def run(self) -> Iterator[int]:
+        """Train to the end and put the best weights in place.
+
+        Yields:
+            The number of each step, when the step is complete: evaluated and written, where it is to be.
+
+        Raises:
+            NtpsError: If the loss is not finite, memory is too small, or the state cannot be written.
+        """
+        settings, progress = self.settings, self.progress
+        if not progress.curve:
+            self._evaluate(self.initial_loss)
+        losses: list[float] = []
+        while not progress.finished:
+            losses.append(self._advance())
+            last = progress.step == settings.steps
+            if last or progress.step % settings.evaluate_every == 0:
+                self._evaluate(sum(losses) / len(losses))
+                losses = []
+                progress.finished = last or self._out_of_patience()
+                if self.folder is not None:
+                    self._write_state(self.folder / STATE_FILE)
+            yield progress.step
         with torch.no_grad():
             for name, value in self.best.items():
                 self.parameters[name].copy_(value)
 
-    def _advance(self) -> None:
-        """Take one step of the optimiser."""
-        settings, number = self.settings, self.step * self.settings.accumulation
+    def _advance(self) -> float:
+        """Take one step of the optimiser and return its loss."""
+        settings, step = self.settings, self.progress.step
         per_epoch = math.ceil(len(self.ids) / settings.batch_size)
         batches = []
-        for place in range(number, number + settings.accumulation):
-            epoch, index = divmod(place, per_epoch)
+        for number in range(step * settings.accumulation, (step + 1) * settings.accumulation):
+            epoch, index = divmod(number, per_epoch)
             batches.append(epoch_batches(self.lengths, settings.batch_size, self.seed, epoch)[index])
-        loss = self._gradients(batches)
+        loss = self._accumulate(batches)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
         if not math.isfinite(loss) or not math.isfinite(float(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise NtpsError(
-                f"the {what} is not finite at step {self.step + 1}; try a learning_rate below {settings.step_size:g}."
+                f"the {what} is not finite at step {step + 1}; try a learning_rate below {settings.step_size:g}."
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate(self.step)
+            group["lr"] = settings.rate(step)
         self.optimizer.step()
-        self.running.append(loss)
-        self.step += 1
+        self.progress.step += 1
+        return loss
 
-    def _gradients(self, batches: list[np.ndarray]) -> float:
-        """Add up the gradients of the mean loss over a step's texts, and return that loss; smaller parts if need be."""
-        while True:
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, self.step)).generate_state(1)[0]))  # dropout
-            try:
-                return self._try_gradients(batches)
-            except torch.cuda.OutOfMemoryError:
-                if self.micro == 1:
-                    raise too_little_memory(int(max(self.lengths[batch].max() for batch in batches))) from None
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            self.micro = self.micro // 2
-
-    def _try_gradients(self, batches: list[np.ndarray]) -> float:
+    def _accumulate(self, batches: list[np.ndarray]) -> float:
+        """Add up the gradients of the mean loss over a step's texts, and return that loss."""
         self.network.train()
-        total, texts = 0.0, sum(len(batch) for batch in batches)
-        for batch in batches:
-            for start in range(0, len(batch), self.micro):
-                part = batch[start : start + self.micro]
-                if self.frozen is not None:
-                    features = self.frozen[part]
-                else:
-                    with _autocast(self.model.device):
-                        features = pool(self.model, self.network, [self.ids[i] for i in part])
-                loss = _cross_entropy(self.readout(features), self.labels[part], "sum") / texts
-                loss.backward()
-                total += float(loss.detach())
-        return total
+        self.optimizer.zero_grad(set_to_none=True)
+        entropy = np.random.SeedSequence((self.seed, self.progress.step))
+        torch.manual_seed(int(entropy.generate_state(1)[0]))  # dropout
+        size = self.progress.micro_batch
+        micro_batches = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
+        n_texts = sum(len(batch) for batch in batches)
+        losses = [loss for _, loss in halving(micro_batches, lambda batch: self._add_gradients(batch, n_texts))]
+        if len(losses) > len(micro_batches):  # memory ran out: the next steps start with what fits
+            self.progress.micro_batch = max(1, size // 2)
+        return sum(losses)
+
+    def _add_gradients(self, batch: np.ndarray, n_texts: int) -> float:
+        """Add the gradients of some texts' share of the mean loss over `n_texts`, and return that share."""
+        if self.features is not None:
+            features = self.features[batch]
+        else:
+            with _autocast(self.model.device):
+                features = pool(self.model, self.network, [self.ids[index] for index in batch])
+        loss = _cross_entropy(self.readout(features), self.labels[batch], "sum") / n_texts
+        # Not loss.backward(): where memory runs out half-way, it has added to some gradients already.
+        parameters = list(self.parameters.values())
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+        ):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return float(loss.detach())
 
     @torch.no_grad()
-    def _look(self, loss: float) -> None:
-        """Judge the validation texts, add a row to the curve, and keep the weights if they are better for sure."""
-        features = self.held if self.held is not None else pooled_features(self.model, self.network, self.held_ids)
+    def _evaluate(self, loss: float) -> None:
+        """Judge the validation texts, add a row to the curve, and keep the weights if they are better by the margin."""
+        progress, features = self.progress, self.validation_features
+        if features is None:
+            features = pooled_features(self.model, self.network, self.validation_ids)
         logits = self.readout(features.to(self.model.device)).cpu()
-        losses = _cross_entropy(logits, self.held_labels, "none").double().numpy()
-        held_loss = float(losses.mean())
-        if not math.isfinite(held_loss):
+        losses = _cross_entropy(logits, self.validation_labels, "none").double().numpy()
+        validation_loss = float(losses.mean())
+        if not math.isfinite(validation_loss):
             raise NtpsError(
-                f"the validation loss is not finite at step {self.step}; try a learning_rate below "
+                f"the validation loss is not finite at step {progress.step}; try a learning_rate below "
                 f"{self.settings.step_size:g}."
             )
-        right = float((logits.argmax(1) == self.held_labels).double().mean())
-        if not self.curve:
-            self.first_losses = losses
-        saved = self.first_losses - losses  # by the steps so far, of each text
-        sure = saved.mean() > self.settings.margin * saved.std(ddof=1) / math.sqrt(len(saved))
-        kept = next((row["validation_loss"] for row in self.curve if row["step"] == self.best_step), math.inf)
-        if not self.curve or (sure and held_loss < kept):
-            self.best_step = self.step
+        if not progress.curve:
+            progress.initial_losses = losses.tolist()
+        saved = np.array(progress.initial_losses) - losses  # of each text, by the steps so far
+        better = saved.mean() > self.settings.margin * saved.std(ddof=1) / math.sqrt(len(saved))
+        best_loss = next((e.validation_loss for e in progress.curve if e.step == progress.best_step), math.inf)
+        if not progress.curve or (better and validation_loss < best_loss):
+            progress.best_step = progress.step
             self.best = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
-        self.curve.append({"step": self.step, "loss": loss, "validation_loss": held_loss, "validation_accuracy": right})
+        evaluation = Evaluation(
+            step=progress.step,
+            loss=loss,
+            validation_loss=validation_loss,
+            validation_accuracy=float((logits.argmax(1) == self.validation_labels).double().mean()),
+        )
+        progress.curve.append(evaluation)
 
     def _out_of_patience(self) -> bool:
-        losses = [row["validation_loss"] for row in self.curve]
+        losses = [evaluation.validation_loss for evaluation in self.progress.curve]
         since = len(losses) - 1 - losses.index(min(losses))
         return self.settings.patience is not None and since >= self.settings.patience
 
-    def _write(self, keep: tuple[Path, dict[str, Any], int], *, done: bool) -> None:
-        progress = {
-            "step": self.step,
-            "best_step": self.best_step,
-            "curve": self.curve,
-            "running": self.running,
-            "micro": self.micro,
-            "first_losses": self.first_losses.tolist(),
-            "done": done,
-        }
-        write_state(keep[0], keep[1], progress, self.parameters, self.best, None if done else self.optimizer)
+    def _write_state(self, path: Path) -> None:
+        """Write all that the run needs to continue; of a finished one the best weights alone."""
+        tensors = {f"best|{name}": value for name, value in self.best.items()}
+        scalars: dict[str, dict[str, Any]] = {}  # of the optimiser
+        if not self.progress.finished:
+            tensors |= {f"now|{name}": value for name, value in self.parameters.items()}
+            for index, entries in self.optimizer.state_dict()["state"].items():
+                for key, value in entries.items():
+                    if isinstance(value, torch.Tensor):
+                        tensors[f"optimizer|{index}|{key}"] = value
+                    else:
+                        scalars.setdefault(str(index), {})[key] = value
+        header = {"kind": STATE_KIND, "run": self.run_record, "progress": asdict(self.progress), "scalars": scalars}
+        save_tensors(path, tensors, header)
 
-    def _resume(self, folder: Path, run: dict[str, Any]) -> bool:
-        """Read the state, if there is one; return whether its run had ended."""
-        found = read_state(folder, run, self.parameters, self.optimizer)
-        if found is None:
-            return False
-        progress, self.best = found
-        self.step, self.best_step = progress["step"], progress["best_step"]
-        self.curve, self.running, self.micro = progress["curve"], progress["running"], progress["micro"]
-        self.first_losses = np.array(progress["first_losses"])
-        return bool(progress["done"])
+    def _read_state(self, path: Path) -> None:
+        """Put what `_write_state` wrote into place.
+
+        Raises:
+            NtpsError: If it is damaged, or of another model, other texts, other settings or another seed; the message
+                says which.
+        """
+        try:
+            tensors, header = load_tensors(path, STATE_KIND)
+        except NtpsError as error:
+            raise NtpsError(f"{str(error).rstrip('.')}; {_ADVICE}.") from error
+        names = {"model": "another model", "train": "other training texts", "validation": "other validation texts"}
+        for key, value in self.run_record.items():
+            other = header["run"].get(key)
+            if other != value:
+                difference = f"on {names[key]}" if key in names else f"with {key} {other!r}, not {value!r}"
+                raise NtpsError(f"{path} is the state of a run {difference}; {_ADVICE}.")
+        curve = [Evaluation(**row) for row in header["progress"].pop("curve")]
+        self.progress = Progress(**header["progress"], curve=curve)
+        state = {int(index): dict(entries) for index, entries in header["scalars"].items()}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("|")
+            if part == "best":
+                self.best[rest] = value
+            elif part == "now":
+                self.parameters[rest].data.copy_(value)
+            else:
+                index, _, key = rest.partition("|")
+                state.setdefault(int(index), {})[key] = value
+        if state:
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _trainable(model: "LanguageModel", settings: TrainSettings, seed: int) -> tuple[Any, Any]:
-    """Return a copy of the network in which the right weights can be trained, and PEFT's wrapper or `None`."""
+    """Return a copy of the network in which the method's weights require gradients, and PEFT's wrapper or `None`."""
     backbone = loading.without_head(model.model)
     if settings.method == "scratch":
         network = loading.fresh_network(backbone.config, False, seed, "float32").to(model.device)
     else:
         network = copy.deepcopy(backbone)
     if settings.method in ("full", "scratch"):
-        # Steps are smaller than the spacing of bfloat16 weights: in float32, or most of them would be lost.
+        # In float32: most steps are smaller than the spacing of bfloat16 weights, and would be lost.
         return network.float().requires_grad_(True), None
     network.requires_grad_(False)
     adapter = adapters.attach(network, settings) if settings.method == "lora" else None
     return network, adapter
 
 
-def _optimizer(settings: TrainSettings, groups: list[dict[str, Any]]) -> Any:
-    groups = [group for group in groups if group["params"]]
+def _optimizer(settings: TrainSettings, parameters: Iterable[torch.Tensor]) -> Any:
+    matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.step_size)
     from transformers.optimization import Adafactor
@@ -270,12 +363,3 @@ def _autocast(device: torch.device) -> Any:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _bar(total: int, done: int, show: bool | None) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    disable = None if show is None else not show  # None: only on a terminal
-    with tqdm(total=total, initial=done, desc="fine-tuning", unit="step", disable=disable, ncols=80) as bar:
-        yield bar

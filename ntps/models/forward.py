@@ -1,7 +1,7 @@
 """Texts to mean-pooled last states, with or without gradients: what a head reads."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from ntps.models.plan import DEFAULT_MAX_LENGTH, plan_batches
 
 if TYPE_CHECKING:
     from ntps.models.load import LanguageModel
+
+T = TypeVar("T")
 
 
 def encode(model: "LanguageModel", texts: Sequence[str], max_length: int | None) -> list[list[int]]:
@@ -47,22 +49,35 @@ def pooled_features(
     """
     network.eval()
     values = torch.zeros(len(ids), model.width)
-    waiting = plan_batches(np.array([len(row) for row in ids]), batch_size)[::-1]
-    while waiting:
-        batch = waiting.pop()
-        try:
-            values[torch.from_numpy(batch)] = pool(model, network, [ids[i] for i in batch]).cpu()
-            continue
-        except torch.cuda.OutOfMemoryError:
-            if len(batch) == 1:
-                raise too_little_memory(len(ids[batch[0]])) from None
-        torch.cuda.empty_cache()
-        waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+    batches = plan_batches(np.array([len(row) for row in ids]), batch_size)
+    for batch, pooled in halving(batches, lambda batch: pool(model, network, [ids[index] for index in batch]).cpu()):
+        values[torch.from_numpy(batch)] = pooled
     return values
 
 
-def too_little_memory(tokens: int) -> NtpsError:
-    """Return what to say when one text does not fit."""
-    return NtpsError(
-        f"the device has too little memory for one text of {tokens} tokens; lower max_length or choose another dtype."
-    )
+def halving(batches: Iterable[np.ndarray], run: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
+    """Run batches one after another and yield each with its result; one that does not fit is run in two halves.
+
+    Args:
+        batches: Arrays of text indices.
+        run: Called with a batch. Where it raises `torch.cuda.OutOfMemoryError`, it must have changed nothing.
+
+    Raises:
+        NtpsError: If a batch of one text does not fit into the memory of the device.
+    """
+    waiting = list(batches)[::-1]
+    while waiting:
+        batch = waiting.pop()
+        try:
+            result = run(batch)
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                raise NtpsError(
+                    f"the device has too little memory for text {int(batch[0]) + 1} alone; lower max_length or choose "
+                    "another dtype."
+                ) from None
+        else:
+            yield batch, result
+            continue
+        torch.cuda.empty_cache()  # outside the handler, so that what the failed attempt held is free
+        waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]

@@ -301,7 +301,7 @@ def run_study(
         raise NtpsError(f"--output {folder} is a file; name a folder.")
     with lock_folder(folder, share):
         if lora is not None:
-            lora = replace(lora.check(), max_length=lora.max_length or settings.max_length)
+            lora = replace(lora, max_length=lora.max_length or settings.max_length)
         grid = make_grid(models, tasks, settings, seeds=seeds, control=control, lora=lora)
         if all(cell.reason for cell in grid.cells):  # nothing can be computed: say so at once
             raise NtpsError(grid.cells[0].reason)
