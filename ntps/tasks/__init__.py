@@ -1,1 +1,6 @@
 """Labelled texts from anywhere: bundled tasks, files, folders, hub data sets, objects in memory."""
+
+from ntps.tasks.load import list_tasks, load_task
+from ntps.tasks.task import LabelColumn, Task
+
+__all__ = ["LabelColumn", "Task", "list_tasks", "load_task"]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ntps.errors import NtpsError
 from ntps.tasks.tables import Table
+from ntps.tasks.task import LabelColumn
 
 TEXT_NAMES = (
     "text", "texts", "sentence", "sentences", "content", "contents", "document", "review", "review_text", "reviews",
@@ -19,83 +20,115 @@ LABEL_NAMES = (
     "emotion", "topic", "coarse_label", "fine_label", "bias_type", "clickbait", "spam", "is_spam", "answerkey", "y",
 )  # fmt: skip
 
+# Between joined columns, and between answer choices, which are numbered from 0: "(0) one (1) another". A single space
+# is what the paper's data preparation uses, so that scores of its question pairs and multiple-choice set compare.
+PAIR_SEPARATOR = " "
 
-def find_column(table: Table, what: str, names: Sequence[str], other: str | None = None) -> str:
-    """Return the one column whose name is among `names`, upper or lower case alike, and not in `other`.
+
+def find_column(table: Table, role: str, names: Sequence[str], taken: Sequence[str] = ()) -> str:
+    """Return the one column whose name is among `names`, in upper or lower case, and not in `taken`.
+
+    Args:
+        table: The table to look in.
+        role: What the column is for, "text" or "label".
+        names: Names in lower case that suggest this role.
+        taken: Columns that have another role.
 
     Raises:
-        NtpsError: If none or several are.
+        NtpsError: If no column or several columns have such a name.
     """
-    taken = set((other or "").split(","))
-    found = [name for name in table.columns if name.strip().lower() in names and name not in taken]
+    candidates = [name for name in table.columns if name.strip().lower() in names and name not in taken]
     listed = ", ".join(table.columns)
-    if not found:
+    if not candidates:
         raise NtpsError(
-            f"{table.source['path']}: no {what} column found among {listed}; name it with {what}_column "
-            f"(known by name: {', '.join(names[:5])}, ...)."
+            f"{table.source['path']}: no {role} column found among {listed}; name it with {role}_column "
+            f"(known names: {', '.join(names[:5])}, ...)."
         )
-    if len(found) > 1:
+    if len(candidates) > 1:
         raise NtpsError(
-            f"{table.source['path']}: the {what} column is ambiguous ({' or '.join(found)}); "
-            f"name one with {what}_column; columns: {listed}."
+            f"{table.source['path']}: the {role} column is ambiguous ({' or '.join(candidates)}); "
+            f"name one with {role}_column; columns: {listed}."
         )
-    return found[0]
+    return candidates[0]
 
 
-def column(table: Table, name: str, what: str) -> tuple[list[Any], tuple[str, ...] | None]:
-    """Return a named column and its declared class names; a dot looks into objects.
+def split_names(table: Table, names: str) -> list[str]:
+    """Return the text columns that `names` lists, separated by commas; a column may have a comma in its own name."""
+    return [names] if names in table.columns else [name.strip() for name in names.split(",")]
+
+
+def column_values(
+    table: Table, name: str, role: str, *, allow_missing: bool = False
+) -> tuple[list[Any], tuple[str, ...] | None]:
+    """Return the values of a column and its declared class names; a dot looks into a field of objects.
+
+    Args:
+        table: The table to read.
+        name: Name of the column, or COLUMN.FIELD.
+        role: What the column is for, for messages.
+        allow_missing: Whether an object may lack the field; its value is None then.
 
     Raises:
         NtpsError: If there is no such column or field.
     """
     if name in table.columns:
         return table.columns[name], table.declared.get(name)
-    head, _, rest = name.partition(".")
-    if not rest or head not in table.columns:
-        raise NtpsError(f"{table.source['path']}: no {what} column {name!r}; columns: {', '.join(table.columns)}.")
+    head, _, field = name.partition(".")
+    if not field or head not in table.columns:
+        raise NtpsError(f"{table.source['path']}: no {role} column {name!r}; columns: {', '.join(table.columns)}.")
     values = []
     for row, value in enumerate(table.columns[head]):
         inner = value
-        for key in rest.split("."):
-            if not isinstance(inner, dict) or key not in inner:
-                raise NtpsError(f"{table.where(row)}: column {head!r} has no field {rest!r}.")
-            inner = inner[key]
+        for key in field.split("."):
+            if isinstance(inner, dict) and key in inner:
+                inner = inner[key]
+            elif allow_missing:
+                inner = None
+                break
+            else:
+                raise NtpsError(f"{table.where(row)}: column {head!r} has no field {field!r}.")
         values.append(inner)
     return values, None
 
 
-def texts_of(table: Table, name: str, separator: str) -> tuple[list[str], int]:
-    """Return the texts of a column, or of several joined by `separator`, and how many held broken characters.
+def read_texts(table: Table, names: str) -> tuple[list[str], int]:
+    """Return the texts of a column, or of several joined by `PAIR_SEPARATOR`.
+
+    Args:
+        table: The table to read.
+        names: Name of the text column, or several names separated by commas.
+
+    Returns:
+        The texts, and the number of texts in which broken characters were replaced.
 
     Raises:
-        NtpsError: If a column is missing, or holds nulls or something else than text.
+        NtpsError: If a column does not exist, has missing values, or holds anything but text.
     """
-    names = [name] if name in table.columns else [part.strip() for part in name.split(",")]
-    parts = [_strings(table, part, separator) for part in names]
-    texts = [separator.join(row) for row in zip(*parts, strict=True)]
-    repaired = 0
+    joined = zip(*(_strings(table, name) for name in split_names(table, names)), strict=True)
+    texts = [PAIR_SEPARATOR.join(row) for row in joined]
+    n_repaired = 0
     for row, text in enumerate(texts):
         try:
             text.encode("utf-8")
-        except UnicodeEncodeError:  # JSON may spell half a character; no tokenizer takes it
+        except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no tokenizer accepts
             texts[row] = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            repaired += 1
-    return texts, repaired
+            n_repaired += 1
+    return texts, n_repaired
 
 
-def _strings(table: Table, name: str, separator: str) -> list[str]:
+def _strings(table: Table, name: str) -> list[str]:
     """Return one column as strings; a list of strings, answers to choose from, becomes "(0) one (1) another"."""
-    values, _ = column(table, name, "text")
-    nulls = [row for row, value in enumerate(values) if _null(value)]
-    if nulls:
+    values, _ = column_values(table, name, "text")
+    missing = [row for row, value in enumerate(values) if _is_null(value)]
+    if missing:
         raise NtpsError(
-            f"{table.where(nulls[0])}: the text (column {name!r}) is missing{_more(nulls)}; "
+            f"{table.where(missing[0])}: the text (column {name!r}) is missing{_more_rows(missing)}; "
             "drop such rows, or write empty texts."
         )
     texts = []
     for row, value in enumerate(values):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            texts.append(separator.join(f"({number}) {item}" for number, item in enumerate(value)))
+            texts.append(PAIR_SEPARATOR.join(f"({number}) {item}" for number, item in enumerate(value)))
         elif isinstance(value, str):
             texts.append(str(value))
         else:
@@ -103,68 +136,91 @@ def _strings(table: Table, name: str, separator: str) -> list[str]:
     return texts
 
 
-def encode(
-    values: Sequence[Any], table: Table, name: str, declared: tuple[str, ...] | None = None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Turn labels into class numbers.
+def read_labels(table: Table, name: str, *, allow_missing: bool = False) -> LabelColumn:
+    """Turn a column of labels into class numbers.
+
+    Labels are integers (also floats without a fractional part), strings or booleans. None, NaN and the empty string are
+    missing labels; where the source declares class names, the labels are their numbers, and -1 is missing too.
 
     Args:
-        values: One label a text: integers (also as fractions without a fractional part), strings, or booleans.
-        table: Where they come from, for messages.
-        name: Their column.
-        declared: Class names, where the source declares them; then `values` are their numbers, and -1 is "hidden".
+        table: The table to read.
+        name: Name of the label column.
+        allow_missing: Whether texts may lack a label; their class number is -1 then.
 
     Returns:
-        Class numbers, int64 of shape (n,), and the names of the classes that occur: numbers by size (words that are all
-        whole numbers too), words by alphabet, declared names as declared.
+        The column. Its classes are those that occur: numbers by size (also strings that are all whole numbers), words
+        in alphabetical order, declared names as declared.
 
     Raises:
-        NtpsError: If labels are missing, hidden, fractional, mixed, or no labels at all.
+        NtpsError: If there is no such column, if all labels are missing, or some are without `allow_missing`, or if
+            labels are fractional, of several kinds, or not labels at all.
     """
+    values, declared = column_values(table, name, "label", allow_missing=allow_missing)
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     values = [value.strip() if isinstance(value, str) else value for value in values]
-    hidden = [row for row, value in enumerate(values) if _null(value) or value == "" or (declared and value == -1)]
-    if values and (len(hidden) == len(values) or all(value == -1 for value in values)):
-        raise NtpsError(_hidden(table, name, values))
-    if hidden:
-        first = table.where(hidden[0])
-        raise NtpsError(f"{first}: the label (column {name!r}) is missing{_more(hidden)}; drop such rows.")
-    kinds = {_kind(value) for value in values}
-    for row, value in enumerate(values):
-        kind = _kind(value)
-        if kind == "other" or (kind == "fraction" and not float(value).is_integer()):
+    missing = [_is_null(value) or value == "" or bool(declared and value == -1) for value in values]
+    if values and (all(missing) or all(value == -1 for value in values)):
+        raise NtpsError(_no_labels(table, name, values))
+    if any(missing) and not allow_missing:
+        rows = [row for row, absent in enumerate(missing) if absent]
+        raise NtpsError(
+            f"{table.where(rows[0])}: the label (column {name!r}) is missing{_more_rows(rows)}; drop such rows."
+        )
+    labels = {row: value for row, (value, absent) in enumerate(zip(values, missing, strict=True)) if not absent}
+    kinds = _kinds_of(table, name, labels)
+    if kinds <= {"fraction", "integer"}:
+        labels = {row: int(label) for row, label in labels.items()}
+    else:
+        declared = None  # labels that are names already
+    if declared:
+        for row, label in labels.items():
+            if not 0 <= label < len(declared):
+                raise NtpsError(
+                    f"{table.where(row)}: label {label} (column {name!r}) is not among its {len(declared)} classes "
+                    f"(0 to {len(declared) - 1})."
+                )
+    ordered = sorted(set(labels.values()), key=_sort_key(list(labels.values())))
+    if declared:
+        classes = tuple(declared[label] for label in ordered)
+    elif kinds == {"boolean"}:
+        classes = tuple("true" if label else "false" for label in ordered)
+    else:
+        classes = tuple(map(str, ordered))
+    number_of = {label: number for number, label in enumerate(ordered)}
+    numbers = np.full(len(values), -1, dtype=np.int64)
+    numbers[list(labels)] = [number_of[label] for label in labels.values()]
+    return LabelColumn(name, numbers, classes)
+
+
+def _kinds_of(table: Table, name: str, labels: dict[int, Any]) -> set[str]:
+    """Return the kinds of the labels, which are given by row.
+
+    Raises:
+        NtpsError: If a label cannot name a class, or their kinds do not go together.
+    """
+    kinds = set()
+    for row, label in labels.items():
+        kind = _kind(label)
+        if kind == "other" or (kind == "fraction" and not float(label).is_integer()):
             raise NtpsError(
-                f"{table.where(row)}: label {_short(value)} (column {name!r}) is no class; a task is a classification: "
-                "integers, strings or booleans are accepted."
+                f"{table.where(row)}: label {_short(label)} (column {name!r}) is not a class; a task is a "
+                "classification: integers, strings or booleans are accepted."
             )
+        kinds.add(kind)
     if len(kinds) > 1 and kinds != {"fraction", "integer"}:
         mixed = " and ".join(sorted(kinds))
-        raise NtpsError(f"{table.source.get('path', name)}: column {name!r} mixes {mixed} labels; use one kind.")
-    if kinds & {"fraction", "integer"}:
-        values = [int(value) for value in values]
-    if declared and kinds <= {"fraction", "integer"}:
-        beyond = next((row for row, value in enumerate(values) if not 0 <= value < len(declared)), None)
-        if beyond is not None:
-            raise NtpsError(f"{table.where(beyond)}: label {values[beyond]} of {len(declared)} declared classes.")
-    ordered = sorted(set(values), key=_order(values))
-    number = {value: index for index, value in enumerate(ordered)}
-    if declared and kinds <= {"fraction", "integer"}:
-        names = tuple(declared[value] for value in ordered)
-    elif kinds == {"boolean"}:
-        names = tuple("true" if value else "false" for value in ordered)
-    else:
-        names = tuple(map(str, ordered))
-    return np.array([number[value] for value in values], dtype=np.int64), names
+        raise NtpsError(f"{table.source['path']}: column {name!r} mixes {mixed} labels; use one kind.")
+    return kinds
 
 
-def _order(values: Sequence[Any]) -> Any:
-    """Return the sort key of classes: whole numbers by size, even when spelled as words; the rest as they compare."""
-    if any(isinstance(value, str) for value in values):
+def _sort_key(labels: Sequence[Any]) -> Any:
+    """Return the sort key of labels: whole numbers by size, also those spelled as strings; the rest as they compare."""
+    if any(isinstance(label, str) for label in labels):
         try:
-            numbers = {value: int(value) for value in set(values)}
+            numbers = {label: int(label) for label in set(labels)}
         except ValueError:
             return None
-        return lambda value: (numbers[value], value)
+        return lambda label: (numbers[label], label)
     return None
 
 
@@ -180,27 +236,27 @@ def _kind(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value as it is written in Python, cut to fit a sentence."""
+    """Return a value as Python writes it, shortened to fit a sentence."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _null(value: Any) -> bool:
-    """Return whether a value is missing: None or not a number."""
+def _is_null(value: Any) -> bool:
+    """Return whether a value is None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _more(rows: Sequence[int]) -> str:
+def _more_rows(rows: Sequence[int]) -> str:
     """Return " (and in 3 more rows)" for a message that names the first of `rows`."""
-    others = len(rows) - 1
-    return f" (and in {others} more row{'s' if others > 1 else ''})" if others else ""
+    n_more = len(rows) - 1
+    return f" (and in {n_more} more row{'s' if n_more > 1 else ''})" if n_more else ""
 
 
-def _hidden(table: Table, name: str, values: Sequence[Any]) -> str:
-    """Return the message for a split without public labels."""
+def _no_labels(table: Table, name: str, values: Sequence[Any]) -> str:
+    """Return the message for a column without a single label, such as that of a split whose labels are hidden."""
     split = table.source.get("split")
-    what = "-1" if values[0] == -1 else "empty"
+    content = "-1" if values[0] == -1 else "empty"
     others = [other for other in table.splits if other != split and other not in {"test", "unsupervised"}]
     advice = f"; use split {' or '.join(map(repr, others))}" if others else "; labelled texts are needed"
-    place = f"split {split!r} of {table.source.get('path')}" if split else str(table.source.get("path", name))
-    return f"the labels of {place} are hidden or missing: all {len(values)} are {what} (column {name!r}){advice}."
+    origin = f"split {split!r} of {table.source['path']}" if split else str(table.source["path"])
+    return f"the labels of {origin} are hidden or missing: all {len(values)} are {content} (column {name!r}){advice}."

@@ -1,6 +1,7 @@
-"""Rows of labelled text from beyond single files: saved folders, the hub, objects in memory."""
+"""Tables of labelled text from saved folders, the hub and objects in memory."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def read_folder(path: Path, split: str | None, config: str | None = None) -> Tab
     """Read a `save_to_disk` folder, or a folder of data files laid out as on the hub (a cloned data set).
 
     Raises:
-        NtpsError: If it is neither, is damaged, or has no such split.
+        NtpsError: If the folder is neither, is damaged, or has no such split.
     """
     import datasets
 
@@ -41,7 +42,7 @@ def read_hub(name: str, config: str | None, split: str | None, revision: str | N
         NtpsError: If there is no such data set, configuration, split or revision, or it cannot be reached.
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise NtpsError(f"{name}: file not found, and no name of a data set on the hub.{hint}")
+        raise NtpsError(f"{name}: file not found, and not a valid name of a data set on the hub.{hint}")
     import datasets
 
     online = _hub.reachable()
@@ -70,17 +71,20 @@ def _hub_reason(error: Exception) -> str:
     if "scripts are no longer supported" in text:
         return "it is a loading script, which datasets no longer runs; try revision='refs/convert/parquet'"
     if "gated" in text:
-        return "access is to be asked for on its page, then log in with `hf auth login`"
+        return "request access on its page, then log in with `hf auth login`"
     return text[:400].rstrip(".") or type(error).__name__
 
 
 def from_dataset(loaded: Any, name: str, split: str | None) -> Table:
     """Take one split of a `datasets` object.
 
-    `split` may slice, as in "train[:100]". Without it: "train", or the only one there is.
+    Args:
+        loaded: A `Dataset` or a `DatasetDict`.
+        name: Name of the data set, for messages.
+        split: Split, which may be a slice such as "train[:100]"; by default "train", or the only split.
 
     Raises:
-        NtpsError: If there is no such split, or none was named where several are and none is "train".
+        NtpsError: If there is no such split, or if `split` is missing and there are several, none named "train".
     """
     import datasets
 
@@ -110,8 +114,14 @@ def from_dataset(loaded: Any, name: str, split: str | None) -> Table:
         if isinstance(feature, datasets.ClassLabel)
     }
     columns = {column: list(rows[column]) for column in rows.column_names if _plain(rows.features[column])}
-    place = f"{name}, split {split}" if split else name
-    return Table(columns, lambda row: f"{place}, row {row + 1}", declared, splits, {"split": split})
+    origin = f"{name}, split {split}" if split else name
+    return Table(
+        columns=columns,
+        where=lambda row: f"{origin}, row {row + 1}",
+        declared=declared,
+        splits=splits,
+        source={"split": split},
+    )
 
 
 def _plain(feature: Any) -> bool:
@@ -120,7 +130,7 @@ def _plain(feature: Any) -> bool:
 
 
 def _slice(rows: Any, bounds: str, split: str) -> Any:
-    """Take the rows FROM:TO of a split, in numbers or per cent."""
+    """Return the rows FROM:TO of a split, given as numbers or percentages."""
     match = re.fullmatch(r"(-?\d+)?(%)?:(-?\d+)?(%)?", bounds)
     if not match:
         raise NtpsError(f"split is {split!r}; a slice is written as in 'train[:100]' or 'train[10%:20%]'.")
@@ -132,36 +142,72 @@ def _slice(rows: Any, bounds: str, split: str) -> Any:
     return rows.select(range(*slice(low, high).indices(len(rows))))
 
 
-def read_memory(given: Any, texts: Any, labels: Any, split: str | None) -> Table:
-    """Wrap lists, a Dataset, a DatasetDict or a DataFrame."""
-    if texts is not None:
-        if labels is None:
-            raise NtpsError("texts were given without labels; pass labels with one entry a text.")
-        if isinstance(texts, str) or isinstance(labels, str):
-            raise NtpsError("texts and labels must be lists, one entry a text, not a single string.")
-        refuse({"split": split}, "texts in memory")
-        columns = {"text": list(texts), "label": list(labels)}
-        if len(columns["text"]) != len(columns["label"]):
-            raise NtpsError(f"{len(columns['text'])} texts were given with {len(columns['label'])} labels.")
-        if not columns["text"]:
-            raise NtpsError("texts is empty; at least two labelled texts are needed.")
-        return Table(columns, lambda row: f"texts, entry {row + 1}", source={"kind": "memory", "path": "texts"})
-    kind = type(given).__name__
+def read_lists(texts: Any, labels: Any) -> Table:
+    """Make a table of texts in memory and their labels.
+
+    Args:
+        texts: The texts; they become the column "text".
+        labels: One label per text, which become the column "label"; or a mapping from names of label columns to labels.
+
+    Raises:
+        NtpsError: If labels are missing, or there is not one entry per text.
+    """
+    if labels is None:
+        raise NtpsError("texts were given without labels; pass labels, with one entry per text.")
+    columns = {"text": _entries(texts, "texts")}
+    n_texts = len(columns["text"])
+    if not n_texts:
+        raise NtpsError("texts is empty; at least two labelled texts are needed.")
+    if isinstance(labels, Mapping):
+        odd = next((name for name in labels if not isinstance(name, str) or name in {"", "text"}), None)
+        if odd is not None or not labels:
+            given = "nothing" if not labels else repr(odd)
+            raise NtpsError(f"labels maps {given} to labels; names of label columns are needed, other than 'text'.")
+        named = {name: (f"labels[{name!r}]", values) for name, values in labels.items()}
+    else:
+        named = {"label": ("labels", labels)}
+    for name, (what, values) in named.items():
+        columns[name] = [_without_na(value) for value in _entries(values, what)]
+        if len(columns[name]) != n_texts:
+            raise NtpsError(f"{n_texts} texts were given with {len(columns[name])} labels in {what}.")
+    source = {"kind": "memory", "path": "texts"}
+    return Table(columns=columns, where=lambda row: f"texts, entry {row + 1}", source=source)
+
+
+def _entries(values: Any, what: str) -> list[Any]:
+    """Return the entries of a list, an array or another iterable."""
+    try:
+        if not isinstance(values, str):
+            return list(values)
+    except TypeError:
+        pass
+    kind = "a single string" if isinstance(values, str) else f"a {type(values).__name__}"
+    raise NtpsError(f"{what} is {kind}; a list with one entry per text is needed.")
+
+
+def read_object(loaded: Any, split: str | None) -> Table:
+    """Make a table of a Dataset, a DatasetDict or a DataFrame.
+
+    Raises:
+        NtpsError: If it is something else, has no rows, or has no such split.
+    """
+    kind = type(loaded).__name__
     if kind == "DataFrame":
         refuse({"split": split}, "a DataFrame")
-        frame = {str(column): [_missing(value) for value in given[column]] for column in given.columns}
-        if not len(given):
+        if not len(loaded):
             raise NtpsError("the DataFrame has no rows; at least two labelled texts are needed.")
-        return Table(frame, lambda row: f"DataFrame, row {row + 1}", source={"kind": "memory", "path": "DataFrame"})
+        columns = {str(column): [_without_na(value) for value in loaded[column]] for column in loaded.columns}
+        source = {"kind": "memory", "path": "DataFrame"}
+        return Table(columns=columns, where=lambda row: f"DataFrame, row {row + 1}", source=source)
     if kind not in {"Dataset", "DatasetDict"}:
-        raise NtpsError(f"a task cannot be made from a {kind}; give a name, a path, a Dataset or a DataFrame.")
-    table = from_dataset(given, kind, split)
+        raise NtpsError(f"a task cannot be made from {kind!r}; give a name, a path, a Dataset or a DataFrame.")
+    table = from_dataset(loaded, kind, split)
     table.source = {"kind": "memory", "path": kind, **table.source}
     return table
 
 
-def _missing(value: Any) -> Any:
-    """Return None for pandas' missing values (NaN, NA, NaT): they differ from themselves, or refuse to say."""
+def _without_na(value: Any) -> Any:
+    """Return None for missing values (NaN, pandas' NA and NaT): they differ from themselves, or refuse to say."""
     try:
         return value if bool(value == value) else None  # noqa: PLR0124
     except (TypeError, ValueError):

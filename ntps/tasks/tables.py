@@ -1,7 +1,7 @@
-"""Rows of labelled text in local files.
+"""Tables of labelled text from local files.
 
-Every reader returns a `Table`: plain columns, words that say where each row stands, and the names that the source
-declares for its classes. Nothing here knows what a text or a label is.
+Every reader returns a `Table`: plain columns, where each row is, and the class names that the source declares. Nothing
+here knows what a text or a label is.
 """
 
 import csv
@@ -19,16 +19,16 @@ EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _MAX_FIELD = 2**31 - 1  # one field of a CSV file, in characters
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Table:
     """Columns of equal length, read from one source.
 
     Attributes:
         columns: Values of each column, in file order; a missing value is None.
-        where: Says where row i (from 0) stands, as "reviews.csv, line 7".
-        declared: Class names of a column, where the source declares them; the column then holds their numbers.
-        splits: Names of all splits of the source; empty where it has none.
-        source: What was read, for `Task.source`.
+        where: Function from the number of a row (from 0) to words such as "reviews.csv, line 7".
+        declared: Class names of each column for which the source declares them; the column then holds their numbers.
+        splits: Names of all splits of the source; empty if it has none.
+        source: What was read, for `Task.source`; `path` is among it.
     """
 
     columns: dict[str, list[Any]]
@@ -67,7 +67,7 @@ def read_file(path: Path) -> Table:
 
 
 def _bytes(path: Path) -> bytes:
-    """Return a file's content, or say why there is none."""
+    """Return a file's content, or say why it cannot be read."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -80,7 +80,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _text(path: Path) -> str:
-    """Return a text file's content; a byte order mark of UTF-16 is understood, other encodings are refused."""
+    """Return the content of a text file in UTF-8, or in UTF-16 with a byte order mark; refuse other encodings."""
     data = _bytes(path)
     encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
@@ -98,8 +98,8 @@ def _text(path: Path) -> str:
 
 
 def _delimited(path: Path, text: str, delimiter: str | None) -> Table:
-    """Read CSV or TSV with a header line. No value is guessed: "NA" and "None" stay words."""
-    if delimiter is None:  # spreadsheets in much of Europe write semicolons
+    """Read CSV or TSV with a header line. No value is converted: "NA" and "None" stay strings."""
+    if delimiter is None:  # spreadsheets write semicolons in much of Europe
         header_line = text.lstrip().split("\n", 1)[0]
         delimiter = ";" if ";" in header_line and "," not in header_line else ","
     rows: list[list[str]] = []
@@ -118,9 +118,9 @@ def _delimited(path: Path, text: str, delimiter: str | None) -> Table:
     finally:
         csv.field_size_limit(limit)
     header = [name.strip() for name in rows[0]] if rows else []
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise NtpsError(f"{path}, line {lines[0]}: the header names column {twice[0]!r} twice.")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise NtpsError(f"{path}, line {lines[0]}: the header names column {repeated[0]!r} twice.")
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(header):
             raise NtpsError(
@@ -128,11 +128,11 @@ def _delimited(path: Path, text: str, delimiter: str | None) -> Table:
                 f"a text that holds {delimiter!r} needs quotes around it."
             )
     columns = {name: [row[index] for row in rows[1:]] for index, name in enumerate(header)}
-    return Table(columns, lambda row: f"{path}, line {lines[row + 1]}")
+    return Table(columns=columns, where=lambda row: f"{path}, line {lines[row + 1]}")
 
 
 def _json_lines(path: Path, text: str) -> Table:
-    """Read one JSON object a line; blank lines are skipped."""
+    """Read one JSON object per line; blank lines are skipped."""
     records: list[dict[str, Any]] = []
     lines: list[int] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -144,33 +144,33 @@ def _json_lines(path: Path, text: str) -> Table:
             reason = getattr(error, "msg", "nested too deeply")
             raise NtpsError(f"{path}, line {number}: not valid JSON ({reason}).") from error
         if not isinstance(record, dict):
-            raise NtpsError(f"{path}, line {number}: a JSON {_kind(record)}, where each line must be an object.")
+            raise NtpsError(f"{path}, line {number}: a JSON {_kind(record)}; each line must be an object.")
         records.append(record)
         lines.append(number)
-    return Table(_columns(records), lambda row: f"{path}, line {lines[row]}")
+    return Table(columns=_columns(records), where=lambda row: f"{path}, line {lines[row]}")
 
 
 def _json(path: Path, text: str) -> Table:
-    """Read a JSON list of objects; JSON Lines under this name, as data sets often come, are understood too."""
+    """Read a JSON list of objects, or JSON Lines, which data sets often have under this extension."""
     try:
         records = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _json_lines(path, text)
-        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise NtpsError(f"{path}{place}: not valid JSON ({getattr(error, 'msg', 'nested too deeply')}).") from error
+        position = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise NtpsError(f"{path}{position}: not valid JSON ({getattr(error, 'msg', 'nested too deeply')}).") from error
     if not isinstance(records, list):
-        raise NtpsError(f"{path}: a JSON {_kind(records)}, where a list of objects is needed.")
+        raise NtpsError(f"{path}: a JSON {_kind(records)}; a list of objects is needed.")
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
-            raise NtpsError(f"{path}, item {number}: a JSON {_kind(record)}, where each item must be an object.")
-    return Table(_columns(records), lambda row: f"{path}, item {row + 1}")
+            raise NtpsError(f"{path}, item {number}: a JSON {_kind(record)}; each item must be an object.")
+    return Table(columns=_columns(records), where=lambda row: f"{path}, item {row + 1}")
 
 
 def _parquet(path: Path) -> Table:
-    """Read a Parquet file, with the class names that `datasets` leaves in its metadata."""
+    """Read a Parquet file, with the class names that `datasets` writes into its metadata."""
     if not path.is_file() or path.stat().st_size == 0:
-        _bytes(path)  # says what is wrong
+        _bytes(path)  # raises the error that fits
     import pyarrow
     import pyarrow.parquet
 
@@ -186,24 +186,24 @@ def _parquet(path: Path) -> Table:
             if feature.get("_type") == "ClassLabel":
                 declared[name] = tuple(map(str, feature["names"]))
     except (KeyError, TypeError, AttributeError, ValueError):
-        pass  # written by something else than datasets
-    return Table(columns, lambda row: f"{path}, row {row + 1}", declared)
+        pass  # not written by datasets
+    return Table(columns=columns, where=lambda row: f"{path}, row {row + 1}", declared=declared)
 
 
 def _columns(records: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Turn records into columns; a key that a record lacks is None there."""
+    """Turn records into columns; a record that lacks a key has None there."""
     names = dict.fromkeys(str(name) for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}
 
 
 def _kind(value: Any) -> str:
-    """Return the JSON word for a value's type."""
+    """Return JSON's name for the type of a value."""
     words = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
     return words.get(type(value), "number")
 
 
-def refuse(options: dict[str, Any], what: str) -> None:
-    """Refuse options that would have no effect."""
-    for option, value in options.items():
+def refuse(parameters: dict[str, Any], what: str) -> None:
+    """Raise an NtpsError for a parameter that would have no effect."""
+    for parameter, value in parameters.items():
         if value is not None:
-            raise NtpsError(f"option {option!r} ({value!r}) has no meaning for {what}.")
+            raise NtpsError(f"{parameter!r} ({value!r}) has no meaning for {what}.")

@@ -1,4 +1,4 @@
-"""`Task`: texts with class labels, and the ways to cut and relabel them."""
+"""`Task`: texts with one or several columns of class labels, and the ways to cut it."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -9,49 +9,43 @@ from typing import Any
 import numpy as np
 
 from ntps.errors import NtpsError, in_range
-from ntps.tasks.columns import encode
-from ntps.tasks.tables import Table
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """A text classification data set; it never changes after it is made.
+class LabelColumn:
+    """One class label per text.
 
     Attributes:
-        name: What tables and files call it.
-        texts: The n texts. Blank ones stay: what has no tokens is skipped, and counted, where a model reads it.
-        labels: Class of each text, int64 of shape (n,), in [0, n_classes). Read-only.
-        classes: Class names, in a stable order: numbers by size, words by alphabet, declared names as declared.
-        source: What it was made from, fit for JSON: `kind`, `path`, columns, split, limit, seed, `notes`.
+        name: Name of the column.
+        values: Class number of each text, int64 of shape (n,), in [0, n_classes); -1 where a text has no label.
+            Read-only.
+        classes: Class names, in a stable order: numbers by size, words in alphabetical order, declared names as
+            declared.
+
+    Raises:
+        NtpsError: If the values are not class numbers of these classes.
     """
 
     name: str
-    texts: tuple[str, ...]
-    labels: np.ndarray = field(repr=False)
+    values: np.ndarray = field(repr=False)
     classes: tuple[str, ...]
-    source: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        texts, labels = tuple(self.texts), np.array(self.labels)
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            got = f"{labels.dtype} of shape {labels.shape}"
-            raise NtpsError(f"{self.name}: labels must be class numbers, one a text, not {got}.")
-        if len(texts) != len(labels):
-            raise NtpsError(f"{self.name}: {len(texts)} texts, but {len(labels)} labels.")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
-            got = f"labels from {labels.min()} to {labels.max()}"
-            raise NtpsError(f"{self.name}: {got} for {len(self.classes)} classes (0 to {len(self.classes) - 1}).")
-        labels = labels.astype(np.int64)
-        labels.flags.writeable = False
-        object.__setattr__(self, "texts", texts)
-        object.__setattr__(self, "labels", labels)
-        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        values, classes = np.array(self.values), tuple(map(str, self.classes))
+        if values.ndim != 1 or values.dtype.kind not in "iu":
+            given = f"{values.dtype} of shape {values.shape}"
+            raise NtpsError(f"label column {self.name!r} holds {given}; integers of shape (n_texts,) are needed.")
+        if len(values) and not -1 <= values.min() <= values.max() < len(classes):
+            given = f"values from {values.min()} to {values.max()}"
+            accepted = f"0 to {len(classes) - 1}, or -1 for a text without a label"
+            raise NtpsError(f"label column {self.name!r} holds {given} for {len(classes)} classes ({accepted}).")
+        values = values.astype(np.int64)
+        values.flags.writeable = False
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "classes", classes)
 
     def __len__(self) -> int:
-        return len(self.texts)
-
-    def __repr__(self) -> str:
-        return f"Task({self.name!r}: {len(self)} texts, {self.n_classes} classes, majority {self.majority_rate:.2f})"
+        return len(self.values)
 
     @property
     def n_classes(self) -> int:
@@ -59,22 +53,169 @@ class Task:
         return len(self.classes)
 
     @property
+    def labelled(self) -> np.ndarray:
+        """Whether each text has a label, bool of shape (n,)."""
+        return self.values >= 0
+
+    @property
     def majority_rate(self) -> float:
-        """Share of the most frequent class, in [1/n_classes, 1]: the accuracy of always answering it."""
-        return float(np.bincount(self.labels).max() / len(self)) if len(self) else float("nan")
+        """Share of the most frequent class among the labelled texts, in [1/n_classes, 1]; NaN without any.
+
+        It is the accuracy of always answering that class.
+        """
+        counts = np.bincount(self.values[self.labelled])
+        return float(counts.max() / counts.sum()) if counts.size else float("nan")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task:
+    """A text classification data set, with one or several label columns; it never changes after it is made.
+
+    Attributes:
+        name: Name of the task in tables and files.
+        texts: The n texts. Blank texts stay; what has no tokens is skipped, and counted, where a model reads it.
+        columns: The label columns, at least one. With a single column every text has a label; with several, a text may
+            lack labels in some or all of them. `labels`, `classes`, `n_classes` and `majority_rate` are those of the
+            first.
+        source: What the task was made from, as JSON values: `kind`, `path`, columns, split, limit, seed, `notes`.
+
+    Raises:
+        NtpsError: If there is no column, two columns have the same name, a column does not have one value per text,
+            or a label is missing in a single column.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    columns: tuple[LabelColumn, ...]
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        texts, columns = tuple(self.texts), tuple(self.columns)
+        if not columns:
+            raise NtpsError(f"{self.name} has no label column; at least one is needed.")
+        names = [column.name for column in columns]
+        for column in columns:
+            if names.count(column.name) > 1:
+                raise NtpsError(f"{self.name} has two label columns named {column.name!r}; names must differ.")
+            if len(column) != len(texts):
+                raise NtpsError(
+                    f"{self.name} has {len(texts)} texts, but {len(column)} labels in column {column.name!r}."
+                )
+        if len(columns) == 1 and not columns[0].labelled.all():
+            first = int(np.argmin(columns[0].labelled))
+            raise NtpsError(
+                f"{self.name}: text {first} has no label in {names[0]!r}, the only label column; drop such texts."
+            )
+        object.__setattr__(self, "texts", texts)
+        object.__setattr__(self, "columns", columns)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        texts: Iterable[str],
+        labels: Sequence[int] | np.ndarray,
+        classes: Iterable[str],
+        *,
+        label_column: str = "label",
+        source: dict[str, Any] | None = None,
+    ) -> "Task":
+        """Return a task with one label column.
+
+        Args:
+            name: Name of the task.
+            texts: The n texts.
+            labels: Class number of each text, integers of shape (n,), in [0, n_classes).
+            classes: Class names.
+            label_column: Name of the label column.
+            source: What the task was made from, as JSON values.
+
+        Raises:
+            NtpsError: As for `Task` and `LabelColumn`.
+        """
+        column = LabelColumn(label_column, np.asarray(labels), tuple(classes))
+        return cls(name=name, texts=tuple(texts), columns=(column,), source=dict(source or {}))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __repr__(self) -> str:
+        described = []
+        for column in self.columns:
+            label = f"{column.name}: " if len(self.columns) > 1 else ""
+            n_missing = len(self) - int(column.labelled.sum())
+            missing = f", {n_missing} without a label" if n_missing else ""
+            described.append(f"{label}{column.n_classes} classes, majority {column.majority_rate:.2f}{missing}")
+        return f"Task({self.name!r}: {'; '.join([f'{len(self)} texts', *described])})"
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class numbers of the first column, int64 of shape (n,); -1 where a text has no label there. Read-only."""
+        return self.columns[0].values
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the first column."""
+        return self.columns[0].classes
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes of the first column."""
+        return self.columns[0].n_classes
+
+    @property
+    def majority_rate(self) -> float:
+        """Share of the most frequent class among the texts with a label in the first column, in [1/n_classes, 1]."""
+        return self.columns[0].majority_rate
+
+    @cached_property
+    def texts_fingerprint(self) -> str:
+        """SHA-256 hex digest of the texts in their order; the same for every task on the same texts."""
+        return fingerprint_texts(self.texts)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 hex digest of texts, labels and class names in their order; the task's name does not enter."""
-        digest = hashlib.sha256(f"{len(self)} {self.n_classes}\0".encode())
-        for text in (*self.texts, *self.classes):
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "little") + data)  # the length keeps ("ab", "c") from ("a", "bc")
-        digest.update(self.labels.astype("<i8").tobytes())
+        """SHA-256 hex digest of the texts and of all label columns: names, classes and values, in their order.
+
+        The task's own name and its source do not enter.
+        """
+        digest = hashlib.sha256(self.texts_fingerprint.encode())
+        for column in self.columns:
+            _add_strings(digest, (column.name, *column.classes))
+            digest.update(column.values.astype("<i8").tobytes())
         return digest.hexdigest()
 
+    def column(self, name: str) -> LabelColumn:
+        """Return the label column of this name.
+
+        Raises:
+            NtpsError: If there is none; the message lists those there are.
+        """
+        for column in self.columns:
+            if column.name == name:
+                return column
+        names = ", ".join(repr(column.name) for column in self.columns)
+        raise NtpsError(f"{self.name} has no label column {name!r}; choose one of: {names}.")
+
+    def with_column(self, name: str) -> "Task":
+        """Return the task of one label column: only the texts with a label there, in their order.
+
+        Raises:
+            NtpsError: If there is no such column.
+        """
+        column = self.column(name)
+        if len(self.columns) == 1:
+            return self
+        chosen = np.flatnonzero(column.labelled)
+        return replace(
+            self,
+            texts=tuple(self.texts[index] for index in chosen),
+            columns=(replace(column, values=column.values[chosen]),),
+            source={**self.source, "label_column": name},
+        )
+
     def subset(self, indices: Iterable[int]) -> "Task":
-        """Return the texts at `indices`, in that order, under the same classes.
+        """Return the texts at `indices`, in that order, with all label columns under the same classes.
 
         Raises:
             NtpsError: If an index is out of range.
@@ -82,7 +223,8 @@ class Task:
         chosen = np.asarray(list(indices), dtype=np.int64)
         if chosen.size and not -len(self) <= chosen.min() <= chosen.max() < len(self):
             raise NtpsError(f"{self.name}: index {max(chosen.max(), -chosen.min())} in a task of {len(self)} texts.")
-        return replace(self, texts=tuple(self.texts[i] for i in chosen), labels=self.labels[chosen])
+        columns = tuple(replace(column, values=column.values[chosen]) for column in self.columns)
+        return replace(self, texts=tuple(self.texts[index] for index in chosen), columns=columns)
 
     def sample(self, n: int, *, seed: int = 0) -> "Task":
         """Return `n` texts without replacement, in random order; a smaller sample is the start of a larger one.
@@ -95,59 +237,64 @@ class Task:
         return replace(self.subset(chosen), source={**self.source, "sample": int(n), "sample_seed": seed})
 
     def split(self, fraction: float = 0.25, *, seed: int = 0) -> tuple["Task", "Task"]:
-        """Return (train, test), stratified: each class keeps its share in both, as closely as whole texts allow.
+        """Return (train, test), stratified by the first label column.
+
+        Each class keeps its share in both, as closely as whole texts allow. Texts without a label in the first column
+        are divided in the same way, as if they were a class of their own, so that every text is in one of the two.
 
         Args:
-            fraction: Share of the texts that goes to the test part, in (0, 1). A class of two or more texts has at
-                least one in each part; a class of one text stays in train.
-            seed: Which texts go where, and their order.
+            fraction: Share of the texts that goes to the test task, in (0, 1). A class of two or more texts has at
+                least one in each task; a class of one text stays in train.
+            seed: Seed of the choice of texts and of their order.
 
         Raises:
             NtpsError: If `fraction` is not in (0, 1), or no class has two texts.
         """
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise NtpsError(f"fraction is {fraction!r}; it must lie between 0 and 1, both excluded.")
-        counts = np.bincount(self.labels, minlength=self.n_classes)
-        wanted = counts * fraction
-        take = np.floor(wanted).astype(int)
-        short = round(len(self) * fraction) - take.sum()
-        take[np.argsort(take - wanted, kind="stable")[: max(short, 0)]] += 1  # the largest remainders round up
-        take = np.clip(take, np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
-        if not take.any():
+        stratum = np.where(self.labels < 0, self.n_classes, self.labels)  # the last one holds what has no label
+        counts = np.bincount(stratum, minlength=self.n_classes + 1)
+        exact = counts * fraction
+        n_test = np.floor(exact).astype(int)
+        n_more = round(len(self) * fraction) - n_test.sum()
+        n_test[np.argsort(n_test - exact, kind="stable")[: max(n_more, 0)]] += 1  # the largest remainders round up
+        n_test = np.clip(n_test, np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
+        if not n_test[: self.n_classes].any():
             raise NtpsError(f"{self.name} cannot be split: none of its {self.n_classes} classes has two texts.")
         order = np.random.default_rng(seed).permutation(len(self))
-        test = np.concatenate([order[self.labels[order] == c][: take[c]] for c in range(self.n_classes)])
         in_test = np.zeros(len(self), dtype=bool)
-        in_test[test] = True
-        note = {"split_fraction": float(fraction), "split_seed": seed}
-        parts = []
-        for part, mask in (("train", ~in_test), ("test", in_test)):
-            task = self.subset(order[mask[order]])
-            parts.append(replace(task, name=f"{self.name}:{part}", source={**self.source, **note, "part": part}))
-        return parts[0], parts[1]
+        for number, size in enumerate(n_test):
+            in_test[order[stratum[order] == number][:size]] = True
+        source = {**self.source, "split_fraction": float(fraction), "split_seed": seed}
 
-    def with_labels(self, labels: Sequence[Any] | np.ndarray, name: str | None = None) -> "Task":
-        """Return the same texts under other labels.
+        def side(name: str, chosen: np.ndarray) -> Task:
+            task = self.subset(order[chosen[order]])
+            return replace(task, name=f"{self.name}:{name}", source={**source, "part": name})
 
-        Args:
-            labels: One a text. Integers are numbers of this task's classes (a permutation, say); strings and booleans
-                make classes of their own.
-            name: Name of the new task; None keeps the old one.
+        return side("train", ~in_test), side("test", in_test)
 
-        Raises:
-            NtpsError: If their number or kind does not fit.
-        """
-        values = np.asarray(labels)
-        classes = self.classes
-        if values.dtype.kind not in "iu":
-            where = Table({}, lambda row: f"{name or self.name}, label {row + 1}")
-            values, classes = encode(list(labels), where, "labels")
-        source = {**self.source, "relabelled": True}
-        return replace(self, name=name or self.name, labels=values, classes=classes, source=source)
+
+def fingerprint_texts(texts: Sequence[str]) -> str:
+    """Return the SHA-256 hex digest of texts in their order, as `Task.texts_fingerprint` gives it."""
+    digest = hashlib.sha256()
+    _add_strings(digest, texts)
+    return digest.hexdigest()
+
+
+def _add_strings(digest: Any, strings: Sequence[str]) -> None:
+    """Add strings to a digest, each after its length: that tells ("ab", "c") from ("a", "bc")."""
+    digest.update(len(strings).to_bytes(8, "little"))
+    for string in strings:
+        data = string.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
 
 
 def whole(value: Any, what: str) -> int:
-    """Return `value` if it is a whole number."""
+    """Return `value` if it is a whole number.
+
+    Raises:
+        NtpsError: If it is not.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise NtpsError(f"{what} is {value!r}; a whole number is needed.")
     return int(value)

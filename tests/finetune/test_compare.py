@@ -15,7 +15,7 @@ from ntps.finetune.compare import before_and_after, fine_tune_gain, repeat, spli
 from ntps.finetune.settings import TrainSettings
 from ntps.models.load import load_model
 from ntps.models.next_token import next_token_loss
-from ntps.tasks.load import load_task
+from ntps.tasks import Task, load_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -177,7 +177,7 @@ class TestBeforeAndAfter:
 
         def flipped(task, *, seed):
             train, validation, test = real(task, seed=seed)
-            return train, validation, test.with_labels(1 - test.labels)
+            return train, validation, Task.of(test.name, test.texts, 1 - test.labels, test.classes)
 
         monkeypatch.setattr(ntps.finetune.compare, "split_task", flipped)
         other = before_and_after(str(tiny_llama), task, changes=False, intruders=False, **OPTIONS)

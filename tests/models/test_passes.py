@@ -50,7 +50,7 @@ def make_task(n=40, *, longest=12, seed=0, classes=3, blank=()):
     texts = [" ".join(rng.choice(WORDS, size=rng.integers(1, longest + 1))) for _ in range(n)]
     for place in blank:
         texts[place] = "  "
-    return Task("words", tuple(texts), rng.permutation(np.arange(n) % classes), tuple("abcdef"[:classes]))
+    return Task.of("words", tuple(texts), rng.permutation(np.arange(n) % classes), tuple("abcdef"[:classes]))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_padding_side_of_the_tokenizer_changes_nothing(tiny_llama, tiny_llama_le
     left = collect_moments(load_model(str(tiny_llama_left), device="cpu"), task)
     assert all(torch.equal(value, left.sums[name]) for name, value in right.sums.items())
     # The comparison is not idle: with the order of tokens turned round, C1 is another.
-    turned = Task(task.name, tuple(" ".join(reversed(t.split())) for t in task.texts), task.labels, task.classes)
+    turned = Task.of(task.name, tuple(" ".join(reversed(t.split())) for t in task.texts), task.labels, task.classes)
     assert distance(right, collect_moments(load_model(str(tiny_llama), device="cpu"), turned)) > 1e-2
 
 
@@ -187,7 +187,7 @@ def test_long_texts_are_cut_and_counted(model, max_length):
 
 
 def test_text_longer_than_the_models_positions(model):
-    task = Task("long", ("good " * 100, "bad film"), np.array([0, 1]), ("a", "b"))
+    task = Task.of("long", ("good " * 100, "bad film"), np.array([0, 1]), ("a", "b"))
     moments = collect_moments(model, task, max_length=500)
     assert (moments.n_tokens, moments.metadata["n_truncated"]) == (64 + 3, 1)
 
