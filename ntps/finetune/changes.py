@@ -1,10 +1,11 @@
-"""What fine-tuning did to the two subspaces: angles between before and after, and which part of a change is whose.
+"""What fine-tuning changed: the two subspaces of a layer, and the top singular vectors of the weight matrices.
 
-U (what the labels want) and V (what next-token prediction wants) live in the same coordinates, the model's width,
-before and after. A channel may also have become louder or quieter, which the score knows and the explained share does
-not. With s the root mean square of each pooled channel, U = diag(s)^-1 U', V = diag(s)^-1 V': U' and V' are directions
-in units of each channel's own scale. The score is then a function of three things, f(U', V', s), and of each there is
-one before (0) and one after (1). The parts of the change are, averaged over the two orders (scale last, scale first):
+U (the directions that labels need) and V (those that next-token prediction needs) have the same coordinates before and
+after: the channels of the model. A channel's scale may have changed too, which matters to the score and not to the
+explained share. With s the root mean square of each pooled channel, U = diag(s)^-1 U' and V = diag(s)^-1 V', where U'
+and V' are directions in units of each channel's own scale. The score is then a function f(U', V', s) of three things,
+each of which exists before (0) and after (1). The parts of its change, averaged over the two orders (scale last, scale
+first), are:
 
     u      = mean over s of  f(U'1, V'0, s) - f(U'0, V'0, s)            the labels' directions alone
     v      = mean over s of  f(U'0, V'1, s) - f(U'0, V'0, s)            next-token directions alone
@@ -12,11 +13,17 @@ one before (0) and one after (1). The parts of the change are, averaged over the
     scale  = mean over (U'0, V'0) and (U'1, V'1) of  f(., ., s1) - f(., ., s0)
 
 and u + v + both + scale = f(U'1, V'1, s1) - f(U'0, V'0, s0), exactly: a Shapley value of the scale against the rest.
+
+Intruder dimensions are singular vectors of a tuned weight matrix that the original matrix does not have: low-rank
+fine-tuning tends to put new directions, nearly orthogonal to all old ones, at the top of a matrix's spectrum, whereas
+full fine-tuning turns the old ones a little. Source: Shuttleworth, Andreas, Torralba, Sharma, *LoRA vs Full
+Fine-tuning: An Illusion of Equivalence*, arXiv 2410.21228 (2024), Algorithm 1.
 """
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -27,7 +34,8 @@ from ntps.core.encoders import POOLED_RTOL, whitening
 from ntps.core.heldout import VARIANCE_RTOL, held_out_explained
 from ntps.core.moments import LayerMoments, Moments
 from ntps.core.solve import LayerSolution, default_ranks, explained_curve, ntps_table, solve_layer
-from ntps.errors import NtpsError
+from ntps.errors import NtpsError, in_range
+from ntps.finetune.adapters import linear_modules
 
 
 def principal_angles(first: Tensor, second: Tensor) -> Tensor:
@@ -57,7 +65,7 @@ def principal_angles(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(cosines.square() > 0.5, torch.asin(sines), torch.acos(cosines))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """A change and its four parts, which add up to it; see the module's page.
 
@@ -83,7 +91,7 @@ class Parts:
         return self.after - self.before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerChange:
     """What changed at one layer.
 
@@ -125,7 +133,7 @@ def split_change(value: Callable[[int, int, int], float]) -> Parts:
     v = sum(f[0, 1, s] - f[0, 0, s] for s in (0, 1)) / 2
     together = sum(f[1, 1, s] - f[0, 0, s] for s in (0, 1)) / 2
     scale = (f[1, 1, 1] - f[1, 1, 0] + f[0, 0, 1] - f[0, 0, 0]) / 2
-    return Parts(f[0, 0, 0], f[1, 1, 1], u, v, together - u - v, scale)
+    return Parts(before=f[0, 0, 0], after=f[1, 1, 1], u=u, v=v, both=together - u - v, scale=scale)
 
 
 def layer_change(before: Moments, after: Moments, layer: int, *, center: bool = False) -> LayerChange:
@@ -211,3 +219,112 @@ def _orthonormal(columns: Tensor) -> Tensor:
     left, singular, _ = torch.linalg.svd(columns / torch.where(lengths > 0, lengths, 1.0), full_matrices=False)
     size = max(columns.shape) * torch.finfo(torch.float64).eps
     return left[:, singular > size * singular.max()] if len(singular) else left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intruders:
+    """The intruder dimensions of one weight matrix.
+
+    Attributes:
+        module: Name of the module.
+        block: Number of its block, or `None` outside blocks.
+        k: Number of top singular vectors of the tuned matrix that were examined.
+        count: Number of intruders among them, in [0, k].
+        ranks: Positions of the intruders in the tuned spectrum; 0 is the largest singular value.
+        cosines: (k,) largest |cosine| of each vector with any singular vector of the original matrix, in [0, 1].
+        relative_change: ||W' - W||_F / ||W||_F.
+    """
+
+    module: str
+    block: int | None
+    k: int
+    count: int
+    ranks: tuple[int, ...]
+    cosines: tuple[float, ...]
+    relative_change: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; numbers that are not finite become `None`."""
+        return jsonable(asdict(self))
+
+
+def intruder_dimensions(
+    before: Tensor, after: Tensor, *, k: int = 10, epsilon: float = 0.6
+) -> tuple[list[int], Tensor]:
+    """Return which of the tuned matrix's top left singular vectors are new, and how close each is to an old one.
+
+    Computed in float64. The vectors of two equal singular values are not determined: a tiny change may turn them
+    freely in their plane, which can look like an intruder.
+
+    Args:
+        before: (m, n) original weights.
+        after: (m, n) tuned weights.
+        k: Number of top singular vectors to examine, at least 1; never more than min(m, n).
+        epsilon: A vector is an intruder if its largest |cosine| with the original ones is below this, in (0, 1].
+
+    Returns:
+        Positions of the intruders, from 0, and the (k,) largest |cosines|.
+
+    Raises:
+        NtpsError: If shapes differ, a weight is not finite, or an option is out of range.
+    """
+    in_range(k, 1, None, "k")
+    if isinstance(epsilon, bool) or not 0 < epsilon <= 1:
+        raise NtpsError(f"epsilon is {epsilon!r}; it must lie above 0 and be at most 1.")
+    if before.ndim != 2 or before.shape != after.shape:
+        raise NtpsError(
+            f"the weights have shapes {tuple(before.shape)} and {tuple(after.shape)}; both must be the same (m, n)."
+        )
+    old, new = before.detach().to(torch.float64), after.detach().to(torch.float64)
+    if not torch.isfinite(old).all() or not torch.isfinite(new).all():
+        raise NtpsError("a weight is not finite; singular vectors need finite matrices.")
+    original = torch.linalg.svd(old, full_matrices=False)[0]
+    top = torch.linalg.svd(new, full_matrices=False)[0][:, :k]
+    cosines = (original.T @ top).abs().amax(0).clamp(0.0, 1.0)
+    return torch.nonzero(cosines < epsilon).flatten().tolist(), cosines.cpu()
+
+
+def find_intruders(before: Any, after: Any, *, k: int = 10, epsilon: float = 0.6) -> tuple[Intruders, ...]:
+    """Look for intruder dimensions in every linear map of a network, after LoRA (merged) or full fine-tuning.
+
+    It costs two singular value decompositions per matrix that has changed.
+
+    Args:
+        before: The original network.
+        after: The tuned network, adapters merged.
+        k: Number of top singular vectors to examine per matrix, at least 1.
+        epsilon: Threshold of the cosine, as in `intruder_dimensions`.
+
+    Raises:
+        NtpsError: If a linear map of one network is missing, or of another shape, in the other.
+    """
+    tuned, rows = linear_modules(after), []
+    for name, module in linear_modules(before).items():
+        if name not in tuned:
+            raise NtpsError(f"module {name!r} is not in the tuned network; merge its adapters into it first.")
+        old, new = _matrix(module), _matrix(tuned[name])
+        if old.shape == new.shape and torch.equal(old, new):
+            ranks: list[int] = []
+            cosines, change = torch.ones(min(k, *old.shape)), 0.0
+        else:
+            ranks, cosines = intruder_dimensions(old, new, k=k, epsilon=epsilon)
+            size = float(old.double().norm())
+            change = float((new.double() - old.double()).norm()) / size if size else float("inf")
+        block = re.search(r"\.(\d+)\.", f".{name}.")
+        row = Intruders(
+            module=name,
+            block=int(block[1]) if block else None,
+            k=len(cosines),
+            count=len(ranks),
+            ranks=tuple(ranks),
+            cosines=tuple(cosines.tolist()),
+            relative_change=change,
+        )
+        rows.append(row)
+    return tuple(rows)
+
+
+def _matrix(module: Any) -> Tensor:
+    """Return a linear map's weights as (out, in); GPT-2's `Conv1D` keeps the transpose."""
+    weight = module.weight.detach()
+    return weight.T if type(module).__name__ == "Conv1D" else weight

@@ -20,9 +20,8 @@ from ntps._version import __version__
 from ntps.core.moments import Moments
 from ntps.core.solve import score
 from ntps.errors import NtpsError, in_range
-from ntps.finetune.changes import layer_change
+from ntps.finetune.changes import find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
-from ntps.finetune.intruders import find_intruders
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import FineTuned, check_classes, fine_tune

@@ -69,7 +69,7 @@ class LoraResult:
         curve: See `ntps.finetune.train.FineTuned`.
         best_step: The step that was kept; 0 is the frozen probe itself.
         changes: Per layer, see `ntps.finetune.changes.LayerChange`; empty if not asked for.
-        intruders: Per linear map, see `ntps.finetune.intruders.Intruders`; empty if not asked for.
+        intruders: Per linear map, see `ntps.finetune.changes.Intruders`; empty if not asked for.
         provenance: Fingerprints, versions, split.
     """
 

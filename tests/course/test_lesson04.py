@@ -269,7 +269,7 @@ class TestChecks:
         assert capsys.readouterr().out.count("✓") == 3
 
     def test_the_library_agrees(self):
-        from ntps.finetune.intruders import intruder_dimensions
+        from ntps.finetune.changes import intruder_dimensions
 
         torch = pytest.importorskip("torch")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ntps.errors import NtpsError
-from ntps.finetune.intruders import find_intruders, intruder_dimensions
+from ntps.finetune.changes import find_intruders, intruder_dimensions
 
 
 @pytest.fixture(autouse=True)
