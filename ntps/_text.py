@@ -2,7 +2,11 @@
 
 import math
 import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -45,6 +49,74 @@ def percent(value: float) -> str:
 def wrap(text: str, width: int = WIDTH) -> list[str]:
     """Return the lines of a sentence; all but the first are indented by two."""
     return textwrap.wrap(text, width, subsequent_indent="  ")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, for a terminal or for HTML: what it is called and what it shows of a row.
+
+    Attributes:
+        heading: Name of the column.
+        value: Function of a row that returns a number, a string or `None`; in HTML, `Markup` is taken as it is.
+        digits: Decimals of a float.
+        words: Whether the column holds words, which are set flush left; numbers are set flush right.
+    """
+
+    heading: str
+    value: Callable[[Any], Any]
+    digits: int = 3
+    words: bool = False
+
+    def text(self, row: Any, *, missing: str = "-") -> str:
+        """Return what the column shows of a row, `missing` where there is no number."""
+        value = self.value(row)
+        if value is None or isinstance(value, float):
+            return fixed(value, self.digits, missing)
+        return value if isinstance(value, str) else str(value)
+
+
+def text_table(columns: Sequence[Column], rows: Iterable[Any], *, gap: int = 2) -> list[str]:
+    """Return a heading line and one line per row; a column is as wide as its widest entry."""
+    headings = [column.heading for column in columns]
+    lines = [headings, *([column.text(row) for column in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (
+            cell.ljust(width) if column.words else cell.rjust(width)
+            for column, cell, width in zip(columns, cells, widths, strict=True)
+        )
+        return (" " * gap).join(aligned).rstrip()
+
+    return [line(cells) for cells in lines]
+
+
+def html_table(columns: Sequence[Column], rows: Iterable[Any], *, best: Any = None) -> Markup:
+    """Return an HTML table in which everything but `Markup` is escaped.
+
+    Args:
+        columns: What to show of a row.
+        rows: One entry per row.
+        best: The row to set in bold, by identity.
+    """
+
+    def cells(tag: str, values: Iterable[Any]) -> Markup:
+        parts = []
+        for column, value in zip(columns, values, strict=True):
+            kind = Markup(' class="word"') if column.words else ""
+            parts.append(Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), kind, value))
+        return Markup("").join(parts)
+
+    # A heading may be broken after an underscore.
+    headings = (escape(column.heading).replace("_", Markup("_<wbr>")) for column in columns)
+    body = Markup("").join(
+        Markup("<tr{}>{}</tr>").format(
+            Markup(' class="best" style="font-weight:bold"') if best is not None and row is best else "",
+            cells("td", (column.text(row, missing="–") for column in columns)),
+        )
+        for row in rows
+    )
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(cells("th", headings), body)
 
 
 def progress(total: int, unit: str, show: bool | None = None, **options: Any) -> "tqdm[Any]":
