@@ -3,65 +3,70 @@
     >>> import ntps
     >>> task = ntps.load_task("miniworld/topic", n=400)
     >>> model = ntps.load_model("miniworld-base")
-    >>> result = ntps.score(ntps.collect_moments(model, task))
-    >>> 0 <= result.best.retained <= 1
+    >>> representations = ntps.collect(model, task)
+    >>> result = ntps.score(representations)
+    >>> 0 <= result.best.ceiling_heldout <= 1
     True
+
+Names are imported from their rooms when they are first used, so that `import ntps` costs nothing.
 
 Source of the method: Cheng, Hu, Huang, Balestriero, *Next Token Perception Score*, arXiv 2505.17169 (2025).
 """
 
-from ntps._version import __version__
-from ntps.core.accumulator import MomentAccumulator
-from ntps.core.encoders import Encoder, autoregressive_encoder, perception_encoder
-from ntps.core.moments import LayerMoments, Moments
-from ntps.core.solve import ntps_table, read_layer, score, solve_layer
-from ntps.errors import NtpsError
-from ntps.finetune.compare import before_and_after
-from ntps.finetune.settings import TrainSettings
-from ntps.finetune.train import fine_tune
-from ntps.models.features import Features
-from ntps.models.load import LanguageModel, list_models, load_model
-from ntps.models.passes import collect, collect_moments
-from ntps.scoring.nulls import permutation_null
-from ntps.scoring.results import LayerScore, ScoreResult
-from ntps.study.calibration import Calibration, calibrate, load_calibration
-from ntps.study.measure import StudySettings
-from ntps.study.prescreening import prescreen
-from ntps.study.study import run_study
-from ntps.tasks.load import Task, list_tasks, load_task
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Calibration",
-    "Encoder",
-    "Features",
-    "LanguageModel",
-    "LayerMoments",
-    "LayerScore",
-    "MomentAccumulator",
-    "Moments",
-    "NtpsError",
-    "ScoreResult",
-    "StudySettings",
-    "Task",
-    "TrainSettings",
-    "__version__",
-    "autoregressive_encoder",
-    "before_and_after",
-    "calibrate",
-    "collect",
-    "collect_moments",
-    "fine_tune",
-    "list_models",
-    "list_tasks",
-    "load_calibration",
-    "load_model",
-    "load_task",
-    "ntps_table",
-    "perception_encoder",
-    "permutation_null",
-    "prescreen",
-    "read_layer",
-    "run_study",
-    "score",
-    "solve_layer",
-]
+from ntps._version import __version__
+from ntps.errors import NtpsError
+
+if TYPE_CHECKING:
+    from ntps.core import (
+        Encoder,
+        NextTokenMoments,
+        autoregressive_encoder,
+        loss_bounds,
+        ntps_table,
+        perception_encoder,
+        principal_angles,
+        solve_layer,
+    )
+    from ntps.finetune import TrainSettings, before_and_after, fine_tune
+    from ntps.models import LanguageModel, Representations, collect, list_models, load_model
+    from ntps.report import plot_layers, write_report
+    from ntps.scoring import ScoreResult, h_score, jackknife, linear_probe, logme, permutation_null, score
+    from ntps.study import StudySettings, calibrate, load_calibration, prescreen, run_study
+    from ntps.tasks import Task, list_tasks, load_task
+
+_ROOMS = {
+    "core": (
+        "Encoder",
+        "NextTokenMoments",
+        "autoregressive_encoder",
+        "loss_bounds",
+        "ntps_table",
+        "perception_encoder",
+        "principal_angles",
+        "solve_layer",
+    ),
+    "tasks": ("Task", "list_tasks", "load_task"),
+    "models": ("LanguageModel", "Representations", "collect", "list_models", "load_model"),
+    "scoring": ("ScoreResult", "h_score", "jackknife", "linear_probe", "logme", "permutation_null", "score"),
+    "finetune": ("TrainSettings", "before_and_after", "fine_tune"),
+    "study": ("StudySettings", "calibrate", "load_calibration", "prescreen", "run_study"),
+    "report": ("plot_layers", "write_report"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted([*_ROOM_OF, "NtpsError", "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'ntps' has no attribute {name!r}")
+    value = getattr(import_module(f"ntps.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,1 +1,29 @@
 """The compute core: next-token moments, encoders, subspaces and scores in closed form; torch and nothing else."""
+
+from ntps.core.encoders import Encoder, autoregressive_encoder, perception_encoder
+from ntps.core.heldout import HeldOut, held_out_explained
+from ntps.core.moments import LayerMoments, NextTokenMoments, NonFiniteError
+from ntps.core.official import official_curve
+from ntps.core.pooled import PooledMoments
+from ntps.core.solve import Solved, loss_bounds, solve_layer
+from ntps.core.subspaces import explained_curve, nested_basis, ntps_table, principal_angles
+
+__all__ = [
+    "Encoder",
+    "HeldOut",
+    "LayerMoments",
+    "NextTokenMoments",
+    "NonFiniteError",
+    "PooledMoments",
+    "Solved",
+    "autoregressive_encoder",
+    "explained_curve",
+    "held_out_explained",
+    "loss_bounds",
+    "nested_basis",
+    "ntps_table",
+    "official_curve",
+    "perception_encoder",
+    "principal_angles",
+    "solve_layer",
+]

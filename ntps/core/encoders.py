@@ -113,13 +113,14 @@ class Encoder:
     rank: int
 
 
-def solve_encoder(B: Whitening, F: Tensor, *, complete: bool = False) -> Encoder:
+def solve_encoder(B: Whitening, F: Tensor, *, columns: int = 0) -> Encoder:
     """Return the generalized eigenvectors of (F F^T, B), best first.
 
     Args:
         B: The whitened Gram (M or C0).
         F: (d, m) cross moment (X or C1).
-        complete: Also return the directions of eigenvalue zero, up to the rank of B. Their choice is arbitrary.
+        columns: Number of directions to return where that is more than have an eigenvalue, at most the rank of B. The
+            choice of those is arbitrary.
 
     Raises:
         NtpsError: If the shapes do not fit, or F is not finite.
@@ -128,10 +129,10 @@ def solve_encoder(B: Whitening, F: Tensor, *, complete: bool = False) -> Encoder
         raise NtpsError(f"the cross moment has shape {tuple(F.shape)}; its first axis must be {len(B.spectrum)}.")
     if not torch.isfinite(F).all():
         raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
-    left, singular, _ = torch.linalg.svd(B.whiten.T @ F.to(torch.float64), full_matrices=complete)
-    left = left[:, : B.rank]
+    half = B.whiten.T @ F.to(torch.float64)
+    left, singular, _ = torch.linalg.svd(half, full_matrices=columns > min(half.shape))
     rank = int((singular > SINGULAR_RTOL * singular[0]).sum()) if len(singular) and singular[0] > 0 else 0
-    keep = left.shape[1] if complete else rank
+    keep = max(rank, min(columns, B.rank))
     left = left[:, :keep]
     vectors = B.whiten @ left
     if keep:
@@ -150,7 +151,7 @@ def perception_encoder(
     rtol: float = POOLED_RTOL,
     max_rank: int | None = None,
     scale: float | None = None,
-    complete: bool = False,
+    columns: int = 0,
 ) -> Encoder:
     """Solve min over E, W of E||y - W E^T x||^2 (the paper's supervised encoder).
 
@@ -160,12 +161,12 @@ def perception_encoder(
         rtol: Eigenvalues of M below `rtol` times the largest are dropped.
         max_rank: Largest rank M can have, the number of texts.
         scale: See `whitening`.
-        complete: Also directions of eigenvalue zero. At most c have another one, so the rest is arbitrary.
+        columns: See `solve_encoder`. At most c directions have an eigenvalue, so further ones are arbitrary.
 
     Returns:
-        Encoder with at most c columns (or rank(M) columns when `complete`).
+        Encoder with at most c columns, or `columns` where that is more.
     """
-    return solve_encoder(whitening(M, rtol=rtol, max_rank=max_rank, scale=scale), X, complete=complete)
+    return solve_encoder(whitening(M, rtol=rtol, max_rank=max_rank, scale=scale), X, columns=columns)
 
 
 def autoregressive_encoder(
@@ -186,48 +187,12 @@ def autoregressive_encoder(
 
 
 def layer_autoregressive_encoder(moments: LayerMoments, *, rtol: float | None = None) -> Encoder:
-    """Return V for one layer, with the tolerance that fits how its sums were accumulated.
+    """Return V of one layer, with the tolerance that fits how its sums were accumulated.
 
     Raises:
-        NtpsError: If the view has no C0 and C1, or no text has two tokens.
+        NtpsError: If no text has two tokens.
     """
-    if moments.C0 is None or moments.C1 is None:
-        raise NtpsError("this view has no C0 and C1; collect the moments with fold_prefix=True.")
     if moments.n_pairs == 0:
         raise NtpsError("every text has a single token; predicting the next token needs texts of two tokens or more.")
-    tolerance = PREFIX_RTOL[moments.prefix_dtype] if rtol is None else rtol
+    tolerance = PREFIX_RTOL[moments.dtype] if rtol is None else rtol
     return autoregressive_encoder(moments.C0, moments.C1, rtol=tolerance, max_rank=moments.n_pairs)
-
-
-def nested_basis(vectors: Tensor, *, rtol: float = 1e-9) -> Tensor:
-    """Orthonormalise columns so that the first k span what the first k given ones span, for every k.
-
-    A thin QR does it when all columns are independent. A column that the ones before it already span must add
-    nothing: QR would put an arbitrary direction there. Then we go column by column instead, and leave zeros.
-
-    Args:
-        vectors: (m, K) float64.
-        rtol: A column is dependent when less than this share of its length is new.
-
-    Returns:
-        (m, K): orthonormal columns, or zero columns where nothing new was added.
-    """
-    m, count = vectors.shape
-    norms = vectors.norm(dim=0)
-    columns = vectors / torch.where(norms > 0, norms, 1.0)
-    basis = torch.zeros_like(vectors)
-    if count == 0 or m == 0:
-        return basis
-    leading = min(m, count)
-    Q, R = torch.linalg.qr(columns[:, :leading])
-    if (R.diagonal().abs() > rtol).all():
-        basis[:, :leading] = Q
-        return basis
-    for k in range(count):
-        new = columns[:, k]
-        for _ in range(2):  # twice is enough: the second pass removes what rounding left of the first
-            new = new - basis[:, :k] @ (basis[:, :k].T @ new)
-        length = new.norm()
-        if length > rtol:
-            basis[:, k] = new / length
-    return basis

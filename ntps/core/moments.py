@@ -1,285 +1,290 @@
-"""Moments: the sums over texts from which every score is solved, frozen, with a view of each layer and fold.
+"""Next-token moments: sums over texts of what predicting the next token from a running past needs, streamed.
 
-Sums add: over batches, machines and folds, in any order. Nothing here knows of models or texts; only torch is needed.
-
-Notation (the paper's, with h_t the hidden state of token t and s_t = h_1 + ... + h_t its prefix sum):
-
-| sum | symbol | shape | per text |
+| attribute | symbol | shape | meaning |
 |---|---|---|---|
-| `xx` | M | (d, d) | x x^T, x = s_L / L the mean-pooled state |
-| `xy` | X | (d, c) | x y^T, y the one-hot label or real target |
-| `ss` | C0 | (d, d) | sum_{t<L} s_t s_t^T |
-| `sh` | C1 | (d, d) | sum_{t<L} s_t h_{t+1}^T |
+| `past_gram` | n C0 | (S, d, d) | sum over texts and tokens of p_t p_t^T |
+| `cross` | n C1 | (S, d, d) | sum over texts and tokens of p_t h_{t+1}^T |
+
+h_t is the hidden state of token t at one of S layers; its past p_t is the prefix sum s_t = h_1 + ... + h_t (the paper's
+choice), the prefix mean s_t / t, or h_t alone. They are sums: they add over batches, processes and machines in any
+order, and no label enters them.
 """
 
-import hashlib
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ntps._files import atomic_path
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, in_range, one_of
 
-FORMAT_VERSION = 1
 PREFIXES = ("sum", "mean", "last")
-# Sums from different runs may be added only where these agree.
-MUST_MATCH = ("model_fingerprint", "dtype", "classes", "max_length")
+POOLINGS = ("mean", "last")
+PRECISIONS = ("auto", "highest", "high", "medium")
 
 
-@dataclass(frozen=True, eq=False)
+class NonFiniteError(NtpsError):
+    """A hidden state is infinite or not a number.
+
+    Attributes:
+        layer: The layer's number.
+        text: Index of the text, in the batch or (as `ntps.collect` raises it) among the given texts.
+    """
+
+    def __init__(self, layer: int, text: int, excerpt: str | None = None) -> None:
+        self.layer, self.text = layer, text
+        where = f"text {text} of the batch" if excerpt is None else f"text {text} ({excerpt[:40]!r})"
+        super().__init__(
+            f"layer {layer} has a hidden state that is not finite, in {where}; try another dtype (float32, bfloat16)."
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LayerMoments:
-    """One layer's moments: float64 CPU tensors, means over texts. `C0`, `C1` are `None` in a fold's view without them.
+    """One layer's next-token moments: float64, means over texts.
 
-    Attributes: `M` (d, d), `X` (d, c), `C0` (d, d), `C1` (d, d), `mean_x` (d,), `mean_y` (c,), `yy` (c, c), `n` texts,
-    `n_pairs` pairs of a past and a next token.
+    Attributes:
+        layer: The layer's number.
+        C0: (d, d) past Gram, E[sum_t p_t p_t^T].
+        C1: (d, d) cross moment, E[sum_t p_t h_{t+1}^T].
+        n_texts: Number of texts.
+        n_pairs: Number of pairs of a past and a next token: no rank exceeds it.
+        dtype: Arithmetic of a batch, `"float32"` or `"float64"`; it sets the tolerance of the decomposition.
     """
 
     layer: int
-    n: int
+    C0: Tensor
+    C1: Tensor
+    n_texts: int
     n_pairs: int
-    M: Tensor
-    X: Tensor
-    mean_x: Tensor
-    mean_y: Tensor
-    yy: Tensor
-    C0: Tensor | None = None
-    C1: Tensor | None = None
-    prefix_dtype: str = "float64"
-
-    @property
-    def d(self) -> int:
-        """Width of a hidden state."""
-        return self.M.shape[0]
-
-    def centered(self, mean_x: Tensor | None = None, mean_y: Tensor | None = None) -> "LayerMoments":
-        """Return moments about the means (or about the means given, those of training folds for instance).
-
-        C0 and C1 stay as they are: V is the paper's, of the uncentred sums.
-        """
-        own_x, own_y = self.mean_x, self.mean_y
-        a, b = (own_x if mean_x is None else mean_x), (own_y if mean_y is None else mean_y)
-        M = self.M - torch.outer(own_x, a) - torch.outer(a, own_x) + torch.outer(a, a)
-        X = self.X - torch.outer(own_x, b) - torch.outer(a, own_y) + torch.outer(a, b)
-        yy = self.yy - torch.outer(own_y, b) - torch.outer(b, own_y) + torch.outer(b, b)
-        return LayerMoments(
-            self.layer, self.n, self.n_pairs, M, X, own_x - a, own_y - b, yy, self.C0, self.C1, self.prefix_dtype
-        )
+    dtype: str = "float64"
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Sums over texts for a stack of layers; add them, view a layer or a fold, save and load them.
+class NextTokenMoments:
+    """Stream hidden states into C0 and C1 of several layers; memory does not grow with the number of texts.
 
-    Memory: as `ntps.core.accumulator.MomentAccumulator` says, on the CPU.
+    Memory: 16 S d^2 bytes on `device` for S layers of width d: 124 MB for 19 layers of width 640, 8.9 GB for 33 layers
+    of width 4096. How many texts are enough is a matter of d: C0 has full rank from d pairs of tokens on.
+
+    Args:
+        layers: The layer number of each entry of the stack.
+        width: d, the width of a hidden state.
+        prefix: The past of token t: `"sum"` s_t (the paper), `"mean"` s_t / t, or `"last"` h_t.
+        dtype: `torch.float32` or `torch.float64`: arithmetic within a batch. Sums over batches are float64.
+        device: Where the sums are. Hidden states may be elsewhere; products are made where they are.
+        matmul_precision: Torch's float32 matmul precision within `update`: `"highest"`, `"high"` (TF32) or `"medium"`
+            (bfloat16). `"auto"`: `"high"` on CUDA, `"highest"` elsewhere. The solvers are float64 in any case.
 
     Attributes:
-        sums: Named float64 tensors; the leading axis of the pooled ones is the fold.
-        layers: Layer numbers of the stack.
-        prefix: `"sum"`, `"mean"` or `"last"`.
-        n_folds: Number of folds, 0 for none.
-        metadata: What made the sums (model, revision, dtype, task fingerprint, settings, package version): JSON values.
+        past_gram: (S, d, d) float64, n C0; only the upper triangle is filled in everywhere.
+        cross: (S, d, d) float64, n C1.
+        counts: (3,) int64: texts, tokens, pairs of a past and a next token.
+
+    Raises:
+        NtpsError: If an option is out of range.
     """
 
-    sums: dict[str, Tensor]
-    layers: tuple[int, ...]
-    prefix: str = "sum"
-    n_folds: int = 0
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def width(self) -> int:
-        """The width d of a hidden state."""
-        return self.sums["xx"].shape[-1]
-
-    @property
-    def n_targets(self) -> int:
-        """The number c of classes or targets."""
-        return self.sums["y"].shape[-1]
+    def __init__(
+        self,
+        *,
+        layers: Sequence[int],
+        width: int,
+        prefix: str = "sum",
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        matmul_precision: str = "auto",
+    ) -> None:
+        self.layers = tuple(int(layer) for layer in layers)
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise NtpsError(f"layers is {list(layers)}; name at least one layer, and each only once.")
+        self.width = in_range(width, 1, None, "width")
+        self.prefix = one_of(prefix, PREFIXES, "prefix")
+        self.dtype = one_of(dtype, (torch.float32, torch.float64), "dtype")
+        self.matmul_precision = one_of(matmul_precision, PRECISIONS, "matmul_precision")
+        shape = (len(self.layers), width, width)
+        self.past_gram = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(3, dtype=torch.int64)
 
     @property
     def n_texts(self) -> int:
-        """Texts that were added."""
-        return int(self.sums["counts"][0].sum())
+        """Number of texts added."""
+        return int(self.counts[0])
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of those texts."""
-        return int(self.sums["counts"][1].sum())
-
-    def _place(self, layer: int) -> int:
-        if layer not in self.layers:
-            raise NtpsError(f"layer {layer} is not among these moments; there are {', '.join(map(str, self.layers))}.")
-        return self.layers.index(layer)
-
-    def _view(self, layer: int, pooled: list[int], prefixed: list[int]) -> LayerMoments:
-        place, sums = self._place(layer), self.sums
-        n = float(sums["counts"][0, pooled].sum())
-        if n == 0:
-            raise NtpsError("no text lies in these folds; use fewer folds or more texts.")
-        whole = len(prefixed) == len(sums["ss"])
-        n_prefix = float(sums["counts"][0].sum()) if whole else n
-        return LayerMoments(
-            layer=layer,
-            n=int(n),
-            n_pairs=int(sums["counts"][2].sum() if whole else sums["counts"][2, pooled].sum()),
-            M=sums["xx"][pooled, place].sum(0) / n,
-            X=sums["xy"][pooled, place].sum(0) / n,
-            mean_x=sums["x"][pooled, place].sum(0) / n,
-            mean_y=sums["y"][pooled].sum(0) / n,
-            yy=sums["yy"][pooled].sum(0) / n,
-            C0=sums["ss"][prefixed, place].sum(0) / n_prefix if prefixed else None,
-            C1=sums["sh"][prefixed, place].sum(0) / n_prefix if prefixed else None,
-            prefix_dtype=self.metadata.get("accumulate_dtype", "float64"),
-        )
-
-    def layer(self, layer: int) -> LayerMoments:
-        """Return one layer's moments over all texts.
-
-        Raises:
-            NtpsError: If the layer is not among them.
-        """
-        return self._view(layer, list(range(len(self.sums["xx"]))), list(range(len(self.sums["ss"]))))
-
-    def fold(self, layer: int, fold: int) -> LayerMoments:
-        """Return one layer's moments over the texts of one fold (C0 and C1 only when kept per fold)."""
-        self._check_fold(fold)
-        return self._view(layer, [fold], [fold] if self.has_fold_prefix else [])
-
-    def without_fold(self, layer: int, fold: int) -> LayerMoments:
-        """Return one layer's moments over the texts outside one fold (C0 and C1 only when kept per fold)."""
-        self._check_fold(fold)
-        others = [other for other in range(self.n_folds) if other != fold]
-        return self._view(layer, others, others if self.has_fold_prefix else [])
-
-    def _check_fold(self, fold: int) -> None:
-        if self.n_folds == 0:
-            raise NtpsError("these moments have no folds; collect them with folds=K.")
-        in_range(fold, 0, self.n_folds - 1, "fold")
+        """Number of tokens of those texts."""
+        return int(self.counts[1])
 
     @property
-    def has_fold_prefix(self) -> bool:
-        """Whether C0 and C1 are kept per fold."""
-        return self.n_folds > 0 and len(self.sums["ss"]) == self.n_folds
+    def n_pairs(self) -> int:
+        """Number of pairs of a past and a next token."""
+        return int(self.counts[2])
 
-    def identity_residual(self, layer: int) -> float:
-        """Relative residual of C1 + C1^T = E[s_L s_L^T] - E[sum_t h_t h_t^T]; rounding only, if all is well.
+    @torch.no_grad()
+    def update(self, hidden: Tensor | Sequence[Tensor], mask: Tensor, *, pooling: str = "mean") -> Tensor:
+        """Add one batch and return its pooled states.
 
-        Uses the whole matrices when they were kept (`token_gram=True`), else their diagonals.
+        Args:
+            hidden: (S, B, T, d) or S tensors (B, T, d), any float dtype, in the order of `layers`.
+            mask: (B, T), non-zero where there is a token; padding may be on either side. Every text has a token.
+            pooling: What represents a text: `"mean"` over its tokens, or its `"last"` state.
 
-        Raises:
-            NtpsError: If the prefix is not the sum, for which alone the identity holds.
-        """
-        if self.prefix != "sum":
-            raise NtpsError(f"the identity holds for prefix 'sum'; these moments have prefix {self.prefix!r}.")
-        place = self._place(layer)
-        cross = self.sums["sh"][:, place].sum(0)
-        if "token_gram" in self.sums:
-            left = cross + cross.T
-            last, tokens = self.sums["last_gram"][place], self.sums["token_gram"][place]
-        else:
-            left = 2 * cross.diagonal()
-            last, tokens = self.sums["last_squares"][place], self.sums["token_squares"][place]
-        scale = (last.abs() + tokens.abs()).max().clamp_min(torch.finfo(torch.float64).tiny)
-        return float((left - (last - tokens)).abs().max() / scale)
-
-    def __add__(self, other: "Moments") -> "Moments":
-        """Return the moments of both sets of texts together.
+        Returns:
+            (S, B, d) pooled states in `dtype`, on the device of `hidden`.
 
         Raises:
-            NtpsError: If they do not match in layers, widths, targets, prefix, folds, or what made them.
+            NtpsError: If shapes disagree or a text has no token (nothing was added), or if a hidden state is not finite
+                (the message names layer and text; the sums cannot be used any more).
         """
-        if not isinstance(other, Moments):
-            return NotImplemented
-        pairs = [
-            ("layers", self.layers, other.layers),
-            ("width", self.width, other.width),
-            ("number of targets", self.n_targets, other.n_targets),
-            ("prefix", self.prefix, other.prefix),
-            ("number of folds", self.n_folds, other.n_folds),
-            ("kept sums", sorted(self.sums), sorted(other.sums)),
-            ("C0 and C1 per fold", self.has_fold_prefix, other.has_fold_prefix),
-            *((key, self.metadata.get(key), other.metadata.get(key)) for key in MUST_MATCH),
-        ]
-        for what, mine, theirs in pairs:
-            if mine != theirs:
-                raise NtpsError(f"these moments do not match: {what} is {mine} in one and {theirs} in the other.")
-        metadata = {key: value for key, value in self.metadata.items() if key != "key"}  # it names one pass
-        for count in {"n_skipped", "n_truncated"} & (self.metadata.keys() | other.metadata.keys()):
-            metadata[count] = self.metadata.get(count, 0) + other.metadata.get(count, 0)
-        if "float32" in {m.metadata.get("accumulate_dtype") for m in (self, other)}:
-            metadata["accumulate_dtype"] = "float32"  # a sum is as exact as its coarser term
-        fingerprints = [m.metadata.get("task_fingerprint") for m in (self, other)]
-        if fingerprints[0] != fingerprints[1]:
-            metadata["task_fingerprint"] = "+".join(str(fingerprint) for fingerprint in fingerprints)
-        total = {name: value + other.sums[name] for name, value in self.sums.items()}
-        return Moments(total, self.layers, self.prefix, self.n_folds, metadata)
+        one_of(pooling, POOLINGS, "pooling")
+        mask = self._checked(hidden, mask)
+        order = None
+        if (mask[:, 1:] & ~mask[:, :-1]).any():  # padding on the left, or holes: tokens first
+            order = (~mask).int().argsort(dim=1, stable=True)
+            mask = mask.gather(1, order)
+        pooled = torch.empty((len(self.layers), len(mask), self.width), dtype=self.dtype, device=hidden[0].device)
+        with _matmul_precision(self.matmul_precision, hidden[0].device):
+            for index, states in enumerate(hidden):
+                if order is not None:
+                    states = states.gather(1, order[:, :, None].expand_as(states))
+                self._add_layer(index, states, mask, pooled[index], pooling)
+        finite = pooled.isfinite().all(2)
+        if not finite.all():
+            layer_index, text = (~finite).nonzero()[0].tolist()
+            raise NonFiniteError(self.layers[layer_index], text)
+        n_tokens = int(mask.sum())
+        self.counts += torch.tensor([len(mask), n_tokens, n_tokens - len(mask)])
+        return pooled
 
-    def save(self, path: str | Path) -> Path:
-        """Write a safetensors file, atomically, with the metadata and a checksum; return its path.
+    def _add_layer(self, index: int, states: Tensor, mask: Tensor, pooled: Tensor, pooling: str) -> None:
+        """Add one layer of a batch (B, T, d), tokens first, and fill in its pooled states (B, d).
 
-        Raises:
-            NtpsError: If the file cannot be written.
+        Nothing is added before all that needs memory is there, so that a batch for which a GPU has too little memory is
+        added in halves.
         """
-        from safetensors.torch import save_file
-
-        sums = {name: value.contiguous() for name, value in self.sums.items()}
-        header = {
-            "format": "ntps-moments",
-            "format_version": FORMAT_VERSION,
-            "layers": self.layers,
-            "prefix": self.prefix,
-            "n_folds": self.n_folds,
-            "metadata": self.metadata,
-        }
-        with atomic_path(path) as temporary:
-            try:
-                strings = {key: json.dumps(value) for key, value in header.items()}
-                save_file(sums, temporary, {**strings, "sha256": _digest(sums, strings)})
-            except Exception as error:  # safetensors wraps a full disk in an error of its own
-                raise NtpsError(f"cannot write {path}: {error}.") from error
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Moments":
-        """Read moments that `save` wrote.
-
-        Raises:
-            NtpsError: If the file is missing, damaged, no moments file, or of another format version.
-        """
-        from safetensors import safe_open
-
-        if not Path(path).is_file():
-            raise NtpsError(f"{path}: no such file.")
         try:
-            with safe_open(path, "pt") as file:
-                raw = file.metadata() or {}
-                sums = {name: file.get_tensor(name) for name in list(file.keys())}
-        except Exception as error:
-            raise NtpsError(f"{path} is damaged or no safetensors file ({error}); collect it again.") from error
-        if raw.get("format") != '"ntps-moments"':
-            raise NtpsError(f"{path} is a safetensors file, but holds no ntps moments.")
-        version = raw.get("format_version")
-        if version != str(FORMAT_VERSION):
-            raise NtpsError(
-                f"{path} has moments format {version}, but this version of ntps reads {FORMAT_VERSION}; collect it "
-                "again."
-            )
-        strings = {key: value for key, value in raw.items() if key != "sha256"}
-        if raw.get("sha256") != _digest(sums, strings):
-            raise NtpsError(f"{path} is damaged (its checksum does not fit its content); collect the moments again.")
-        header = {key: json.loads(value) for key, value in strings.items()}
-        return cls(sums, tuple(header["layers"]), header["prefix"], header["n_folds"], header["metadata"])
+            past, following, last = self._past_and_next(states, mask, pooling)
+            gram, cross = _gram(past), past.T @ following
+        except torch.cuda.OutOfMemoryError:
+            half = len(mask) // 2
+            if not half:
+                raise
+            past = following = last = None
+        if last is None:  # outside the handler, which would keep the memory of the failed attempt
+            for part in (slice(None, half), slice(half, None)):
+                self._add_layer(index, states[part], mask[part], pooled[part], pooling)
+            return
+        # To the device first: some accelerators have no float64.
+        self.past_gram[index] += gram.to(self.past_gram.device).double()
+        self.cross[index] += cross.to(self.cross.device).double()
+        pooled.copy_(last)
+
+    def _past_and_next(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pasts and next states, (B (T - 1), d) each, zero where no token follows; and pooled states (B, d)."""
+        states = states.to(self.dtype).masked_fill(~mask[:, :, None], 0.0)
+        sums = states.cumsum(1)
+        lengths = mask.sum(1)
+        if pooling == "mean":
+            pooled = sums[:, -1] / lengths[:, None]
+        else:
+            pooled = states[torch.arange(len(mask), device=mask.device), lengths - 1]
+        past = states if self.prefix == "last" else sums
+        if self.prefix == "mean":
+            past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
+        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0)
+        return past.reshape(-1, self.width), states[:, 1:].reshape(-1, self.width), pooled
+
+    def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
+        """Return the mask as booleans beside the states, after checking the shapes."""
+        if len(hidden) != len(self.layers):
+            raise NtpsError(f"hidden has {len(hidden)} layers; these moments have {len(self.layers)}.")
+        expected = (*mask.shape, self.width)
+        for layer, states in zip(self.layers, hidden, strict=True):
+            if tuple(states.shape) != expected:
+                raise NtpsError(f"layer {layer} has hidden states of shape {tuple(states.shape)}; expected {expected}.")
+        mask = mask.to(hidden[0].device).bool()
+        empty = ~mask.any(1)
+        if empty.any():
+            raise NtpsError(f"text {int(empty.nonzero()[0])} of the batch has no token; leave such texts out.")
+        return mask
+
+    def layer(self, layer: int) -> LayerMoments:
+        """Return one layer's moments, means over the texts so far, on the CPU.
+
+        Raises:
+            NtpsError: If the layer is not among them, or there is no text.
+        """
+        if layer not in self.layers:
+            raise NtpsError(f"layer {layer} is not among these moments; there are {', '.join(map(str, self.layers))}.")
+        if self.n_texts == 0:
+            raise NtpsError("no text has been added to these moments.")
+        index = self.layers.index(layer)
+        upper = self.past_gram[index].cpu() / self.n_texts
+        return LayerMoments(
+            layer=layer,
+            C0=upper.triu() + upper.triu(1).T,
+            C1=self.cross[index].cpu() / self.n_texts,
+            n_texts=self.n_texts,
+            n_pairs=self.n_pairs,
+            dtype=str(self.dtype).removeprefix("torch."),
+        )
+
+    def all_reduce(self) -> None:
+        """Add the sums of all processes of `torch.distributed`, in every one of them."""
+        device = self.past_gram.device
+        counts = self.counts.to(device)
+        for sums in (self.past_gram, self.cross, counts):
+            torch.distributed.all_reduce(sums)
+        self.counts = counts.cpu()
+
+    def __add__(self, other: NextTokenMoments) -> NextTokenMoments:
+        """Return the moments of both sets of texts together; the dtype is the coarser one.
+
+        Raises:
+            NtpsError: If layers, width or prefix differ.
+        """
+        if not isinstance(other, NextTokenMoments):
+            return NotImplemented
+        for name in ("layers", "width", "prefix"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise NtpsError(f"these moments do not match: {name} is {mine} in one and {theirs} in the other.")
+        coarser = torch.float32 if torch.float32 in (self.dtype, other.dtype) else torch.float64
+        total = NextTokenMoments(
+            layers=self.layers,
+            width=self.width,
+            prefix=self.prefix,
+            dtype=coarser,
+            device=self.past_gram.device,
+            matmul_precision=self.matmul_precision,
+        )
+        total.past_gram = self.past_gram + other.past_gram.to(self.past_gram.device)
+        total.cross = self.cross + other.cross.to(self.cross.device)
+        total.counts = self.counts + other.counts
+        return total
 
 
-def _digest(sums: dict[str, Tensor], strings: dict[str, str]) -> str:
-    """Return a checksum of everything in the file: names, types, shapes and bytes of the sums, and the header."""
-    digest = hashlib.sha256()
-    for name in sorted(sums):
-        digest.update(f"{name}{sums[name].dtype}{tuple(sums[name].shape)}".encode())
-        digest.update(sums[name].contiguous().numpy().data)
-    digest.update(json.dumps(strings, sort_keys=True).encode())
-    return digest.hexdigest()
+def _gram(rows: Tensor) -> Tensor:
+    """Return rows^T rows, at least its upper triangle: on a CPU the symmetric product takes half the work."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    from scipy.linalg import blas
+
+    product = blas.ssyrk if rows.dtype == torch.float32 else blas.dsyrk
+    return torch.from_numpy(product(1.0, rows.numpy().T, lower=1).T)
+
+
+@contextmanager
+def _matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
+    """Set torch's float32 matmul precision inside the block."""
+    before = torch.get_float32_matmul_precision()
+    automatic = "high" if device.type == "cuda" else "highest"
+    torch.set_float32_matmul_precision(automatic if precision == "auto" else precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

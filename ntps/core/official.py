@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ntps.core.moments import LayerMoments
+from ntps.core.pooled import PooledMoments
 
 FRACTIONS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 ABSOLUTE_TOLERANCE = 1e-8
@@ -27,17 +28,16 @@ def ascending_eigenvectors(B: Tensor, F: Tensor) -> Tensor:
     return whiten @ directions
 
 
-def official_curve(moments: LayerMoments) -> list[float]:
+def official_curve(pooled: PooledMoments, next_token: LayerMoments) -> list[float]:
     """Return the 19 scores of one layer at 5 %, 10 %, ..., 95 % of the width, each in [0, 1] up to rounding.
 
     The same number of directions, at least one, is taken for U and for V; a pseudo-inverse projects, as theirs does.
     """
-    assert moments.C0 is not None and moments.C1 is not None  # whole moments always hold them
-    U = ascending_eigenvectors(moments.M, moments.X)
-    V = ascending_eigenvectors(moments.C0, moments.C1)
+    U = ascending_eigenvectors(pooled.M, pooled.X)
+    V = ascending_eigenvectors(next_token.C0, next_token.C1)
     scores = []
     for fraction in FRACTIONS:
-        count = max(1, int(fraction * moments.d))
+        count = max(1, int(fraction * pooled.d))
         u, v = U[:, :count], V[:, :count]
         if not (u.numel() and v.numel()):
             scores.append(float("nan"))

@@ -1,1 +1,33 @@
 """From representations and labels to numbers, and what to read them against."""
+
+from ntps.scoring.intervals import Interval, layer_intervals
+from ntps.scoring.labels import Labels, assign_folds, labels_of
+from ntps.scoring.nulls import LayerNull, Null, layer_null
+from ntps.scoring.probes import knn_accuracy, linear_probe
+from ntps.scoring.results import LayerScore, ScoreResult
+from ntps.scoring.scores import ScoreSettings, jackknife, permutation_null, read_layer, score, score_layers
+from ntps.scoring.transferability import h_score, logme, reduced_rank_r2
+
+__all__ = [
+    "Interval",
+    "Labels",
+    "LayerNull",
+    "LayerScore",
+    "Null",
+    "ScoreResult",
+    "ScoreSettings",
+    "assign_folds",
+    "h_score",
+    "jackknife",
+    "knn_accuracy",
+    "labels_of",
+    "layer_intervals",
+    "layer_null",
+    "linear_probe",
+    "logme",
+    "permutation_null",
+    "read_layer",
+    "reduced_rank_r2",
+    "score",
+    "score_layers",
+]

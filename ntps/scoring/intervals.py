@@ -1,23 +1,21 @@
-"""Intervals of a layer's numbers from folds, each left out in turn, with both encoders solved anew."""
+"""Intervals of a layer's numbers from folds: over held-out folds, and by leaving out one fold after another."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ntps._files import jsonable
-from ntps.core.moments import Moments
-from ntps.core.solve import LayerSolution, read_layer, solve_layer
-from ntps.errors import NtpsError, in_range
+from ntps.core import Solved
+from ntps.errors import NtpsError
 
-INTERVALS = ("ntps", "explained", "retained")
 # In-sample shares are too high by about k / n; the jackknife's estimate of NTPS's bias is mostly noise.
 CORRECTED = ("explained", "retained")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Interval:
     """A jackknife interval.
 
@@ -27,7 +25,7 @@ class Interval:
         high: Upper end, cut to [0, 1], at least `estimate`.
         standard_error: Jackknife standard error.
         bias: Jackknife estimate of the value's bias (positive: too high). The interval of `explained` and `retained` is
-            about `estimate - bias`, drawn out to the estimate where that lies outside; that of `ntps` is about
+            about `estimate - bias`, extended to the estimate where that lies outside; that of `ntps` is about
             `estimate`.
     """
 
@@ -38,67 +36,46 @@ class Interval:
     bias: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able values; NaN becomes `None`."""
+        """Return JSON values; NaN becomes `None`."""
         return jsonable(vars(self))
 
 
-def jackknife(
-    moments: Moments,
-    *,
-    layers: Sequence[int] | None = None,
-    k_u: int | None = None,
-    k_v: int | None = None,
-    center: bool = False,
-    confidence: float = 0.95,
-    solutions: dict[int, LayerSolution] | None = None,
-) -> dict[int, dict[str, Interval]]:
-    """Return intervals of `ntps`, `explained` and `retained` for each layer, from folds left out in turn.
+def layer_intervals(solved: Solved, k_u: int, k_v: int, *, confidence: float = 0.95) -> dict[str, Interval]:
+    """Return intervals of `ntps`, `explained` and `retained` of one layer, from folds left out in turn.
 
     With K folds and theta_(i) the value without fold i, the standard error is
     sqrt((K - 1) / K sum_i (theta_(i) - mean)^2), and the bias (K - 1) (mean - theta) (the block jackknife of
-    Quenouille and Tukey); intervals take t quantiles of K - 1 degrees of freedom. Ranks are those of all texts.
-    With C0 and C1 per fold (`fold_prefix=True`) V is solved anew each time; without, it is held fixed, and the
-    intervals leave out its share. Simulated with 200 to 2,000 texts and 10 folds, nominal 95 % intervals covered 90 to
-    98 % where the k_v-th direction of V is set apart from the next, and less, down to 72 %, where it is not: near a tie
-    of eigenvalues V jumps, and no resampling of this kind is safe.
+    Quenouille and Tukey); intervals take t quantiles of K - 1 degrees of freedom. The label side is solved anew each
+    time; V, which is estimated from every token and has seen no label, is held fixed, so the intervals leave out its
+    share of the sampling error.
 
     Args:
-        moments: With at least 3 folds.
-        layers: Layer numbers; all by default.
-        k_u: Perception rank, as in `ntps.score`.
-        k_v: Next-token rank, as in `ntps.score`.
-        center: As in `ntps.score`.
-        confidence: Level, in [0.5, 0.999].
-        solutions: Layers solved before with the same `center`, by number.
+        solved: From `ntps.core.solve_layer`, with at least 3 folds.
+        k_u: Perception rank.
+        k_v: Next-token rank.
+        confidence: Level, in (0, 1).
 
     Raises:
-        NtpsError: If there are fewer than 3 folds or an option is out of range.
+        NtpsError: If there are fewer than 3 folds.
     """
     from scipy.stats import t as student
 
-    in_range(confidence, 0.5, 0.999, "confidence")
-    if moments.n_folds < 3:
-        raise NtpsError(f"these moments have {moments.n_folds} folds; intervals need folds=3 or more.")
-    quantile = float(student.ppf(0.5 + confidence / 2, moments.n_folds - 1))
-    found = {}
-    for layer in moments.layers if layers is None else layers:
-        whole = moments.layer(layer)
-        solved = (solutions or {}).get(layer) or solve_layer(whole, center=center)
-        full = read_layer(solved, k_u=k_u, k_v=k_v)
-        rows = []
-        for fold in range(moments.n_folds):
-            view = moments.without_fold(layer, fold)
-            if not moments.has_fold_prefix:
-                view = replace(view, C0=whole.C0, C1=whole.C1, n_pairs=whole.n_pairs)
-            solution = solve_layer(view, center=center)
-            most_u, most_v = solution.U.vectors.shape[1], solution.V.vectors.shape[1]
-            read = read_layer(solution, k_u=min(full.k_u, most_u), k_v=min(full.k_v, most_v))
-            rows.append([getattr(read, name) for name in INTERVALS])
-        found[layer] = {
-            name: _interval(getattr(full, name), np.array(column), quantile, name in CORRECTED)
-            for name, column in zip(INTERVALS, zip(*rows, strict=True), strict=True)
-        }
-    return found
+    n_folds = len(solved.folds)
+    if n_folds < 3:
+        raise NtpsError(f"intervals leave out one fold at a time and need at least 3 folds, not {n_folds}.")
+    quantile = float(student.ppf(0.5 + confidence / 2, n_folds - 1))
+    whole = _values(solved, k_u, k_v)
+    without = [_values(solved.without_fold(fold), k_u, k_v) for fold in range(n_folds)]
+    return {
+        name: _interval(estimate, np.array([row[name] for row in without]), quantile, name in CORRECTED)
+        for name, estimate in whole.items()
+    }
+
+
+def _values(solved: Solved, k_u: int, k_v: int) -> dict[str, float]:
+    """Return what has a jackknife interval, at ranks within what the solution has."""
+    k_u = min(k_u, solved.U.vectors.shape[1])
+    return {"ntps": solved.ntps_at(k_u, k_v), "explained": solved.r2_at(k_v), "retained": solved.retained_at(k_v)}
 
 
 def _interval(estimate: float, without: np.ndarray, quantile: float, corrected: bool) -> Interval:
@@ -106,8 +83,25 @@ def _interval(estimate: float, without: np.ndarray, quantile: float, corrected: 
     error = math.sqrt((k - 1) / k * float(np.square(without - mean).sum()))
     bias = (k - 1) * (mean - estimate)
     middle = estimate - bias if corrected else estimate
+    if math.isnan(middle):
+        return Interval(estimate=estimate, low=math.nan, high=math.nan, standard_error=math.nan, bias=math.nan)
     # From few folds the bias is itself uncertain: a value is never outside its own interval.
     low, high = min(middle - quantile * error, estimate), max(middle + quantile * error, estimate)
-    if math.isnan(middle):
-        return Interval(estimate, math.nan, math.nan, math.nan, math.nan)
-    return Interval(estimate, min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0), error, bias)
+    low, high = min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
+    return Interval(estimate=estimate, low=low, high=high, standard_error=error, bias=bias)
+
+
+def fold_interval(estimate: float, by_fold: Sequence[float], *, confidence: float = 0.95) -> dict[str, Any]:
+    """Return `estimate`, `low`, `high` and `standard_error` from the spread over folds (t quantiles).
+
+    Folds share training texts, so the interval is somewhat narrow (Bengio and Grandvalet, JMLR 5, 2004). All but the
+    estimate are NaN where a fold has no value.
+    """
+    from scipy.stats import t as student
+
+    values = np.array(by_fold)
+    if not np.isfinite(values).all() or not math.isfinite(estimate):
+        return {"estimate": estimate, "low": math.nan, "high": math.nan, "standard_error": math.nan}
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(student.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    return {"estimate": estimate, "low": estimate - half, "high": min(estimate + half, 1.0), "standard_error": error}

@@ -45,7 +45,7 @@ class LayerScore:
         explained_heldout: `explained` on folds that the readout was not fitted on, at most 1, below 0 when the
             readout is worse than the label frequencies; `None` without folds.
         ceiling_heldout: `ceiling` on held-out folds.
-        null: `ntps` and `explained` under shuffled labels, each a mapping as `Null.to_dict`; see `ntps.scoring.evidence`.
+        null: `ntps` and `explained` under shuffled labels, each a mapping as `Null.to_dict`.
         interval: By quantity (`ntps`, `explained`, `retained`, `explained_heldout`, `ceiling_heldout`), a mapping with
             `low`, `high` and `standard_error`: 95 % intervals; those of held-out shares come with folds.
         control: The same quantities of the architecture with fresh weights.

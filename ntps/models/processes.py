@@ -1,0 +1,82 @@
+"""The processes that torchrun started: who reads which batch, and how sums and decisions are shared."""
+
+import atexit
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+T = TypeVar("T")
+
+
+def is_main_process() -> bool:
+    """Return whether this process, of several, is the one that reports and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Processes:
+    """The processes of this job, or this one alone.
+
+    Args:
+        device: The model's device; gloo connects processes on CPUs, NCCL those on GPUs.
+
+    Attributes:
+        count: Number of processes.
+        rank: Index of this one; 0 is the main process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        if self.count > 1:
+            from accelerate import PartialState
+
+            state = PartialState(cpu=device.type == "cpu")
+            self.count, self.rank = state.num_processes, state.process_index
+            atexit.unregister(_leave)
+            atexit.register(_leave)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that reports and writes."""
+        return self.rank == 0
+
+    def share(self, batches: Sequence[T]) -> Sequence[T]:
+        """Return the batches that this process reads."""
+        return batches[self.rank :: self.count]
+
+    def all_agree(self, decide: Callable[[], T | None]) -> T | None:
+        """Return `decide()` where it gives a value in every process, and `None` in all of them otherwise.
+
+        The main process decides first and the others follow, so that no process waits for a pass that another skips.
+        """
+        value = decide() if self.is_main else None
+        if self.count == 1:
+            return value
+        if self._sum(int(value is not None)) and not self.is_main:
+            value = decide()
+        return value if self._sum(int(value is not None)) == self.count else None
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add an array of all processes to it, in place: each text was read by one, the others hold zeros."""
+        if self.count > 1:
+            total = torch.from_numpy(rows.astype(np.float32)).to(self.device)
+            torch.distributed.all_reduce(total)
+            rows[...] = total.cpu().numpy()
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any process says so."""
+        return flag if self.count == 1 else self._sum(int(flag)) > 0
+
+    def _sum(self, number: int) -> int:
+        total = torch.tensor([number], device=self.device)
+        torch.distributed.all_reduce(total)
+        return int(total)
+
+
+def _leave() -> None:
+    """Close the process group: its threads must be joined before the interpreter ends, or it may abort."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,143 @@
+"""What a pass of a model over texts leaves: pooled states of every text and next-token moments, without any label."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ntps._files import load_tensors, save_tensors
+from ntps.core import NextTokenMoments
+from ntps.errors import NtpsError, one_of
+
+if TYPE_CHECKING:
+    from ntps.tasks import Task
+
+KIND = "ntps-representations"
+IN_MEMORY = 1 << 30  # bytes of pooled states that are held in memory; more are memory-mapped from disk
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Representations:
+    """Pooled states and next-token moments of texts, from one pass of a model.
+
+    Attributes:
+        states: (S, n, d) pooled states of S layers and the n texts that have tokens, float32 or float16;
+            memory-mapped beyond 1 GB.
+        next_token: C0 and C1 of the same layers.
+        text_index: (n,) index of each of those texts among the given ones.
+        lengths: (n_given,) tokens of each given text after cutting; 0 for a text without tokens.
+        metadata: What made them: model, revision, dtype, settings, key, version; JSON values.
+        task: The task whose texts they are, with its labels, or `None`.
+    """
+
+    states: np.ndarray
+    next_token: NextTokenMoments
+    text_index: np.ndarray
+    lengths: np.ndarray
+    metadata: dict[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layer numbers of the stack."""
+        return self.next_token.layers
+
+    @property
+    def width(self) -> int:
+        """Width d of a hidden state."""
+        return int(self.states.shape[2])
+
+    @property
+    def n_texts(self) -> int:
+        """Number of texts with tokens."""
+        return len(self.text_index)
+
+    @property
+    def n_given(self) -> int:
+        """Number of texts that the model was given, those without tokens included."""
+        return len(self.lengths)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens."""
+        return int(self.lengths.sum())
+
+    def __repr__(self) -> str:
+        layers, model = len(self.layers), self.metadata.get("model", "a model")
+        return f"Representations({model!r}: {layers} layers of {self.n_texts} texts, width {self.width})"
+
+    def layer(self, layer: int) -> np.ndarray:
+        """Return the pooled states (n, d) of one layer.
+
+        Raises:
+            NtpsError: If the layer is not among them.
+        """
+        one_of(layer, self.layers, "layer")
+        return self.states[self.layers.index(layer)]
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything but the task into one checksummed safetensors file, atomically; return its path.
+
+        Raises:
+            NtpsError: If the file cannot be written.
+        """
+        moments = self.next_token
+        tensors = {
+            "states": torch.from_numpy(self.states),
+            "past_gram": moments.past_gram,
+            "cross": moments.cross,
+            "counts": moments.counts,
+            "text_index": torch.from_numpy(self.text_index),
+            "lengths": torch.from_numpy(self.lengths),
+        }
+        header = {
+            "kind": KIND,
+            "layers": moments.layers,
+            "prefix": moments.prefix,
+            "dtype": str(moments.dtype).removeprefix("torch."),
+            "metadata": self.metadata,
+        }
+        return save_tensors(path, tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path, *, task: Task | None = None) -> Representations:
+        """Read what `save` wrote; pooled states stay on disk until they are read.
+
+        Args:
+            path: The file.
+            task: The task whose texts they are, for its labels.
+
+        Raises:
+            NtpsError: If the file is missing, damaged or holds something else, or the task has other texts.
+        """
+        tensors, header = load_tensors(path, KIND)
+        moments = NextTokenMoments(
+            layers=header["layers"],
+            width=tensors["past_gram"].shape[-1],
+            prefix=header["prefix"],
+            dtype=getattr(torch, header["dtype"]),
+        )
+        moments.past_gram, moments.cross, moments.counts = (tensors[n] for n in ("past_gram", "cross", "counts"))
+        if task is not None and task.texts_fingerprint != header["metadata"].get("texts_fingerprint"):
+            raise NtpsError(f"{path} holds the representations of other texts than those of {task.name}.")
+        return cls(
+            states=tensors["states"].numpy(),
+            next_token=moments,
+            text_index=tensors["text_index"].numpy(),
+            lengths=tensors["lengths"].numpy(),
+            metadata=header["metadata"],
+            task=task,
+        )
+
+
+def allocate_states(shape: tuple[int, int, int], dtype: str) -> np.ndarray:
+    """Return zeros for pooled states: in memory, or in a temporary file that goes with the array beyond 1 GB."""
+    if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize <= IN_MEMORY:
+        return np.zeros(shape, dtype=dtype)
+    file = tempfile.TemporaryFile()  # noqa: SIM115  the array holds it
+    return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -1,0 +1,122 @@
+"""Which texts of a pass have a label, of which class, and in which fold they are held out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ntps.errors import NtpsError
+from ntps.models import Representations
+from ntps.tasks import LabelColumn
+from ntps.tasks.columns import read_labels
+from ntps.tasks.tables import Table
+
+DEFAULT_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Labels:
+    """Labels of the texts of a pass that have one.
+
+    Attributes:
+        name: Name of the label column.
+        values: (m,) class number of each labelled text.
+        classes: Class names.
+        rows: (m,) row of each labelled text among the representations' states.
+        n_missing: Number of texts with tokens but without a label.
+    """
+
+    name: str
+    values: np.ndarray
+    classes: tuple[str, ...]
+    rows: np.ndarray
+    n_missing: int
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def one_hot(self) -> torch.Tensor:
+        """(m, n_classes) float64 targets."""
+        return torch.nn.functional.one_hot(torch.from_numpy(self.values), self.n_classes).double()
+
+    def states(self, representations: Representations, layer: int) -> np.ndarray:
+        """Return the pooled states (m, d) of the labelled texts at one layer."""
+        states = representations.layer(layer)
+        return states if len(self.rows) == len(states) else states[self.rows]
+
+
+def labels_of(
+    representations: Representations, labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None
+) -> Labels:
+    """Return the labels to score representations against.
+
+    Args:
+        representations: From `ntps.collect`.
+        labels: `None` for the first label column of the task they were collected from, the name of one of its columns,
+            a `LabelColumn`, or one label for each given text: integers, strings or booleans, `None` where a text has
+            none.
+
+    Raises:
+        NtpsError: If there are no such labels, their number does not fit, or no text has one.
+    """
+    task = representations.task
+    if labels is None or isinstance(labels, str):
+        if task is None:
+            raise NtpsError("these representations were collected from texts without labels; pass labels=.")
+        column = task.columns[0] if labels is None else task.column(labels)
+    elif isinstance(labels, LabelColumn):
+        column = labels
+    else:
+        table = Table({"labels": list(labels)}, lambda row: f"label {row + 1}")
+        column = read_labels(table, "labels", allow_missing=True)
+    if len(column) != representations.n_given:
+        raise NtpsError(f"there are {len(column)} labels for {representations.n_given} texts; one per text is needed.")
+    values = column.values[representations.text_index]
+    rows = np.flatnonzero(values >= 0)
+    if not len(rows):
+        raise NtpsError(f"no text with a token has a label in {column.name!r}.")
+    return Labels(
+        name=column.name,
+        values=values[rows],
+        classes=column.classes,
+        rows=rows,
+        n_missing=len(values) - len(rows),
+    )
+
+
+def assign_folds(labels: np.ndarray, folds: int | str = "auto", *, seed: int = 0) -> np.ndarray | None:
+    """Return the fold (n,) of each text, stratified: every class is spread evenly, at random.
+
+    scikit-learn's `StratifiedKFold` warns about every class of fewer texts than folds; here they are spread as far as
+    they go.
+
+    Args:
+        labels: (n,) class numbers.
+        folds: Number of folds; 0 for none; `"auto"` for 5, or as many as the largest class has texts (0 if that is 1).
+        seed: Seed of the shuffle.
+
+    Returns:
+        The folds, or `None` for none.
+
+    Raises:
+        NtpsError: If the number is 1, negative, or above the size of the largest class.
+    """
+    largest = int(np.bincount(labels, minlength=1).max())
+    if folds == "auto":
+        folds = min(DEFAULT_FOLDS, largest) if largest > 1 else 0
+    if isinstance(folds, bool) or not isinstance(folds, int | np.integer):
+        raise NtpsError(f"folds is {folds!r}; it must be 'auto', 0 (none) or a number of at least 2.")
+    if folds == 0:
+        return None
+    if not 2 <= folds <= largest:
+        raise NtpsError(f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the largest class's size.")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within; folds then go round and round
+    assigned = np.empty(len(labels), dtype=np.int64)
+    assigned[order] = np.arange(len(labels)) % folds
+    return assigned

@@ -1,0 +1,405 @@
+"""From representations and labels to scores: each layer is solved once, and everything that is asked for is read off."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ntps.core import HeldOut, Solved, loss_bounds, official_curve, solve_layer
+from ntps.core.official import FRACTIONS
+from ntps.errors import NtpsError, in_range, one_of
+from ntps.models import Representations
+from ntps.scoring.intervals import Interval, fold_interval, layer_intervals
+from ntps.scoring.labels import Labels, assign_folds, labels_of
+from ntps.scoring.nulls import LayerNull, layer_null
+from ntps.scoring.results import LayerScore, ScoreResult
+from ntps.tasks import LabelColumn
+
+CONVENTIONS = ("theory", "official")
+CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """What shapes a score, apart from representations and labels.
+
+    Attributes:
+        folds: Held-out folds; 0 for none; `"auto"` for 5, or as many as the largest class has texts.
+        seed: Seed of folds and permutations.
+        k_u: Perception rank; the rank of X by default, at most the number of classes. Directions beyond it are
+            arbitrary.
+        k_v: Next-token rank; max(k_u, round(d / 8)) by default.
+        center: Solve U and the excess loss from centred moments. Explained, ceiling and retained are always centred (a
+            readout with an intercept).
+        convention: `"theory"` (the paper's text), or `"official"`, the released code's procedure, which replaces
+            `ntps`, `chance` and `curve`; the losses have one definition and stay.
+        rtol: Relative tolerance of the decompositions; by default what fits the dtype of the sums.
+        permutations: Number of shuffles of the labels to score; 0 for none.
+        intervals: Whether to add jackknife intervals over folds, with V held fixed.
+    """
+
+    folds: int | str = "auto"
+    seed: int = 0
+    k_u: int | None = None
+    k_v: int | None = None
+    center: bool = False
+    convention: str = "theory"
+    rtol: float | None = None
+    permutations: int = 0
+    intervals: bool = False
+
+    def __post_init__(self) -> None:
+        one_of(self.convention, CONVENTIONS, "convention")
+        in_range(self.permutations, 0, None, "permutations")
+        for name in ("k_u", "k_v"):
+            if getattr(self, name) is not None:
+                in_range(getattr(self, name), 1, None, name)
+        if self.rtol is not None and not 0 < self.rtol < 1:
+            raise NtpsError(f"rtol is {self.rtol}; it must lie between 0 and 1.")
+        if self.convention == "official" and (self.permutations or self.intervals):
+            raise NtpsError("permutations and intervals are of the theory's score; they need convention='theory'.")
+        if self.intervals and isinstance(self.folds, int) and self.folds < 3:
+            raise NtpsError(f"intervals leave out one fold at a time and need at least 3 folds, not {self.folds}.")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoredLayer:
+    """A layer's solution and what was read off it.
+
+    Attributes:
+        solved: The solution.
+        score: The score at the settings' ranks.
+        held_out: Held-out values at every rank of the curve and of the shares asked for; `None` without folds.
+    """
+
+    solved: Solved
+    score: LayerScore
+    held_out: HeldOut | None
+
+
+def score(
+    representations: Representations,
+    *,
+    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None,
+    control: Representations | None = None,
+    layers: Sequence[int] | None = None,
+    folds: int | str = "auto",
+    seed: int = 0,
+    k_u: int | None = None,
+    k_v: int | None = None,
+    center: bool = False,
+    convention: str = "theory",
+    rtol: float | None = None,
+    permutations: int = 0,
+    intervals: bool = False,
+) -> ScoreResult:
+    """Score every layer of a model on labelled texts; each layer is solved once.
+
+    Args:
+        representations: From `ntps.collect`.
+        labels: See `ntps.scoring.labels_of`; by default the first label column of the task.
+        control: Representations of the same texts by the same architecture with fresh weights
+            (`load_model(..., random_weights=True)`); its values go beside the model's.
+        layers: Layer numbers; all by default.
+        folds: Held-out folds; 0 for none; `"auto"` for 5, or as many as the largest class has texts.
+        seed: Seed of folds and permutations.
+        k_u: Perception rank; by default the rank of X, at most the number of classes.
+        k_v: Next-token rank; by default max(k_u, round(d / 8)).
+        center: Solve U and the excess loss from centred moments.
+        convention: `"theory"` (the paper's text), or `"official"` (the released code's procedure).
+        rtol: Relative tolerance of the decompositions.
+        permutations: Number of shuffles of the labels to score; 0 for none.
+        intervals: Whether to add jackknife intervals over folds, with V held fixed.
+
+    Returns:
+        ScoreResult, frozen. Every option is explained at `ScoreSettings`.
+
+    Raises:
+        NtpsError: If an option, rank or layer is out of range, the labels do not fit, the control is of other texts or
+            layers, or the moments cannot be solved.
+    """
+    settings = ScoreSettings(
+        folds=folds,
+        seed=seed,
+        k_u=k_u,
+        k_v=k_v,
+        center=center,
+        convention=convention,
+        rtol=rtol,
+        permutations=permutations,
+        intervals=intervals,
+    )
+    resolved = labels_of(representations, labels)
+    scored = [row.score for row in score_layers(representations, resolved, settings, layers=layers)]
+    if control is not None:
+        check_control(representations, control)
+        plain = replace(settings, permutations=0, intervals=False)
+        fresh = score_layers(control, labels_of(control, labels), plain, layers=layers)
+        scored = [
+            replace(own, control={name: getattr(random.score, name) for name in CONTROLLED})
+            for own, random in zip(scored, fresh, strict=True)
+        ]
+    return score_result(representations, resolved, settings, scored)
+
+
+def score_result(
+    representations: Representations, labels: Labels, settings: ScoreSettings, scored: Sequence[LayerScore]
+) -> ScoreResult:
+    """Return scored layers with what made them."""
+    metadata = dict(representations.metadata)
+    task = representations.task
+    if task is not None:
+        several = len(task.columns) > 1
+        metadata |= {
+            "task": f"{task.name}:{labels.name}" if several else task.name,
+            "task_fingerprint": task.fingerprint,
+            "task_source": task.source,
+        }
+    n_tokens = int(representations.lengths[representations.text_index[labels.rows]].sum())
+    fold_of = assign_folds(labels.values, settings.folds, seed=settings.seed)
+    n_folds = 0 if fold_of is None else int(fold_of.max()) + 1
+    own = {name: value for name, value in asdict(settings).items() if name != "convention"}
+    return ScoreResult(
+        layers=tuple(scored),
+        convention=settings.convention,
+        n_texts=len(labels.values),
+        n_tokens=n_tokens,
+        n_classes=labels.n_classes,
+        settings={**metadata.pop("settings", {}), **own, "folds": n_folds},
+        metadata={
+            **metadata,
+            "label_column": labels.name,
+            "classes": list(labels.classes),
+            "n_unlabelled": labels.n_missing,
+        },
+    )
+
+
+def score_layers(
+    representations: Representations,
+    labels: Labels,
+    settings: ScoreSettings,
+    *,
+    layers: Sequence[int] | None = None,
+    shares: Sequence[float] = (),
+) -> Iterator[ScoredLayer]:
+    """Solve layers one after another and yield each solution with its score, for those who need more than the score.
+
+    Args:
+        representations: From `ntps.collect`.
+        labels: From `labels_of`.
+        settings: See `ScoreSettings`.
+        layers: Layer numbers; all by default.
+        shares: Ranks of V, as shares of the width in (0, 1], at which held-out values are wanted beside those of the
+            curve.
+
+    Raises:
+        NtpsError: As `score`.
+    """
+    for solved in solve_layers(representations, labels, settings, layers=layers):
+        held_out = None
+        if solved.folds:
+            _, k_v = chosen_ranks(solved, None, settings.k_v)
+            ranks = {*_curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
+            held_out = solved.held_out(sorted(ranks))
+        scored = read_layer(solved, k_u=settings.k_u, k_v=settings.k_v, held_out=held_out)
+        if settings.convention == "official":
+            curve = official_curve(solved.pooled, solved.next_token)
+            scored = replace(
+                scored,
+                ntps=sum(curve) / len(curve),
+                chance=sum(FRACTIONS) / len(FRACTIONS),
+                curve={"fraction": list(FRACTIONS), "ntps": curve},
+            )
+        if settings.permutations:
+            null = layer_null(solved, scored.k_u, scored.k_v, settings.permutations, seed=settings.seed)
+            scored = replace(scored, null={"ntps": null.ntps.to_dict(), "explained": null.explained.to_dict()})
+        if settings.intervals:
+            jackknifed = layer_intervals(solved, scored.k_u, scored.k_v)
+            more = {name: interval.to_dict() for name, interval in jackknifed.items()}
+            scored = replace(scored, interval={**more, **(scored.interval or {})})
+        yield ScoredLayer(solved=solved, score=scored, held_out=held_out)
+
+
+def solve_layers(
+    representations: Representations, labels: Labels, settings: ScoreSettings, *, layers: Sequence[int] | None = None
+) -> Iterator[Solved]:
+    """Solve layers one after another; a solution is as large as ten matrices (d, d), so keep only what you need.
+
+    Raises:
+        NtpsError: As `score`.
+    """
+    chosen = representations.layers if layers is None else layers
+    if len(chosen) == 0:
+        raise NtpsError("layers is empty; name at least one layer.")
+    if settings.k_u is not None:
+        in_range(settings.k_u, 1, representations.width, "k_u")
+    folds = assign_folds(labels.values, settings.folds, seed=settings.seed)
+    if settings.intervals and (folds is None or folds.max() < 2):
+        raise NtpsError(f"intervals need at least 3 folds; the largest class of {labels.name!r} has too few texts.")
+    for layer in chosen:
+        yield solve_layer(
+            torch.from_numpy(labels.states(representations, layer)),
+            labels.one_hot,
+            representations.next_token.layer(layer),
+            fold_of=None if folds is None else torch.from_numpy(folds),
+            center=settings.center,
+            k_u=settings.k_u,
+            rtol=settings.rtol,
+        )
+
+
+def check_control(representations: Representations, control: Representations) -> None:
+    """See that a control is of the same texts and layers.
+
+    Raises:
+        NtpsError: If it is not.
+    """
+    if representations.metadata.get("texts_fingerprint") != control.metadata.get("texts_fingerprint"):
+        raise NtpsError("the control was collected from other texts; collect both from the same ones.")
+    if representations.layers != control.layers:
+        raise NtpsError(
+            f"layers {list(representations.layers)} and {list(control.layers)} differ; the control must be of the same "
+            "architecture."
+        )
+
+
+def default_ranks(rank_u: int, rank_v: int, d: int) -> tuple[int, int]:
+    """Return the default (k_u, k_v): the rank of X, and max(k_u, round(d / 8)), within what exists."""
+    return rank_u, min(max(rank_u, round(d / 8), 1), rank_v)
+
+
+def ranks_at(shares: Sequence[float], solved: Solved) -> list[int]:
+    """Return the rank of V at each share of the width, at least 1 and within what exists."""
+    return [min(max(1, round(share * solved.d)), solved.V.rank) for share in shares] if solved.V.rank else []
+
+
+def chosen_ranks(solved: Solved, k_u: int | None, k_v: int | None) -> tuple[int, int]:
+    """Return the ranks asked for, or the default ones.
+
+    Raises:
+        NtpsError: If one is below 1 or above what the layer has; the message gives the range.
+    """
+    default_u, default_v = default_ranks(solved.U.rank, solved.V.rank, solved.d)
+    ranks = (default_u if k_u is None else k_u, default_v if k_v is None else k_v)
+    largest = (solved.U.vectors.shape[1], solved.V.vectors.shape[1])
+    for name, value, most in zip(("k_u", "k_v"), ranks, largest, strict=True):
+        if not (1 <= value <= most or value == most == 0):
+            raise NtpsError(f"{name} is {value}; layer {solved.layer} has ranks 1 to {most}.")
+    return ranks
+
+
+def _curve_ranks(rank_v: int, k_v: int) -> list[int]:
+    """Return 1, 2, 4, ..., rank_v and k_v, in order; nothing when there is no direction."""
+    if rank_v == 0:
+        return []
+    powers = {2**power for power in range(rank_v.bit_length()) if 2**power <= rank_v}
+    return sorted(powers | {k_v, rank_v})
+
+
+def read_layer(
+    solved: Solved, *, k_u: int | None = None, k_v: int | None = None, held_out: HeldOut | None = None
+) -> LayerScore:
+    """Read one pair of ranks off a layer's solution.
+
+    Args:
+        solved: From `ntps.core.solve_layer`.
+        k_u: Perception rank; the rank of X by default.
+        k_v: Next-token rank; max(k_u, round(d / 8)) by default.
+        held_out: Held-out values at `k_v` and at the ranks of the curve, at least.
+
+    Raises:
+        NtpsError: If a rank is out of range.
+    """
+    k_u, k_v = chosen_ranks(solved, k_u, k_v)
+    U, M = solved.U, solved.U.whitening
+    ntps, whitened = solved.ntps_at(k_u, k_v), solved.whitened_ntps_at(k_u, k_v)
+    lengths = float(U.vectors[:, :k_u].square().sum())
+    raw = loss_bounds(U.eigenvalues, k_u, k_v, missing=lengths * (1 - ntps), smallest=M.smallest, largest=M.largest)
+    tight = loss_bounds(U.eigenvalues, k_u, k_v, missing=k_u * (1 - whitened))
+    ranks = _curve_ranks(solved.V.rank, k_v)
+    curve: dict[str, list[Any]] = {
+        "k_v": ranks,
+        "ntps": [solved.ntps_at(k_u, k) for k in ranks],
+        "excess_loss": [solved.excess_at(k_u, k) for k in ranks],
+        "explained": [solved.r2_at(k) for k in ranks],
+    }
+    held_out_values: dict[str, Any] = {}
+    if held_out is not None:
+        curve["explained_heldout"] = [held_out.at(k)[0] for k in ranks]
+        explained, by_fold = held_out.at(k_v)
+        held_out_values = {
+            "explained_heldout": explained,
+            "ceiling_heldout": held_out.ceiling,
+            "interval": {"ceiling_heldout": fold_interval(held_out.ceiling, held_out.fold_ceiling)},
+        }
+        if k_v:
+            held_out_values["interval"]["explained_heldout"] = fold_interval(explained, by_fold)
+    return LayerScore(
+        layer=solved.layer,
+        d=solved.d,
+        rank_m=M.rank,
+        rank_u=U.rank,
+        rank_v=solved.V.rank,
+        k_u=k_u,
+        k_v=k_v,
+        ntps=ntps,
+        chance=k_v / solved.d,
+        ntps_whitened=whitened,
+        excess_loss=solved.excess_at(k_u, k_v),
+        bounds={"raw": raw, "whitened": tight},
+        explained=solved.r2_at(k_v),
+        ceiling=solved.ceiling,
+        retained=solved.retained_at(k_v),
+        curve=curve,
+        **held_out_values,
+    )
+
+
+def permutation_null(
+    representations: Representations,
+    *,
+    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None,
+    layers: Sequence[int] | None = None,
+    permutations: int = 200,
+    seed: int = 0,
+    k_u: int | None = None,
+    k_v: int | None = None,
+    center: bool = False,
+) -> tuple[LayerNull, ...]:
+    """Score shuffled labels and keep every value, one `LayerNull` per layer; arguments as `score`.
+
+    Raises:
+        NtpsError: As `score`, or if `permutations` is below 1.
+    """
+    in_range(permutations, 1, None, "permutations")
+    settings = ScoreSettings(folds=0, k_u=k_u, k_v=k_v, center=center)
+    nulls = []
+    for solved in solve_layers(representations, labels_of(representations, labels), settings, layers=layers):
+        nulls.append(layer_null(solved, *chosen_ranks(solved, k_u, k_v), permutations, seed=seed))
+    return tuple(nulls)
+
+
+def jackknife(
+    representations: Representations,
+    *,
+    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None,
+    layers: Sequence[int] | None = None,
+    folds: int | str = "auto",
+    seed: int = 0,
+    k_u: int | None = None,
+    k_v: int | None = None,
+    center: bool = False,
+) -> dict[int, dict[str, Interval]]:
+    """Return intervals of `ntps`, `explained` and `retained` by layer; arguments as `score`, see `layer_intervals`.
+
+    Raises:
+        NtpsError: As `score`, or if there are fewer than 3 folds.
+    """
+    settings = ScoreSettings(folds=folds, seed=seed, k_u=k_u, k_v=k_v, center=center, intervals=True)
+    return {
+        solved.layer: layer_intervals(solved, *chosen_ranks(solved, k_u, k_v))
+        for solved in solve_layers(representations, labels_of(representations, labels), settings, layers=layers)
+    }
