@@ -57,7 +57,43 @@ _ROOMS = {
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted([*_ROOM_OF, "NtpsError", "__version__"])
+__all__ = [
+    "Encoder",
+    "LanguageModel",
+    "NextTokenMoments",
+    "NtpsError",
+    "Representations",
+    "ScoreResult",
+    "StudySettings",
+    "Task",
+    "TrainSettings",
+    "__version__",
+    "autoregressive_encoder",
+    "before_and_after",
+    "calibrate",
+    "collect",
+    "fine_tune",
+    "h_score",
+    "jackknife",
+    "linear_probe",
+    "list_models",
+    "list_tasks",
+    "load_calibration",
+    "load_model",
+    "load_task",
+    "logme",
+    "loss_bounds",
+    "ntps_table",
+    "perception_encoder",
+    "permutation_null",
+    "plot_layers",
+    "prescreen",
+    "principal_angles",
+    "run_study",
+    "score",
+    "solve_layer",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -69,4 +105,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(__all__)

@@ -149,9 +149,8 @@ class NextTokenMoments:
         pooled = torch.empty((len(self.layers), len(mask), self.width), dtype=self.dtype, device=hidden[0].device)
         with _matmul_precision(self.matmul_precision, hidden[0].device):
             for index, states in enumerate(hidden):
-                if order is not None:
-                    states = states.gather(1, order[:, :, None].expand_as(states))
-                self._add_layer(index, states, mask, pooled[index], pooling)
+                aligned = states if order is None else states.gather(1, order[:, :, None].expand_as(states))
+                self._add_layer(index, aligned, mask, pooled[index], pooling)
         finite = pooled.isfinite().all(2)
         if not finite.all():
             layer_index, text = (~finite).nonzero()[0].tolist()
@@ -167,24 +166,22 @@ class NextTokenMoments:
         added in halves.
         """
         try:
-            past, following, last = self._past_and_next(states, mask, pooling)
-            gram, cross = _gram(past), past.T @ following
+            gram, cross, last = self._products(states, mask, pooling)
         except torch.cuda.OutOfMemoryError:
-            half = len(mask) // 2
-            if not half:
+            if len(mask) == 1:
                 raise
-            past = following = last = None
-        if last is None:  # outside the handler, which would keep the memory of the failed attempt
-            for part in (slice(None, half), slice(half, None)):
-                self._add_layer(index, states[part], mask[part], pooled[part], pooling)
+        else:
+            # To the device first: some accelerators have no float64.
+            self.past_gram[index] += gram.to(self.past_gram.device).double()
+            self.cross[index] += cross.to(self.cross.device).double()
+            pooled.copy_(last)
             return
-        # To the device first: some accelerators have no float64.
-        self.past_gram[index] += gram.to(self.past_gram.device).double()
-        self.cross[index] += cross.to(self.cross.device).double()
-        pooled.copy_(last)
+        half = len(mask) // 2  # outside the handler, which would keep the memory of the failed attempt
+        for part in (slice(None, half), slice(half, None)):
+            self._add_layer(index, states[part], mask[part], pooled[part], pooling)
 
-    def _past_and_next(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pasts and next states, (B (T - 1), d) each, zero where no token follows; and pooled states (B, d)."""
+    def _products(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a batch adds to the past Gram and the cross moment, (d, d) each, and its pooled states (B, d)."""
         states = states.to(self.dtype).masked_fill(~mask[:, :, None], 0.0)
         sums = states.cumsum(1)
         lengths = mask.sum(1)
@@ -195,8 +192,9 @@ class NextTokenMoments:
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
-        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0)
-        return past.reshape(-1, self.width), states[:, 1:].reshape(-1, self.width), pooled
+        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0).reshape(-1, self.width)  # zero where no token follows
+        following = states[:, 1:].reshape(-1, self.width)
+        return _gram(past), past.T @ following, pooled
 
     def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
         """Return the mask as booleans beside the states, after checking the shapes."""

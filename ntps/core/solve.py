@@ -152,7 +152,13 @@ class Solved:
         return held_out_explained(self.folds, self.V.vectors, ks)
 
     def without_fold(self, fold: int) -> Solved:
-        """Return the solution without the texts of one fold: the label side is solved anew, V stays as it is."""
+        """Return the solution without the texts of one fold: the label side is solved anew, V stays as it is.
+
+        Raises:
+            NtpsError: If there are no folds.
+        """
+        if self.fold_of is None:
+            raise NtpsError("this layer was solved without folds.")
         rows = torch.nonzero(self.fold_of != fold)[:, 0]
         return _solve_labels(
             states=self.states[rows],

@@ -72,7 +72,7 @@ def labels_of(
     elif isinstance(labels, LabelColumn):
         column = labels
     else:
-        table = Table({"labels": list(labels)}, lambda row: f"label {row + 1}")
+        table = Table(columns={"labels": list(labels)}, where=lambda row: f"label {row + 1}")
         column = read_labels(table, "labels", allow_missing=True)
     if len(column) != representations.n_given:
         raise NtpsError(f"there are {len(column)} labels for {representations.n_given} texts; one per text is needed.")

@@ -124,9 +124,7 @@ def _layer_values(solved: Solved, labels: np.ndarray, k_u: int, k_v: int) -> tup
     x = solved.states.double()
     shifted = x - solved.pooled.mean_x
     M, V = solved.U.whitening, solved.V.vectors[:, :k_v]
-    perception = (
-        shifted if solved.center else x
-    ) @ M.whiten  # (n, r): whitened, so that no direction drowns in another
+    perception = (shifted if solved.center else x) @ M.whiten  # (n, r): no direction drowns
     inside = shifted @ solved.centered.whiten @ nested_basis(solved.centered.half @ V)  # (n, k_v)
     basis = nested_basis(V)
     variance = float(solved.pooled.centered().yy.trace())

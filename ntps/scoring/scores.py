@@ -1,4 +1,4 @@
-"""From representations and labels to scores: each layer is solved once, and everything that is asked for is read off."""
+"""From representations and labels to scores: each layer is solved once, and all that is asked for is read off."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntps.core import HeldOut, Solved, loss_bounds, official_curve, solve_layer
+from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.models import Representations
-from ntps.scoring.intervals import Interval, fold_interval, layer_intervals
+from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, assign_folds, labels_of
 from ntps.scoring.nulls import LayerNull, layer_null
+from ntps.scoring.reading import chosen_ranks, curve_ranks, ranks_at, read_layer
 from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.tasks import LabelColumn
 
@@ -202,7 +203,7 @@ def score_layers(
         held_out = None
         if solved.folds:
             _, k_v = chosen_ranks(solved, None, settings.k_v)
-            ranks = {*_curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
+            ranks = {*curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
             held_out = solved.held_out(sorted(ranks))
         scored = read_layer(solved, k_u=settings.k_u, k_v=settings.k_v, held_out=held_out)
         if settings.convention == "official":
@@ -264,98 +265,6 @@ def check_control(representations: Representations, control: Representations) ->
             f"layers {list(representations.layers)} and {list(control.layers)} differ; the control must be of the same "
             "architecture."
         )
-
-
-def default_ranks(rank_u: int, rank_v: int, d: int) -> tuple[int, int]:
-    """Return the default (k_u, k_v): the rank of X, and max(k_u, round(d / 8)), within what exists."""
-    return rank_u, min(max(rank_u, round(d / 8), 1), rank_v)
-
-
-def ranks_at(shares: Sequence[float], solved: Solved) -> list[int]:
-    """Return the rank of V at each share of the width, at least 1 and within what exists."""
-    return [min(max(1, round(share * solved.d)), solved.V.rank) for share in shares] if solved.V.rank else []
-
-
-def chosen_ranks(solved: Solved, k_u: int | None, k_v: int | None) -> tuple[int, int]:
-    """Return the ranks asked for, or the default ones.
-
-    Raises:
-        NtpsError: If one is below 1 or above what the layer has; the message gives the range.
-    """
-    default_u, default_v = default_ranks(solved.U.rank, solved.V.rank, solved.d)
-    ranks = (default_u if k_u is None else k_u, default_v if k_v is None else k_v)
-    largest = (solved.U.vectors.shape[1], solved.V.vectors.shape[1])
-    for name, value, most in zip(("k_u", "k_v"), ranks, largest, strict=True):
-        if not (1 <= value <= most or value == most == 0):
-            raise NtpsError(f"{name} is {value}; layer {solved.layer} has ranks 1 to {most}.")
-    return ranks
-
-
-def _curve_ranks(rank_v: int, k_v: int) -> list[int]:
-    """Return 1, 2, 4, ..., rank_v and k_v, in order; nothing when there is no direction."""
-    if rank_v == 0:
-        return []
-    powers = {2**power for power in range(rank_v.bit_length()) if 2**power <= rank_v}
-    return sorted(powers | {k_v, rank_v})
-
-
-def read_layer(
-    solved: Solved, *, k_u: int | None = None, k_v: int | None = None, held_out: HeldOut | None = None
-) -> LayerScore:
-    """Read one pair of ranks off a layer's solution.
-
-    Args:
-        solved: From `ntps.core.solve_layer`.
-        k_u: Perception rank; the rank of X by default.
-        k_v: Next-token rank; max(k_u, round(d / 8)) by default.
-        held_out: Held-out values at `k_v` and at the ranks of the curve, at least.
-
-    Raises:
-        NtpsError: If a rank is out of range.
-    """
-    k_u, k_v = chosen_ranks(solved, k_u, k_v)
-    U, M = solved.U, solved.U.whitening
-    ntps, whitened = solved.ntps_at(k_u, k_v), solved.whitened_ntps_at(k_u, k_v)
-    lengths = float(U.vectors[:, :k_u].square().sum())
-    raw = loss_bounds(U.eigenvalues, k_u, k_v, missing=lengths * (1 - ntps), smallest=M.smallest, largest=M.largest)
-    tight = loss_bounds(U.eigenvalues, k_u, k_v, missing=k_u * (1 - whitened))
-    ranks = _curve_ranks(solved.V.rank, k_v)
-    curve: dict[str, list[Any]] = {
-        "k_v": ranks,
-        "ntps": [solved.ntps_at(k_u, k) for k in ranks],
-        "excess_loss": [solved.excess_at(k_u, k) for k in ranks],
-        "explained": [solved.r2_at(k) for k in ranks],
-    }
-    held_out_values: dict[str, Any] = {}
-    if held_out is not None:
-        curve["explained_heldout"] = [held_out.at(k)[0] for k in ranks]
-        explained, by_fold = held_out.at(k_v)
-        held_out_values = {
-            "explained_heldout": explained,
-            "ceiling_heldout": held_out.ceiling,
-            "interval": {"ceiling_heldout": fold_interval(held_out.ceiling, held_out.fold_ceiling)},
-        }
-        if k_v:
-            held_out_values["interval"]["explained_heldout"] = fold_interval(explained, by_fold)
-    return LayerScore(
-        layer=solved.layer,
-        d=solved.d,
-        rank_m=M.rank,
-        rank_u=U.rank,
-        rank_v=solved.V.rank,
-        k_u=k_u,
-        k_v=k_v,
-        ntps=ntps,
-        chance=k_v / solved.d,
-        ntps_whitened=whitened,
-        excess_loss=solved.excess_at(k_u, k_v),
-        bounds={"raw": raw, "whitened": tight},
-        explained=solved.r2_at(k_v),
-        ceiling=solved.ceiling,
-        retained=solved.retained_at(k_v),
-        curve=curve,
-        **held_out_values,
-    )
 
 
 def permutation_null(
