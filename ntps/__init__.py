@@ -13,9 +13,9 @@ Names are imported from their rooms when they are first used, so that `import nt
 Source of the method: Cheng, Hu, Huang, Balestriero, *Next Token Perception Score*, arXiv 2505.17169 (2025).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ntps._lazy import lazy_names
 from ntps._version import __version__
 from ntps.errors import NtpsError
 
@@ -55,7 +55,6 @@ _ROOMS = {
     "study": ("StudySettings", "calibrate", "load_calibration", "prescreen", "run_study"),
     "report": ("plot_layers", "write_report"),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Encoder",
@@ -95,13 +94,7 @@ __all__ = [
     "write_report",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module 'ntps' has no attribute {name!r}")
-    value = getattr(import_module(f"ntps.{_ROOM_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _ROOMS)
 
 
 def __dir__() -> list[str]:
