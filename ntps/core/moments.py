@@ -189,6 +189,7 @@ class NextTokenMoments:
             pooled = sums[:, -1] / lengths[:, None]
         else:
             pooled = states[torch.arange(len(mask), device=mask.device), lengths - 1]
+            pooled = pooled.masked_fill(~sums[:, -1].isfinite(), torch.nan)  # an earlier state is not finite: it shows
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]

@@ -154,12 +154,15 @@ class Solved:
     def without_fold(self, fold: int) -> Solved:
         """Return the solution without the texts of one fold: the label side is solved anew, V stays as it is.
 
+        Args:
+            fold: Index in `folds`.
+
         Raises:
             NtpsError: If there are no folds.
         """
         if self.fold_of is None:
             raise NtpsError("this layer was solved without folds.")
-        rows = torch.nonzero(self.fold_of != fold)[:, 0]
+        rows = torch.nonzero(self.fold_of != self.fold_of.unique()[fold])[:, 0]
         return _solve_labels(
             states=self.states[rows],
             targets=self.targets[rows],

@@ -72,10 +72,11 @@ def collect(
         NtpsError: If an option is out of range, no text has a token, or a hidden state is not finite.
     """
     in_range(batch_size, 1, None, "batch_size")
+    max_length = in_range(DEFAULT_MAX_LENGTH if max_length is None else max_length, 2, None, "max_length")
     task, texts = (texts, texts.texts) if isinstance(texts, Task) else (None, _as_texts(texts))
     settings = PassSettings(
         layers=parse_layers(layers, model.n_layers),
-        max_length=min(DEFAULT_MAX_LENGTH if max_length is None else max_length, model.max_positions or 1 << 62),
+        max_length=min(max_length, model.max_positions or max_length),
         pooling=pooling,
         prefix=prefix,
         matmul_precision=matmul_precision,

@@ -72,8 +72,7 @@ def labels_of(
     elif isinstance(labels, LabelColumn):
         column = labels
     else:
-        table = Table(columns={"labels": list(labels)}, where=lambda row: f"label {row + 1}")
-        column = read_labels(table, "labels", allow_missing=True)
+        column = _read_given(labels)
     if len(column) != representations.n_given:
         raise NtpsError(f"there are {len(column)} labels for {representations.n_given} texts; one per text is needed.")
     values = column.values[representations.text_index]
@@ -87,6 +86,17 @@ def labels_of(
         rows=rows,
         n_missing=len(values) - len(rows),
     )
+
+
+def _read_given(labels: Any) -> LabelColumn:
+    """Return labels in memory as a column."""
+    try:
+        values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    except TypeError:
+        raise NtpsError(f"labels is {labels!r}; give the name of a label column, or one label per text.") from None
+    source = {"path": "the given texts"}
+    table = Table(columns={"labels": values}, where=lambda row: f"label {row + 1}", source=source)
+    return read_labels(table, "labels", allow_missing=True)
 
 
 def assign_folds(labels: np.ndarray, folds: int | str = "auto", *, seed: int = 0) -> np.ndarray | None:
