@@ -1,1 +1,27 @@
 """Models by tasks: resumable cells, correlations, gains and forecasts."""
+
+from ntps.study.calibration import Calibration, calibrate, load_calibration
+from ntps.study.gain import gain_prediction
+from ntps.study.measure import StudySettings
+from ntps.study.prescreening import Prescreening, PrescreenSettings, prescreen
+from ntps.study.ranks import adjust, grid_spearman, spearman
+from ntps.study.selection import leave_one_out_selection, select_and_correlate
+from ntps.study.study import Study, run_study
+
+__all__ = [
+    "Calibration",
+    "PrescreenSettings",
+    "Prescreening",
+    "Study",
+    "StudySettings",
+    "adjust",
+    "calibrate",
+    "gain_prediction",
+    "grid_spearman",
+    "leave_one_out_selection",
+    "load_calibration",
+    "prescreen",
+    "run_study",
+    "select_and_correlate",
+    "spearman",
+]

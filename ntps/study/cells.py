@@ -1,303 +1,334 @@
-"""A study's grid of cells: each a model on a task, written atomically under a key of all that it depends on.
+"""A study's cells: each a model on a task, computed once, written atomically, and shared by any number of processes.
 
-A study may be killed at any moment: what is there on the next start is read, what is missing is computed. A file is
-believed when its checksum, key and version fit; otherwise the cell is computed again, and said so.
+A cell's file is named by a key of all that it depends on, and is believed only when checksum, key and version fit;
+otherwise the cell is computed again, and said so. A study may be killed at any moment: the next start computes what is
+missing. Every cell has a lock of its own, which the operating system releases when its process dies: any number of
+processes, on any machines that see the folder, share one study, each computing cells that nobody else has locked.
 """
 
-import hashlib
 import json
+import logging
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ntps._files import atomic_write, jsonable, read_json, sha256_json
+from ntps._files import atomic_write, read_json, sha256_json
+from ntps._text import counted, progress
 from ntps._version import __version__
 from ntps.errors import NtpsError
-from ntps.finetune.settings import TrainSettings
-from ntps.models.load import load_model, model_fingerprint
+from ntps.models import Representations, collect, load_model
+from ntps.study.grid import CELL_SCHEMA, Cell, Grid
 from ntps.study.measure import StudySettings, measure
-from ntps.tasks.load import Task, load_task
+from ntps.study.records import CellResult, GainRecord, from_json
+from ntps.tasks import Task
 
-CELL_SCHEMA = 2
+if TYPE_CHECKING:
+    from ntps.finetune.settings import TrainSettings
 
+_KEY_DIGITS = 24  # of the key, in names of files
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds before asking again for cells that other processes compute
 
-@dataclass(frozen=True)
-class Cell:
-    """One place of the grid: what is asked for, its content key, or why it cannot be computed.
-
-    Attributes:
-        model: The model as it was named.
-        task: The task's name in the study.
-        seed: Seed of sample, folds, permutations, and of a control's weights.
-        control: Whether the weights are fresh ones.
-        key: SHA-256 over fingerprints of model and task, seed, settings and package version; controls of models with
-            one architecture share it, and are computed once.
-        reason: Why there is no such model or task; empty when there is.
-        part: `"score"` or `"gain"`: what LoRA gains is a cell of its own, so that a study can be given it later.
-    """
-
-    model: str
-    task: str
-    seed: int
-    control: bool
-    key: str
-    reason: str = ""
-    part: str = "score"
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """What a file says about where in the grid it belongs."""
-        names = ("model", "task", "seed", "control", "part")
-        return {name: getattr(self, name) for name in names}
-
-    def __str__(self) -> str:
-        weights = " (random weights)" if self.control else " (LoRA)" if self.part == "gain" else ""
-        return f"{self.model}{weights} on {self.task}, seed {self.seed}"
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """All cells of a study, those of one loading side by side, and the tasks that they read."""
+class CellStore:
+    """The files of a study's cells: `cells/TASK-KEY.json`, each with a lock in `locks/`."""
 
-    cells: tuple[Cell, ...]
-    tasks: dict[tuple[str, int], Task]
+    def __init__(self, folder: str | Path) -> None:
+        """Name the folder; it is made when the first cell is written.
 
-    def share(self, index: int, count: int) -> "Grid":
-        """Return share `index` (from 1) of `count`: consecutive cells, so that few shares load the same model."""
-        n = len(self.cells)
-        return Grid(self.cells[n * (index - 1) // count : n * index // count], self.tasks)
+        Args:
+            folder: The study's folder.
 
+        Raises:
+            NtpsError: If it is a file.
+        """
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NtpsError(f"output {self.folder} is a file; name a folder.")
 
-def parse_share(text: str) -> tuple[int, int]:
-    """Return (I, N) from "I/N".
+    def path(self, cell: Cell) -> Path:
+        """Return a cell's file: the task's name, readable, and the start of the key."""
+        words = re.sub(r"[^\w.-]+", "-", cell.task).strip("-")[-60:]
+        return self.folder / "cells" / f"{words}-{cell.key[:_KEY_DIGITS]}.json"
 
-    Raises:
-        NtpsError: If it is no such pair with 1 <= I <= N.
-    """
-    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise NtpsError(f"--cell is {text!r}; give I/N with I from 1 to N, such as 2/8.")
-    return int(match[1]), int(match[2])
-
-
-def name_tasks(tasks: Sequence[str | Task]) -> dict[str, str | Task]:
-    """Return tasks by name; `NAME=PATH` names one, else it is its own name, or the stem of its file.
-
-    Raises:
-        NtpsError: If two have one name.
-    """
-    named: dict[str, str | Task] = {}
-    for given in tasks:
-        if isinstance(given, Task):
-            name, source = given.name, given
-        else:
-            name, separator, path = given.partition("=")
-            if not separator or Path(given).exists():
-                name, path = given, given
-            looks_local = Path(path).suffix.lower() in (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".ndjson")
-            name = Path(path).stem if name == path and looks_local else name
-            source = path  # type: ignore[assignment]
-        if name in named:
-            raise NtpsError(f"two tasks are named {name!r}; give each a name of its own, as --task NAME=PATH.")
-        named[name] = source
-    return named
-
-
-def make_grid(
-    models: Sequence[str],
-    tasks: Sequence[str | Task],
-    settings: StudySettings,
-    *,
-    seeds: int = 1,
-    control: bool = True,
-    lora: TrainSettings | None = None,
-) -> Grid:
-    """Read all tasks, fingerprint all models, and return the grid; what cannot be read becomes a cell's reason.
-
-    Raises:
-        NtpsError: If there is no model or task, or a name comes twice.
-    """
-    if not models or not tasks:
-        raise NtpsError("a study needs at least one --model and one --task.")
-    twice = next((name for name in models if list(models).count(name) > 1), None)
-    if twice is not None:
-        raise NtpsError(f"model {twice!r} is given twice; name each model once.")
-    named = name_tasks(tasks)
-    loaded: dict[tuple[str, int], Task] = {}
-    reasons: dict[tuple[str, int], str] = {}
-    for name, source in named.items():
-        for seed in range(seeds):
-            try:
-                loaded[name, seed] = load_named(name, source, settings.limit, seed)
-            except NtpsError as error:
-                reasons[name, seed] = str(error)
-    shapes: dict[str, dict[str, Any]] = {"score": asdict(settings)}
-    if lora is not None:
-        shapes["gain"] = {name: shapes["score"][name] for name in ("limit", "max_length", "folds", "dtype")}
-        shapes["gain"]["training"] = lora.to_dict()
-    passes = [("score", False), *([("score", True)] if control else []), *([("gain", False)] if lora else [])]
-    cells = []
-    for model in models:
-        for part, random in passes:
-            for seed in range(seeds):
-                try:
-                    mark, reason = model_fingerprint(model, random_weights=random, seed=seed), ""
-                except NtpsError as error:
-                    mark, reason = f"unreadable {model}", str(error)
-                for name in named:
-                    task = loaded.get((name, seed))
-                    parts = {
-                        "model": mark,
-                        "task": task.fingerprint if task else f"unreadable {name}",
-                        "seed": seed,
-                        "control": random,
-                        "part": part,
-                        "settings": shapes[part],
-                        "version": __version__,
-                        "schema": CELL_SCHEMA,
-                    }
-                    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-                    cells.append(Cell(model, name, seed, random, key, reason or reasons.get((name, seed), ""), part))
-    return Grid(tuple(cells), loaded)
-
-
-def load_named(name: str, source: str | Task, limit: int | None, seed: int) -> Task:
-    """Return the task under a name from `name_tasks`, a random sample of at most `limit` texts.
-
-    Raises:
-        NtpsError: As `ntps.load_task`.
-    """
-    if isinstance(source, Task):
-        return source if limit is None or limit >= len(source) else source.sample(limit, seed=seed)
-    return load_task(source, name=name, limit=limit, seed=seed)
-
-
-def cell_path(folder: Path, cell: Cell) -> Path:
-    """Return where a cell is kept: a readable name and its key."""
-    words = re.sub(r"[^\w.-]+", "-", cell.task).strip("-")[-60:]
-    return folder / "cells" / f"{words}-{cell.key[:24]}.json"
-
-
-def read_cell(folder: Path, cell: Cell) -> tuple[dict[str, Any] | None, str]:
-    """Return a cell's content and an empty text, or `None` and why a file that is there is of no use."""
-    path = cell_path(folder, cell)
-    if not path.is_file():
-        return None, _other(folder, cell)
-    try:
-        content = read_json(path)
-    except NtpsError:
-        return None, f"{path} is damaged (no JSON)"
-    if not isinstance(content, dict) or "version" not in content:
-        return None, f"{path} is damaged (no cell)"
-    if content["version"] != __version__:
-        return None, f"{path} is from version {content['version']} of ntps, this is {__version__}"
-    if content.get("checksum") != sha256_json(content):
-        return None, f"{path} is damaged (its checksum does not fit)"
-    if content.get("key") != cell.key:
-        return None, f"{path} belongs to another cell"
-    return content, ""
-
-
-def _other(folder: Path, cell: Cell) -> str:
-    """Say why a cell of the same place, under another key, is not used; empty when there is none."""
-    for path in sorted((folder / "cells").glob(f"{cell_path(folder, cell).name[:-29]}*.json")):
+    def read(self, cell: Cell) -> tuple[CellResult | None, str]:
+        """Return a cell's result and an empty text, or `None` and why the file that is there cannot be used."""
+        path = self.path(cell)
+        if not path.is_file():
+            return None, ""
         try:
             content = read_json(path)
         except NtpsError:
-            continue
-        if isinstance(content, dict) and all(content.get(name) == value for name, value in cell.place.items()):
-            if content.get("version") != __version__:
-                return f"{path} is from version {content.get('version')} of ntps, this is {__version__}"
-            return f"{path} is of other weights, texts or settings"
-    return ""
+            return None, f"{path} is damaged (not JSON)"
+        if not isinstance(content, dict) or "version" not in content:
+            return None, f"{path} is damaged (not a cell)"
+        if content["version"] != __version__:
+            return None, f"{path} is from version {content['version']} of ntps, this is {__version__}"
+        if content.get("checksum") != sha256_json(content):
+            return None, f"{path} is damaged (its checksum does not fit)"
+        try:
+            result = CellResult.from_dict(content.get("result"))
+        except NtpsError as error:
+            return None, f"{path} is damaged ({error})"
+        if result.key != cell.key:
+            return None, f"{path} belongs to another cell"
+        return replace(result, **cell.place), ""  # a control may have been computed for another model
 
+    def written(self, cell: Cell) -> int:
+        """Return when a cell's file was written, in nanoseconds; 0 when there is none."""
+        try:
+            return self.path(cell).stat().st_mtime_ns
+        except OSError:
+            return 0
 
-def write_cell(folder: Path, cell: Cell, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a cell atomically, with its key, version and checksum; return all of it."""
-    whole = {"kind": "ntps-cell", "schema": CELL_SCHEMA, "version": __version__, "key": cell.key, **cell.place}
-    whole = {**whole, **jsonable(content)}
-    whole["checksum"] = sha256_json(whole)
-    atomic_write(cell_path(folder, cell), json.dumps(whole, ensure_ascii=False, allow_nan=False) + "\n")
-    return whole
+    def write(self, cell: Cell, result: CellResult) -> None:
+        """Write a cell's result atomically, with schema, version and checksum.
+
+        Raises:
+            NtpsError: If the folder cannot be written.
+        """
+        content = {"kind": "ntps-cell", "schema": CELL_SCHEMA, "version": __version__, "result": result.to_dict()}
+        content["checksum"] = sha256_json(content)
+        atomic_write(self.path(cell), json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def outdated(self, cells: Sequence[Cell]) -> dict[str, str]:
+        """Return, by key of a cell that has no file, why a file of the same place in the grid is not used."""
+        missing = [cell for cell in cells if not self.path(cell).is_file()]
+        if not missing or not self.folder.is_dir():
+            return {}
+        known, reasons = {self.path(cell) for cell in cells}, dict[str, str]()
+        for path in sorted((self.folder / "cells").glob("*.json")):
+            if path in known:
+                continue
+            try:
+                content = read_json(path)
+            except NtpsError:
+                continue
+            result = content.get("result") if isinstance(content, dict) else None
+            for cell in missing:
+                if isinstance(result, dict) and all(result.get(name) == value for name, value in cell.place.items()):
+                    version = content.get("version")
+                    reasons[cell.key] = (
+                        f"{path} is of other weights, texts or settings"
+                        if version == __version__
+                        else f"{path} is from version {version} of ntps, this is {__version__}"
+                    )
+        return reasons
+
+    def lock(self, cell: Cell) -> AbstractContextManager[bool]:
+        """Try to lock a cell without waiting for it; the context's value says whether this process now holds it.
+
+        The lock is the operating system's (`flock`, or what Windows has), and ends with the process that holds it.
+
+        Raises:
+            NtpsError: If the folder cannot be written.
+        """
+        return self._lock(self.path(cell).stem)
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[bool]:
+        from filelock import FileLock, Timeout
+
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / "locks" / f"{name}.lock")  # it stays: removing it would split the lock in two
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise NtpsError(f"cannot write {self.folder}: {error.strerror or error}.") from error
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def sweep(self) -> None:
+        """Remove the half-written files of processes that died: those whose cell nobody has locked."""
+        for half_written in (self.folder / "cells").glob(".*.part"):
+            name = half_written.name[1:].rsplit(".", 3)[0]  # of ".NAME.json.RANDOM.part", as `atomic_write` makes it
+            with self._lock(name) as held:
+                if held:
+                    half_written.unlink(missing_ok=True)
 
 
 def run_cells(
     grid: Grid,
-    folder: Path,
+    store: CellStore,
     settings: StudySettings,
     *,
-    lora: TrainSettings | None = None,
+    lora: "TrainSettings | None" = None,
     device: str | None = None,
     batch_size: int = 32,
-    say: Callable[[str], None] = lambda message: None,
-    done: Callable[[Cell], None] = lambda cell: None,
-) -> None:
-    """Compute what is missing, a loading for the cells of a model; a failure is written down, and the rest goes on.
+    show: bool | None = None,
+) -> list[CellResult]:
+    """Compute the cells that are missing, wait for those that other processes compute, and return all results.
 
-    A cell that failed before is tried again: the reason may be gone.
+    Every model is loaded once, and equal texts are read once: their representations are kept until the next texts. A
+    failure becomes a result with its reason, and the other cells go on. A cell that failed before this call is tried
+    again: the reason may be gone.
 
     Args:
-        grid: The grid, or a share of it.
-        folder: The study's folder.
+        grid: The grid.
+        store: Files of the cells.
         settings: See `StudySettings`.
-        lora: How cells of part `"gain"` are trained.
+        lora: How models are fine-tuned in cells of kind `"gain"`.
         device: As in `ntps.load_model`.
-        batch_size: As in `ntps.collect_moments`.
-        say: Told about files that are of no use, and about cells that fail, once for each reason.
-        done: Called after each cell that had to be computed.
+        batch_size: Most texts in a batch.
+        show: Whether to show progress on stderr; by default when it is a terminal.
+
+    Returns:
+        One result per cell of the grid, in its order.
+
+    Raises:
+        NtpsError: If the folder cannot be written.
     """
-    loaded: tuple[tuple[str, bool, int, str], Any] | None = None
-    told: set[str] = set()
+    store.sweep()
+    results: dict[str, CellResult] = {}
+    missing: dict[str, Cell] = {}  # by key, which controls of one architecture share
+    written: dict[str, int] = {}  # when the unusable file of a missing cell was written: a newer one is another's
+    outdated = store.outdated(grid.cells)
     for cell in grid.cells:
-        content, problem = read_cell(folder, cell)
-        if problem:
-            say(f"{problem}; computing {cell} again.")
-        if content is None or content["status"] != "done":
-            started = time.monotonic()
+        if cell.key in results or cell.key in missing:
+            continue
+        result, problem = store.read(cell)
+        if result is not None and result.done:
+            results[cell.key] = result
+            continue
+        missing[cell.key], written[cell.key] = cell, store.written(cell)
+        if problem := problem or outdated.get(cell.key, ""):
+            logger.warning("%s; computing %s again.", problem, cell)
+    worker = _Worker(grid, settings, lora=lora, device=device, batch_size=batch_size)
+    groups, first_round, wait = grid.loadings(list(missing.values())), True, _SHORTEST_WAIT
+    with progress(len(missing), "cells", show) as bar:
+        while groups:
+            held: list[Cell] = []  # by other processes
+            n_before = len(results)
+            for group in groups:
+                for index, cell in enumerate(group):
+                    result = _claim(cell, store, written[cell.key], worker)
+                    if result is not None:
+                        results[cell.key] = result
+                        bar.update()
+                    elif first_round:  # first each process takes models that no other works on; then it helps
+                        held += group[index:]
+                        break
+                    else:
+                        held.append(cell)
+            if held and not first_round and len(results) == n_before:
+                if wait == _SHORTEST_WAIT:
+                    logger.info("waiting for %s that other processes compute.", counted(len(held), "cell"))
+                time.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT)
+            groups, first_round = grid.loadings(held), False
+    store.sweep()
+    return [replace(results[cell.key], **cell.place) for cell in grid.cells]
+
+
+def _claim(cell: Cell, store: CellStore, written: int, worker: "_Worker") -> CellResult | None:
+    """Return a cell's result, computed or just written by another process; `None` while another process holds it."""
+    with store.lock(cell) as held:
+        if not held:
+            return None
+        result = store.read(cell)[0] if store.written(cell) != written else None
+        if result is None:
+            result = worker.compute(cell)
+            store.write(cell, result)
+        return result
+
+
+class _Worker:
+    """Computes cells, with the last network and the last representations kept."""
+
+    def __init__(
+        self, grid: Grid, settings: StudySettings, *, lora: "TrainSettings | None", device: str | None, batch_size: int
+    ) -> None:
+        self.grid, self.settings, self.lora = grid, settings, lora
+        self.device, self.batch_size = device, batch_size
+        self._loading: tuple[Any, ...] | None = None
+        self._model: Any = None
+        self._representations: Representations | None = None
+        self._logged: set[str] = set()
+
+    def compute(self, cell: Cell) -> CellResult:
+        """Return a cell's result; a failure is one, too."""
+        started = time.monotonic()
+        try:
+            if cell.reason:
+                raise NtpsError(cell.reason)
+            model, task = self.model(cell), self.grid.tasks[cell.task, cell.seed]
+            score = gain = None
+            if cell.kind == "gain":
+                gain = self.gain(model, task, cell.seed)
+            else:
+                representations = self.representations(model, task)
+                score = measure(representations, self.settings, seed=cell.seed, control=cell.control)
+        except NtpsError as error:
+            return self.failure(cell, str(error))
+        except Exception as error:  # the other cells go on; what it was stands in the log and in the cell
+            return self.failure(cell, f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        seconds = round(time.monotonic() - started, 3)
+        return CellResult(**cell.place, key=cell.key, status="done", seconds=seconds, score=score, gain=gain)
+
+    def failure(self, cell: Cell, reason: str, *, trace: str | None = None) -> CellResult:
+        """Return the result of a cell that failed, and log each reason once."""
+        reason = " ".join(reason.split())
+        if reason not in self._logged:  # the cells of a missing model need not all say so
+            self._logged.add(reason)
+            logger.log(logging.ERROR if trace else logging.WARNING, "%s failed: %s", cell, reason, exc_info=bool(trace))
+        return CellResult(**cell.place, key=cell.key, status="failed", reason=reason, traceback=trace)
+
+    def model(self, cell: Cell) -> Any:
+        """Return the network of a cell; what went wrong with it is kept too: its other cells need not try again."""
+        if self._loading != cell.loading:
+            self._loading, self._model, self._representations = cell.loading, None, None
             try:
-                if cell.reason:
-                    raise NtpsError(cell.reason)
-                which = (cell.model, cell.control, cell.seed if cell.control else 0, cell.part)
-                if loaded is None or loaded[0] != which:
-                    loaded = None  # frees the last one before the next comes
-                    loaded = which, _load_model(cell, settings, device)
-                if isinstance(loaded[1], Exception):
-                    raise loaded[1]
-                task = grid.tasks[cell.task, cell.seed]
-                options: dict[str, Any] = {"seed": cell.seed, "batch_size": batch_size}
-                if cell.part == "gain":
-                    found = {"gain": _gain(loaded[1], task, settings, lora, **options)}
-                else:
-                    found = measure(loaded[1], task, settings, control=cell.control, **options)
-                content = {"status": "done", "reason": None, "seconds": time.monotonic() - started, **found}
-            except Exception as error:  # whatever it was, the other cells go on
-                reason = str(error) if isinstance(error, NtpsError) else f"{type(error).__name__}: {error}"
-                content = {"status": "failed", "reason": " ".join(reason.split())}
-                if content["reason"] not in told:  # the cells of a missing model need not all say so
-                    say(f"{cell} failed: {content['reason']}")
-                told.add(content["reason"])
-            write_cell(folder, cell, content)
-            done(cell)
+                self._model = self.load(cell)
+            except Exception as error:
+                self._model = error
+        if isinstance(self._model, Exception):
+            raise self._model
+        return self._model
 
+    def load(self, cell: Cell) -> Any:
+        """Load the network of a cell."""
+        if cell.kind == "gain":
+            from ntps.finetune.compare import load_for_training  # training needs peft, scoring does not
 
-def _gain(
-    model: Any, task: Task, settings: StudySettings, lora: TrainSettings | None, **options: Any
-) -> dict[str, Any]:
-    from ntps.finetune.compare import fine_tune_gain  # training needs peft, scoring does not
+            return load_for_training(cell.model, dtype=self.settings.dtype, device=self.device)
+        return load_model(
+            cell.model,
+            dtype=self.settings.dtype,
+            device=self.device,
+            random_weights=cell.control,
+            seed=cell.seed if cell.control else None,
+        )
 
-    return fine_tune_gain(model, task, lora, folds=settings.folds, **options)
+    def representations(self, model: Any, task: Task) -> Representations:
+        """Return the representations of a task, from the last pass if its texts were the same."""
+        last = self._representations
+        if last is None or last.task is None or last.task.texts_fingerprint != task.texts_fingerprint:
+            self._representations = last = None  # frees the last ones before the next come
+            last = collect(
+                model,
+                task,
+                max_length=self.settings.max_length,
+                prefix=self.settings.prefix,
+                batch_size=self.batch_size,
+                progress=False,
+            )
+        self._representations = replace(last, task=task)
+        return self._representations
 
+    def gain(self, model: Any, task: Task, seed: int) -> GainRecord:
+        """Fine-tune the network on a task."""
+        from ntps.finetune.compare import fine_tune_gain
 
-def _load_model(cell: Cell, settings: StudySettings, device: str | None) -> Any:
-    """Return the model, or what went wrong: the other cells of the model need not try again."""
-    try:
-        if cell.part == "gain":
-            from ntps.finetune.compare import load_for_training
-
-            return load_for_training(cell.model, dtype=settings.dtype, device=device)
-        return load_model(cell.model, dtype=settings.dtype, device=device, random_weights=cell.control, seed=cell.seed)
-    except Exception as error:
-        return error
+        options: dict[str, Any] = {"seed": seed, "folds": self.settings.folds, "batch_size": self.batch_size}
+        return from_json(GainRecord, fine_tune_gain(model, task, self.lora, **options), "the gain")

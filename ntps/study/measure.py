@@ -1,175 +1,149 @@
-"""What a study knows of one model on one task: scores of every layer with nulls and intervals, probes and measures.
+"""What a study measures of one model on one task: scores of every layer with nulls and intervals, probes and measures.
 
-One pass over the texts gives moments per fold and pooled features; everything else is solved from those.
+Everything comes from the representations of one pass, and each layer is solved once.
 """
 
-import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from ntps._files import jsonable
-from ntps.core.heldout import held_out_explained
-from ntps.core.moments import Moments
-from ntps.core.solve import LayerSolution, read_layer, solve_layer
-from ntps.errors import NtpsError, in_range
-from ntps.models.features import Features
-from ntps.models.passes import collect
+from ntps.core import HeldOut
+from ntps.core.moments import PREFIXES
+from ntps.errors import NtpsError, in_range, one_of
+from ntps.models import Representations
+from ntps.models.load import DTYPES
 from ntps.models.plan import layer_at
-from ntps.scoring.evidence import add_evidence
-from ntps.scoring.intervals import jackknife
-from ntps.scoring.nulls import permutation_null
-from ntps.scoring.results import LayerScore, ScoreResult
+from ntps.scoring import LayerScore, ScoreSettings, assign_folds, labels_of, score_layers
+from ntps.scoring.reading import ranks_at
+from ntps.scoring.scores import ScoredLayer, score_result
 from ntps.scoring.transferability import transferability
-
-if TYPE_CHECKING:
-    from ntps.models.load import LanguageModel
-    from ntps.tasks.load import Task
+from ntps.study.records import SCORED, LayerRecord, ScoreRecord, from_json
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # ranks that mean the same in models of any width
 DEPTHS = (0.5, 1.0)  # layers at which probes and other measures are taken, as shares of the depth
 DEFAULT_LIMIT = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """What shapes a cell, apart from model, task and seed.
+    """What a study computes, apart from its models and tasks.
 
     Attributes:
-        limit: Most texts of a task, a seeded random sample.
-        max_length: Most tokens of a text; `None` as in `collect_moments`.
-        folds: Folds for held-out shares, intervals and probes; at least 3.
-        n_permutations: Shuffled labels of the null.
+        limit: Most texts of a task, a seeded random sample; all when `None`.
+        max_length: Most tokens of a text; `None` as in `ntps.collect`.
+        folds: Folds of held-out shares, intervals and probes; at least 3.
+        permutations: Number of shuffles of the labels for the null; at least 1.
         measure_layers: `"default"` (half the depth and the last) or `"all"`: where probes and measures are taken.
         center: As in `ntps.score`.
-        prefix: As in `collect_moments`.
-        dtype: As in `load_model`.
+        prefix: As in `ntps.collect`.
+        dtype: As in `ntps.load_model`.
+        seeds: Number of repetitions: samples, folds and control weights are drawn with seeds 0, ..., seeds - 1.
+        control: Whether to score random weights of each model's architecture, too; models of one architecture share
+            them.
+
+    Raises:
+        NtpsError: If an option is out of range.
     """
 
     limit: int | None = DEFAULT_LIMIT
     max_length: int | None = None
     folds: int = 5
-    n_permutations: int = 200
+    permutations: int = 200
     measure_layers: str = "default"
     center: bool = False
     prefix: str = "sum"
     dtype: str | None = None
+    seeds: int = 1
+    control: bool = True
 
-    def check(self) -> "StudySettings":
-        """Return the settings if they can be met.
-
-        Raises:
-            NtpsError: If one is out of range.
-        """
+    def __post_init__(self) -> None:
         if self.limit is not None:
             in_range(self.limit, 10, None, "limit")
         if self.max_length is not None:
             in_range(self.max_length, 2, None, "max_length")
         in_range(self.folds, 3, None, "folds")
-        in_range(self.n_permutations, 1, None, "n_permutations")
-        if self.measure_layers not in ("default", "all"):
-            raise NtpsError(f"measure_layers is {self.measure_layers!r}; choose default or all.")
-        return self
+        in_range(self.permutations, 1, None, "permutations")
+        in_range(self.seeds, 1, None, "seeds")
+        one_of(self.measure_layers, ("default", "all"), "measure_layers")
+        one_of(self.prefix, PREFIXES, "prefix")
+        if self.dtype is not None:
+            one_of(self.dtype, DTYPES, "dtype")
+
+    def of_scores(self) -> dict[str, Any]:
+        """Return what shapes a cell of kind `"score"`: how many seeds and whether there are controls does not."""
+        return {name: value for name, value in asdict(self).items() if name not in ("seeds", "control")}
+
+    def of_gains(self) -> dict[str, Any]:
+        """Return what shapes a cell of kind `"gain"`, beside the training settings."""
+        return {name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype")}
 
 
 def measure(
-    model: "LanguageModel",
-    task: "Task",
-    settings: StudySettings,
-    *,
-    seed: int = 0,
-    control: bool = False,
-    batch_size: int = 32,
-) -> dict[str, Any]:
-    """Return the content of a cell, as JSON values that depend on the arguments alone.
+    representations: Representations, settings: StudySettings, *, seed: int = 0, control: bool = False
+) -> ScoreRecord:
+    """Return what a study keeps of a model on a task; it depends on the arguments alone.
 
     Args:
-        model: From `ntps.load_model`.
-        task: From `ntps.load_task`, already limited.
+        representations: From `ntps.collect` of a task, all layers; the task's first label column is scored.
         settings: See `StudySettings`.
         seed: Seed of folds, permutations and probes.
-        control: Measure the last layer only: the random-weight control needs no more.
-        batch_size: As in `collect_moments`.
-
-    Returns:
-        `score`, as `ScoreResult.to_dict()`, each layer with `null`, `interval` and `grid` (shares of the width, `k_v`,
-        `ntps`, `explained`, `retained`, `explained_heldout`); and `measures`, a dictionary per layer number as text.
+        control: Take the measures of the last layer only: the random-weight control needs no more.
 
     Raises:
-        NtpsError: As `collect_moments` and `ntps.score`.
+        NtpsError: If a layer cannot be solved or has no next-token direction.
     """
-    moments, kept = collect(
-        model,
-        task,
-        max_length=settings.max_length,
-        prefix=settings.prefix,
-        folds=settings.folds,
-        fold_prefix=True,
-        seed=seed,
-        batch_size=batch_size,
-        keep_features=True,
-        progress=False,
+    labels = labels_of(representations)
+    scoring = ScoreSettings(
+        folds=settings.folds, seed=seed, center=settings.center, permutations=settings.permutations, intervals=True
     )
-    features = cast(Features, kept)  # there, because of keep_features
-    solutions = {layer: solve_layer(moments.layer(layer), center=settings.center) for layer in moments.layers}
-    scored, grids = zip(*(_layer(moments, solutions[layer]) for layer in moments.layers), strict=True)
-    result = ScoreResult(
-        layers=scored,
-        convention="theory",
-        n_texts=moments.n_texts,
-        n_tokens=moments.n_tokens,
-        n_classes=moments.n_targets,
-        settings={**moments.metadata["settings"], "center": settings.center, "rtol": None, **asdict(settings)},
-        metadata={key: value for key, value in moments.metadata.items() if key != "settings"},
+    fold_of = assign_folds(labels.values, settings.folds, seed=seed)
+    measured = _measured_layers(settings, representations.layers, control)
+    scores: list[LayerScore] = []
+    records = []
+    for scored in score_layers(representations, labels, scoring, shares=SHARES):
+        measures = None
+        if scored.score.layer in measured:
+            states = labels.states(representations, scored.score.layer)
+            measures = transferability(states, labels.values, folds=np.asarray(fold_of), random_state=seed)
+        scores.append(scored.score)
+        records.append(_record(scored, measures))
+    result = score_result(representations, labels, scoring, scores)
+    return ScoreRecord(
+        n_texts=result.n_texts,
+        n_tokens=result.n_tokens,
+        n_classes=result.n_classes,
+        layers=tuple(records),
+        provenance={"settings": result.settings, "metadata": result.metadata},
     )
-    nulls = permutation_null(
-        moments,
-        features,
-        center=settings.center,
-        n_permutations=settings.n_permutations,
-        seed=seed,
-        solutions=solutions,
-    )
-    intervals = jackknife(moments, center=settings.center, solutions=solutions)
-    content = add_evidence(result, nulls=nulls, intervals=intervals).to_dict()
-    for row, grid in zip(content["layers"], grids, strict=True):
-        row["grid"] = grid
-    last = moments.layers[-1]
-    layers = [last] if control else _measured_layers(settings, moments.layers)
-    measures = {str(layer): _measures(features, layer, seed) for layer in layers}
-    return jsonable({"score": content, "measures": measures})
 
 
-def _measured_layers(settings: StudySettings, layers: tuple[int, ...]) -> list[int]:
-    if settings.measure_layers == "all":
-        return list(layers)
-    return sorted({layer_at(depth, len(layers)) for depth in DEPTHS})
+def _measured_layers(settings: StudySettings, layers: tuple[int, ...], control: bool) -> set[int]:
+    if control:
+        return {layers[-1]}
+    return set(layers) if settings.measure_layers == "all" else {layers[layer_at(d, len(layers))] for d in DEPTHS}
 
 
-def _measures(features: Features, layer: int, seed: int) -> dict[str, Any]:
-    folds = cast(np.ndarray, features.folds)  # there: a study always has folds
-    return transferability(features.layer(layer), features.labels, folds=folds, random_state=seed)
-
-
-def _layer(moments: Moments, solution: LayerSolution) -> tuple[LayerScore, dict[str, list[Any]]]:
-    """Return a layer's score with held-out shares, and its grid over shares of the width."""
-    base = read_layer(solution)
-    if not base.rank_v:
-        raise NtpsError(f"layer {base.layer} has no next-token direction; the texts are too few or too short.")
-    wanted = [min(max(1, round(share * base.d)), base.rank_v) for share in SHARES]
-    ks = sorted({*base.curve["k_v"], *wanted})
-    held = held_out_explained(moments, base.layer, solution.V.vectors, ks)
-    grid: dict[str, list[Any]] = {
-        "share": list(SHARES),
-        "k_v": wanted,
-        "ntps": [float(solution.table[k - 1, base.k_u - 1]) if base.k_u else math.nan for k in wanted],
-        "explained": [float(solution.r2[k - 1]) for k in wanted],
-        "retained": [_ratio(float(solution.r2[k - 1]), solution.ceiling) for k in wanted],
-        "explained_heldout": [held.explained[ks.index(k)] for k in wanted],
+def _record(scored: ScoredLayer, measures: dict[str, Any] | None) -> LayerRecord:
+    """Return a layer's record, with its profile over shares of the width."""
+    solved, score, held_out = scored.solved, scored.score, scored.held_out
+    ranks = ranks_at(SHARES, solved)
+    if not ranks:
+        raise NtpsError(f"layer {score.layer} has no next-token direction; the texts are too few or too short.")
+    # There, because a study always has folds and permutations.
+    held_out, null, intervals = cast(HeldOut, held_out), cast(dict, score.null), cast(dict, score.interval)
+    content: dict[str, Any] = {name: getattr(score, name) for name in SCORED}
+    for name in ("ntps", "explained"):
+        content |= {f"{name}_z": null[name]["z"], f"{name}_p": null[name]["p_value"]}
+    content["intervals"] = {name: (interval["low"], interval["high"]) for name, interval in intervals.items()}
+    content["profile"] = {
+        "share": SHARES,
+        "k_v": ranks,
+        "ntps": [solved.ntps_at(score.k_u, k) for k in ranks],
+        "explained": [solved.r2_at(k) for k in ranks],
+        "retained": [solved.retained_at(k) for k in ranks],
+        "explained_heldout": [held_out.at(k)[0] for k in ranks],
     }
-    return read_layer(solution, held_out=(ks, held)), grid
-
-
-def _ratio(part: float, whole: float) -> float:
-    return min(part / whole, 1.0) if whole > 0 else math.nan
+    content["measures"] = measures
+    return from_json(LayerRecord, jsonable(content), f"layer {score.layer}")  # as it will be read again

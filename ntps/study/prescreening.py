@@ -1,32 +1,33 @@
 """Which tasks are worth fine-tuning for: the expected gain of each, from the frozen model alone.
 
-Scores, ceilings and a probe of the frozen model cost one pass over the texts; the calibration (`ntps.study.calibration`)
-turns them into an expected gain with an interval. Nothing is trained but the probe.
+Scores, ceilings and a probe of the frozen model cost one pass over the texts, and tasks on equal texts share it; the
+calibration (`ntps.study.calibration`) turns them into an expected gain with an interval. Nothing is trained but the
+probe.
 """
 
 import json
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ntps._files import jsonable
 from ntps._text import counted, short_name
 from ntps._version import __version__
-from ntps.core.solve import score
 from ntps.errors import NtpsError, in_range
-from ntps.models.features import Features
-from ntps.models.load import LanguageModel, load_model
-from ntps.models.passes import collect
+from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.plan import layer_at
-from ntps.scoring.probes import linear_probe
+from ntps.scoring import assign_folds, labels_of, linear_probe, score
 from ntps.study.calibration import Calibration, load_calibration
-from ntps.study.cells import load_named, name_tasks
+from ntps.study.grid import load_named, name_tasks
 from ntps.study.measure import DEFAULT_LIMIT
 from ntps.study.study import DEPTH
 from ntps.study.table import held_back
-from ntps.tasks.load import Task
+from ntps.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,30 +35,60 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 COLUMNS = ("rank", "task", "expected", "low", "high", "verdict", "chosen", "accuracy", "held_back", "ntps")
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
+class PrescreenSettings:
+    """What shapes a prescreening, apart from model, tasks and calibration; defaults as in a study.
+
+    Attributes:
+        limit: Most texts of a task, a seeded random sample; all when `None`.
+        max_length: Most tokens of a text; `None` as in `ntps.collect`.
+        folds: Folds of probe and held-out shares, at least 3.
+        seed: Seed of sample and folds.
+
+    Raises:
+        NtpsError: If an option is out of range.
+    """
+
+    limit: int | None = DEFAULT_LIMIT
+    max_length: int | None = None
+    folds: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            in_range(self.limit, 10, None, "limit")
+        if self.max_length is not None:
+            in_range(self.max_length, 2, None, "max_length")
+        in_range(self.folds, 3, None, "folds")
+        in_range(self.seed, 0, None, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prescreening:
     """Tasks by expected gain, best first, those that failed last.
 
     Attributes:
         model: The model's name.
-        rows: A dictionary a task: `task`, `status` ("done" or "failed"), `reason`; if done `n_texts`, `n_classes`,
+        rows: One dictionary per task: `task`, `status` ("done" or "failed"), `reason`; if done `n_texts`, `n_classes`,
             `accuracy`, `majority_rate`, `ntps` and `explained_heldout` (half the depth), `ceiling_heldout` (last
             layer), `held_back`, `expected`, `low`, `high` (gain in accuracy), `verdict`, `sentence`, `outside`,
             `chosen` (within the budget).
-        budget: How many tasks may be fine-tuned; `None` for no limit.
+        budget: Number of tasks that may be fine-tuned; `None` for no limit.
         calibration: What made the forecasts.
-        settings: `limit`, `max_length`, `folds`, `seed`.
+        settings: What shaped the numbers.
     """
 
     model: str
     rows: tuple[dict[str, Any], ...]
     budget: int | None
     calibration: Calibration
-    settings: dict[str, Any]
+    settings: PrescreenSettings
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """Return one row a task, best first."""
+        """Return one row per task, best first."""
         import pandas as pd
 
         frame = pd.DataFrame(self.rows)
@@ -66,20 +97,17 @@ class Prescreening:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return cast(
-            "dict[str, Any]",
-            jsonable(
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "kind": "ntps-prescreening",
-                    "version": __version__,
-                    "model": self.model,
-                    "budget": self.budget,
-                    "settings": self.settings,
-                    "tasks": list(self.rows),
-                    "calibration": self.calibration.to_dict(),
-                }
-            ),
+        return jsonable(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "kind": "ntps-prescreening",
+                "version": __version__,
+                "model": self.model,
+                "budget": self.budget,
+                "settings": asdict(self.settings),
+                "tasks": list(self.rows),
+                "calibration": self.calibration.to_dict(),
+            }
         )
 
     def to_json(self) -> str:
@@ -100,7 +128,7 @@ class Prescreening:
         read, fewest = about.get("limit"), min((row["n_texts"] for row in self.rows if "n_texts" in row), default=0)
         if read and fewest < 0.9 * read:
             text += (
-                f" What is held back shows less with fewer texts: the fit read {read} of a task, here are as few as "
+                f" What is held back shows less with fewer texts: the fit read {read} per task, this run as few as "
                 f"{fewest}, so gains may be larger."
             )
         return text
@@ -144,30 +172,21 @@ def prescreen(
     *,
     budget: int | None = None,
     calibration: Calibration | None = None,
-    limit: int | None = DEFAULT_LIMIT,
-    max_length: int | None = None,
-    folds: int = 5,
-    seed: int = 0,
+    settings: PrescreenSettings | None = None,
     batch_size: int = 32,
-    say: Callable[[str], None] | None = None,
-    progress: bool | None = False,
-    **loading_options: Any,
+    progress: bool | None = None,
 ) -> Prescreening:
     """Rank tasks by the accuracy that fine-tuning with LoRA is expected to gain on them.
 
     Args:
-        model: A name or path as for `ntps.load_model`, or a model loaded by it.
+        model: A name or path for `ntps.load_model`, or a model loaded by it, with whatever options.
         tasks: Names, files (`NAME=PATH` names one) or `Task` objects, with different names.
-        budget: How many tasks may be fine-tuned; the first so many whose verdict is not `"little"` are marked `chosen`.
+        budget: Number of tasks that may be fine-tuned: that many, the best first, are marked `chosen`, unless their
+            verdict is `"little"`.
         calibration: From `ntps.calibrate` or `load_calibration`; the bundled one when `None`.
-        limit: Most texts of a task, a seeded random sample.
-        max_length: As in `ntps.collect_moments`.
-        folds: Folds of probe and held-out shares, at least 3.
-        seed: Seed of sample and folds.
-        batch_size: As in `ntps.collect_moments`.
-        say: Told which task failed, and why; prints to stderr by default.
-        progress: Show the passes' bars on stderr.
-        **loading_options: For `ntps.load_model`.
+        settings: See `PrescreenSettings`; its defaults when `None`.
+        batch_size: As in `ntps.collect`.
+        progress: Show the passes' bars on stderr; by default when it is a terminal.
 
     Raises:
         NtpsError: If an option is out of range, two tasks have one name, the model cannot be loaded, or every task
@@ -177,64 +196,67 @@ def prescreen(
         raise NtpsError("prescreening needs at least one task.")
     if budget is not None:
         in_range(budget, 1, None, "budget")
-    if limit is not None:
-        in_range(limit, 10, None, "limit")
-    in_range(folds, 3, None, "folds")
-    in_range(seed, 0, None, "seed")
-    tell = say or (lambda message: print(f"ntps: {message}", file=sys.stderr))
+    settings = settings or PrescreenSettings()
     named = name_tasks(tasks)
     calibration = calibration or load_calibration()
-    loaded = load_model(model, **loading_options)
-    rows: list[dict[str, Any]] = []
+    loaded = model if isinstance(model, LanguageModel) else load_model(model)
+    rows: dict[str, dict[str, Any]] = {}
+
+    def fail(name: str, error: NtpsError) -> None:
+        logger.warning("%s failed: %s", name, error)
+        rows[name] = {"task": name, "status": "failed", "reason": str(error)}
+
+    by_texts: dict[str, list[tuple[str, Task]]] = {}
     for name, source in named.items():
         try:
-            task = load_named(name, source, limit, seed)
-            known = frozen_inputs(
-                loaded, task, max_length=max_length, folds=folds, seed=seed, batch_size=batch_size, progress=progress
-            )
-            forecast = calibration.forecast(known)
+            task = load_named(name, source, settings.limit, settings.seed)
+            by_texts.setdefault(task.texts_fingerprint, []).append((name, task))
         except NtpsError as error:
-            tell(f"{name} failed: {error}")
-            rows.append({"task": name, "status": "failed", "reason": str(error)})
-            continue
-        found = {**vars(forecast), "outside": list(forecast.outside), "sentence": forecast.sentence}
-        rows.append({"task": name, "status": "done", "reason": None, **known, **found})
-    if all(row["status"] == "failed" for row in rows):
-        raise NtpsError(f"every task failed; the first because: {rows[0]['reason']}")
-    rows.sort(key=lambda row: -row.get("expected", -float("inf")))
-    left = len(rows) if budget is None else budget
-    for row in rows:
+            fail(name, error)
+    options: dict[str, Any] = {"max_length": settings.max_length, "batch_size": batch_size, "progress": progress}
+    for group in by_texts.values():
+        representations = None
+        for name, task in group:
+            try:
+                representations = replace(representations or collect(loaded, task, **options), task=task)
+                inputs = frozen_inputs(representations, folds=settings.folds, seed=settings.seed)
+                forecast = calibration.forecast(inputs)
+            except NtpsError as error:
+                fail(name, error)
+                continue
+            expected = {**vars(forecast), "outside": list(forecast.outside), "sentence": forecast.sentence}
+            rows[name] = {"task": name, "status": "done", "reason": None, **inputs, **expected}
+    ordered = sorted((rows[name] for name in named), key=lambda row: -row.get("expected", -math.inf))
+    if ordered[0]["status"] == "failed":
+        raise NtpsError(f"every task failed; the first because: {ordered[0]['reason']}")
+    left = len(ordered) if budget is None else budget
+    for row in ordered:
         if row["status"] == "done":
             row["chosen"] = left > 0 and row["verdict"] != "little"
             left -= row["chosen"]
-    settings = {"limit": limit, "max_length": max_length, "folds": folds, "seed": seed}
-    return Prescreening(loaded.name, tuple(rows), budget, calibration, settings)
+    return Prescreening(
+        model=loaded.name, rows=tuple(ordered), budget=budget, calibration=calibration, settings=settings
+    )
 
 
-def frozen_inputs(
-    model: LanguageModel,
-    task: Task,
-    *,
-    max_length: int | None = None,
-    folds: int = 5,
-    seed: int = 0,
-    batch_size: int = 32,
-    progress: bool | None = False,
-) -> dict[str, Any]:
-    """Return what a study's table says of a frozen model on a task, by the same names, from one pass.
+def frozen_inputs(representations: Representations, *, folds: int = 5, seed: int = 0) -> dict[str, Any]:
+    """Return what a study's table says of a frozen model on a task, by the same names.
+
+    Args:
+        representations: From `ntps.collect` of a task, all layers.
+        folds: Number of folds.
+        seed: Seed of the folds.
 
     Raises:
-        NtpsError: As `ntps.collect_moments`.
+        NtpsError: If the folds do not fit the labels, or a layer cannot be solved.
     """
-    moments, kept = collect(
-        model, task, max_length=max_length, folds=folds, seed=seed, batch_size=batch_size, progress=progress
-    )
-    features = cast(Features, kept)  # there by default
-    scored = score(moments)
-    ceilings = [cast(float, layer.ceiling_heldout) for layer in scored.layers]
+    scored = score(representations, folds=folds, seed=seed)
+    labels = labels_of(representations)
+    fold_of = np.asarray(assign_folds(labels.values, folds, seed=seed))
+    ceilings = [math.nan if layer.ceiling_heldout is None else layer.ceiling_heldout for layer in scored.layers]
     middle = scored.layers[layer_at(DEPTH, len(scored.layers))]
-    last = scored.layers[-1].layer
-    probe = linear_probe(features.layer(last), features.labels, folds=cast(Any, features.folds), random_state=seed)
+    states = labels.states(representations, scored.layers[-1].layer)
+    probe = linear_probe(states, labels.values, folds=fold_of, random_state=seed)
     return {
         "n_texts": scored.n_texts,
         "n_classes": scored.n_classes,

@@ -1,10 +1,10 @@
-"""One row of a study's table: what a cell says at one layer, beside its control."""
+"""One row of a study's table: what a cell says at one layer, beside its control and its gain."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from ntps.models.plan import layer_at
+from ntps.study.records import SCORED, GainRecord, ScoreRecord
 
 CHOSEN = ("ntps", "explained", "retained", "explained_heldout")  # predictors with a rank and layer to choose
 PREDICTORS = {
@@ -32,12 +32,11 @@ GAINS = {
     "gain_se": "its standard error, paired over test texts",
     "accuracy_before": "accuracy of the frozen probe on the test texts",
     "accuracy_after": "accuracy after LoRA on the test texts",
-    "ntps_change": "NTPS after minus before, on the test texts, at the layer read (at the last where it is not known)",
+    "ntps_change": "NTPS after minus before, on the test texts, at the layer read",
     "explained_change": "the same of the share explained on held-out folds",
     "ceiling_change": "the same of the ceiling on held-out folds",
-    "next_token_change": "next-token loss after minus before, nats a token",
+    "next_token_change": "next-token loss after minus before, nats per token",
 }
-SCORES = ("layer", "d", "k_u", "k_v", "ntps", "chance", "explained", "explained_heldout", "retained", "ceiling_heldout")
 PROBE = {
     "accuracy": "probe_accuracy",
     "accuracy_se": "probe_accuracy_se",
@@ -45,50 +44,70 @@ PROBE = {
     "balanced_accuracy": "probe_balanced_accuracy",
     "macro_f1": "probe_macro_f1",
     "r2": "probe_r2",
-}
+}  # columns, and the measures of the last layer that they show
+MEASURES = {
+    "logme": "logme",
+    "hscore": "h_score",
+    "hscore_shrunk": "h_score_shrunk",
+    "reduced_rank": "rrr_r2_heldout",
+}  # the same of the layer read
 RANDOM = ("ntps", "explained", "explained_heldout", "retained", "ceiling_heldout")
 
-Places = dict[tuple[str, str, int, bool], dict[str, Any]]
 
-
-def row(cells: Places, content: dict[str, Any], depth: float) -> dict[str, Any]:
-    """Return the row of a pretrained cell.
+def score_row(score: ScoreRecord, control: ScoreRecord | None, depth: float) -> dict[str, Any]:
+    """Return the columns of a model's scores on a task.
 
     Args:
-        cells: All finished cells by model, task, seed and whether they are controls.
-        content: The cell; without results when it failed or is missing.
-        depth: Share of the depth at which the score is read; measures are given where they were taken there.
+        score: Of the pretrained model.
+        control: Of random weights; without it the columns that need it are left out.
+        depth: Share of the depth at which scores and measures are read; a layer whose measures were not taken has NaN.
     """
-    found: dict[str, Any] = {name: content.get(name) for name in ("model", "task", "seed", "status", "reason")}
-    if content["status"] != "done":
-        return found
-    score = content["score"]
-    layer = score["layers"][layer_at(depth, len(score["layers"]))]
-    last = content["measures"][str(score["layers"][-1]["layer"])]
-    found |= {name: score[name] for name in ("n_texts", "n_tokens", "n_classes")}
-    found["majority_rate"] = last["majority_rate"]
-    found |= {name: _number(layer[name]) for name in SCORES}
-    ceilings = [_number(each["ceiling_heldout"]) for each in score["layers"]]
-    found["held_back"] = held_back(ceilings)
-    found["above_chance"] = _above_chance(found["ntps"], found["chance"])
-    for name in ("ntps", "explained"):
-        found[f"{name}_z"], found[f"{name}_p"] = (_number(layer["null"][name][key]) for key in ("z", "p_value"))
-    for name, interval in layer["interval"].items():
-        found[f"{name}_low"], found[f"{name}_high"] = _number(interval["low"]), _number(interval["high"])
-    here = content["measures"].get(str(layer["layer"]), {})
-    for name, key in (("logme", "logme"), ("hscore", "h_score"), ("hscore_shrunk", "h_score_shrunk")):
-        found[name] = _number(here.get(key))
-    found["reduced_rank"] = _number(here.get("rrr_r2_heldout"))
-    found["knn"] = _number(here.get("knn_accuracy")) - _number(here.get("majority_rate"))
-    found |= {name: _number(last[key]) for name, key in PROBE.items()}
-    control = cells.get((content["model"], content["task"], content["seed"], True))
+    layer, last = score.at_depth(depth), score.probe
+    row: dict[str, Any] = {"n_texts": score.n_texts, "n_tokens": score.n_tokens, "n_classes": score.n_classes}
+    row["majority_rate"] = last["majority_rate"]
+    row |= {name: getattr(layer, name) for name in SCORED}
+    row["held_back"] = held_back([each.ceiling_heldout for each in score.layers])
+    row["above_chance"] = (layer.ntps - layer.chance) / (1 - layer.chance) if layer.chance < 1 else math.nan
+    row |= {name: getattr(layer, name) for name in ("ntps_z", "ntps_p", "explained_z", "explained_p")}
+    for name, (low, high) in layer.intervals.items():
+        row |= {f"{name}_low": low, f"{name}_high": high}
+    measures = layer.measures or {}
+    row |= {column: measures.get(name, math.nan) for column, name in MEASURES.items()}
+    row["knn"] = measures.get("knn_accuracy", math.nan) - measures.get("majority_rate", math.nan)
+    row |= {column: last[name] for column, name in PROBE.items()}
     if control is not None:
-        fresh = control["score"]["layers"][layer_at(depth, len(score["layers"]))]
-        found |= {f"{name}_random": _number(fresh[name]) for name in RANDOM}
-        found["explained_gain"] = found["explained_heldout"] - found["explained_heldout_random"]
-        measured = control["measures"][str(score["layers"][-1]["layer"])]
-        found["above_majority_random"] = _number(measured["probe_above_majority"])
-    return found
+        random_layer = control.at_depth(depth)
+        row |= {f"{name}_random": getattr(random_layer, name) for name in RANDOM}
+        row["explained_gain"] = layer.explained_heldout - random_layer.explained_heldout
+        row["above_majority_random"] = control.probe["probe_above_majority"]
+    return row
+
+
+def gain_row(gain: GainRecord | None, layer: int | None) -> dict[str, Any]:
+    """Return the columns `GAINS`; all NaN where there is no gain, and changes of scores where there is no layer.
+
+    Args:
+        gain: What fine-tuning gained.
+        layer: Layer at which the row's scores are read; `None` where scoring failed.
+
+    Raises:
+        NtpsError: If the layer was not scored before and after fine-tuning.
+    """
+    if gain is None:
+        return dict.fromkeys(GAINS, math.nan)
+    row = dict.fromkeys(GAINS, math.nan) | {
+        "gain": gain.gain,
+        "gain_se": gain.standard_error,
+        "accuracy_before": gain.accuracy_before,
+        "accuracy_after": gain.accuracy_after,
+        "next_token_change": gain.next_token_loss_after - gain.next_token_loss_before,
+    }
+    if layer is not None:
+        tuned = gain.at(layer)
+        row["ntps_change"] = tuned.after.ntps - tuned.before.ntps
+        row["explained_change"] = tuned.after.explained_heldout - tuned.before.explained_heldout
+        row["ceiling_change"] = tuned.after.ceiling_heldout - tuned.before.ceiling_heldout
+    return row
 
 
 def held_back(ceilings: Sequence[float]) -> float:
@@ -96,42 +115,6 @@ def held_back(ceilings: Sequence[float]) -> float:
     return max(ceilings) - ceilings[-1]
 
 
-def gain_row(gain: dict[str, Any] | None, layer: int | None) -> dict[str, Any]:
-    """Return the columns `GAINS` of a cell; all NaN where there is no gain.
-
-    Args:
-        gain: From `ntps.finetune.compare.fine_tune_gain`.
-        layer: The layer at which the row's score is read.
-    """
-    if gain is None:
-        return dict.fromkeys(GAINS, math.nan)
-    layers = gain["layers"]
-    sides = layers.get(str(layer), layers[max(layers, key=int)])
-
-    def change(name: str) -> float:
-        return float(_number(sides["after"][name]) - _number(sides["before"][name]))
-
-    after, before = _number(gain["next_token_loss_after"]), _number(gain["next_token_loss_before"])
-    return {
-        "gain": gain["gain"],
-        "gain_se": _number(gain["standard_error"]),
-        "accuracy_before": gain["accuracy_before"],
-        "accuracy_after": gain["accuracy_after"],
-        "ntps_change": change("ntps"),
-        "explained_change": change("explained_heldout"),
-        "ceiling_change": change("ceiling_heldout"),
-        "next_token_change": after - before,
-    }
-
-
 def is_number(column: Any) -> bool:
     """Return whether a column of the table holds numbers."""
     return getattr(column.dtype, "kind", "O") in "if"
-
-
-def _above_chance(ntps: float, chance: float) -> float:
-    return (ntps - chance) / (1 - chance) if chance < 1 else math.nan
-
-
-def _number(value: Any) -> Any:
-    return math.nan if value is None else value

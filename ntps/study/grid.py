@@ -1,0 +1,192 @@
+"""A study's grid: which cells there are, what each depends on, and in which order they cost least."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntps._version import __version__
+from ntps.errors import NtpsError
+from ntps.models.load import model_fingerprint
+from ntps.study.measure import StudySettings
+from ntps.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from ntps.finetune.settings import TrainSettings
+
+CELL_SCHEMA = 3  # of the cells' files; it enters their keys
+_FILE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".ndjson")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of the grid: what is asked for, its content key, or why it cannot be computed.
+
+    Attributes:
+        model: Name of the model.
+        task: Name of the task in the study.
+        seed: Seed of sample, folds and permutations, and of a control's weights.
+        control: Whether the weights are random.
+        kind: `"score"`, or `"gain"`: what LoRA gains is a cell of its own, so that a study can be given it later.
+        key: SHA-256 hex digest over fingerprints of model and task, seed, settings and package version; controls of
+            models with one architecture share it, and are computed once.
+        reason: Why the model or the task cannot be read; empty when both can.
+    """
+
+    model: str
+    task: str
+    seed: int
+    control: bool
+    kind: str
+    key: str
+    reason: str = ""
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The cell's place in the grid: model, task, seed, control and kind."""
+        return {name: getattr(self, name) for name in ("model", "task", "seed", "control", "kind")}
+
+    @property
+    def loading(self) -> tuple[Any, ...]:
+        """Cells of equal `loading` use one loaded network: pretrained weights do not depend on the seed."""
+        return self.model, self.kind, self.control, self.seed if self.control else None
+
+    def __str__(self) -> str:
+        weights = " (random weights)" if self.control else " (LoRA)" if self.kind == "gain" else ""
+        return f"{self.model}{weights} on {self.task}, seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """All cells of a study, and the tasks that they read, by name and seed."""
+
+    cells: tuple[Cell, ...]
+    tasks: dict[tuple[str, int], Task]
+
+    def loadings(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """Return the cells in groups that use one loaded network, cells on equal texts side by side within a group."""
+        texts: dict[str, int] = {}
+        for task in self.tasks.values():
+            texts.setdefault(task.texts_fingerprint, len(texts))
+
+        def first_seen(cell: Cell) -> int:
+            task = self.tasks.get((cell.task, cell.seed))
+            return len(texts) if task is None else texts[task.texts_fingerprint]
+
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in cells:
+            groups.setdefault(cell.loading, []).append(cell)
+        return [sorted(group, key=first_seen) for group in groups.values()]
+
+
+def name_tasks(tasks: Sequence[str | Task]) -> dict[str, str | Task]:
+    """Return tasks by name: a `Task`'s own, `NAME` of `NAME=PATH`, the stem of a file, or else the text itself.
+
+    Raises:
+        NtpsError: If two have one name.
+    """
+    named: dict[str, str | Task] = {}
+    for given in tasks:
+        source: str | Task = given
+        if isinstance(given, Task):
+            name = given.name
+        else:
+            name, separator, path = given.partition("=")
+            if separator and not Path(given).exists():
+                source = path
+            else:
+                name = Path(given).stem if Path(given).suffix.lower() in _FILE_SUFFIXES else given
+        if name in named:
+            raise NtpsError(f"two tasks are named {name!r}; give each a name of its own, as NAME=PATH.")
+        named[name] = source
+    return named
+
+
+def load_named(name: str, source: str | Task, limit: int | None, seed: int) -> Task:
+    """Return the task under a name from `name_tasks`, a random sample of at most `limit` texts.
+
+    Raises:
+        NtpsError: If it cannot be read.
+    """
+    if isinstance(source, Task):
+        return source if limit is None or limit >= len(source) else source.sample(limit, seed=seed)
+    return load_task(source, name=name, limit=limit, seed=seed)
+
+
+def make_grid(
+    models: Sequence[str],
+    tasks: Sequence[str | Task],
+    settings: StudySettings,
+    *,
+    lora: "TrainSettings | None" = None,
+) -> Grid:
+    """Read all tasks, fingerprint all models, and return the grid; what cannot be read becomes a cell's reason.
+
+    Args:
+        models: Names or directories, each once.
+        tasks: As in `ntps.run_study`.
+        settings: See `StudySettings`.
+        lora: How models are fine-tuned for the gains; no gains when `None`.
+
+    Raises:
+        NtpsError: If there is no model or no task, or a name comes twice.
+    """
+    if not models or not tasks:
+        raise NtpsError("a study needs at least one model and one task.")
+    twice = next((name for name in models if list(models).count(name) > 1), None)
+    if twice is not None:
+        raise NtpsError(f"model {twice!r} is given twice; name each model once.")
+    named = name_tasks(tasks)
+    loaded: dict[tuple[str, int], Task] = {}
+    task_reasons: dict[tuple[str, int], str] = {}
+    for name, source in named.items():
+        for seed in range(settings.seeds):
+            try:
+                loaded[name, seed] = load_named(name, source, settings.limit, seed)
+            except NtpsError as error:
+                task_reasons[name, seed] = str(error)
+    shapes = {"score": settings.of_scores()}
+    kinds = [("score", False), ("score", True)] if settings.control else [("score", False)]
+    if lora is not None:
+        shapes["gain"] = {**settings.of_gains(), "training": lora.to_dict()}
+        kinds.append(("gain", False))
+    cells = []
+    for model in models:
+        fingerprints = {control: _fingerprint(model, control) for control in {control for _, control in kinds}}
+        for kind, control in kinds:
+            fingerprint, model_reason = fingerprints[control]
+            for seed in range(settings.seeds):
+                for name in named:
+                    task = loaded.get((name, seed))
+                    content = {
+                        "model": fingerprint,
+                        "task": task.fingerprint if task else f"unreadable {name}",
+                        "seed": seed,
+                        "control": control,
+                        "kind": kind,
+                        "settings": shapes[kind],
+                        "version": __version__,
+                        "schema": CELL_SCHEMA,
+                    }
+                    cells.append(
+                        Cell(
+                            model=model,
+                            task=name,
+                            seed=seed,
+                            control=control,
+                            kind=kind,
+                            key=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+                            reason=model_reason or task_reasons.get((name, seed), ""),
+                        )
+                    )
+    return Grid(cells=tuple(cells), tasks=loaded)
+
+
+def _fingerprint(model: str, control: bool) -> tuple[str, str]:
+    """Return a model's fingerprint, and why it has none; the seed of a control's weights is in the cell's key."""
+    try:
+        return model_fingerprint(model, random_weights=control), ""
+    except NtpsError as error:
+        return f"unreadable {model}", str(error)
