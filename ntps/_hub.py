@@ -1,13 +1,15 @@
-"""The model hub without waiting and without noise: is it there, what went wrong, and quiet loading."""
+"""The model hub without waiting and without noise: local cache first, is the hub there, quiet loading."""
 
 import os
 import re
+import ssl
+import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from pathlib import Path
 
 _CONNECT_SECONDS = 2.0  # the hub's own libraries retry for 23 s before they say that there is no network
 _reached: set[str] = set()
@@ -19,17 +21,17 @@ def endpoint() -> str:
 
 
 def offline_requested() -> bool:
-    """Return whether the reader asked for offline work (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`)."""
+    """Return whether the user asked for offline work (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`)."""
     from huggingface_hub import constants
 
-    wanted = (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("TRANSFORMERS_OFFLINE"))
+    variables = (os.environ.get("HF_HUB_OFFLINE"), os.environ.get("TRANSFORMERS_OFFLINE"))
     return bool(constants.HF_HUB_OFFLINE) or any(
-        (value or "").upper() in {"1", "ON", "YES", "TRUE"} for value in wanted
+        (value or "").upper() in {"1", "ON", "YES", "TRUE"} for value in variables
     )
 
 
 def reachable() -> bool:
-    """Return whether the hub answers within about two seconds (`HF_HUB_ETAG_TIMEOUT` seconds where that is set).
+    """Return whether the hub answers within about two seconds (`HF_HUB_ETAG_TIMEOUT` seconds if that is set).
 
     One request without retries, through the proxies of the environment. Any answer counts, an error page or a refused
     certificate too: then the hub's own library says what is wrong. A hub that has answered once is not asked again.
@@ -43,80 +45,82 @@ def reachable() -> bool:
         seconds = float(os.environ["HF_HUB_ETAG_TIMEOUT"])
     except (KeyError, ValueError):
         seconds = _CONNECT_SECONDS
-    answered = threading.Event()
 
     def ask() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=seconds).close()
-        except urllib.error.HTTPError:
-            answered.set()
-        except urllib.error.URLError as error:
-            if "SSL" in type(error.reason).__name__:
-                answered.set()
-        except (OSError, ValueError):
-            pass
-        else:
-            answered.set()
+        except (OSError, ValueError) as error:
+            refused = isinstance(getattr(error, "reason", None), ssl.SSLError)
+            if not (refused or isinstance(error, urllib.error.HTTPError)):
+                return
+        _reached.add(address)
 
     # A thread, because looking a name up has no timeout of its own and may hang for longer than the request may.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
-    if answered.is_set():
-        _reached.add(address)
-    return answered.is_set()
+    return address in _reached
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Have the hub's libraries use their local cache only, and put their settings back afterwards."""
-    import datasets
+    """Have the hub's libraries use their local cache only, and restore their settings afterwards.
+
+    For `datasets.load_dataset`, which has no parameter for it; models are read with `local_files_only=True`.
+    """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
+    holders = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
+    with ExitStack() as restore:
+        for holder in holders:
+            restore.callback(setattr, holder, "HF_HUB_OFFLINE", holder.HF_HUB_OFFLINE)
+            holder.HF_HUB_OFFLINE = True
         yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the loading bars and log lines of transformers and datasets inside the block; download bars stay."""
-    import datasets
-    from huggingface_hub.utils import logging as hub_logging
+    """Silence the loading bars and log lines of transformers and datasets inside the block; download bars stay.
+
+    transformers also asks the hub, in a background thread, to convert weights that are not safetensors; not in here.
+    """
+    from huggingface_hub import utils
     from transformers.utils import logging
 
+    datasets = sys.modules.get("datasets")
     with ExitStack() as restore:
-        for library in (logging, datasets.logging, hub_logging):
+        for library in (logging, utils.logging, *([datasets.logging] if datasets else [])):
             restore.callback(library.set_verbosity, library.get_verbosity())
             library.set_verbosity_error()
+        # transformers' switch turns the hub's download bars with it; those are put back at once.
+        hub_bars = utils.disable_progress_bars if utils.are_progress_bars_disabled() else utils.enable_progress_bars
         if logging.is_progress_bar_enabled():
-            restore.callback(_bars, logging.enable_progress_bar)
-            _bars(logging.disable_progress_bar)
-        if not datasets.are_progress_bars_disabled():
+            restore.callback(hub_bars)
+            restore.callback(logging.enable_progress_bar)
+            logging.disable_progress_bar()
+            hub_bars()
+        if datasets and not datasets.are_progress_bars_disabled():
             restore.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()
+        name = "DISABLE_SAFETENSORS_CONVERSION"
+        if name not in os.environ:
+            restore.callback(os.environ.pop, name, None)
+            os.environ[name] = "1"
         yield
 
 
-def _bars(switch: Any) -> None:
-    """Turn transformers' bars on or off; its switch turns the hub's download bars with it, which are put back."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def cached_commit(name: str, filename: str, revision: str | None = None) -> str | None:
+    """Return the commit at which the local cache has a file of a model's revision (by default main), or None."""
+    from huggingface_hub import try_to_load_from_cache
 
-    disabled = are_progress_bars_disabled()
-    switch()
-    (disable_progress_bars if disabled else enable_progress_bars)()
+    path = try_to_load_from_cache(name, filename, revision=revision or "main")
+    return Path(path).parents[len(Path(filename).parts) - 1].name if isinstance(path, str) else None
 
 
-def commit_of(name: str, revision: str | None, filename: str) -> str | None:
-    """Return the commit at which a file of a model was read, from where the local cache keeps it, or None."""
-    from transformers.utils import cached_file
-
-    found = cached_file(name, filename, revision=revision or "main")
-    match = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(found))
-    return match[1] if match else None
+def is_cached(name: str, files: Sequence[str], revision: str | None) -> bool:
+    """Return whether the local cache has files of a model that need no update: by default or at a full commit hash."""
+    fixed = revision is None or re.fullmatch("[0-9a-f]{40}", revision) is not None
+    return fixed and all(cached_commit(name, file, revision) for file in files)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,19 +1,90 @@
-"""What a model directory holds, checked and fingerprinted before any weight is loaded."""
+"""Where a model is and what its directory holds, checked and fingerprinted before any weight is loaded."""
 
+import difflib
 import hashlib
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ntps import _hub
 from ntps._files import read_json, sha256_files
 from ntps.errors import NtpsError
+from ntps.models import presets
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_CONFIG = ("config.json",)
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLocation:
+    """Where a model is.
+
+    Attributes:
+        kind: "bundled", "directory", "gguf", "hub" or "objects".
+        name: Name given by the user.
+        path: Directory, or name on the hub.
+        gguf_file: Name of the GGUF file in it, or None.
+        preset: The paper's entry for it, or None.
+    """
+
+    kind: str
+    name: str
+    path: str
+    gguf_file: str | None = None
+    preset: presets.ModelPreset | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a directory on this machine."""
+        return self.kind != "hub" and Path(self.path).is_dir()
+
+
+def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
+    """Find a model by bundled name, path, preset or hub name; nothing is loaded and the hub is not asked.
+
+    Raises:
+        NtpsError: If a path does not exist, the name can be none of these, or there is no GGUF file to choose.
+    """
+    if not name.strip():
+        raise NtpsError("the model's name is empty; give a bundled name, a directory, a .gguf file or a hub name.")
+    path = Path(name).expanduser()
+    bundled = name.startswith("miniworld-")
+    if gguf_file is not None and (bundled or path.is_file()):
+        raise NtpsError(f"gguf_file is {gguf_file!r}, which has no meaning for {name}: it is not a directory of files.")
+    if bundled:
+        from ntps import miniworld
+
+        return ModelLocation(kind="bundled", name=name, path=str(miniworld.model_path(name)))
+    if path.is_dir():
+        kind = "gguf" if gguf_file else "directory"
+        return ModelLocation(kind=kind, name=name, path=str(path), gguf_file=gguf_file)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise NtpsError(f"{name} is a file; a model is a directory with config.json and weights, or a .gguf file.")
+        return ModelLocation(kind="gguf", name=name, path=str(path.parent), gguf_file=path.name)
+    preset = presets.model_preset(name)
+    if preset:
+        return ModelLocation(kind="hub", name=name, path=preset.hub, gguf_file=gguf_file, preset=preset)
+    looks_like_path = name.startswith((".", "~", os.sep)) or path.suffix in {".gguf", ".safetensors"}
+    if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise NtpsError(
+            f"{name}: no such directory or .gguf file, and not a valid name of a model on the hub.{did_you_mean(name)}"
+        )
+    return ModelLocation(kind="gguf" if gguf_file else "hub", name=name, path=name, gguf_file=gguf_file)
+
+
+def did_you_mean(name: str) -> str:
+    """Return a sentence that offers the most similar known name, or an empty string."""
+    from ntps import miniworld
+
+    known = [*miniworld.model_names(), *presets.MODELS]
+    close = [word for word in difflib.get_close_matches(name, known, n=1) if word.lower() != name.lower()]
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -30,19 +101,18 @@ def weight_files(path: Path) -> list[Path]:
                 continue
             shards = read_json(index)
             if not isinstance(shards, dict) or not isinstance(shards.get("weight_map"), dict):
-                raise NtpsError(f"{index}: no weight_map, which an index of shards needs.")
+                raise NtpsError(f"{index} is not an index of shards: weight_map is missing.")
             files = [path / shard for shard in sorted(set(map(str, shards["weight_map"].values())))]
             missing = [file.name for file in files if not file.is_file()]
             if missing:
-                lacking = f"{missing[0]} is missing ({len(missing)} of {len(files)} shards)"
-                raise NtpsError(f"{path} is no whole model: {lacking}.")
+                count = f"{len(missing)} of {len(files)} shards"
+                raise NtpsError(f"{path} is incomplete: {missing[0]} is missing ({count}).")
         for file in files:
             if file.suffix == ".safetensors":
                 _check_safetensors(file)
         return files
     raise NtpsError(
-        f"{path} is no model: config.json is there, but no weights ({' or '.join(_WEIGHTS)}); "
-        "random_weights=True needs none."
+        f"{path} has a config.json but no weights ({' or '.join(_WEIGHTS)}); random_weights=True needs none."
     )
 
 
@@ -58,29 +128,31 @@ def _check_safetensors(file: Path) -> None:
 
 
 def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> dict[str, Any]:
-    """Return the configuration of a model directory after checking that it holds a whole model.
+    """Return the configuration of a model directory after checking that the model in it is complete.
 
     Raises:
-        NtpsError: If it does not; the message names the file and what is wrong.
+        NtpsError: If a file is missing or damaged; the message names it.
     """
     if gguf_file is not None:
         file = path / gguf_file
         if not file.is_file():
-            raise NtpsError(f"{file}: file not found.")
+            raise NtpsError(f"gguf_file is {gguf_file!r}, but {path} has no such file.")
         with file.open("rb") as opened:
             if opened.read(4) != b"GGUF":
-                raise NtpsError(f"{file} is no GGUF file: it does not begin with the letters GGUF.")
+                raise NtpsError(f"{file} is not a GGUF file: it does not begin with the letters GGUF.")
         return {}
     if not (path / "config.json").is_file():
         gguf = sorted(path.glob("*.gguf"))
         if (path / "adapter_config.json").is_file():
             raise NtpsError(f"{path} holds an adapter, not a model; merge it into its base model and save that.")
         if gguf:
-            raise NtpsError(f"{path} has no config.json; for its GGUF file give {gguf[0]} itself.")
-        raise NtpsError(f"{path} is no model: it has no config.json.")
+            raise NtpsError(
+                f"{path} is not a model directory: config.json is missing; for its GGUF file pass {gguf[0]}."
+            )
+        raise NtpsError(f"{path} is not a model directory: config.json is missing.")
     config = read_json(path / "config.json")
     if not isinstance(config, dict) or not (config.get("model_type") or config.get("auto_map")):
-        raise NtpsError(f"{path / 'config.json'} is no model configuration: it names no model_type.")
+        raise NtpsError(f"{path / 'config.json'} is not a model configuration: model_type is missing.")
     if not random_weights:
         weight_files(path)
     return config
@@ -93,7 +165,7 @@ def check_causal(config: Any, name: str) -> None:
     sees the whole text at once has no such directions.
 
     Raises:
-        NtpsError: If the model is an encoder-decoder, an encoder, or of a kind without a causal language model.
+        NtpsError: If the model is an encoder-decoder, an encoder, or a type without a causal language model.
     """
     from transformers.models.auto import modeling_auto
 
@@ -103,18 +175,18 @@ def check_causal(config: Any, name: str) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise NtpsError(f"{name} ({kind}) is an encoder-decoder{why}")
     if getattr(config, "auto_map", None):
-        return  # its own code decides; the test on real hidden states follows
+        return  # the repository's code decides; `LanguageModel.is_causal` tests the hidden states later
     if kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         raise NtpsError(f"{name} ({kind}) is an encoder, which sees the tokens after a position too{why}")
     if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise NtpsError(f"{name} ({kind}) is no causal language model that transformers knows{why}")
+        raise NtpsError(f"{name} ({kind}) is not a causal language model known to transformers{why}")
 
 
 def directory_digest(path: Path, gguf_file: str | None, random_weights: bool) -> str:
-    """Return the SHA-256 hex digest of the files that make the model: configuration, code, tokenizer, weights."""
+    """Return the SHA-256 hex digest of the files that define the model: configuration, code, tokenizer, weights."""
     if gguf_file is not None:
         return sha256_files([path / gguf_file])
-    files = [path / name for name in (*_CONFIG, *_TOKENIZER) if (path / name).is_file()]
+    files = [path / name for name in ("config.json", *_TOKENIZER) if (path / name).is_file()]
     files += sorted(path.glob("*.py"))
     return sha256_files(files if random_weights else files + weight_files(path))
 
@@ -135,12 +207,12 @@ def objects_digest(model: Any) -> str:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return the SHA-256 hex digest of what a tokenizer does: its rules where it is a fast one, else its vocabulary."""
+    """Return the SHA-256 hex digest of a fast tokenizer's rules, or of a slow one's vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    what = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
+    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def combine(*parts: str) -> str:
-    """Return the SHA-256 hex digest over several."""
+    """Return the SHA-256 hex digest over several strings."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -12,9 +12,9 @@ class ModelPreset:
 
     Attributes:
         hub: Name on the hub.
-        description: What it is.
-        tokenizer: Name of the tokenizer where the model's own repository holds none.
-        note: What loading it takes.
+        description: Family and size.
+        tokenizer: Hub name of its tokenizer if its own repository has none, else None.
+        note: What the user must do before it loads, or an empty string.
     """
 
     hub: str
@@ -24,8 +24,8 @@ class ModelPreset:
 
 
 _OPENELM = (
-    "needs trust_remote_code=True, because its code lives in its repository, and the Llama 2 tokenizer, whose licence "
-    "is to be accepted on the hub (or pass tokenizer= with a local copy)"
+    "needs trust_remote_code=True, because its code lives in its repository, and the Llama 2 tokenizer: accept its "
+    "licence on the hub first, or pass a local copy as tokenizer"
 )
 _LLAMA2 = "meta-llama/Llama-2-7b-hf"
 
@@ -41,16 +41,16 @@ MODELS: dict[str, ModelPreset] = {
         ModelPreset("apple/OpenELM-3B", "OpenELM, 3 billion parameters", _LLAMA2, _OPENELM),
         ModelPreset(
             "meta-llama/Meta-Llama-3-8B", "Llama 3, 8 billion parameters",
-            note="its licence is to be accepted on the hub before it downloads",
+            note="accept its licence on the hub first",
         ),
     )
 }  # fmt: skip
 
 
 def model_preset(name: str) -> ModelPreset | None:
-    """Return the preset for a hub name or its last part (`Qwen2-0.5B`), whatever the case, or None."""
-    wanted = name.lower()
+    """Return the preset for a hub name or its last part (`Qwen2-0.5B`), in any case, or None."""
+    lowered = name.lower()
     for hub, preset in MODELS.items():
-        if wanted in {hub.lower(), hub.rsplit("/", 1)[1].lower()}:
+        if lowered in {hub.lower(), hub.rsplit("/", 1)[1].lower()}:
             return preset
     return None

@@ -17,11 +17,14 @@ FIRST, SECOND = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "7
 LOAD = """
 import json, sys, time
 from ntps.errors import NtpsError
-from ntps.models.load import load_model, model_fingerprint
+from ntps.models.load import has_language_model_head, load_model, model_fingerprint
 from ntps.tasks.load import load_task
 out = {}
 for key, call in {
+    "fingerprint": lambda: model_fingerprint("org/tiny"),
     "model": lambda: [(m := load_model("org/tiny")).revision, m.fingerprint, model_fingerprint("org/tiny"), m.n_layers],
+    "main": lambda: [(m := load_model("org/tiny", revision="main")).revision, m.fingerprint],
+    "head": lambda: has_language_model_head("org/tiny"),
     "task": lambda: [(t := load_task("org/data")).fingerprint, t.source["kind"], t.source["split"]],
     "no split": lambda: load_task("org/data", split="nope"),
     "no model": lambda: load_model("org/nothing"),
@@ -119,30 +122,37 @@ def load(server, tmp_path, **environment):
 @pytest.mark.slow
 def test_the_hub_online_moved_on_gone_and_cached(served, tmp_path):
     online = load(served, tmp_path)
-    assert online["model"][0] == FIRST
-    assert online["model"][1] == online["model"][2]
+    assert online["model"][0] == online["main"][0] == FIRST
+    assert online["model"][1] == online["model"][2] == online["main"][1] == online["fingerprint"]
+    assert online["head"] is True
     assert online["task"][1:] == ["hub", "train"]
     assert "train, test" in online["no split"]
-    assert "no such model on the hub" in online["no model"]
+    assert "hub" in online["no model"]
     assert "'org/nothing'" in online["no task"]
 
     Hub.commit = SECOND
-    moved = load(served, tmp_path)
-    assert moved["model"][0] == SECOND
-    assert moved["model"][1] == moved["model"][2] != online["model"][1]
+    moved = load(served, tmp_path)  # the copy in the cache is good until the branch is asked for
+    assert moved["model"][:2] == online["model"][:2]
+    assert moved["main"][0] == SECOND
+    assert moved["main"][1] != online["main"][1]
 
     asked_for = load(served, tmp_path, HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in asked_for["no model"]
-    assert "HF_HUB_OFFLINE is set" in asked_for["no task"]
+    assert "HF_HUB_OFFLINE" in asked_for["no model"]
+    assert "HF_HUB_OFFLINE" in asked_for["no task"]
+
+    (snapshot,) = (tmp_path / "home").rglob(f"models--org--tiny/snapshots/{SECOND}")
+    (snapshot / "tokenizer.json").unlink()  # as an interrupted download leaves it
+    healed = load(served, tmp_path)
+    assert healed["model"][:2] == moved["main"]
+    assert (snapshot / "tokenizer.json").exists()
 
     served.shutdown()
     served.server_close()
     gone = load(served, tmp_path)
     for offline in (asked_for, gone):
         assert offline["task"] == online["task"]
-        assert offline["model"][0] in {FIRST, SECOND}
-        assert offline["model"][1] == offline["model"][2]
+        assert offline["model"][:2] == offline["main"] == moved["main"]
+        assert offline["model"][1] == offline["model"][2] == offline["fingerprint"]
     for key in ("no model", "no task"):
-        assert "cannot be reached" in gone[key]
         assert "cache" in gone[key]
         assert gone[f"{key} seconds"] < 3

@@ -1,7 +1,9 @@
-"""Causal models from every source, and a clear sentence for everything that is none."""
+"""Causal models from every source, and a clear sentence for everything else."""
 
 import importlib.util
+import inspect
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,9 +16,16 @@ from helpers.models import SPECIAL, WORDS, save_tiny, tiny_config, word_tokenize
 
 from ntps import _hub
 from ntps.errors import NtpsError
-from ntps.models import checkpoints, loading
-from ntps.models.load import DTYPES, LanguageModel, list_models, load_model, model_fingerprint
-from ntps.tasks import presets
+from ntps.models import checkpoints, presets
+from ntps.models.language_model import gives_logits, without_head
+from ntps.models.load import (
+    DTYPES,
+    has_language_model_head,
+    list_models,
+    load_model,
+    max_positions,
+    model_fingerprint,
+)
 
 TEXTS = ["The film was good.", "a dull story, and worse", "we liked it", "the"]
 
@@ -61,8 +70,8 @@ def test_directories(request, fixture):
     assert model.tokenizer.padding_side == "right"
     assert not hasattr(model.model, "lm_head")
     assert json.loads(json.dumps(model.source)) == model.source
-    assert load_model(model) is model
     assert "width 24" in repr(model)
+    assert model.config is model.model.config
 
 
 def test_hidden_states_are_those_of_transformers(tiny_llama):
@@ -110,12 +119,12 @@ def test_loaded_objects(tiny_llama):
         network.model.norm.weight[0] += 1
     assert load_model(network, tokenizer=tokenizer).fingerprint != model.fingerprint
     fails("tokenizer", given=network)
-    fails("dtype", "no meaning", given=network, tokenizer=tokenizer, dtype="float32")
-    fails("revision", "no meaning", given=network, tokenizer=tokenizer, revision="main")
+    fails("dtype", given=network, tokenizer=tokenizer, dtype="float32")
+    fails("revision", given=network, tokenizer=tokenizer, revision="main")
     fails("language-model head", given=network.model, tokenizer=tokenizer, head=True)
-    fails("a Linear is no model", given=torch.nn.Linear(2, 2), tokenizer=tokenizer)
-    fails("a int is no model", given=3, tokenizer=tokenizer)
-    fails("tokenizer is a int", given=network, tokenizer=3)
+    fails("model", "Linear", given=torch.nn.Linear(2, 2), tokenizer=tokenizer)
+    fails("model", "int", given=3, tokenizer=tokenizer)
+    fails("tokenizer", "int", given=network, tokenizer=3)
 
 
 def test_adapters_are_looked_through(tiny_llama):
@@ -190,13 +199,15 @@ def test_gguf_files(tiny_gguf):
     assert model.is_causal()
     same = load_model(tiny_gguf.parent, gguf_file=tiny_gguf.name)
     assert same.fingerprint == model.fingerprint == model_fingerprint(tiny_gguf)
-    fails(tiny_gguf.parent.name, "no config.json", tiny_gguf.name, given=tiny_gguf.parent)
-    fails("nope.gguf", "file not found", given=tiny_gguf.parent, gguf_file="nope.gguf")
+    fails(tiny_gguf.parent.name, "config.json", tiny_gguf.name, given=tiny_gguf.parent)
+    fails("gguf_file", "nope.gguf", given=tiny_gguf.parent, gguf_file="nope.gguf")
     broken = tiny_gguf.parent / "broken.gguf"
     broken.write_bytes(tiny_gguf.read_bytes()[:400])
     fails("broken.gguf", given=broken)
     broken.write_bytes(b"no gguf")
-    fails("broken.gguf", "no GGUF file", given=broken)
+    fails("broken.gguf", "not a GGUF file", given=broken)
+    fails("gguf_file", "other.gguf", given=tiny_gguf, gguf_file="other.gguf")
+    assert has_language_model_head(tiny_gguf)
     broken.unlink()
 
 
@@ -254,10 +265,10 @@ def tiny_gguf(tmp_path_factory):
 # Causality
 
 
-@pytest.mark.parametrize(("fixture", "words"), [("tiny_bert", "is an encoder,"), ("tiny_t5", "is an encoder-decoder;")])
+@pytest.mark.parametrize(("fixture", "words"), [("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")])
 def test_models_that_see_the_future_are_refused_with_the_reason(request, fixture, words):
     path = request.getfixturevalue(fixture)
-    message = fails(path.name, words, "predicting the next token", "causal", given=path)
+    message = fails(path.name, words, "causal", given=path)
     assert "GPT-2" in message
 
 
@@ -298,14 +309,93 @@ def test_the_checkpoint_s_dtype_is_kept(tiny_llama, tmp_path):
 
 # Options
 
+SOURCES = {"bundled", "directory", "objects", "LanguageModel"}
+OPTIONS = {  # a value per keyword, what shows that it took effect, and the sources that refuse it
+    "tokenizer": (word_tokenizer(), lambda model, value: model.tokenizer is value, {"LanguageModel"}),
+    "revision": ("main", None, SOURCES),
+    "dtype": ("bfloat16", lambda model, _: model.dtype == "bfloat16", {"objects", "LanguageModel"}),
+    "device": ("cpu", lambda model, _: model.device.type == "cpu", {"LanguageModel"}),
+    "device_map": ("sideways", None, SOURCES),  # test_device_and_device_map has maps that exist
+    "trust_remote_code": (True, lambda model, _: model.source["trust_remote_code"], {"objects", "LanguageModel"}),
+    "gguf_file": ("a.gguf", None, SOURCES),  # here there is none; test_gguf_files has one
+    "random_weights": (True, lambda model, _: model.source["random_weights"], {"LanguageModel"}),
+    "seed": (1, None, SOURCES),  # alone
+    "head": (True, lambda model, _: model.has_head, {"LanguageModel"}),
+}
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+@pytest.mark.parametrize("keyword", list(inspect.signature(load_model).parameters)[1:])
+def test_every_keyword_takes_effect_or_is_refused(keyword, source, tiny_llama, fake_miniworld):
+    from transformers import AutoModelForCausalLM
+
+    value, took_effect, refused_by = OPTIONS[keyword]
+    given, more = tiny_llama, {}
+    if source == "bundled":
+        given = "miniworld-base"
+    elif source == "LanguageModel":
+        given = load_model(tiny_llama)
+        assert load_model(given) is given
+    elif source == "objects":
+        given = AutoModelForCausalLM.from_pretrained(tiny_llama)
+        more = {"tokenizer": word_tokenizer()}
+    if source in refused_by:
+        fails(keyword, given=given, **more, **{keyword: value})
+    else:
+        assert took_effect(load_model(given, **{**more, keyword: value}), value)
+        assert load_model(given, **more).n_layers == 4
+
+
+@pytest.mark.parametrize("source", ["directory", "objects"])
+def test_the_seed_takes_effect_with_random_weights(source, tiny_llama):
+    trained = load_model(tiny_llama, head=True)
+    given, more = (tiny_llama, {}) if source == "directory" else (trained.model, {"tokenizer": trained.tokenizer})
+    models = [load_model(given, random_weights=True, seed=seed, **more) for seed in (None, 0, 1)]
+    weights = [model.model.embed_tokens.weight for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert models[0].fingerprint == models[1].fingerprint != models[2].fingerprint
+    assert [model.source["seed"] for model in models] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_whether_a_head_will_load_is_known_beforehand(kind, bare, request, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    path = request.getfixturevalue(f"tiny_{kind}")
+    if bare:
+        network = AutoModelForCausalLM.from_pretrained(path)
+        path = shutil.copytree(path, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+        without_head(network).save_pretrained(path)
+    expected = not bare or kind == "gpt2"  # GPT-2's head shares the embedding's weights
+    assert has_language_model_head(path) is expected
+    assert has_language_model_head(path, random_weights=True)
+    assert load_model(path, random_weights=True, head=True).has_head
+    assert not load_model(path).has_head
+    if expected:
+        assert load_model(path, head=True).has_head
+    else:
+        fails("lm_head", given=path, head=True)
+
+
+def test_a_head_is_asked_for_only_of_causal_models(tiny_bert, tmp_path):
+    with pytest.raises(NtpsError, match="encoder"):
+        has_language_model_head(tiny_bert)
+    with pytest.raises(NtpsError, match="nope"):
+        has_language_model_head(tmp_path / "nope")
+    with pytest.raises(NtpsError, match="revision"):
+        has_language_model_head(tmp_path, revision="main")
+    assert not gives_logits(torch.nn.Linear(2, 2))
+
 
 def test_options_that_cannot_be_met(tiny_llama):
     fails("dtype", "'int8'", *DTYPES, given=tiny_llama, dtype="int8")
     for device in ("cuda:99", "gpu", "tpu:0", "meta"):
         fails("device", repr(device), "cpu", given=tiny_llama, device=device)
     fails("device", "device_map", given=tiny_llama, device="cpu", device_map="auto")
+    fails("seed", "random_weights", given=tiny_llama, seed=0)
     fails("random_weights", "device_map", given=tiny_llama, device_map="auto", random_weights=True)
-    fails("revision", given=tiny_llama, revision="main")
     fails("device_map", given=tiny_llama, device_map="sideways")
     with pytest.raises(NtpsError, match="max_length"):
         load_model(tiny_llama).tokenize(TEXTS, 0)
@@ -368,6 +458,14 @@ def test_no_warning_about_long_texts_or_missing_padding(tiny_gpt2):
     assert (done.stdout.strip(), done.stderr.strip()) == ("1", "")
 
 
+def test_loading_a_model_does_not_import_datasets(tiny_gpt2):
+    code = (
+        "import sys; from ntps.models.load import load_model; load_model(sys.argv[1]); print('datasets' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tiny_gpt2)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_loading_leaves_the_libraries_settings_alone(tiny_llama):
     import datasets
     from huggingface_hub import constants
@@ -378,7 +476,7 @@ def test_loading_leaves_the_libraries_settings_alone(tiny_llama):
         return (
             logging.get_verbosity(), logging.is_progress_bar_enabled(), datasets.logging.get_verbosity(),
             datasets.are_progress_bars_disabled(), are_progress_bars_disabled(), constants.HF_HUB_OFFLINE,
-            datasets.config.HF_HUB_OFFLINE,
+            datasets.config.HF_HUB_OFFLINE, os.environ.get("DISABLE_SAFETENSORS_CONVERSION"),
         )  # fmt: skip
 
     before = settings()
@@ -441,18 +539,18 @@ def test_fingerprints_follow_what_makes_the_model(copied, tiny_llama, tmp_path):
 # Bad input
 
 
-def test_directories_that_are_no_model(tmp_path, copied, tiny_llama):
+def test_directories_that_are_not_models(tmp_path, copied, tiny_llama):
     empty = tmp_path / "empty"
     empty.mkdir()
-    fails("empty", "no config.json", given=empty)
+    fails("empty", "config.json", given=empty)
     (empty / "adapter_config.json").write_text("{}")
     fails("adapter", "merge", given=empty)
     (tmp_path / "a.bin").write_bytes(b"x")
-    fails("a.bin is a file", "config.json", ".gguf", given=tmp_path / "a.bin")
+    fails("a.bin", "config.json", ".gguf", given=tmp_path / "a.bin")
     config = (copied / "config.json").read_text()
     for content, words in (
         ("{", ["line 1", "not valid JSON"]),
-        ("[]", ["no model configuration"]),
+        ("[]", ["config.json"]),
         ("{}", ["model_type"]),
         ('{"model_type": "nothing-known"}', ["architecture"]),
         (config.replace('"num_attention_heads": 4', '"num_attention_heads": 5'), ["copied"]),
@@ -509,10 +607,10 @@ def test_repository_code_is_not_run_unasked(copied):
 
 
 def test_names_that_are_nothing():
-    fails("./nope", "no such directory", given="./nope")
-    fails("a/b/c", "no such directory", given="a/b/c")
-    fails("x.gguf", "no such directory", given="x.gguf")
-    fails("what is this?", "no such directory", given="what is this?")
+    fails("./nope", "directory", given="./nope")
+    fails("a/b/c", "directory", given="a/b/c")
+    fails("x.gguf", "directory", given="x.gguf")
+    fails("what is this?", "directory", given="what is this?")
     fails("empty", given=" ")
 
 
@@ -530,13 +628,12 @@ def test_the_paper_s_models_are_found_by_name():
     assert len(presets.MODELS) == 8
     for name in presets.MODELS:
         for spelled in (name, name.rsplit("/", 1)[1], name.lower()):
-            place = loading.locate(spelled)
-            assert (place.kind, place.path) == ("hub", name)
+            location = checkpoints.locate(spelled)
+            assert (location.kind, location.path) == ("hub", name)
     assert "trust_remote_code" in presets.MODELS["apple/OpenELM-270M"].note
     assert presets.MODELS["apple/OpenELM-270M"].tokenizer
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_positions_are_read_from_the_configuration(kind):
-    assert loading.max_positions(tiny_config(kind)) == 64
-    assert LanguageModel.__doc__
+    assert max_positions(tiny_config(kind)) == 64
