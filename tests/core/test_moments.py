@@ -1,337 +1,373 @@
-"""Moments add, centre, show folds, keep the identity, and come back from a file whole or not at all."""
+"""Streaming equals plain loops, whatever the batches, order, padding and dtypes; sums add; memory may run out."""
 
-import functools
-import json
-import re
-import struct
-import subprocess
-import sys
+import gc
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from helpers import naive
-from helpers.problems import accumulate, make_problem, moments_of
+from helpers.problems import make_problem, pad_batch, stream
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ntps.core import moments as moments_module
-from ntps.core.moments import Moments
+from ntps.core import NextTokenMoments, NonFiniteError
 from ntps.errors import NtpsError
 
-MADE = {
-    "model": "m",
-    "model_fingerprint": "f0",
-    "dtype": "float32",
-    "classes": ["a", "b", "c"],
-    "max_length": 32,
-    "task_fingerprint": "t0",
-    "n_skipped": 1,
-    "n_truncated": 2,
-    "key": "k0",
-}
+EVERY_DEVICE = [
+    pytest.param({"states": "cpu", "sums": "cpu"}, id="cpu"),
+    pytest.param({"states": "cuda", "sums": "cuda"}, id="cuda", marks=pytest.mark.gpu),
+    pytest.param({"states": "cuda", "sums": "cpu"}, id="sums-on-cpu", marks=pytest.mark.gpu),
+]
 
 
-def halves(**options):
-    whole = make_problem(seed=3, n=30)
-    first, second = make_problem(seed=3, n=30), make_problem(seed=3, n=30)
-    for part, chosen in ((first, slice(0, 11)), (second, slice(11, 30))):
-        part.texts, part.labels = whole.texts[chosen], whole.labels[chosen]
-        part.targets, part.folds = whole.targets[chosen], whole.folds[chosen]
-    return (
-        accumulate(whole, **options).finalize(MADE),
-        accumulate(first, **options).finalize(MADE),
-        accumulate(second, **options).finalize(MADE),
-    )
+def assert_equal(ours, texts, *, prefix="sum", tolerance=1e-12):
+    """Compare one layer's moments with plain loops, relative to the largest entry of each."""
+    expected = naive.moments(texts, np.zeros((len(texts), 1)), prefix)
+    assert (ours.n_texts, ours.n_pairs) == (expected["n"], expected["n_pairs"])
+    for name in ("C0", "C1"):
+        error = np.abs(getattr(ours, name).numpy() - expected[name]).max()
+        assert error <= tolerance * max(np.abs(expected[name]).max(), 1e-30), name
 
 
-def close(one, other, tolerance=1e-12):
-    return one.sums.keys() == other.sums.keys() and all(
-        torch.allclose(value, other.sums[name], rtol=tolerance, atol=tolerance * float(value.abs().max()) + 1e-300)
-        for name, value in one.sums.items()
-    )
+def same(one, other, tolerance=1e-13):
+    """Whether two sets of moments hold the same sums."""
+    pairs = [(one.layer(layer), other.layer(layer)) for layer in one.layers]
+    near = (torch.allclose(a.C0, b.C0, tolerance, 1e-10) and torch.allclose(a.C1, b.C1, tolerance, 1e-10)
+            for a, b in pairs)  # fmt: skip
+    return torch.equal(one.counts, other.counts) and all(near)
 
 
-@pytest.mark.parametrize("options", [{}, {"folds": 4}, {"folds": 4, "fold_prefix": True}, {"token_gram": True}])
-def test_addition_equals_one_pass(options):
-    whole, first, second = halves(**options)
-    assert close(first + second, whole)
-    assert close(second + first, whole)
-    assert not close(first + first, whole)
-    assert (first + second).n_texts == 30
-    assert functools.reduce(lambda a, b: a + b, [first, second]).n_tokens == whole.n_tokens
+@st.composite
+def streams(draw):
+    """A seed and everything that must not matter, or that both sides know."""
+    return {
+        "seed": draw(st.integers(0, 10**6)),
+        "n": draw(st.integers(1, 14)),
+        "d": draw(st.integers(1, 7)),
+        "layers": draw(st.integers(1, 3)),
+        "longest": draw(st.integers(1, 7)),
+        "prefix": draw(st.sampled_from(["sum", "mean", "last"])),
+        "pooling": draw(st.sampled_from(["mean", "last"])),
+        "cuts": draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)),
+        "parts": draw(st.integers(1, 3)),
+        "filler": draw(st.sampled_from([0.0, 7.0, float("nan"), float("inf")])),
+        "states": draw(st.sampled_from(["float64", "float32", "bfloat16", "float16"])),
+        "dtype": draw(st.sampled_from([torch.float32, torch.float64])),
+    }
 
 
-def test_addition_leaves_its_terms_alone():
-    _, first, second = halves()
-    before = {name: value.clone() for name, value in first.sums.items()}
-    total = first + second
-    total.sums["xx"].zero_()
-    assert all(torch.equal(before[name], first.sums[name]) for name in before)
+@pytest.mark.parametrize("devices", EVERY_DEVICE)
+def test_streaming_equals_plain_loops(devices):
+    @settings(max_examples=80, deadline=None, derandomize=True, database=None)
+    @given(streams())
+    def check(stream_options):
+        compare_stream(devices=devices, **stream_options)
+
+    check()
 
 
-def test_metadata_of_a_sum_is_that_of_both():
-    _, first, second = halves()
-    second = Moments(
-        second.sums, second.layers, metadata=second.metadata | {"task_fingerprint": "t1", "n_skipped": 4, "key": "k1"}
-    )
-    total = first + second
-    assert total.metadata["task_fingerprint"] == "t0+t1"
-    assert total.metadata["n_skipped"] == 5
-    assert total.metadata["n_truncated"] == 4
-    assert "key" not in total.metadata  # it names one pass over one task
+def compare_stream(*, seed, n, d, layers, longest, prefix, pooling, cuts, parts, filler, states, dtype, devices):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest + 1, size=n)
+    kind = getattr(torch, states)
+    # What is streamed and what the loops read are the same rounded numbers.
+    stacks = [
+        [torch.from_numpy(rng.normal(1.0, 2.0, size=(length, d))).to(kind).double().numpy() for length in lengths]
+        for _ in range(layers)
+    ]
+    order = rng.permutation(n)
+    numbers = [2 * layer for layer in range(layers)]
+    options = {"prefix": prefix, "dtype": dtype, "device": devices["sums"], "matmul_precision": "highest"}
+    moments = [NextTokenMoments(layers=numbers, width=d, **options) for _ in range(parts)]
+    pooled = np.zeros((layers, n, d))
+    start = turn = 0
+    while start < n:
+        chosen = order[start : start + cuts[turn % len(cuts)]]
+        side = ["right", "left", "holes"][(turn + seed) % 3]
+        padded = [  # the same holes in every layer
+            pad_batch([texts[i] for i in chosen], side, filler=filler, rng=np.random.default_rng(turn))
+            for texts in stacks
+        ]
+        hidden, mask = [batch.to(kind).to(devices["states"]) for batch, _ in padded], padded[0][1]
+        before = [batch.clone() for batch in hidden]
+        given_hidden = torch.stack(hidden) if turn % 2 else hidden
+        returned = moments[turn % parts].update(given_hidden, mask, pooling=pooling)
+        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(hidden, before, strict=True))
+        assert returned.dtype == dtype
+        pooled[:, chosen] = returned.cpu().numpy()
+        start, turn = start + len(chosen), turn + 1
+    total = sum(moments[1:], moments[0])
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    assert (total.n_texts, total.n_tokens, total.n_pairs) == (n, lengths.sum(), lengths.sum() - n)
+    for index, texts in enumerate(stacks):
+        assert_equal(total.layer(2 * index), texts, prefix=prefix, tolerance=tolerance)
+        expected = naive.pooled(texts, pooling)
+        assert np.abs(pooled[index] - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def test_sum_of_precisions_has_the_coarser_one():
-    fine, coarse = (moments_of(make_problem(n=9), dtype=kind) for kind in (torch.float64, torch.float32))
-    for total in (fine + coarse, coarse + fine):
-        assert total.layer(0).prefix_dtype == "float32"
-    assert (fine + fine).layer(0).prefix_dtype == "float64"
+@pytest.mark.parametrize("plant", ["order", "neighbour"])
+def test_comparison_notices_wrong_data(plant):
+    """The comparison above is worth something only if wrong data, and (below) wrong code, fail it."""
+    texts = make_problem(n=10).texts
+    wrong, longest = list(texts), int(np.argmax([len(h) for h in texts]))
+    if plant == "order":
+        wrong[longest] = wrong[longest][::-1]
+    else:  # one text's first token taken for another's last
+        wrong[longest - 1] = np.concatenate([wrong[longest - 1], wrong[longest][:1]])
+    assert_equal(stream(texts)[0].layer(0), texts)
+    with pytest.raises(AssertionError):
+        assert_equal(stream(wrong)[0].layer(0), texts, tolerance=1e-6)
+
+
+PRODUCTS = NextTokenMoments._products
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    "wrong",
     [
-        ({"layers": (4,)}, "layers"),
-        ({"prefix": "mean"}, "prefix"),
-        ({"metadata": MADE | {"model_fingerprint": "other"}}, "model_fingerprint"),
-        ({"metadata": MADE | {"dtype": "bfloat16"}}, "dtype"),
-        ({"metadata": MADE | {"classes": ["a", "b", "d"]}}, "classes"),
-        ({"metadata": MADE | {"max_length": 16}}, "max_length"),
+        pytest.param(lambda self, h, mask, how: PRODUCTS(self, h, mask | True, how), id="mask dropped"),
+        pytest.param(lambda self, h, mask, how: PRODUCTS(self, h[:, :-1], mask[:, :-1], how), id="last pair lost"),
+        pytest.param(lambda self, h, mask, how: (*PRODUCTS(self, h, mask, how)[:2], h[:, 0]), id="wrong pooling"),
+        pytest.param(lambda self, h, mask, how: PRODUCTS(self, h, mask, "last"), id="other pooling"),
     ],
 )
-def test_what_does_not_match_is_not_added(change, word):
-    first = halves()[1]
-    other = Moments(
-        **{"sums": first.sums, "layers": first.layers, "prefix": "sum", "metadata": first.metadata} | change
-    )
-    for pair in ((first, other), (other, first)):
-        with pytest.raises(NtpsError, match=word):
-            pair[0] + pair[1]
+def test_comparison_notices_wrong_code(wrong, monkeypatch):
+    options = {
+        "devices": {"states": "cpu", "sums": "cpu"}, "seed": 3, "n": 9, "d": 4, "layers": 1, "longest": 5,
+        "prefix": "sum", "pooling": "mean", "cuts": [4], "parts": 1, "filler": 7.0, "states": "float64",
+        "dtype": torch.float64,
+    }  # fmt: skip
+    compare_stream(**options)
+    monkeypatch.setattr(NextTokenMoments, "_products", wrong)
+    with pytest.raises(AssertionError):
+        compare_stream(**options)
+
+
+@pytest.mark.parametrize("n", [1, 37])
+def test_float32_is_within_a_millionth_of_float64(n):
+    """Also where texts are long and states far from zero, so that prefix sums grow."""
+    rng = np.random.default_rng(n)
+    texts = [(5 + rng.normal(size=(200, 16))).astype(np.float32) for _ in range(n)]
+    coarse, _ = stream(texts, dtype=torch.float32, batch=8)
+    assert_equal(coarse.layer(0), texts, tolerance=1e-6)
+    assert coarse.layer(0).dtype == "float32"
+
+
+@pytest.mark.parametrize("prefix", ["sum", "mean", "last"])
+def test_identity_of_the_cross_moment(prefix):
+    """C1 + C1^T = E[s_L s_L^T] - E[sum_t h_t h_t^T] for prefix sums, and for no other past."""
+    problem = make_problem(n=20)
+    loops = naive.moments(problem.texts, problem.targets)
+    C1 = stream(problem.texts, prefix=prefix)[0].layer(0).C1.numpy()
+    right = loops["last_gram"] - loops["token_gram"]
+    assert np.allclose(C1 + C1.T, right, atol=1e-12 * np.abs(right).max()) == (prefix == "sum")
+
+
+def test_past_gram_is_symmetric_at_every_width():
+    for width in (1, 3, 64, 130):
+        rng = np.random.default_rng(width)
+        texts = [rng.normal(size=(length, width)) for length in (3, 1, 2)]
+        layer = stream(texts)[0].layer(0)
+        assert torch.equal(layer.C0, layer.C0.T)
+        assert_equal(layer, texts)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32, torch.float32, torch.uint8])
+def test_masks_of_any_type(kind):
+    hidden, mask = pad_batch(make_problem(n=7).texts)
+    one, other = (NextTokenMoments(layers=[0], width=8, dtype=torch.float64) for _ in range(2))
+    one.update([hidden], mask)
+    other.update([hidden], mask.to(kind))
+    assert same(one, other, 0)
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("highest", "highest"), ("high", "high"), ("auto", "highest")])
+def test_matmul_precision_is_set_only_inside(precision, inside, monkeypatch):
+    seen = []
+
+    def watched(*arguments):
+        seen.append(torch.get_float32_matmul_precision())
+        return PRODUCTS(*arguments)
+
+    monkeypatch.setattr(NextTokenMoments, "_products", watched)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        moments = NextTokenMoments(layers=[0], width=2, matmul_precision=precision)
+        moments.update([torch.ones(1, 2, 2)], torch.ones(1, 2))
+        assert (seen, torch.get_float32_matmul_precision()) == ([inside], "medium")
+        with pytest.raises(NonFiniteError):
+            moments.update([torch.full((1, 2, 2), torch.nan)], torch.ones(1, 2))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# Memory runs out
+
+
+def fail_above(monkeypatch, most):
+    """Let the products of more than `most` texts run out of memory; return the batch sizes that were tried."""
+    tried = []
+
+    def limited(self, states, mask, pooling):
+        tried.append(len(mask))
+        if len(mask) > most:
+            raise torch.cuda.OutOfMemoryError("simulated")
+        return PRODUCTS(self, states, mask, pooling)
+
+    monkeypatch.setattr(NextTokenMoments, "_products", limited)
+    return tried
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+@pytest.mark.parametrize("prefix", ["sum", "mean", "last"])
+def test_a_batch_that_does_not_fit_is_added_in_halves(monkeypatch, most, prefix):
+    first = make_problem(n=33).texts
+    second = [np.sin(h) for h in first]
+    expected, expected_pooled = stream(first, second, batch=11, prefix=prefix)
+    tried = fail_above(monkeypatch, most)
+    found, pooled = stream(first, second, batch=11, prefix=prefix)
+    assert same(expected, found)
+    assert torch.allclose(expected_pooled, pooled, rtol=1e-14)
+    assert sum(size for size in tried if size <= most) == 2 * 33  # every text of both layers once
+    assert max(tried) == 11
+
+
+def test_one_text_that_does_not_fit_is_an_error(monkeypatch):
+    fail_above(monkeypatch, 0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        stream(make_problem(n=4).texts)
+
+
+def test_failed_attempt_is_released_before_the_halves(monkeypatch):
+    """Otherwise the halves must fit beside what the whole batch took."""
+    alive, held = [], []
+
+    def fails_late(self, states, mask, pooling):
+        alive.append([reference() is not None for reference in held])
+        result = PRODUCTS(self, states, mask, pooling)
+        if len(mask) == 8:
+            held.extend(weakref.ref(tensor) for tensor in result)
+            raise torch.cuda.OutOfMemoryError("simulated")
+        return result
+
+    monkeypatch.setattr(NextTokenMoments, "_products", fails_late)
+    gc.disable()
+    try:
+        stream(make_problem(n=8).texts)
+    finally:
+        gc.enable()
+    assert alive == [[], [False] * 3, [False] * 3]
+
+
+# What cannot be added
+
+
+def build(**options):
+    return NextTokenMoments(**({"layers": [0, 3], "width": 4} | options))
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "word"),
+    ("options", "words"),
     [
-        ({"folds": 4}, {}, "folds"),
-        ({"folds": 4}, {"folds": 4, "fold_prefix": True}, "per fold"),
-        ({"token_gram": True}, {}, "kept sums"),
-        ({}, {"problem": make_problem(d=5)}, "width"),
-        ({}, {"problem": make_problem(c=2)}, "targets"),
+        ({"prefix": "all"}, ["prefix", "'all'", "sum", "mean", "last"]),
+        ({"dtype": torch.bfloat16}, ["dtype", "bfloat16", "float32"]),
+        ({"matmul_precision": "fast"}, ["matmul_precision", "fast", "highest"]),
+        ({"width": 0}, ["width", "0"]),
+        ({"layers": []}, ["layers"]),
+        ({"layers": [1, 1]}, ["layers", "1"]),
     ],
 )
-def test_different_shapes_are_not_added(mine, theirs, word):
-    problem = theirs.pop("problem", make_problem()) if theirs else make_problem()
-    first, second = moments_of(make_problem(), **mine), moments_of(problem, **theirs)
-    for pair in ((first, second), (second, first)):
-        with pytest.raises(NtpsError, match=word):
-            pair[0] + pair[1]
+def test_options_out_of_range(options, words):
+    with pytest.raises(NtpsError) as caught:
+        build(**options)
+    assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_only_moments_are_added():
-    with pytest.raises(TypeError):
-        moments_of(make_problem()) + 1
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden": torch.ones(1, 3, 5, 4)}, ["1 layers", "2"]),
+        ({"hidden": torch.ones(2, 3, 4, 4)}, ["layer 0", "(3, 4, 4)", "(3, 5, 4)"]),
+        ({"hidden": [torch.ones(3, 5, 4), torch.ones(3, 5, 5)]}, ["layer 3", "(3, 5, 5)"]),
+        ({"mask": torch.tensor([[1.0] * 5, [0.0] * 5, [1.0] * 5])}, ["text 1", "no token"]),
+        ({"mask": torch.ones(5)}, ["(3, 5, 4)", "(5, 4)"]),
+        ({"pooling": "first"}, ["pooling", "first", "mean", "last"]),
+    ],
+)
+def test_bad_batches_are_refused_and_nothing_is_added(changes, words):
+    moments = build()
+    good = {"hidden": torch.ones(2, 3, 5, 4), "mask": torch.ones(3, 5)}
+    with pytest.raises(NtpsError) as caught:
+        moments.update(**(good | changes))
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not any(sums.any() for sums in (moments.past_gram, moments.cross, moments.counts))
+    moments.update(**good)
+    assert moments.n_texts == 3
 
 
-# Views
-
-
-def test_centred_view_is_the_moments_of_centred_data():
-    problem = make_problem(n=25)
-    x, y = naive.pooled(problem.texts), problem.targets
-    plain = moments_of(problem).layer(0)
-    view = plain.centered()
-    x0, y0 = x - x.mean(0), y - y.mean(0)
-    assert np.allclose(view.M, x0.T @ x0 / 25)
-    assert np.allclose(view.X, x0.T @ y0 / 25)
-    assert np.allclose(view.yy, y0.T @ y0 / 25)
-    assert view.mean_x.abs().max() < 1e-12
-    assert torch.equal(view.C0, plain.C0)
-    assert torch.equal(view.C1, plain.C1)
-    a, b = np.arange(problem.d, dtype=float), np.array([0.5, -1.0, 2.0])
-    view = plain.centered(torch.from_numpy(a), torch.from_numpy(b))
-    assert np.allclose(view.M, (x - a).T @ (x - a) / 25)
-    assert np.allclose(view.X, (x - a).T @ (y - b) / 25)
-    assert np.allclose(view.yy, (y - b).T @ (y - b) / 25)
-    assert np.allclose(view.mean_x, (x - a).mean(0))
-
-
-def test_folds_partition_the_texts():
-    moments = moments_of(make_problem(n=30), folds=4, fold_prefix=True)
-    whole = moments.layer(0)
-    for name in ("M", "X", "C0", "C1", "mean_x", "yy"):
-        total = sum(moments.fold(0, f).n * getattr(moments.fold(0, f), name) for f in range(4))
-        assert torch.allclose(total / 30, getattr(whole, name)), name
-        rest = moments.without_fold(0, 1).n * getattr(moments.without_fold(0, 1), name)
-        assert torch.allclose(rest + moments.fold(0, 1).n * getattr(moments.fold(0, 1), name), total), name
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("token", [0, -1])
+def test_non_finite_state_names_layer_and_text(bad, side, pooling, token):
+    texts = make_problem(n=5, d=4).texts
+    texts[3] = np.ones((3, 4))
+    texts[3][token, 2] = bad
+    hidden, mask = pad_batch(texts, side)
+    clean = torch.nan_to_num(hidden, nan=0.0, posinf=0.0, neginf=0.0)
+    with pytest.raises(NonFiniteError, match="layer 3") as caught:
+        build().update([clean, hidden], mask, pooling=pooling)
+    assert (caught.value.layer, caught.value.text) == (3, 3)
+    assert "text 3" in str(caught.value)
 
 
 def test_views_out_of_range():
-    plain, folded = moments_of(make_problem()), moments_of(make_problem(), folds=4)
-    with pytest.raises(NtpsError, match=r"layer 7.*there are 0"):
-        plain.layer(7)
-    with pytest.raises(NtpsError, match="no folds"):
-        plain.fold(0, 0)
-    for fold in (4, -1):
-        with pytest.raises(NtpsError, match="fold is"):
-            folded.fold(0, fold)
-        with pytest.raises(NtpsError, match="fold is"):
-            folded.without_fold(0, fold)
-    problem = make_problem()
-    problem.folds[:] = 0
-    empty = moments_of(problem, folds=2)
-    with pytest.raises(NtpsError, match="no text lies in these folds"):
-        empty.fold(0, 1)
-    assert empty.layer(0).n == 80
+    with pytest.raises(NtpsError, match="no text"):
+        build().layer(3)
+    with pytest.raises(NtpsError, match=r"layer 1.*0, 3"):
+        build().layer(1)
 
 
-# The identity C1 + C1^T = E[s_L s_L^T] - E[sum_t h_t h_t^T]
+def test_moments_may_be_read_on_the_way():
+    texts, moments = make_problem(n=10).texts, NextTokenMoments(layers=[0], width=8, dtype=torch.float64)
+    for start, stop in ((0, 4), (4, 10)):
+        hidden, mask = pad_batch(texts[start:stop])
+        moments.update([hidden], mask)
+        assert_equal(moments.layer(0), texts[:stop])
 
 
-@pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_identity_holds_and_notices_a_planted_error(whole, dtype):
-    moments = moments_of(make_problem(n=50), token_gram=whole, dtype=dtype)
-    bound = 1e-13 if dtype == torch.float64 else 1e-5
-    assert moments.identity_residual(0) < bound
-    for name, place in {"sh": (0, 0, 2, 2), "last_squares": (0, 1), "token_squares": (0, 1)}.items():
-        if whole and name != "sh":
-            continue
-        sums = {key: value.clone() for key, value in moments.sums.items()}
-        sums[name][place] *= 1.01
-        sums[name][place] += 0.01 * float(moments.sums["sh"].abs().max())
-        assert Moments(sums, (0,), metadata=moments.metadata).identity_residual(0) > 100 * bound
-    if whole:  # off the diagonal only the whole matrices see it
-        sums = {key: value.clone() for key, value in moments.sums.items()}
-        sums["sh"][0, 0, 1, 4] += 0.01 * float(sums["sh"].abs().max())
-        assert Moments(sums, (0,)).identity_residual(0) > 100 * bound
-        del sums["token_gram"]
-        assert Moments(sums, (0,)).identity_residual(0) < bound
+def test_addition_leaves_its_terms_alone_and_has_the_coarser_dtype():
+    texts = make_problem(n=30).texts
+    fine, coarse = stream(texts[:11])[0], stream(texts[11:], dtype=torch.float32)[0]
+    total = fine + coarse
+    assert_equal(total.layer(0), texts, tolerance=1e-6)
+    assert same(total, coarse + fine)
+    assert total.layer(0).dtype == (coarse + fine).layer(0).dtype == "float32"
+    assert (fine + fine).layer(0).dtype == "float64"
+    total.past_gram.zero_()
+    total.counts.zero_()
+    assert_equal(fine.layer(0), texts[:11])
 
 
-def test_identity_against_plain_loops():
-    problem = make_problem(n=20)
-    loops = naive.moments(problem.texts, problem.targets)
-    assert np.allclose(loops["C1"] + loops["C1"].T, loops["last_gram"] - loops["token_gram"])
-    moments = moments_of(problem, token_gram=True)
-    assert np.allclose(moments.sums["token_gram"][0] / 20, loops["token_gram"])
-    assert np.allclose(moments.sums["last_gram"][0] / 20, loops["last_gram"])
-    assert np.allclose(moments.sums["token_squares"][0] / 20, loops["token_gram"].diagonal())
-    assert np.allclose(moments.sums["last_squares"][0] / 20, loops["last_gram"].diagonal())
+@pytest.mark.parametrize(("change", "word"), [({"layers": [0, 4]}, "layers"), ({"width": 5}, "width"),
+                                              ({"prefix": "mean"}, "prefix")])  # fmt: skip
+def test_what_does_not_match_is_not_added(change, word):
+    for one, other in ((build(), build(**change)), (build(**change), build())):
+        with pytest.raises(NtpsError, match=word):
+            one + other
+    with pytest.raises(TypeError):
+        build() + 1
 
 
-@pytest.mark.parametrize("prefix", ["mean", "last"])
-def test_identity_is_refused_for_other_prefixes(prefix):
-    moments = moments_of(make_problem(), prefix=prefix)
-    with pytest.raises(NtpsError, match=prefix):
-        moments.identity_residual(0)
-    pretended = Moments(moments.sums, (0,), "sum", 0, moments.metadata)
-    assert pretended.identity_residual(0) > 1e-3
-
-
-# Files
-
-
-def write(tmp_path, **options):
-    metadata = MADE | {"settings": {"seed": 0}, "note": "naïve", "nothing": None}
-    moments = accumulate(make_problem(n=20, d=3), **options).finalize(metadata)
-    return moments, moments.save(tmp_path / "moments.safetensors")
-
-
-@pytest.mark.parametrize("options", [{}, {"folds": 4, "fold_prefix": True}, {"token_gram": True}, {"prefix": "mean"}])
-def test_what_was_saved_comes_back(tmp_path, options):
-    moments, path = write(tmp_path, **options)
-    again = Moments.load(path)
-    assert again.sums.keys() == moments.sums.keys()
-    assert all(torch.equal(value, again.sums[name]) for name, value in moments.sums.items())
-    assert (again.layers, again.prefix, again.n_folds) == (moments.layers, moments.prefix, moments.n_folds)
-    assert again.metadata == moments.metadata
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    assert close(again + moments, moments + moments)
-
-
-def header_of(path):
-    raw = path.read_bytes()
-    size = struct.unpack("<Q", raw[:8])[0]
-    return raw, size, json.loads(raw[8 : 8 + size])
-
-
-def test_every_flipped_byte_is_noticed(tmp_path):
-    """Everywhere in the header, metadata included, and at many places of the numbers."""
-    _, path = write(tmp_path)
-    raw, size, _ = header_of(path)
-    rng = np.random.default_rng(0)
-    places = [*range(8 + size), *rng.integers(8 + size, len(raw), size=100).tolist()]
-    survived = []
-    for place in places:
-        damaged = bytearray(raw)
-        damaged[place] ^= 1 << int(rng.integers(8))
-        path.write_bytes(damaged)
-        try:
-            Moments.load(path)
-        except NtpsError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
-        else:
-            survived.append(place)
-    assert survived == []
-    path.write_bytes(raw)
-    Moments.load(path)
-
-
-def test_another_number_type_of_the_same_size_is_noticed(tmp_path):
-    _, path = write(tmp_path)
-    path.write_bytes(path.read_bytes().replace(b'"F64"', b'"I64"', 1))
-    with pytest.raises(NtpsError, match="checksum"):
-        Moments.load(path)
-
-
-@pytest.mark.parametrize("keep", [0, 5, 8, 100, -1, -8])
-def test_truncated_files_are_refused(tmp_path, keep):
-    _, path = write(tmp_path)
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(NtpsError, match="damaged"):
-        Moments.load(path)
-
-
-def test_other_format_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(moments_module, "FORMAT_VERSION", 999)
-    _, path = write(tmp_path)
-    monkeypatch.undo()
-    with pytest.raises(NtpsError, match=r"format 999.*reads 1"):
-        Moments.load(path)
-
-
-def test_other_files_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    with pytest.raises(NtpsError, match="no such file"):
-        Moments.load(tmp_path / "absent.safetensors")
-    with pytest.raises(NtpsError, match="no such file"):
-        Moments.load(tmp_path)
-    other = tmp_path / "model.safetensors"
-    save_file({"weight": torch.ones(2)}, other)
-    with pytest.raises(NtpsError, match="holds no ntps moments"):
-        Moments.load(other)
-    other.write_text("label,text\n")
-    with pytest.raises(NtpsError, match="damaged or no safetensors"):
-        Moments.load(other)
-
-
-def test_what_cannot_be_written_leaves_nothing(tmp_path):
-    moments, path = write(tmp_path)
-    before = path.read_bytes()
-    unfit = Moments(moments.sums, moments.layers, metadata={"path": tmp_path})
-    with pytest.raises(NtpsError, match="cannot write"):
-        unfit.save(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    with pytest.raises(NtpsError, match="cannot write"):
-        moments.save(path / "below" / "a" / "file")
-
-
-def test_core_imports_torch_only():
-    code = (
-        "import sys, ntps.core.accumulator, ntps.core.moments, ntps.core.encoders, ntps.score\n"
-        "print([m for m in ('transformers', 'datasets', 'peft', 'pandas', 'sklearn') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"\[\]\n", done.stdout), done.stdout
+def test_memory_does_not_grow_with_texts():
+    moments = build()
+    for _ in range(20):
+        moments.update(torch.randn(2, 64, 2, 4), torch.ones(64, 2))
+    assert {name: value.shape for name, value in vars(moments).items() if isinstance(value, torch.Tensor)} == {
+        "past_gram": (2, 4, 4),
+        "cross": (2, 4, 4),
+        "counts": (3,),
+    }

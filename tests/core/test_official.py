@@ -4,18 +4,22 @@ import numpy as np
 import pytest
 import torch
 from helpers import naive
-from helpers.problems import make_problem, moments_of
+from helpers.problems import make_problem, pooled_tensor, stream
 
-from ntps.core.moments import LayerMoments
-from ntps.core.official import FRACTIONS, ascending_eigenvectors, official_curve
-from ntps.core.solve import score
+from ntps.core import LayerMoments, PooledMoments, official_curve
+from ntps.core.official import FRACTIONS, ascending_eigenvectors
 
 
 def two_programs(problem, targets=None):
     """Our 19 scores, and the transcription's on moments from plain loops."""
     loops = naive.moments(problem.texts, problem.targets if targets is None else targets)
     theirs = naive.released_procedure(loops["M"], loops["X"], loops["C0"], loops["C1"])
-    return np.array(official_curve(moments_of(problem, targets=targets).layer(0))), np.array(theirs)
+    return np.array(curve(problem, targets)), np.array(theirs)
+
+
+def curve(problem, targets=None):
+    targets = torch.from_numpy(problem.targets if targets is None else targets)
+    return official_curve(PooledMoments.of(pooled_tensor(problem), targets), stream(problem.texts)[0].layer(0))
 
 
 def test_mean_equals_a_transcription():
@@ -43,7 +47,7 @@ def test_every_fraction_equals_a_transcription_without_a_null_space(seed):
 
 def test_eigenvectors_come_smallest_first():
     problem = make_problem(seed=0, n=200, d=10, c=10, longest=8)
-    view = moments_of(problem).layer(0)
+    view = stream(problem.texts)[0].layer(0)
     V = ascending_eigenvectors(view.C0, view.C1).double()
     values = torch.linalg.vecdot(V.T, (view.C1 @ view.C1.T @ V).T)
     assert (values.diff() > -1e-3 * values.max()).all()
@@ -59,12 +63,9 @@ def test_fractions():
 @pytest.mark.parametrize("d", [1, 5, 20, 33, 40, 60, 100])
 def test_number_of_directions_is_the_whole_part(d):
     counts = [max(1, d * step // 20) for step in range(1, 20)]
-    seen = []
-    identity = torch.eye(d)
-
-    zeros = torch.zeros(d)
-    view = LayerMoments(0, 9, 9, identity, identity, zeros, zeros, identity, identity, identity)
-    original = torch.linalg.pinv
+    seen, original, identity = [], torch.linalg.pinv, torch.eye(d)
+    pooled = PooledMoments.of(identity, identity)
+    next_token = LayerMoments(layer=0, C0=identity, C1=identity, n_texts=9, n_pairs=9)
 
     def pinv(matrix):
         seen.append(matrix.shape[1])
@@ -72,28 +73,12 @@ def test_number_of_directions_is_the_whole_part(d):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.linalg, "pinv", pinv)
-        official_curve(view)
+        official_curve(pooled, next_token)
     assert seen == counts
 
 
 def test_deterministic_and_absolute():
     problem = make_problem(seed=1, n=100, d=12)
-    view = moments_of(problem).layer(0)
-    assert official_curve(view) == official_curve(view)
-    tiny = make_problem(seed=1, n=100, d=12)
-    tiny.texts = [h * 1e-6 for h in problem.texts]
-    assert all(np.isnan(official_curve(moments_of(tiny).layer(0))))  # an absolute 1e-8 keeps nothing
-
-
-def test_score_by_convention():
-    problem = make_problem(seed=1, n=100, d=20)
-    moments = moments_of(problem)
-    theory, official = score(moments), score(moments, convention="official")
-    assert theory.convention == "theory"
-    a, b = theory.layers[0], official.layers[0]
-    assert list(b.curve) == ["fraction", "ntps"]
-    assert b.curve["ntps"] == official_curve(moments.layer(0))
-    assert b.ntps == pytest.approx(np.mean(b.curve["ntps"]))
-    assert b.chance == pytest.approx(0.5)
-    assert (a.excess_loss, a.bounds, a.explained) == (b.excess_loss, b.bounds, b.explained)
-    assert a.ntps != pytest.approx(b.ntps, abs=1e-3)
+    assert curve(problem) == curve(problem)
+    problem.texts = [h * 1e-6 for h in problem.texts]
+    assert all(np.isnan(curve(problem)))  # an absolute 1e-8 keeps nothing

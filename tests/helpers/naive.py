@@ -15,9 +15,9 @@ def past_states(h, prefix):
     return rows
 
 
-def pooled(texts):
-    """Mean over tokens of each text, (n, d)."""
-    return np.array([past_states(h, "sum")[-1] / len(h) for h in texts])
+def pooled(texts, pooling="mean"):
+    """Mean over the tokens of each text, or its last one, (n, d)."""
+    return np.array([past_states(h, pooling if pooling == "last" else "mean")[-1] for h in texts])
 
 
 def moments(texts, targets, prefix="sum"):

@@ -1,4 +1,4 @@
-"""Random problems for the tests, and the way from plain arrays into an accumulator."""
+"""Random problems for the tests, and the ways from plain arrays to moments, a solution and representations."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from helpers.models import WORDS
-from ntps.core.accumulator import MomentAccumulator
-from ntps.tasks.load import load_task
+from helpers.naive import pooled
+from ntps.core import NextTokenMoments, solve_layer
+from ntps.tasks import Task, load_task
 
 
 @dataclass
@@ -16,12 +17,12 @@ class Problem:
 
     texts: list[np.ndarray]
     labels: np.ndarray
-    targets: np.ndarray
+    c: int
     folds: np.ndarray
 
     @property
-    def c(self):
-        return self.targets.shape[1]
+    def targets(self):
+        return np.eye(self.c)[self.labels]
 
     @property
     def d(self):
@@ -41,7 +42,7 @@ def make_problem(seed=0, *, n=80, d=8, c=3, longest=6, folds=4, signal=1.0, dtyp
             state = 0.7 * transition @ state + 0.4 * means[label] + 0.6 * rng.normal(size=d)
             rows.append(state * spread)
         texts.append(np.array(rows).astype(dtype))
-    return Problem(texts, labels, np.eye(c)[labels], rng.permutation(np.arange(n) % folds))
+    return Problem(texts, labels, c, rng.permutation(np.arange(n) % folds))
 
 
 def pad_batch(texts, side="right", *, filler=0.0, rng=None):
@@ -51,31 +52,54 @@ def pad_batch(texts, side="right", *, filler=0.0, rng=None):
     mask = np.zeros((len(texts), longest), dtype=np.int64)
     for row, h in enumerate(texts):
         if side == "right":
-            places = np.arange(len(h))
+            positions = np.arange(len(h))
         elif side == "left":
-            places = np.arange(longest - len(h), longest)
+            positions = np.arange(longest - len(h), longest)
         else:
-            places = np.sort(rng.choice(longest, size=len(h), replace=False))
-        hidden[row, places], mask[row, places] = h, 1
+            positions = np.sort(rng.choice(longest, size=len(h), replace=False))
+        hidden[row, positions], mask[row, positions] = h, 1
     return torch.from_numpy(hidden), torch.from_numpy(mask)
 
 
-def accumulate(problem, *, prefix="sum", folds=0, batch=16, dtype=torch.float64, targets=None, **options):
-    """Stream one layer of a problem through an accumulator; return it."""
-    c = problem.c if targets is None else targets.shape[1]
-    accumulator = MomentAccumulator(
-        layers=[0], width=problem.d, n_targets=c, prefix=prefix, folds=folds, accumulate_dtype=dtype, **options
+def stream(*stacks, layers=None, batch=16, pooling="mean", dtype=torch.float64, **options):
+    """Stream the texts of one or several layers through moments; return those and pooled states (S, n, d)."""
+    layers = range(len(stacks)) if layers is None else layers
+    moments = NextTokenMoments(layers=layers, width=stacks[0][0].shape[1], dtype=dtype, **options)
+    pooled_states = []
+    for start in range(0, len(stacks[0]), batch):
+        padded = [pad_batch(texts[start : start + batch]) for texts in stacks]
+        hidden, mask = [states for states, _ in padded], padded[0][1]
+        pooled_states.append(moments.update(hidden, mask, pooling=pooling))
+    return moments, torch.cat(pooled_states, dim=1)
+
+
+def solve(problem, *, folds=False, targets=None, prefix="sum", dtype=torch.float64, **options):
+    """Solve one layer of a problem."""
+    moments, states = stream(problem.texts, prefix=prefix, dtype=dtype)
+    fold_of = torch.from_numpy(problem.folds) if folds else None
+    targets = torch.from_numpy(problem.targets if targets is None else targets)
+    return solve_layer(states[0], targets, moments.layer(0), fold_of=fold_of, **options)
+
+
+def representations_of(problem, *stacks, layers=None, metadata=None, dtype=torch.float64):
+    """Return representations of a problem's texts, or of several layers of them, with its labels as a task."""
+    from ntps.models import Representations
+
+    moments, states = stream(*(stacks or [problem.texts]), layers=layers, dtype=dtype)
+    n = len(problem.texts)
+    task = Task.of("problem", [f"text {i}" for i in range(n)], problem.labels, "abcdefgh"[: problem.c])
+    return Representations(
+        states=states.numpy(),
+        next_token=moments,
+        text_index=np.arange(n),
+        lengths=np.array([len(h) for h in problem.texts]),
+        metadata={"model": "a model", "texts_fingerprint": task.texts_fingerprint, **(metadata or {})},
+        task=task,
     )
-    for start in range(0, len(problem.texts), batch):
-        part = slice(start, start + batch)
-        hidden, mask = pad_batch(problem.texts[part])
-        labels = torch.from_numpy(problem.labels[part] if targets is None else targets[part])
-        accumulator.update(hidden[None], mask, labels, torch.from_numpy(problem.folds[part]) if folds else None)
-    return accumulator
 
 
-def moments_of(problem, **options):
-    return accumulate(problem, **options).finalize()
+def pooled_tensor(problem):
+    return torch.from_numpy(pooled(problem.texts))
 
 
 def order_task(n=72, seed=0, noise=False):
