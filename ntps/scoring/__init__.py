@@ -6,7 +6,7 @@ from ntps.scoring.nulls import LayerNull, Null, layer_null
 from ntps.scoring.probes import knn_accuracy, linear_probe
 from ntps.scoring.reading import read_layer
 from ntps.scoring.results import LayerScore, ScoreResult
-from ntps.scoring.scores import ScoreSettings, jackknife, permutation_null, score, score_layers
+from ntps.scoring.scores import ScoreSettings, jackknife, permutation_null, score, score_layers, score_task
 from ntps.scoring.transferability import h_score, logme, reduced_rank_r2
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "reduced_rank_r2",
     "score",
     "score_layers",
+    "score_task",
 ]

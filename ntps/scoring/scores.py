@@ -17,6 +17,7 @@ from ntps.scoring.nulls import LayerNull, layer_null
 from ntps.scoring.reading import chosen_ranks, curve_ranks, ranks_at, read_layer
 from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.tasks import LabelColumn
+from ntps.tasks.task import whole
 
 CONVENTIONS = ("theory", "official")
 CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout")
@@ -53,10 +54,10 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         one_of(self.convention, CONVENTIONS, "convention")
-        in_range(self.permutations, 0, None, "permutations")
-        for name in ("k_u", "k_v"):
-            if getattr(self, name) is not None:
-                in_range(getattr(self, name), 1, None, name)
+        for name, least in (("seed", 0), ("permutations", 0), ("k_u", 1), ("k_v", 1)):
+            value = getattr(self, name)
+            if value is not None:
+                in_range(whole(value, name), least, None, name)
         if self.rtol is not None and not 0 < self.rtol < 1:
             raise NtpsError(f"rtol is {self.rtol}; it must lie between 0 and 1.")
         if self.convention == "official" and (self.permutations or self.intervals):
@@ -132,15 +133,39 @@ def score(
         permutations=permutations,
         intervals=intervals,
     )
+    return _score_labels(representations, labels, settings, control, layers)
+
+
+def score_task(
+    representations: Representations, settings: ScoreSettings, *, control: Representations | None = None
+) -> list[ScoreResult]:
+    """Score every label column of the task that representations were collected from; see `score`.
+
+    Raises:
+        NtpsError: As `score`, or if they were collected from texts without labels.
+    """
+    if representations.task is None:
+        raise NtpsError("these representations were collected from texts without labels; use score(labels=...).")
+    return [_score_labels(representations, column, settings, control, None) for column in representations.task.columns]
+
+
+def _score_labels(
+    representations: Representations,
+    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None,
+    settings: ScoreSettings,
+    control: Representations | None,
+    layers: Sequence[int] | None,
+) -> ScoreResult:
+    if control is not None:
+        check_control(representations, control)
     resolved = labels_of(representations, labels)
     scored = [row.score for row in score_layers(representations, resolved, settings, layers=layers)]
     if control is not None:
-        check_control(representations, control)
         plain = replace(settings, permutations=0, intervals=False)
         fresh = score_layers(control, labels_of(control, labels), plain, layers=layers)
         scored = [
-            replace(own, control={name: getattr(random.score, name) for name in CONTROLLED})
-            for own, random in zip(scored, fresh, strict=True)
+            replace(pretrained, control={name: getattr(random.score, name) for name in CONTROLLED})
+            for pretrained, random in zip(scored, fresh, strict=True)
         ]
     return score_result(representations, resolved, settings, scored)
 
@@ -284,7 +309,7 @@ def permutation_null(
         NtpsError: As `score`, or if `permutations` is below 1.
     """
     in_range(permutations, 1, None, "permutations")
-    settings = ScoreSettings(folds=0, k_u=k_u, k_v=k_v, center=center)
+    settings = ScoreSettings(folds=0, seed=seed, k_u=k_u, k_v=k_v, center=center, permutations=permutations)
     nulls = []
     for solved in solve_layers(representations, labels_of(representations, labels), settings, layers=layers):
         nulls.append(layer_null(solved, *chosen_ranks(solved, k_u, k_v), permutations, seed=seed))

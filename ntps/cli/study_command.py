@@ -1,4 +1,4 @@
-"""`ntps study`: parsing and printing, nothing else. `register(app)` adds it to the command line."""
+"""`ntps study`."""
 
 import json
 import textwrap
@@ -9,18 +9,15 @@ import typer
 
 from ntps.errors import NtpsError, one_of
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command(
-        "study",
-        epilog="Examples:  ntps study --model miniworld-base --model miniworld-base@step100 --task miniworld/topic "
-        "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  on a cluster, one array job per "
-        "share: ntps study ... --output DIR --cell $SLURM_ARRAY_TASK_ID/8, then once without --cell",
-    )(study_command)
+NAME = "study"
+EXAMPLES = (
+    "Examples:  ntps study --model miniworld-base --model miniworld-base@step100 --task miniworld/topic "
+    "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  on a cluster: start the same command as "
+    "often as you like on one shared --output; processes share the cells"
+)
 
 
-def study_command(
+def run(
     model: Annotated[list[str], typer.Option("--model", help="A model; give several, once each.")],
     task: Annotated[list[str], typer.Option("--task", help="A task, or NAME=PATH; give several.")],
     limit: Annotated[int, typer.Option(help="Most texts of a task, a random sample.")] = 1000,

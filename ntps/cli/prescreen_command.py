@@ -1,4 +1,4 @@
-"""`ntps prescreen`: parsing and printing, nothing else. `register(app)` adds it to the command line."""
+"""`ntps prescreen`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,18 +7,15 @@ import typer
 
 from ntps.errors import in_range
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command(
-        "prescreen",
-        epilog="Examples:  ntps prescreen miniworld-base --task miniworld/topic --task miniworld/intent --budget 1  |  "
-        "ntps prescreen ./my-model --task reviews.csv --task intents=logs/intents.tsv  |  with a calibration of your "
-        "own: ntps study --lora --model ... --task ... --output mine, then --calibration mine/calibration.json",
-    )(prescreen_command)
+NAME = "prescreen"
+EXAMPLES = (
+    "Examples:  ntps prescreen miniworld-base --task miniworld/topic --task miniworld/intent --budget 1  |  "
+    "ntps prescreen ./my-model --task reviews.csv --task intents=logs/intents.tsv  |  with a calibration of your "
+    "own: ntps study --lora --model ... --task ... --output mine, then --calibration mine/calibration.json"
+)
 
 
-def prescreen_command(
+def run(
     model: Annotated[str, typer.Argument(help="A bundled model, a directory or a hub name.")],
     task: Annotated[list[str], typer.Option("--task", help="A task, or NAME=PATH; give several.")],
     budget: Annotated[int | None, typer.Option(help="How many tasks may be fine-tuned.")] = None,

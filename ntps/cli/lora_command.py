@@ -1,4 +1,4 @@
-"""`ntps lora`: parsing and printing, nothing else. `register(app)` adds it to the command line."""
+"""`ntps lora`."""
 
 import os
 from pathlib import Path
@@ -9,18 +9,15 @@ import typer
 from ntps._files import check_output
 from ntps.errors import NtpsError, in_range
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command(
-        "lora",
-        epilog="Examples:  ntps lora miniworld-base miniworld/intent  |  ntps lora ./my-model reviews.csv "
-        "--steps 300 --rank 16 --target paper --output tuned  |  the same again with --resume after a crash  |  "
-        "ntps lora miniworld-base miniworld/intent --method full --seeds 3 --json -",
-    )(lora_command)
+NAME = "lora"
+EXAMPLES = (
+    "Examples:  ntps lora miniworld-base miniworld/intent  |  ntps lora ./my-model reviews.csv "
+    "--steps 300 --rank 16 --target paper --output tuned  |  the same again with --resume after a crash  |  "
+    "ntps lora miniworld-base miniworld/intent --method full --seeds 3 --json -"
+)
 
 
-def lora_command(
+def run(
     model: Annotated[str, typer.Argument(help="A bundled model, a directory or a hub name.")],
     task: Annotated[str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,

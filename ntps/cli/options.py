@@ -1,0 +1,102 @@
+"""What the commands share: options, messages on stderr, output as JSON or text, sentences that name options."""
+
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ntps._files import atomic_write
+
+ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
+TaskArgument = Annotated[str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set.")]
+TaskList = Annotated[list[str], typer.Option("--task", help="A task, or NAME=PATH; repeat for several.")]
+TextColumn = Annotated[str | None, typer.Option(help="Text column; several, to be joined, with commas.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Label column.")]
+LabelColumns = Annotated[
+    list[str] | None, typer.Option("--label-column", help="Label column; repeat to score several from one pass.")
+]
+Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
+Config = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
+Limit = Annotated[int | None, typer.Option(help="Use a random sample of at most this many texts.")]
+TaskLimit = Annotated[int, typer.Option(help="Most texts of a task, a random sample.")]
+Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
+MaxLength = Annotated[int | None, typer.Option(help="Most tokens of a text.  [default: 512]")]
+BatchSize = Annotated[int, typer.Option(help="Most texts in a batch.")]
+Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
+Center = Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+Tokenizer = Annotated[str | None, typer.Option(help="Another tokenizer: directory or hub name.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, messages or table.")]
+
+
+class _Stderr(logging.Handler):
+    """Print messages as "ntps: ..." without breaking a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = " ".join(self.format(record).split())
+        if "tqdm" in sys.modules:
+            sys.modules["tqdm"].tqdm.write(f"ntps: {message}", file=sys.stderr)
+        else:
+            print(f"ntps: {message}", file=sys.stderr)
+
+
+def show_messages() -> None:
+    """Send what the library logs to stderr."""
+    logger = logging.getLogger("ntps")
+    logger.handlers = [_Stderr()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def hide_messages() -> None:
+    """Show nothing less than an error."""
+    logging.getLogger("ntps").setLevel(logging.ERROR)
+
+
+def is_stdout(file: Path | None) -> bool:
+    """Return whether JSON goes to standard output."""
+    return str(file) == "-"
+
+
+def emit(json_text: str, json_file: Path | None, text: object, quiet: bool) -> None:
+    """Write JSON where it was asked for; print the text unless JSON is on standard output or nothing shall be said."""
+    if is_stdout(json_file):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(json_text.encode("utf-8") + b"\n")  # whatever the terminal's encoding
+        sys.stdout.buffer.flush()
+        return
+    if json_file is not None:
+        atomic_write(json_file, json_text + "\n")
+    if not quiet:
+        print(text)
+
+
+def name_options(message: str, parameters: Iterable[Any]) -> str:
+    """Return a sentence of the library with the command's options in place of the parameters it names.
+
+    A parameter is recognised where it is written as code (`name=`), by an underscore, or as the first word.
+
+    Args:
+        message: The sentence.
+        parameters: The command's click parameters.
+    """
+    for parameter in parameters:
+        option = next((word for word in parameter.opts if word.startswith("--")), None)
+        if option is None:
+            continue
+        name = re.escape(parameter.name)
+        message = re.sub(
+            rf"\b{name}=(True\b)?", lambda code, option=option: option if code[1] else f"{option} ", message
+        )
+        message = re.sub(rf"^{name}(?= (is|has|needs|names|and) )", option, message)
+        if "_" in parameter.name:
+            message = re.sub(rf"(?<![\w-]){name}(?!\w)", option, message)
+    return message

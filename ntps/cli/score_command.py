@@ -1,0 +1,148 @@
+"""`ntps score`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ntps._files import check_output
+from ntps.cli import options as shared
+from ntps.errors import NtpsError, in_range
+
+NAME = "score"
+EXAMPLES = (
+    "Examples:  ntps score miniworld-base miniworld/topic  |  "
+    "ntps score ./my-model reviews.csv --text-column review --label-column stars --output report  |  "
+    "ntps score ./my-model reviews.tsv --label-column rating --label-column condition  |  "
+    "ntps score HuggingFaceTB/SmolLM2-135M rotten_tomatoes --limit 1000"
+)
+
+
+def run(
+    model: shared.ModelArgument,
+    task: shared.TaskArgument,
+    text_column: shared.TextColumn = None,
+    label_column: shared.LabelColumns = None,
+    split: shared.Split = None,
+    config: shared.Config = None,
+    limit: shared.Limit = None,
+    layers: shared.Layers = "all",
+    max_length: shared.MaxLength = None,
+    pooling: Annotated[str, typer.Option(help="What represents a text: mean over tokens, or last.")] = "mean",
+    batch_size: shared.BatchSize = 32,
+    dtype: shared.Dtype = None,
+    device: shared.Device = None,
+    device_map: Annotated[str | None, typer.Option(help="'auto' spreads a large model.")] = None,
+    center: shared.Center = False,
+    prefix: shared.Prefix = "sum",
+    folds: Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")] = "auto",
+    permutations: Annotated[int, typer.Option(help="Also score this many shuffles of the labels: z and p.")] = 0,
+    intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals over folds, V held fixed.")] = False,
+    control: Annotated[bool, typer.Option("--control", help="Also score fresh weights of the architecture.")] = False,
+    k_u: Annotated[int | None, typer.Option("--k-u", help="Perception rank.  [default: rank of X]")] = None,
+    k_v: Annotated[int | None, typer.Option("--k-v", help="Next-token rank.  [default: max(k_u, d/8)]")] = None,
+    convention: Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")] = "theory",
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance of the decompositions.")] = None,
+    matmul_precision: Annotated[str, typer.Option(help="auto, highest, high (TF32) or medium.")] = "auto",
+    state_dtype: Annotated[str, typer.Option(help="Pooled states in float32, or float16: half the size.")] = "float32",
+    output: Annotated[Path | None, typer.Option(help="Write a report here; its pass is used again.")] = None,
+    json_file: shared.JsonFile = None,
+    seed: Annotated[int, typer.Option(help="Seed of sample, folds, permutations and fresh weights.")] = 0,
+    revision: shared.Revision = None,
+    tokenizer: shared.Tokenizer = None,
+    trust_remote_code: shared.TrustRemoteCode = False,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Fresh weights instead.")] = False,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Score a causal language model on a labelled text set, layer by layer."""
+    in_range(batch_size, 1, None, "batch_size")
+    in_range(seed, 0, None, "seed")
+    if limit is not None:
+        in_range(limit, 1, None, "limit")
+    if control and (random_weights or device_map is not None):
+        other = "--random-weights" if random_weights else "--device-map"
+        raise NtpsError(f"--control and {other} exclude each other; give one of them.")
+    if folds != "auto" and not folds.lstrip("-").isdigit():
+        raise NtpsError(f"folds is {folds!r}; it must be auto, 0 (none) or a number of at least 2.")
+    check_output(output, json_file)
+    if quiet:
+        shared.hide_messages()
+
+    from ntps.models import collect, load_model
+    from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings
+    from ntps.models.processes import is_main_process
+    from ntps.report import write_report
+    from ntps.scoring import ScoreSettings, score_task
+    from ntps.tasks import load_task
+
+    # Checked when made: what can be refused before anything is loaded is refused here.
+    settings = ScoreSettings(
+        folds=folds if folds == "auto" else int(folds),
+        seed=seed,
+        k_u=k_u,
+        k_v=k_v,
+        center=center,
+        convention=convention,
+        rtol=rtol,
+        permutations=permutations,
+        intervals=intervals,
+    )
+    PassSettings(
+        layers=(0,),
+        max_length=DEFAULT_MAX_LENGTH if max_length is None else max_length,
+        pooling=pooling,
+        prefix=prefix,
+        matmul_precision=matmul_precision,
+        state_dtype=state_dtype,
+    )
+    labelled = load_task(
+        task,
+        config=config,
+        split=split,
+        text_column=text_column,
+        label_column=label_column[0] if label_column and len(label_column) == 1 else label_column,
+        limit=limit,
+        seed=seed,
+    )
+    representations = []
+    for fresh in (random_weights, True) if control else (random_weights,):
+        loaded = load_model(
+            model,
+            tokenizer=tokenizer,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
+            random_weights=fresh,
+            seed=seed if fresh else None,
+        )
+        folder = output if output is None or not representations else output / "control"
+        representations.append(
+            collect(
+                loaded,
+                labelled,
+                layers=layers,
+                max_length=max_length,
+                pooling=pooling,
+                prefix=prefix,
+                batch_size=batch_size,
+                matmul_precision=matmul_precision,
+                state_dtype=state_dtype,
+                folder=folder,
+                progress=False if quiet else None,
+            )
+        )
+        del loaded  # frees it before the control comes
+    if not is_main_process():
+        return
+    results = score_task(representations[0], settings, control=representations[1] if control else None)
+    if output is not None:
+        write_report(results, output)
+    contents = [result.to_dict() for result in results]
+    whole = contents[0] if len(contents) == 1 else {"schema_version": contents[0]["schema_version"], "tasks": contents}
+    text = "\n\n".join(map(str, results))
+    if output is not None:
+        text += f"\n\nReport: {output / 'report.html'}"
+    shared.emit(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False), json_file, text, quiet)
