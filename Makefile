@@ -8,8 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
+# One thread for each of two workers: threads that wait for each other spin, and slow a busy machine down tenfold.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+OFFLINE := not browser and not notebooks and not gpu
 
-.PHONY: help demo test lint lab notebooks exercises test-notebooks test-browser bench clean
+.PHONY: help demo test test-fast lint lab notebooks exercises test-notebooks test-browser bench clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,12 +38,16 @@ demo: $(VENV)/.core ## Score the bundled model on the bundled tasks; writes repo
 	$(BIN)/ntps demo --output report
 
 test: $(VENV)/.test ## Run the tests that need no network, GPU or browser.
-	$(BIN)/python -m pytest -m "not browser and not notebooks and not gpu"
+	$(PYTEST) -n 2 -m "$(OFFLINE)"
 
-lint: $(VENV)/.dev ## Style, docstrings and types.
+test-fast: $(VENV)/.test ## The same without the slow ones, for while you work.
+	$(PYTEST) -n 2 -m "$(OFFLINE) and not slow"
+
+lint: $(VENV)/.dev ## Style, docstrings, types and the order of imports.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 lab: $(VENV)/.test ## Open the course in JupyterLab.
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -52,13 +59,13 @@ exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
 	$(BIN)/python -m tools.notebooks exercises
 
 test-notebooks: $(VENV)/.test ## Execute every lesson and solution from its .py, within its limits of time and memory.
-	$(BIN)/python -m pytest -m notebooks
+	$(PYTEST) -n 2 -m notebooks
 
 test-browser: $(VENV)/.dev ## Use every lesson's panels in a real browser (Debian: apt-get install chromium).
-	$(BIN)/python -m pytest -m browser
+	$(PYTEST) -m browser
 
-bench: $(VENV)/.test ## Measure the ratios that README reports; writes benchmarks/results/latest.json.
+bench: $(VENV)/.test ## Measure the ratios of docs/results.md; writes benchmarks/results/latest.json.
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what the targets made.
-	rm -rf $(VENV) report artifacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) report artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

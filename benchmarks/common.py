@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntps.models.load import LanguageModel, load_model
-from ntps.tasks.load import Task, load_task
+from ntps import LanguageModel, Task, load_model, load_task
 
 
 def race(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 3) -> tuple[float, float]:
@@ -29,7 +28,7 @@ def stand_in() -> LanguageModel:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedTokenizerFast
 
     words = ["<unk>", "<pad>", *(f"w{number}" for number in range(2000))]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>")
     config = Gemma3TextConfig(

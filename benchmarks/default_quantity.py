@@ -17,19 +17,21 @@ task and the architecture, not pretraining.
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ntps import StudySettings, run_study
 from ntps._files import atomic_write
 from ntps.errors import NtpsError
 from ntps.report.study_plots import option_map
-from ntps.study.measure import SHARES, StudySettings
+from ntps.study import Study
+from ntps.study.measure import SHARES
 from ntps.study.ranks import centred_ranks, grid_spearman, unit
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
-from ntps.study.study import OPTION_DEPTHS, Study, run_study
+from ntps.study.study import OPTION_DEPTHS
 from ntps.study.table import CHOSEN
 
 MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base"]
@@ -45,7 +47,7 @@ def target_of(study: Study) -> np.ndarray:
 
 
 def judged(study: Study, tuned: Study | None = None) -> list[dict[str, Any]]:
-    """One row a quantity."""
+    """Return one row per quantity."""
     wanted, rows = target_of(study), []
     models, tasks = study.usable()
     for name in (*CHOSEN, *MEASURES):
@@ -85,14 +87,9 @@ def judged(study: Study, tuned: Study | None = None) -> list[dict[str, Any]]:
 
 def controls(study: Study) -> Study:
     """The same study of the fresh weights, each architecture once."""
-    seen: set[str] = set()
-    contents = []
-    for content in study.contents:
-        if content["control"] and content["status"] == "done" and (content["key"] not in seen):
-            seen.add(content["key"])
-            contents.append({**content, "control": False})
-    names = tuple(dict.fromkeys(content["model"] for content in contents))
-    return replace(study, contents=tuple(contents), models=names)
+    once = {cell.key: replace(cell, control=False) for cell in study.cells if cell.control and cell.done}
+    names = tuple(dict.fromkeys(cell.model for cell in once.values()))
+    return replace(study, cells=tuple(once.values()), models=names)
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
@@ -137,17 +134,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tuned-on", type=Path, help="--output of another run with the bundled defaults")
     given = parser.parse_args()
-    settings = StudySettings(limit=given.limit, max_length=given.max_length)
-    study = run_study(
-        given.model or MODELS, given.task or TASKS, output=given.output, settings=settings, seeds=given.seeds
-    )
+    settings = StudySettings(limit=given.limit, max_length=given.max_length, seeds=given.seeds)
+    study = run_study(given.model or MODELS, given.task or TASKS, output=given.output, settings=settings)
     tuned = None
     if given.tuned_on is not None:
         recipe = json.loads((given.tuned_on / "recipe.json").read_text())
         tuned = run_study(
-            recipe["models"], recipe["tasks"], output=given.tuned_on, settings=StudySettings(**recipe["settings"]),
-            seeds=recipe["seeds"],
-        )  # fmt: skip
+            recipe["models"], recipe["tasks"], output=given.tuned_on, settings=StudySettings(**recipe["settings"])
+        )
     result = {"pretrained": judged(study, tuned)}
     show(f"Pretrained: {len(study.models)} models, {len(study.tasks)} tasks, {given.seeds} seeds", result["pretrained"])
     for name in ("ntps", "explained_heldout"):
@@ -157,8 +151,7 @@ def main() -> None:
         show("Random weights, against their own probes", result["random_weights"])
     except NtpsError as error:
         print(f"\nRandom weights: {error}")
-    recipe = {"models": list(study.models), "tasks": given.task or TASKS, "seeds": given.seeds,
-              "settings": study.to_dict(n_permutations=1)["settings"]}  # fmt: skip
+    recipe = {"models": list(study.models), "tasks": given.task or TASKS, "settings": asdict(settings)}
     atomic_write(given.output / "recipe.json", json.dumps(recipe, indent=2))
     atomic_write(given.output / "default_quantity.json", json.dumps(result, indent=2))
 

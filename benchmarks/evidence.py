@@ -4,21 +4,11 @@ import tempfile
 import time
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common import forward_only, race, real_or_stand_in
 from benchmarks.default_quantity import MODELS, TASKS
+from ntps import StudySettings, TrainSettings, collect, fine_tune, load_model, load_task, permutation_null, run_study
 from ntps.finetune.compare import split_task
 from ntps.finetune.loop import Trainer, epoch_batches
-from ntps.finetune.settings import TrainSettings
-from ntps.finetune.train import fine_tune
-from ntps.models.forward import encode
-from ntps.models.load import load_model
-from ntps.models.passes import collect
-from ntps.scoring.nulls import permutation_null
-from ntps.study.measure import StudySettings
-from ntps.study.study import run_study
-from ntps.tasks.load import load_task
 
 STUDY_TEXTS = 500
 
@@ -26,9 +16,8 @@ STUDY_TEXTS = 500
 def bench_permutations(model_name: str | None, task_name: str | None) -> dict[str, Any]:
     """200 shuffled labels at every layer over the forward pass of the same texts, nothing solved before."""
     model, _, task = real_or_stand_in(model_name, task_name, 256)
-    moments, features = collect(model, task, keep_features=True, progress=False)
-    assert features is not None
-    mine, other = race(lambda: permutation_null(moments, features, n_permutations=200), forward_only(model, task), 2)
+    representations = collect(model, task, progress=False)
+    mine, other = race(lambda: permutation_null(representations, permutations=200), forward_only(model, task), 2)
     return {
         "ratios": {"permutations_200_over_forward": mine / other},
         "permutations": {"texts": len(task), "seconds": mine, "forward_seconds": other},
@@ -39,23 +28,20 @@ def bench_training() -> dict[str, Any]:
     """100 steps on the base model, and tokens a second against training all weights and against batches of one text."""
     model = load_model("miniworld-base", dtype="float32")
     train, validation, _ = split_task(load_task("miniworld/intent", n=1000))
-    ids, held = encode(model, train.texts, None), encode(model, validation.texts, None)
-    lengths = np.array([len(row) for row in ids])
-
     start = time.perf_counter()
     fine_tune(model, train, validation, progress=False)
     whole = time.perf_counter() - start
 
     def speed(steps: int, **changes: Any) -> float:
-        settings = TrainSettings(steps=steps, evaluate_every=steps, **changes).for_width(model.width)
-        trainer = Trainer(model, (ids, train.labels), (held, validation.labels), train.n_classes, settings, 0)
-        trainer.start()
+        trainer = Trainer(model, train, validation, TrainSettings(steps=steps + 1, evaluate_every=steps + 1, **changes))
+        run = trainer.run()
+        next(run)  # the first step comes after an evaluation
         begun = time.perf_counter()
-        while trainer.step < steps:
-            trainer._advance()
+        for _ in range(steps - 1):
+            next(run)
         seconds = time.perf_counter() - begun
-        epoch = epoch_batches(lengths, settings.batch_size, 0, 0)
-        return sum(int(lengths[batch].sum()) for batch in epoch[:steps]) / seconds
+        epoch = epoch_batches(trainer.lengths, trainer.settings.batch_size, 0, 0)
+        return sum(int(trainer.lengths[batch].sum()) for batch in epoch[1:steps]) / seconds
 
     kinds: dict[str, dict[str, Any]] = {"lora": {}, "full": {"method": "full"}, "lora, one text": {"batch_size": 1}}
     rates = dict.fromkeys(kinds, 0.0)

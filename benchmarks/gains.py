@@ -6,7 +6,7 @@
 
 Prints, and writes to DIR/gains.json: the gain of every task, how often accuracy after is below before, whether NTPS
 rises, the rank correlation of scores with the gain, and the error of predicting it for tasks and models left out. With
-the bundled models and tasks also writes ntps/data/gain_calibration.json and benchmarks/results/gains.csv.
+the bundled models and tasks also writes ntps/study/data/gain_calibration.json and benchmarks/results/gains.csv.
 """
 
 import argparse
@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntps import miniworld
-from ntps._files import atomic_write
-from ntps.finetune.settings import TrainSettings
+from ntps import StudySettings, TrainSettings, calibrate, miniworld, run_study
+from ntps._files import atomic_write, jsonable
 from ntps.report.study import ERROR_HEADS
-from ntps.study.calibration import BUNDLED, INPUTS, MIN_TASKS, calibrate
-from ntps.study.measure import StudySettings, finite
-from ntps.study.study import Study, run_study
+from ntps.study import Study
+from ntps.study.calibration import BUNDLED, INPUTS, MIN_TASKS
 
 ROOT = Path(__file__).parents[1]
 MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base", "miniworld-large"]
@@ -87,9 +85,9 @@ def main() -> None:
         given.model or MODELS,
         given.task or [f"miniworld/{name}" for name in miniworld.task_names()],
         output=given.output,
-        settings=StudySettings(limit=given.limit, max_length=given.max_length),
-        seeds=given.seeds,
-        control=given.control,
+        settings=StudySettings(
+            limit=given.limit, max_length=given.max_length, seeds=given.seeds, control=given.control
+        ),
         lora=TrainSettings(steps=given.steps),
     )
     result = report(study)
@@ -100,7 +98,7 @@ def main() -> None:
         print(f"\ncalibration on {', '.join(INPUTS)}: {dict(zip(('1', *INPUTS), fitted.coefficients, strict=True))}")
         print({**fitted.about, "coverage": fitted.coverage})
         if bundled:
-            atomic_write(ROOT / "ntps/data" / BUNDLED, fitted.to_json())
+            atomic_write(ROOT / "ntps/study/data" / BUNDLED, fitted.to_json())
     if bundled or given.save:
         table = study.frame()[[name for name in KEPT if name in study.frame()]]
         name = given.save or "gains"
@@ -112,8 +110,8 @@ def main() -> None:
             for name, found in result["correlations"].items()
             if found["selected_on"] == "fixed"
         }
-        atomic_write(ROOT / "benchmarks/results/gains.json", json.dumps(finite(kept), indent=1, allow_nan=False))
-    atomic_write(given.output / "gains.json", json.dumps(finite(result), indent=2, allow_nan=False))
+        atomic_write(ROOT / "benchmarks/results/gains.json", json.dumps(jsonable(kept), indent=1, allow_nan=False))
+    atomic_write(given.output / "gains.json", json.dumps(jsonable(result), indent=2, allow_nan=False))
 
 
 if __name__ == "__main__":

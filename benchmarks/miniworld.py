@@ -2,7 +2,7 @@
 
 Writes benchmarks/results/miniworld.csv, one row per model, seed, task and layer: NTPS, chance, explained, ceiling,
 retained (in sample and held out), accuracy of a linear probe on the same states, and the task's Bayes accuracy. The
-summary it prints, last layer and mean over seeds, is what README and the lessons build on.
+summary it prints, last layer and mean over seeds, is what docs/results.md and the lessons build on.
 
 Whether the stories are the recipe's or one seed's: train the base model again, and measure start and end of each:
 
@@ -16,13 +16,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ntps import miniworld
+from ntps import collect, linear_probe, load_model, load_task, miniworld, score
 from ntps._files import atomic_write
-from ntps.core.solve import score
-from ntps.models.load import load_model
-from ntps.models.passes import collect
-from ntps.scoring.probes import linear_probe
-from ntps.tasks.load import load_task
+from ntps.scoring import assign_folds, labels_of
 
 RESULTS = Path(__file__).parent / "results" / "miniworld.csv"
 TRAINED = RESULTS.with_name("miniworld_seeds.csv")
@@ -33,12 +29,12 @@ COLUMNS = ["ntps", "chance", "explained", "explained_heldout", "ceiling", "ceili
 def measure(model_name: str, task_name: str, texts: int, seed: int) -> pd.DataFrame:
     """Return one row per layer."""
     task = load_task(f"miniworld/{task_name}", n=texts, seed=seed, split="test")
-    moments, features = collect(load_model(model_name), task, folds=5, batch_size=64, progress=False)
-    assert features is not None
-    frame = score(moments).to_dataframe()[["layer", *COLUMNS]]
+    representations = collect(load_model(model_name), task, batch_size=64, progress=False)
+    frame = score(representations, folds=5).to_dataframe()[["layer", *COLUMNS]]
+    labels = labels_of(representations)
+    folds = assign_folds(labels.values, 5)
     probes = {
-        layer: linear_probe(features.layer(layer), features.labels, folds=features.folds).accuracy
-        for layer in frame.layer
+        layer: linear_probe(representations.layer(layer), labels.values, folds=folds).accuracy for layer in frame.layer
     }
     about = miniworld.describe_task(task_name)
     return frame.assign(

@@ -7,8 +7,7 @@ float32 sums; a float32 solve with a pseudo-inverse for each of 19 fractions (`n
 import torch
 from torch import Tensor
 
-from ntps.core.moments import LayerMoments
-from ntps.core.official import official_curve
+from ntps.core import LayerMoments, PooledMoments, official_curve
 
 
 class ReleasedMoments:
@@ -36,15 +35,15 @@ class ReleasedMoments:
                 self.X[layer] += torch.outer(x, y)
             self.n += 1
 
-    def layer(self, layer: int) -> LayerMoments:
-        """Return one layer's means."""
-        zeros = torch.zeros(1)
-        M, X, C0, C1 = (moment[layer] / self.n for moment in (self.M, self.X, self.C0, self.C1))
-        return LayerMoments(layer, self.n, 1, M, X, zeros, zeros, zeros, C0, C1)
-
     def solve(self) -> list[list[float]]:
         """Return the 19 scores of every layer."""
-        return [official_curve(self.layer(layer)) for layer in range(len(self.M))]
+        zeros, curves = torch.zeros(1), []
+        for layer in range(len(self.M)):
+            M, X, C0, C1 = (moment[layer] / self.n for moment in (self.M, self.X, self.C0, self.C1))
+            pooled = PooledMoments(n=self.n, M=M, X=X, mean_x=zeros, mean_y=zeros, yy=zeros)
+            next_token = LayerMoments(layer=layer, C0=C0, C1=C1, n_texts=self.n, n_pairs=1, dtype="float32")
+            curves.append(official_curve(pooled, next_token))
+        return curves
 
 
 @torch.inference_mode()
@@ -57,9 +56,9 @@ def run(
         rows = ids[start : start + batch_size]
         tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros_like(tokens)
-        for place, row in enumerate(rows):
-            tokens[place, : len(row)] = torch.tensor(row)
-            mask[place, : len(row)] = 1
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = 1
         hidden = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True).hidden_states
         if sums is None:
             sums = ReleasedMoments(len(hidden), hidden[0].shape[-1], n_classes)
