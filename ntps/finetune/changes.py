@@ -30,39 +30,10 @@ import torch
 from torch import Tensor
 
 from ntps._files import jsonable
-from ntps.core.encoders import POOLED_RTOL, whitening
-from ntps.core.heldout import VARIANCE_RTOL, held_out_explained
-from ntps.core.moments import LayerMoments, Moments
-from ntps.core.solve import LayerSolution, default_ranks, explained_curve, ntps_table, solve_layer
+from ntps.core import Solved, explained_curve, held_out_explained, ntps_table, principal_angles
 from ntps.errors import NtpsError, in_range
 from ntps.finetune.adapters import linear_modules
-
-
-def principal_angles(first: Tensor, second: Tensor) -> Tensor:
-    """Return the principal angles between two column spaces.
-
-    With Q1, Q2 orthonormal bases, cosines are the singular values of Q1^T Q2; small angles, whose cosine has lost them
-    in rounding, come from the sines, the singular values of (I - Q1 Q1^T) Q2 (Bjorck and Golub, Math. Comp. 27, 1973).
-
-    Args:
-        first: (d, a), of any column scale; dependent columns count once.
-        second: (d, b).
-
-    Returns:
-        (min(rank a, rank b),) float64 radians in [0, pi/2], ascending.
-
-    Raises:
-        NtpsError: If the heights differ or an entry is not finite.
-    """
-    if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[0]:
-        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise NtpsError(f"the subspaces have shapes {shapes}; both must be (d, k) with the same d.")
-    a, b = _orthonormal(first), _orthonormal(second)
-    if a.shape[1] < b.shape[1]:
-        a, b = b, a  # the smaller one against the larger: then no sine belongs to a direction that has no partner
-    cosines = torch.linalg.svdvals(a.T @ b).clamp(0.0, 1.0)
-    sines = torch.linalg.svdvals(b - a @ (a.T @ b)).clamp(0.0, 1.0).flip(0)
-    return torch.where(cosines.square() > 0.5, torch.asin(sines), torch.acos(cosines))
+from ntps.scoring.scores import ScoredLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +61,17 @@ class Parts:
         """After minus before."""
         return self.after - self.before
 
+    def to_dict(self) -> dict[str, float]:
+        """Return the values and the change."""
+        return {**vars(self), "change": self.change}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChange:
     """What changed at one layer.
 
     Attributes:
-        layer: Its number.
+        layer: Layer number.
         k_u: Perception rank at which U is compared.
         k_v: Next-token rank at which V is compared.
         angles_u: (k_u,) principal angles between span(U) before and after, radians in [0, pi/2], ascending.
@@ -117,9 +92,7 @@ class LayerChange:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; numbers that are not finite become `None`."""
-        parts = {name: {**vars(part), "change": part.change} for name, part in
-                 (("ntps", self.ntps), ("explained", self.explained))}  # fmt: skip
-        return jsonable({**vars(self), **parts})
+        return jsonable({**vars(self), "ntps": self.ntps.to_dict(), "explained": self.explained.to_dict()})
 
 
 def split_change(value: Callable[[int, int, int], float]) -> Parts:
@@ -136,89 +109,81 @@ def split_change(value: Callable[[int, int, int], float]) -> Parts:
     return Parts(before=f[0, 0, 0], after=f[1, 1, 1], u=u, v=v, both=together - u - v, scale=scale)
 
 
-def layer_change(before: Moments, after: Moments, layer: int, *, center: bool = False) -> LayerChange:
-    """Compare one layer before and after fine-tuning, on the same texts.
+def layer_change(before: ScoredLayer, after: ScoredLayer) -> LayerChange:
+    """Compare one layer before and after fine-tuning, on the same texts, at the smaller ranks of the two scores.
 
-    The explained share is judged on held-out folds where both moments have folds. There "u" is the label side as a
-    whole, M and X, and the scale has no part: a readout undoes it (up to its ridge).
+    The explained share is judged on held-out folds if both sides have folds. There "u" is the label side as a whole, M
+    and X, and the scale has no part: a readout undoes it (up to its ridge).
 
     Args:
-        before: Moments of the model as it was.
-        after: Moments of the tuned model on the same texts.
-        layer: Layer number.
-        center: As in `ntps.score`.
+        before: The layer of the original model, from `ntps.scoring.score_layers`.
+        after: The same layer of the tuned model on the same texts.
 
     Raises:
-        NtpsError: If the layer is missing, widths or classes differ, or the moments cannot be solved.
+        NtpsError: If widths or numbers of classes differ.
     """
-    for what, first, second in (("width", before.width, after.width), ("classes", before.n_targets, after.n_targets)):
-        if first != second:
-            raise NtpsError(f"{what} is {first} before and {second} after; the two must be of one model and task.")
-    views = before.layer(layer), after.layer(layer)
-    solved = [solve_layer(view, center=center) for view in views]
-    k_u, k_v = _shared_ranks(solved)
-    U, V = [s.U.vectors[:, :k_u] for s in solved], [s.V.vectors[:, :k_v] for s in solved]
-    scales = [_channel_scale(view.M) for view in views]
-    held_out = before.n_folds >= 2 and after.n_folds >= 2
+    sides = before, after
+    solved = before.solved, after.solved
+    for what, axis in (("width", 0), ("number of classes", 1)):
+        sizes = [side.pooled.X.shape[axis] for side in solved]
+        if sizes[0] != sizes[1]:
+            raise NtpsError(
+                f"the {what} is {sizes[0]} before and {sizes[1]} after; both must be of one model and task."
+            )
+    k_u, k_v = (min(getattr(side.score, name) for side in sides) for name in ("k_u", "k_v"))
+    U, V = [side.U.vectors[:, :k_u] for side in solved], [side.V.vectors[:, :k_v] for side in solved]
+    scales = [_channel_scale(side.pooled.M) for side in solved]
+    held_out = before.held_out is not None and after.held_out is not None
 
-    def score_of(u: int, v: int, s: int) -> float:
+    def ntps(u: int, v: int, s: int) -> float:
         if not k_u or not k_v:
             return math.nan
-        left, right = ((part / scales[s][:, None]) for part in (scales[u][:, None] * U[u], scales[v][:, None] * V[v]))
-        return float(ntps_table(left, right)[-1, -1])
+        rescaled_U, rescaled_V = (scales[u] / scales[s])[:, None] * U[u], (scales[v] / scales[s])[:, None] * V[v]
+        return float(ntps_table(rescaled_U, rescaled_V)[-1, -1])
 
-    shares: dict[tuple[int, int], float] = {}
-    for u, moments in enumerate((before, after)):
-        for v in (0, 1):
-            moved = V[v] if u == v else V[v] * (scales[v] / scales[u])[:, None]  # the same directions, in u's channels
-            if held_out and k_v:
-                shares[u, v] = held_out_explained(moments, layer, moved, [k_v]).explained[0]
-            else:
-                shares[u, v] = _explained(views[u], moved) if k_v else 0.0
+    def share(u: int, v: int) -> float:
+        if not k_v:
+            return 0.0
+        if u == v:
+            return _own_share(sides[u], k_v, held_out)
+        moved = (scales[v] / scales[u])[:, None] * V[v]  # the other side's directions, in this side's channels
+        if held_out:
+            return held_out_explained(solved[u].folds, moved, [k_v]).explained[0]
+        return _share_through(solved[u], moved)
+
+    shares = {(u, v): share(u, v) for u in (0, 1) for v in (0, 1)}
     return LayerChange(
-        layer=layer,
+        layer=before.solved.layer,
         k_u=k_u,
         k_v=k_v,
         angles_u=tuple(principal_angles(*U).tolist()),
         angles_v=tuple(principal_angles(*V).tolist()),
-        ntps=split_change(score_of),
+        ntps=split_change(ntps),
         explained=split_change(lambda u, v, s: shares[u, v]),
         held_out=held_out,
     )
 
 
-def _shared_ranks(solved: list[LayerSolution]) -> tuple[int, int]:
-    """Return the default ranks that both solutions have."""
-    ranks = [default_ranks(s.U.rank, s.V.vectors.shape[1], s.d) for s in solved]
-    return min(k for k, _ in ranks), min(k for _, k in ranks)
+def _own_share(side: ScoredLayer, k_v: int, held_out: bool) -> float:
+    """Return the share of label variance explained through the layer's own first k_v directions."""
+    if not held_out or side.held_out is None:
+        return side.solved.r2_at(k_v)
+    values = side.held_out if k_v in side.held_out.ks else side.solved.held_out([k_v])
+    return values.at(k_v)[0]
+
+
+def _share_through(solved: Solved, V: Tensor) -> float:
+    """Return the share of label variance explained, in sample, through directions V (d, k) that are not the layer's."""
+    moments = solved.pooled.centered()
+    if solved.ceiling == 0:  # nothing can be explained, or there is no variance
+        return 0.0
+    return min(float(explained_curve(solved.centered, moments.X, V)[-1] / moments.yy.trace()), 1.0)
 
 
 def _channel_scale(M: Tensor) -> Tensor:
     """Return the root mean square (d,) of each pooled channel; 1 for a channel that is always zero."""
     squares = M.diagonal().clamp_min(0.0)
     return torch.where(squares > 0, squares.sqrt(), 1.0)
-
-
-def _explained(view: LayerMoments, V: Tensor) -> float:
-    """Return the share of label variance explained through V, in sample, as `solve_layer` computes it."""
-    middle = view.centered()
-    variance = float(middle.yy.trace())
-    if variance <= VARIANCE_RTOL * float(view.yy.trace()):
-        return 0.0
-    largest = float(torch.linalg.eigvalsh(view.M)[-1])
-    centred = whitening(middle.M, rtol=POOLED_RTOL, max_rank=max(view.n - 1, 0), scale=largest)
-    return min(max(float(explained_curve(centred, middle.X, V)[-1]) / variance, 0.0), 1.0)
-
-
-def _orthonormal(columns: Tensor) -> Tensor:
-    """Return an orthonormal basis of the column space, whatever the columns' lengths."""
-    columns = columns.to(torch.float64)
-    if not torch.isfinite(columns).all():
-        raise NtpsError("a subspace holds a number that is not finite; collect the moments again.")
-    lengths = columns.norm(dim=0)
-    left, singular, _ = torch.linalg.svd(columns / torch.where(lengths > 0, lengths, 1.0), full_matrices=False)
-    size = max(columns.shape) * torch.finfo(torch.float64).eps
-    return left[:, singular > size * singular.max()] if len(singular) else left
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,131 +1,131 @@
 """Before and after fine-tuning: accuracy, scores of every layer, next-token loss, and what changed in the weights.
 
-The texts are split once, stratified: 60 % train, 15 % choose the step by their loss, 25 % judge. "Before" is the frozen
-linear probe fitted on the training texts, which is also the head that fine-tuning starts from; "after" is the tuned
-network with its head. Both are judged on the same test texts, as are scores and next-token loss. No test text or label
-is seen by training or by the choice of the step.
+The texts are split once, stratified: 60 % train, 15 % choose the step by their loss, 25 % are the test texts. "Before"
+is the frozen linear probe fitted on the training texts, which is also the head that fine-tuning starts from; "after" is
+the tuned network with its head. Accuracies, scores and next-token losses of both are those of the same test texts.
+Neither training nor the choice of the step sees a text or label of them.
 """
 
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ntps._files import jsonable
 from ntps._version import __version__
-from ntps.core.moments import Moments
-from ntps.core.solve import score
-from ntps.errors import NtpsError, in_range
-from ntps.finetune.changes import find_intruders, layer_change
+from ntps.errors import NtpsError, in_range, one_of
+from ntps.finetune.changes import LayerChange, find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import FineTuned, check_classes, fine_tune
-from ntps.models import loading
-from ntps.models.features import Features
+from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.forward import encode, pooled_features
+from ntps.models.language_model import without_head
+from ntps.models.load import has_language_model_head
 from ntps.models.next_token import next_token_loss
-from ntps.models.passes import collect
-from ntps.models.plan import DEFAULT_MAX_LENGTH, layer_at, make_request, parse_layers
+from ntps.models.plan import DEFAULT_MAX_LENGTH, layer_at, parse_layers
+from ntps.scoring import LayerScore, ScoreResult, ScoreSettings, assign_folds, labels_of, score_layers
 from ntps.scoring.probes import class_scores
+from ntps.scoring.scores import score_result
 
 if TYPE_CHECKING:
-    from ntps.models.load import LanguageModel
-    from ntps.tasks.load import Task
+    from ntps.tasks import Task
 
-TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15  # of all texts; the rest trains
+TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15  # of all texts; the others are trained on
+ANALYSES = ("changes", "intruders")
 
 
 def before_and_after(
-    model: "str | os.PathLike[str] | LanguageModel",
+    model: str | os.PathLike[str] | LanguageModel,
     task: "Task",
     *,
     settings: TrainSettings | None = None,
     seed: int = 0,
-    folds: int = 5,
+    folds: int | str = "auto",
     layers: str | int | Sequence[int] = "all",
+    analyses: Sequence[str] = ANALYSES,
     output: str | Path | None = None,
     resume: bool = False,
-    changes: bool = True,
-    intruders: bool = True,
-    batch_size: int = 32,
     progress: bool | None = None,
-    **loading_options: Any,
 ) -> LoraResult:
-    """Fine-tune a model on a task and compare it with what it was.
+    """Fine-tune a model on a task and compare it with the original.
 
     Args:
-        model: A name or path as for `ntps.load_model`, or a model loaded by it. Given by name, it is loaded with its
-            language-model head if it has one, for the next-token loss; of a loaded one that takes `head=True`.
-        task: From `ntps.load_task`. Texts without tokens are left out and counted.
-        settings: See `TrainSettings`; LoRA with its defaults when `None`.
+        model: A name or path, which is loaded by `load_for_training`; for other options give a model loaded by
+            `ntps.load_model`, with `head=True` for the next-token loss.
+        task: From `ntps.load_task`; its first label column counts. Texts without tokens are left out and counted.
+        settings: Options of the training; `None` is LoRA with the defaults of `TrainSettings`.
         seed: Seed of the split, of training, and of the folds.
-        folds: Folds of the test texts, for held-out shares; 0 for none.
-        layers: Layers to score, as in `ntps.collect_moments`.
+        folds: Folds of the test texts for held-out shares; 0 for none; `"auto"` for 5, or fewer if no class has as many
+            test texts.
+        layers: Layers to score, as for `ntps.collect`.
+        analyses: What to examine beside the scores: `"changes"`, the subspaces of each layer (with folds it takes as
+            long as the scores), and `"intruders"`, the singular vectors of each trained matrix.
         output: Folder for training state, adapter, head and `training.json`.
-        resume: Go on from the state in `output`.
-        changes: Compare subspaces layer by layer (with folds it costs twice as much as the scores).
-        intruders: Look for intruder dimensions (two singular value decompositions per trained matrix).
-        batch_size: Most texts in a batch when scoring.
-        progress: Show bars on stderr; by default when it is a terminal.
-        **loading_options: For `ntps.load_model`: `dtype`, `device`, `revision`, `tokenizer`, `trust_remote_code`.
+        resume: Continue from the state in `output`, if there is one.
+        progress: Whether to show progress bars on stderr; by default when it is a terminal.
 
     The next-token loss after fine-tuning is that of the tuned network under the original head, which is not trained.
-    Memory: the network twice (three times while Adam trains all weights, and its moments).
+    Memory: the network twice; with method `"full"` or `"scratch"` also gradients and optimiser state.
 
     Raises:
-        NtpsError: If an option cannot be met, a class is missing from a part, or training fails; see `fine_tune`.
+        NtpsError: If an option is out of range, a class is missing from a part, or training fails; see `fine_tune`.
     """
-    settings = settings or TrainSettings()
-    loaded = load_for_training(model, **loading_options)
-    settings = settings.for_width(loaded.width)
-    bare = replace(loaded, model=loading.without_head(loaded.model))
-    task, n_skipped = _with_tokens(loaded, task, settings.max_length)
+    for analysis in analyses:
+        one_of(analysis, ANALYSES, "analyses")
+    loaded = load_for_training(model)
+    settings = (settings or TrainSettings()).for_width(loaded.width)
+    frozen = replace(loaded, model=without_head(loaded.model))
+    task, n_skipped = _with_tokens(loaded, task.with_column(task.columns[0].name), settings.max_length)
     train, validation, test = split_task(task, seed=seed)
-    options: dict[str, Any] = {"folds": folds, "seed": seed, "max_length": settings.max_length}
-    make_request(bare.n_layers, bare.max_positions, test, layers=layers, **options)  # refused now, not after training
-    wanted = parse_layers(layers, bare.n_layers)
-    options |= {"layers": sorted({*wanted, bare.n_layers - 1}), "batch_size": batch_size, "progress": progress}
+    chosen = parse_layers(layers, loaded.n_layers)
+    assign_folds(test.labels, folds, seed=seed)  # refused now, not after training
 
     tuned = fine_tune(
-        bare, train, validation, settings=settings, seed=seed, output=output, resume=resume, progress=progress
+        frozen, train, validation, settings=settings, seed=seed, output=output, resume=resume, progress=progress
     )
-    n_trained, best_step = tuned.n_trained, tuned.best_step
-    probe, both = _frozen_probes(bare, tuned, train, validation)
+    n_trained = tuned.n_trained
+    probe, larger_probe = _frozen_probes(frozen, tuned, train, validation)
     merged = tuned.merge()
-    passes: list[tuple[Moments, Features]] = [cast(Any, collect(which, test, **options)) for which in (bare, merged)]
-    truth = passes[0][1].labels
-    guesses = [head.predict(kept.layer(bare.n_layers - 1)) for head, (_, kept) in
-               zip((probe, tuned.readout), passes, strict=True)]  # fmt: skip
-    ids = encode(bare, test.texts, settings.max_length)
-    has_head = loading.without_head(loaded.model) is not loaded.model
-    losses = [next_token_loss(loaded, ids, network=which.model, batch_size=batch_size) if has_head else None
-              for which in (bare, merged)]  # fmt: skip
-    more = class_scores(truth, both.predict(passes[0][1].layer(bare.n_layers - 1)))[0]
-    sides = [
-        Side(*class_scores(truth, guess), loss, score(moments, layers=wanted), extra)
-        for guess, loss, (moments, _), extra in zip(guesses, losses, passes, (more, None), strict=True)
-    ]
-    difference = (guesses[1] == truth).astype(float) - (guesses[0] == truth)
+
+    last = loaded.n_layers - 1
+    before, after = (
+        collect(side, test, layers=[*chosen, last], max_length=settings.max_length, progress=progress)
+        for side in (frozen, merged)
+    )
+    scores, changes = _compare_layers(
+        before, after, ScoreSettings(folds=folds, seed=seed), chosen, with_changes="changes" in analyses
+    )
+    predicted = probe.predict(before.layer(last)), tuned.readout.predict(after.layer(last))
+    losses: tuple[float | None, float | None] = (None, None)
+    if loaded.model is not frozen.model:  # there is a language-model head
+        ids = encode(loaded, test.texts, settings.max_length)
+        losses = next_token_loss(loaded, ids), next_token_loss(loaded, ids, network=merged.model)
+    with_validation = class_scores(test.labels, larger_probe.predict(before.layer(last)))[0]
+    intruders = find_intruders(frozen.model, merged.model) if "intruders" in analyses else ()
+    difference = (predicted[1] == test.labels).astype(float) - (predicted[0] == test.labels)
     return LoraResult(
         model=loaded.name,
         task=task.name,
         n_train=len(train),
         n_validation=len(validation),
         n_test=len(test),
-        before=sides[0],
-        after=sides[1],
-        gain_standard_error=float(difference.std(ddof=1) / math.sqrt(len(truth))) if len(truth) > 1 else math.nan,
+        before=replace(
+            _side(test.labels, predicted[0], losses[0], scores[0]), accuracy_with_validation=with_validation
+        ),
+        after=_side(test.labels, predicted[1], losses[1], scores[1]),
+        gain_standard_error=float(difference.std(ddof=1) / math.sqrt(len(test))) if len(test) > 1 else math.nan,
         settings=settings.to_dict(),
         seed=seed,
         curve=tuple(tuned.curve),
-        best_step=best_step,
-        changes=tuple(layer_change(passes[0][0], passes[1][0], n).to_dict() for n in wanted) if changes else (),
-        intruders=tuple(row.to_dict() for row in find_intruders(bare.model, merged.model)) if intruders else (),
+        best_step=tuned.best_step,
+        changes=tuple(change.to_dict() for change in changes),
+        intruders=tuple(row.to_dict() for row in intruders),
         provenance={
             "model_fingerprint": loaded.fingerprint,
             "model_source": loaded.source,
@@ -139,102 +139,156 @@ def before_and_after(
             "n_trained": n_trained,
             "split": {"validation": VALIDATION_SHARE, "test": TEST_SHARE, "stratified": True},
             "pooling": "mean over tokens, after the final norm",
-            "folds": folds,
+            "folds": scores[0].settings["folds"],
             "versions": _versions(),
         },
     )
 
 
 def repeat(
-    model: "str | os.PathLike[str] | LanguageModel",
+    model: str | os.PathLike[str] | LanguageModel,
     task: "Task",
     *,
     seeds: int | Sequence[int] = 3,
+    settings: TrainSettings | None = None,
+    folds: int | str = "auto",
+    layers: str | int | Sequence[int] = "all",
+    analyses: Sequence[str] = ANALYSES,
     output: str | Path | None = None,
-    **options: Any,
+    resume: bool = False,
+    progress: bool | None = None,
 ) -> LoraRepeats:
     """Run `before_and_after` under several seeds; the model is loaded once.
 
     Args:
-        model: As in `before_and_after`.
-        task: As in `before_and_after`.
-        seeds: The seeds, or how many, from 0.
-        output: Each run writes into a folder `seed-N` in it.
-        **options: As in `before_and_after`.
+        model: A name or path, or a loaded model, as for `before_and_after`.
+        task: The task.
+        seeds: The seeds, or their number, which then are 0, 1, ...
+        settings: Options of the training.
+        folds: Folds of the test texts.
+        layers: Layers to score.
+        analyses: What to examine beside the scores.
+        output: Folder in which every run has a folder of its own, `seed-N`.
+        resume: Continue from the states in these folders, where there are any.
+        progress: Whether to show progress bars.
 
     Raises:
-        NtpsError: As `before_and_after`, or if there is no seed or one comes twice.
+        NtpsError: If there is no seed or one is given twice, or a run fails; see `before_and_after`.
     """
     if isinstance(seeds, int):
         in_range(seeds, 1, None, "seeds")
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise NtpsError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")
-    loading_names = ("dtype", "device", "revision", "tokenizer", "trust_remote_code", "random_weights", "gguf_file")
-    loaded = load_for_training(model, **{name: options.pop(name) for name in loading_names if name in options})
-    folders = [None if output is None else Path(output) / f"seed-{seed}" for seed in chosen]
-    pairs = zip(chosen, folders, strict=True)
-    return LoraRepeats(tuple(before_and_after(loaded, task, seed=s, output=folder, **options) for s, folder in pairs))
+    loaded = load_for_training(model)
+    runs = [
+        before_and_after(
+            loaded,
+            task,
+            settings=settings,
+            seed=seed,
+            folds=folds,
+            layers=layers,
+            analyses=analyses,
+            output=None if output is None else Path(output) / f"seed-{seed}",
+            resume=resume,
+            progress=progress,
+        )
+        for seed in chosen
+    ]
+    return LoraRepeats(runs=tuple(runs))
 
 
 def fine_tune_gain(
-    model: "str | os.PathLike[str] | LanguageModel",
+    model: str | os.PathLike[str] | LanguageModel,
     task: "Task",
     settings: TrainSettings | None = None,
     *,
     seed: int = 0,
-    folds: int = 5,
-    batch_size: int = 32,
+    folds: int | str = "auto",
 ) -> dict[str, Any]:
-    """Return what a study needs of one fine-tuning: gains and headline scores, JSON values; no subspaces or intruders.
+    """Return what a study needs of one fine-tuning, as JSON values: gains and headline scores.
+
+    Args:
+        model: A name or path, or a loaded model, as for `before_and_after`.
+        task: The task.
+        settings: Options of the training.
+        seed: Seed of the split, of training, and of the folds.
+        folds: Folds of the test texts.
 
     Returns:
         `accuracy_before`, `accuracy_after`, `gain`, `standard_error` (of the gain, paired over test texts), `n_test`,
-        `best_step`, `next_token_loss_before`, `next_token_loss_after`, and `layers`: for half the depth and the last
-        layer, by number as text, `before` and `after`, each with `ntps`, `explained_heldout`, `ceiling_heldout`.
+        `best_step`, `next_token_loss_before`, `next_token_loss_after`, and `layers`: for the layer at half the depth
+        and the last one, by number as text, `before` and `after`, each with `ntps`, `explained_heldout` and
+        `ceiling_heldout`.
 
     Raises:
-        NtpsError: As `before_and_after`.
+        NtpsError: If training or scoring fails; see `before_and_after`.
     """
     loaded = load_for_training(model)
     layers = sorted({layer_at(depth, loaded.n_layers) for depth in (0.5, 1.0)})
-    quiet: dict[str, Any] = {"progress": False, "changes": False, "intruders": False}
-    done = before_and_after(
-        loaded, task, settings=settings, seed=seed, folds=folds, layers=layers, batch_size=batch_size, **quiet
+    result = before_and_after(
+        loaded, task, settings=settings, seed=seed, folds=folds, layers=layers, analyses=(), progress=False
     )
-    names = ("ntps", "explained_heldout", "ceiling_heldout")
-    rows: dict[str, Any] = {}
-    for layer in layers:
-        sides = {"before": asdict(done.before.score[layer]), "after": asdict(done.after.score[layer])}
-        rows[str(layer)] = {side: {name: values[name] for name in names} for side, values in sides.items()}
-    found = {
-        "accuracy_before": done.before.accuracy,
-        "accuracy_after": done.after.accuracy,
-        "gain": done.gain,
-        "standard_error": done.gain_standard_error,
-        "n_test": done.n_test,
-        "best_step": done.best_step,
-        "next_token_loss_before": done.before.next_token_loss,
-        "next_token_loss_after": done.after.next_token_loss,
-        "layers": rows,
-    }
-    return cast("dict[str, Any]", jsonable(found))
+
+    def headline(score: LayerScore) -> dict[str, Any]:
+        return {name: getattr(score, name) for name in ("ntps", "explained_heldout", "ceiling_heldout")}
+
+    return jsonable(
+        {
+            "accuracy_before": result.before.accuracy,
+            "accuracy_after": result.after.accuracy,
+            "gain": result.gain,
+            "standard_error": result.gain_standard_error,
+            "n_test": result.n_test,
+            "best_step": result.best_step,
+            "next_token_loss_before": result.before.next_token_loss,
+            "next_token_loss_after": result.after.next_token_loss,
+            "layers": {
+                str(layer): {
+                    "before": headline(result.before.score[layer]),
+                    "after": headline(result.after.score[layer]),
+                }
+                for layer in layers
+            },
+        }
+    )
 
 
-def load_for_training(model: "str | os.PathLike[str] | LanguageModel", **options: Any) -> "LanguageModel":
-    """Load a model with its language-model head, or without where the checkpoint has none.
+def load_for_training(
+    model: str | os.PathLike[str] | LanguageModel,
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a model with its language-model head, or without if its configuration names a class that has none.
+
+    Args:
+        model: A name or path as for `ntps.load_model`, or a loaded model, which is returned as it is.
+        tokenizer: A tokenizer, or the name or directory of one; by default the model's own.
+        revision: Branch, tag or commit of a hub model.
+        dtype: Type of the weights, as for `ntps.load_model`.
+        device: Device as torch names it; by default the first CUDA device, or else the CPU.
+        trust_remote_code: Whether to run model code from the model's repository.
 
     Raises:
-        NtpsError: As `ntps.load_model`.
+        NtpsError: If the model cannot be loaded, or an option is given together with a loaded model.
     """
-    from ntps.models.load import LanguageModel, load_model
-
-    if isinstance(model, LanguageModel):
-        return load_model(model, **options)
-    try:
-        return load_model(model, head=True, **options)
-    except NtpsError:
-        return load_model(model, **options)  # a checkpoint without a head; what else was wrong is said here
+    head = False  # of a loaded model: load_model then refuses every other option too
+    if not isinstance(model, LanguageModel):
+        head = has_language_model_head(model, revision=revision, trust_remote_code=trust_remote_code)
+    return load_model(
+        model,
+        tokenizer=tokenizer,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        head=head,
+    )
 
 
 def split_task(task: "Task", *, seed: int = 0) -> "tuple[Task, Task, Task]":
@@ -246,28 +300,65 @@ def split_task(task: "Task", *, seed: int = 0) -> "tuple[Task, Task, Task]":
     check_classes(task, "labelled")
     rest, test = task.split(TEST_SHARE, seed=seed)
     train, validation = rest.split(VALIDATION_SHARE / (1 - TEST_SHARE), seed=seed)
-    parts = {"training": train, "validation": validation, "test": test}
-    for name, part in parts.items():
+    for name, part in {"training": train, "validation": validation, "test": test}.items():
         check_classes(replace(part, name=task.name), name)
     return train, validation, test
 
 
-def _with_tokens(model: "LanguageModel", task: "Task", max_length: int | None) -> "tuple[Task, int]":
+def _with_tokens(model: LanguageModel, task: "Task", max_length: int | None) -> "tuple[Task, int]":
     """Return the task without the texts that have no token, and their number."""
     ids = model.tokenize(task.texts, DEFAULT_MAX_LENGTH if max_length is None else max_length).ids
-    kept = [place for place, row in enumerate(ids) if row]
-    return (task, 0) if len(kept) == len(task) else (task.subset(kept), len(task) - len(kept))
+    with_tokens = [index for index, row in enumerate(ids) if row]
+    n_skipped = len(task) - len(with_tokens)
+    return (task.subset(with_tokens) if n_skipped else task), n_skipped
 
 
-def _frozen_probes(model: "LanguageModel", tuned: FineTuned, train: "Task", held: "Task") -> tuple[Readout, Readout]:
-    """Return the frozen model's probes, fitted on the training texts, and on these and the validation texts."""
-    ids = encode(model, [*train.texts, *held.texts], tuned.settings.max_length)
+def _frozen_probes(
+    model: LanguageModel, tuned: FineTuned, train: "Task", validation: "Task"
+) -> tuple[Readout, Readout]:
+    """Return probes of the frozen model fitted on the training texts, and on training and validation texts."""
+    ids = encode(model, [*train.texts, *validation.texts], tuned.settings.max_length)
     features = pooled_features(model, model.model, ids)
-    labels, n = np.concatenate([train.labels, held.labels]), train.n_classes
-    both = fit_readout(features, labels, n, seed=tuned.seed)
-    if tuned.settings.method != "scratch":
-        return tuned.initial_readout.cpu(), both.cpu()
-    return fit_readout(features[: len(train)], train.labels, n, seed=tuned.seed), both
+    labels, n_classes = np.concatenate([train.labels, validation.labels]), train.n_classes
+    larger = fit_readout(features, labels, n_classes, seed=tuned.seed)
+    if tuned.settings.method == "scratch":  # its initial head is a probe of random weights
+        return fit_readout(features[: len(train)], train.labels, n_classes, seed=tuned.seed), larger
+    return tuned.initial_readout.cpu(), larger
+
+
+def _compare_layers(
+    before: Representations,
+    after: Representations,
+    settings: ScoreSettings,
+    layers: Sequence[int],
+    *,
+    with_changes: bool,
+) -> tuple[tuple[ScoreResult, ScoreResult], list[LayerChange]]:
+    """Score both sides, and compare their solutions layer by layer, as each is solved once and then let go."""
+    labels = labels_of(before)
+    scores: list[tuple[LayerScore, LayerScore]] = []
+    changes: list[LayerChange] = []
+    sides = (score_layers(side, labels, settings, layers=layers) for side in (before, after))
+    for first, second in zip(*sides, strict=True):
+        scores.append((first.score, second.score))
+        if with_changes:
+            changes.append(layer_change(first, second))
+    results = (
+        score_result(before, labels, settings, [pair[0] for pair in scores]),
+        score_result(after, labels, settings, [pair[1] for pair in scores]),
+    )
+    return results, changes
+
+
+def _side(labels: np.ndarray, predicted: np.ndarray, next_token_loss: float | None, score: ScoreResult) -> Side:
+    accuracy, balanced_accuracy, macro_f1 = class_scores(labels, predicted)
+    return Side(
+        accuracy=accuracy,
+        balanced_accuracy=balanced_accuracy,
+        macro_f1=macro_f1,
+        next_token_loss=next_token_loss,
+        score=score,
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -275,5 +366,9 @@ def _versions() -> dict[str, str]:
     import torch
     import transformers
 
-    return {"ntps": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
-            "peft": peft.__version__}  # fmt: skip
+    return {
+        "ntps": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+    }

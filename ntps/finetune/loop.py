@@ -16,8 +16,9 @@ from ntps.errors import NtpsError
 from ntps.finetune import adapters
 from ntps.finetune.head import fit_readout
 from ntps.finetune.settings import TrainSettings
-from ntps.models import loading
 from ntps.models.forward import encode, halving, pool, pooled_features
+from ntps.models.language_model import without_head
+from ntps.models.load import random_network
 
 if TYPE_CHECKING:
     from ntps.models.load import LanguageModel
@@ -329,9 +330,9 @@ class Trainer:
 
 def _trainable(model: "LanguageModel", settings: TrainSettings, seed: int) -> tuple[Any, Any]:
     """Return a copy of the network in which the method's weights require gradients, and PEFT's wrapper or `None`."""
-    backbone = loading.without_head(model.model)
+    backbone = without_head(model.model)
     if settings.method == "scratch":
-        network = loading.fresh_network(backbone.config, False, seed, "float32").to(model.device)
+        network = random_network(backbone.config, seed=seed, dtype="float32").to(model.device)
     else:
         network = copy.deepcopy(backbone)
     if settings.method in ("full", "scratch"):

@@ -1,7 +1,7 @@
 """The recipe of the bundled models: `python -m ntps.miniworld.train --size all --output DIR`.
 
 Plain next-token prediction on documents of the `pretrain` stream, each seen once, with a small Llama. Seeded: the same
-machine and number of threads give the same losses. An interrupted run goes on with `--resume` as if it had not been.
+machine and number of threads give the same losses. With `--resume` an interrupted run continues as if it had not been.
 """
 
 import argparse
@@ -9,14 +9,16 @@ import copy
 import json
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ntps._files import atomic_path, atomic_write, read_json
+from ntps._files import atomic_path, atomic_write, load_tensors, read_json, save_tensors
+from ntps._text import progress as progress_bar
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.miniworld import words
 from ntps.miniworld.card import write_card
@@ -26,7 +28,10 @@ from ntps.miniworld.likelihood import log_likelihood
 from ntps.miniworld.recipe import RECIPES, build_model, build_tokenizer
 
 VALIDATION = 2000
-LOG_EVERY = 25
+LOG_EVERY = 25  # steps
+STATE_EVERY = 250  # steps
+STATE_KIND = "ntps-recipe-state"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 def encode(texts: tuple[str, ...], tokenizer: Any) -> list[list[int]]:
@@ -70,49 +75,158 @@ def evaluate(model: Any, tokenizer: Any, sample: Sample) -> float:
     return total / sum(len(row) - 1 for row in rows)
 
 
-def _save(path: Path, model: Any, tokenizer: Any, facts: dict[str, Any], validation: Sample) -> None:
-    """Write a checkpoint in float16 with tokenizer, card and record; its loss is measured on what is written."""
-    from safetensors.torch import save_file
+@dataclass(kw_only=True)
+class Progress:
+    """What a run has come to, apart from its tensors; JSON values.
 
-    half = copy.deepcopy(model).half()
-    loss = evaluate(copy.deepcopy(half).float(), tokenizer, validation)
-    tensors = {key: value.cpu() for key, value in half.state_dict().items() if key != "lm_head.weight"}  # tied
-    half.config.architectures = [type(half).__name__]
-    half.config.dtype = torch.float16
-    half.config.save_pretrained(path)
-    with atomic_path(path / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    tokenizer.save_pretrained(path)
-    write_card(path, path.name, {**facts, "loss": loss})
+    Attributes:
+        step: Steps completed.
+        losses: Pairs of a step and the mean loss since the last pair, in nats per token.
+        recent: Losses of the steps since then.
+        seconds: Duration of the run.
+    """
 
-
-def _write_state(path: Path, parameters: dict[str, Any], optimizer: Any, record: dict[str, Any]) -> None:
-    """Write all that a run needs to go on, in one file: it is there as a whole or not at all."""
-    from safetensors.torch import save_file
-
-    tensors = {key: parameter.data.cpu() for key, parameter in parameters.items()}
-    for moment in ("exp_avg", "exp_avg_sq"):
-        tensors |= {f"{key}|{moment}": optimizer.state[p][moment].cpu() for key, p in parameters.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"record": json.dumps(record)})
+    step: int = 0
+    losses: list[list[float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
 
-def _read_state(path: Path, parameters: dict[str, Any], optimizer: Any, run: dict[str, Any]) -> dict[str, Any]:
-    """Read what `_write_state` wrote into the parameters and the optimiser, and return the record."""
-    from safetensors import SafetensorError, safe_open
+class Pretraining:
+    """One run of the recipe; arguments as for `train`."""
 
-    try:
-        with safe_open(path, "pt") as state:
-            record = json.loads(state.metadata()["record"])
-            if record["run"] != run:
-                raise NtpsError(f"{path} holds another run ({record['run']}); delete it or leave out --resume.")
-            for key, parameter in parameters.items():
-                parameter.data.copy_(state.get_tensor(key))
-                moments = {m: state.get_tensor(f"{key}|{m}").to(parameter.device) for m in ("exp_avg", "exp_avg_sq")}
-                optimizer.state[parameter] = {"step": torch.tensor(float(record["step"])), **moments}
-    except SafetensorError as error:
-        raise NtpsError(f"{path} is damaged ({error}); delete it or leave out --resume.") from error
-    return record
+    def __init__(
+        self,
+        size: str,
+        output: Path,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        resume: bool = False,
+        device: str = "cpu",
+        knobs: Mapping[str, float] | None = None,
+    ) -> None:
+        self.recipe = RECIPES[one_of(size, RECIPES, "size")]
+        self.steps = in_range(self.recipe.steps if steps is None else steps, 1, None, "steps")
+        self.name, self.output, self.device = f"miniworld-{size}", Path(output), device
+        world: dict[str, Any] = dict(sorted((knobs or {}).items()))
+        self.validation = sample_documents(VALIDATION, split="validation", **world)
+        self.entropy = float(-log_likelihood(self.validation).sum() / self.validation.n_tokens.sum())
+        self.tokenizer = build_tokenizer()
+        self.model = build_model(self.recipe, seed).to(device)
+        corpus = sample_documents(self.steps * self.recipe.batch, seed=seed, split="pretrain", **world)
+        self.batches = make_batches(encode(corpus.texts, self.tokenizer), self.recipe.batch, seed)
+        self.n_tokens = [int((ids[:, 1:] > 0).sum()) for ids in self.batches]
+        self.parameters = dict(self.model.named_parameters())
+        groups = [
+            {"params": [p for p in self.parameters.values() if p.ndim > 1], "weight_decay": 0.1},
+            {"params": [p for p in self.parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=(0.9, 0.98))
+        self.run_record = {"size": size, "seed": seed, "steps": self.steps, "knobs": world}
+        self.state_path = self.output / f".{self.name}.state.safetensors"
+        self.progress = Progress()
+        if resume and self.state_path.is_file():
+            self._read_state()
+        self.started = time.perf_counter() - self.progress.seconds
+
+    def run(self) -> Iterator[int]:
+        """Train to the end and write the model with its ladder.
+
+        Yields:
+            The number of each step, when it is complete and its state, if one is due, written.
+        """
+        while self.progress.step < self.steps:
+            if self.progress.step in self.recipe.ladder:
+                self._save(self.output / f"{self.name}@step{self.progress.step}")
+            self._advance()
+            if self.progress.step % STATE_EVERY == 0 and self.progress.step < self.steps:
+                self._write_state()
+            yield self.progress.step
+        self._save(self.output / self.name)
+        self.state_path.unlink(missing_ok=True)
+        atomic_write(self.output / CHECKSUMS, json.dumps(compute_checksums(self.output), indent=1) + "\n")
+
+    def _advance(self) -> None:
+        """Take one step of the optimiser."""
+        progress, step = self.progress, self.progress.step
+        warmup = min(100, max(1, self.steps // 10))
+        cosine = 0.5 + 0.5 * np.cos(np.pi * min(1.0, step / self.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * min((step + 1) / warmup, cosine)
+        loss = loss_sum(self.model, self.batches[step].to(self.device))
+        # Divided by the mean number of tokens, not by this batch's: every token weighs the same.
+        (loss / (sum(self.n_tokens) / self.steps)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        progress.recent.append(float(loss.detach()) / self.n_tokens[step])
+        progress.step += 1
+        if progress.step % LOG_EVERY == 0 or progress.step == self.steps:
+            progress.losses.append([progress.step, round(sum(progress.recent) / len(progress.recent), 4)])
+            progress.recent = []
+
+    def _save(self, path: Path) -> None:
+        """Write a checkpoint in float16 with tokenizer, card and record; its loss is measured on what is written."""
+        from safetensors.torch import save_file
+
+        half = copy.deepcopy(self.model).half()
+        loss = evaluate(copy.deepcopy(half).float(), self.tokenizer, self.validation)
+        tensors = {key: value.cpu() for key, value in half.state_dict().items() if key != "lm_head.weight"}  # tied
+        half.config.architectures = [type(half).__name__]
+        half.config.dtype = torch.float16
+        half.config.save_pretrained(path)
+        with atomic_path(path / "model.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        self.tokenizer.save_pretrained(path)
+        write_card(path, path.name, {**self._facts(), "loss": loss})
+
+    def _facts(self) -> dict[str, Any]:
+        """Return the training record as it is now, without the loss."""
+        step = self.progress.step
+        return {
+            **self.run_record,
+            "step": step,
+            "recipe": asdict(self.recipe),
+            "n_parameters": sum(p.numel() for p in self.parameters.values()),
+            "documents": step * self.recipe.batch,
+            "tokens": sum(self.n_tokens[:step]),
+            "entropy_rate": self.entropy,
+            "validation_documents": VALIDATION,
+            "vocabulary": len(words.all_words()),
+            "losses": self.progress.losses,
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "threads": torch.get_num_threads(),
+            "device": str(self.device).partition(":")[0],
+        }
+
+    def _write_state(self) -> None:
+        """Write all that the run needs to continue."""
+        self.progress.seconds = time.perf_counter() - self.started
+        tensors: dict[str, torch.Tensor] = dict(self.parameters)
+        for moment in MOMENTS:
+            tensors |= {f"{key}|{moment}": self.optimizer.state[p][moment] for key, p in self.parameters.items()}
+        header = {"kind": STATE_KIND, "run": self.run_record, "progress": asdict(self.progress)}
+        save_tensors(self.state_path, tensors, header)
+
+    def _read_state(self) -> None:
+        """Put what `_write_state` wrote into place.
+
+        Raises:
+            NtpsError: If it is damaged or belongs to another run.
+        """
+        advice = "delete it or train without resume"
+        try:
+            tensors, header = load_tensors(self.state_path, STATE_KIND)
+        except NtpsError as error:
+            raise NtpsError(f"{str(error).rstrip('.')}; {advice}.") from error
+        if header["run"] != self.run_record:
+            raise NtpsError(f"{self.state_path} is the state of another run ({header['run']}); {advice}.")
+        self.progress = Progress(**header["progress"])
+        for key, parameter in self.parameters.items():
+            parameter.data.copy_(tensors[key])
+            moments = {moment: tensors[f"{key}|{moment}"].to(parameter.device) for moment in MOMENTS}
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.progress.step)), **moments}
 
 
 def train(
@@ -123,22 +237,20 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     device: str = "cpu",
-    progress: bool = True,
-    state_every: int = 250,
-    **knobs: Any,
+    progress: bool | None = None,
+    knobs: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Pretrain one model and write it, with its ladder, below `output`.
 
     Args:
         size: `small`, `base` or `large`.
         output: Folder for the model directories.
-        seed: Of weights, documents and batch order.
-        steps: Instead of the recipe's number.
-        resume: Continue an interrupted run of the same size, seed, steps and knobs.
+        seed: Seed of weights, documents and batch order.
+        steps: Number of steps; the recipe's by default.
+        resume: Continue an interrupted run of the same size, seed, steps and knobs, if there is one.
         device: Torch device.
-        progress: Show a progress bar.
-        state_every: Steps after which the state to resume from is written.
-        **knobs: Attributes of `ntps.miniworld.Knobs`: the world to train on.
+        progress: Whether to show a progress bar; by default when stderr is a terminal.
+        knobs: Attributes of `ntps.miniworld.Knobs`: the world to train on.
 
     Returns:
         The training record, as in `training.json`.
@@ -146,81 +258,13 @@ def train(
     Raises:
         NtpsError: If an argument is bad, or the state to resume from is damaged or belongs to another run.
     """
-    from tqdm.auto import tqdm
-
-    recipe = RECIPES[one_of(size, RECIPES, "size")]
-    total = in_range(recipe.steps if steps is None else steps, 1, None, "steps")
-    name = f"miniworld-{size}"
-    validation = sample_documents(VALIDATION, split="validation", **knobs)
-    entropy = float(-log_likelihood(validation).sum() / validation.n_tokens.sum())
-    tokenizer = build_tokenizer()
-    model = build_model(recipe, seed).to(device)
-    corpus = sample_documents(total * recipe.batch, seed=seed, split="pretrain", **knobs)
-    batches = make_batches(encode(corpus.texts, tokenizer), recipe.batch, seed)
-    n_tokens = [int((ids[:, 1:] > 0).sum()) for ids in batches]
-    per_batch = sum(n_tokens) / total
-    parameters = dict(model.named_parameters())
-    groups = [
-        {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
-    warmup = min(100, max(1, total // 10))
-    run = {"size": size, "seed": seed, "steps": total, "knobs": {k: knobs[k] for k in sorted(knobs)}}
-    state_path = Path(output) / f".{name}.state.safetensors"
-    record: dict[str, Any] = {"run": run, "step": 0, "losses": [], "running": [], "seconds": 0.0}
-    if resume and state_path.is_file():
-        record = _read_state(state_path, parameters, optimizer, run)
-    step, losses, running = record["step"], record["losses"], record["running"]
-    clock = time.perf_counter() - record["seconds"]
-
-    def facts() -> dict[str, Any]:
-        return {
-            **run,
-            "step": step,
-            "recipe": asdict(recipe),
-            "n_parameters": sum(p.numel() for p in parameters.values()),
-            "documents": step * recipe.batch,
-            "tokens": sum(n_tokens[:step]),
-            "entropy_rate": entropy,
-            "validation_documents": VALIDATION,
-            "vocabulary": len(words.all_words()),
-            "losses": losses,
-            "seconds": round(time.perf_counter() - clock, 1),
-            "threads": torch.get_num_threads(),
-            "device": str(device).partition(":")[0],
-        }
-
-    bar = tqdm(total=total, initial=step, desc=name, disable=not progress, unit="step")
-    while step < total:
-        if step in recipe.ladder:
-            _save(Path(output) / f"{name}@step{step}", model, tokenizer, facts(), validation)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(
-                (step + 1) / warmup, 0.5 + 0.5 * np.cos(np.pi * min(1.0, step / total))
-            )
-        loss = loss_sum(model, batches[step].to(device))
-        # Divided by the mean, not by this batch's, number of tokens: every token weighs the same.
-        (loss / per_batch).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        running.append(float(loss.detach()) / n_tokens[step])
-        step += 1
-        bar.update()
-        if step % LOG_EVERY == 0 or step == total:
-            losses.append([step, round(sum(running) / len(running), 4)])
-            bar.set_postfix(loss=f"{losses[-1][1]:.3f}", entropy=f"{entropy:.3f}")
-            running = []
-        if step % state_every == 0 and step < total:
-            record = {"run": run, "step": step, "losses": losses, "running": running}
-            record["seconds"] = time.perf_counter() - clock
-            _write_state(state_path, parameters, optimizer, record)
-    bar.close()
-    _save(Path(output) / name, model, tokenizer, facts(), validation)
-    state_path.unlink(missing_ok=True)
-    atomic_write(Path(output) / CHECKSUMS, json.dumps(compute_checksums(Path(output)), indent=1) + "\n")
-    return read_json(Path(output) / name / "training.json")
+    run = Pretraining(size, output, seed=seed, steps=steps, resume=resume, device=device, knobs=knobs)
+    with progress_bar(run.steps, "steps", progress, initial=run.progress.step, desc=run.name) as bar:
+        for step in run.run():
+            if run.progress.losses and not run.progress.recent:
+                bar.set_description(f"{run.name}, loss {run.progress.losses[-1][1]:.3f}")
+            bar.update(step - bar.n)
+    return read_json(run.output / run.name / "training.json")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -255,8 +299,8 @@ def main(arguments: list[str] | None = None) -> int:
                 steps=options.steps,
                 resume=options.resume,
                 device=device,
-                progress=not options.quiet,
-                **knobs,
+                progress=False if options.quiet else None,
+                knobs=knobs,
             )
             print(
                 f"miniworld-{size}: {facts['loss']:.4f} nats per token, entropy rate {facts['entropy_rate']:.4f} "

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from ntps.errors import NtpsError
-from ntps.models import loading
+from ntps.models.forward import halving
+from ntps.models.language_model import without_head
 from ntps.models.plan import plan_batches
 
 if TYPE_CHECKING:
     from ntps.models.load import LanguageModel
 
-_LOGITS = 1 << 25  # numbers of a batch's logits at most: a vocabulary may be wider than everything else together
+_LOGITS = 1 << 25  # largest number of logits in a batch: a vocabulary may be wider than everything else together
 
 
 def next_token_loss(
@@ -22,29 +23,31 @@ def next_token_loss(
     """Return the mean negative log-likelihood of all tokens after the first, in nats per token.
 
     Args:
-        model: Loaded with `head=True`.
+        model: A model loaded with `head=True`.
         ids: Token ids of the texts.
-        network: A network without a head to read them in place of the model's own, under the same head.
-        batch_size: Most texts in a batch.
+        network: Network without a head that takes the place of the model's own under the same head.
+        batch_size: Largest number of texts in a batch.
 
     Raises:
-        NtpsError: If no text has two tokens.
+        NtpsError: If no text has two tokens, or the memory is too small for a single text.
     """
-    causal, own = model.model, loading.without_head(model.model)
-    name = next(key for key, child in causal.named_children() if child is own)
-    limit = max(1, _LOGITS // model.vocabulary)
-    total, count = 0.0, 0
-    setattr(causal, name, own if network is None else network)
+    causal, backbone = model.model, without_head(model.model)
+    name = next(key for key, child in causal.named_children() if child is backbone)
+    lengths = np.array([len(row) for row in ids])
+
+    def summed_loss(batch: np.ndarray) -> float:
+        tokens, mask = model.pad([ids[index] for index in batch])
+        logits = causal(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        following = tokens[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+        return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="sum"))
+
+    n_predicted = int(np.maximum(lengths - 1, 0).sum())
+    if not n_predicted:
+        raise NtpsError("every text has a single token; a next-token loss needs texts of two tokens or more.")
+    batches = plan_batches(lengths, batch_size, max(1, _LOGITS // model.vocabulary))
+    setattr(causal, name, backbone if network is None else network)
     try:
         with torch.inference_mode():
-            for batch in plan_batches(np.array([len(row) for row in ids]), batch_size, limit):
-                tokens, mask = model.pad([ids[place] for place in batch])
-                logits = causal(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-                wanted = tokens[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-                losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum")
-                total, count = total + float(losses), count + int(mask[:, 1:].sum())
+            return sum(loss for _, loss in halving(batches, summed_loss)) / n_predicted
     finally:
-        setattr(causal, name, own)
-    if not count:
-        raise NtpsError("every text has a single token; a next-token loss needs texts of two tokens or more.")
-    return total / count
+        setattr(causal, name, backbone)

@@ -330,5 +330,5 @@ class _Worker:
         """Fine-tune the network on a task."""
         from ntps.finetune.compare import fine_tune_gain
 
-        options: dict[str, Any] = {"seed": seed, "folds": self.settings.folds, "batch_size": self.batch_size}
+        options: dict[str, Any] = {"seed": seed, "folds": self.settings.folds}
         return from_json(GainRecord, fine_tune_gain(model, task, self.lora, **options), "the gain")

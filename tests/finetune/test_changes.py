@@ -1,30 +1,41 @@
-"""Angles of known subspaces, and changes planted in one place attributed to it."""
+"""Changes that are planted in one place are attributed to it."""
 
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from ntps.core.accumulator import MomentAccumulator
-from ntps.core.encoders import autoregressive_encoder, perception_encoder
-from ntps.core.moments import Moments
-from ntps.core.solve import score
+from ntps.core import NextTokenMoments, autoregressive_encoder, perception_encoder, solve_layer
 from ntps.errors import NtpsError
-from ntps.finetune.changes import layer_change, principal_angles, split_change
+from ntps.finetune.changes import layer_change, split_change
+from ntps.models import Representations
+from ntps.scoring import ScoreSettings, labels_of, read_layer, score_layers
+from ntps.scoring.scores import ScoredLayer
 
 D, CLASSES = 12, 3
 
 
-def collected(states, labels, folds=None, n_folds=0):
-    """Moments of one layer's states: a list of (T, d) tensors."""
-    accumulator = MomentAccumulator(layers=[1], width=D, n_targets=CLASSES, folds=n_folds,
-                                    accumulate_dtype=torch.float64)  # fmt: skip
-    for place, (text, label) in enumerate(zip(states, labels, strict=True)):
-        mask = torch.ones(1, len(text), dtype=torch.int64)
-        fold = None if folds is None else torch.tensor([folds[place]])
-        accumulator.update([text[None]], mask, torch.tensor([label]), fold)
-    return accumulator.finalize({"classes": list(range(CLASSES))})
+def scored(states, labels, folds=0):
+    """One layer of texts, (n, T, d) states, solved and scored."""
+    moments = NextTokenMoments(layers=[1], width=states.shape[2], dtype=torch.float64)
+    pooled = moments.update(states[None], torch.ones(states.shape[:2], dtype=torch.int64))
+    n = len(states)
+    lengths = np.full(n, states.shape[1])
+    representations = Representations(
+        states=pooled.numpy(), next_token=moments, text_index=np.arange(n), lengths=lengths
+    )
+    return next(score_layers(representations, labels_of(representations, labels), ScoreSettings(folds=folds)))
+
+
+def solved_again(layer, *, channels=None, C0=None, C1=None):
+    """The same texts with pooled states in other channels, or with other next-token moments."""
+    solved = layer.solved
+    moments = solved.next_token
+    states = solved.states if channels is None else solved.states @ channels
+    moments = replace(moments, C0=moments.C0 if C0 is None else C0, C1=moments.C1 if C1 is None else C1)
+    solved = solve_layer(states, solved.targets, moments)
+    return ScoredLayer(solved=solved, score=read_layer(solved), held_out=None)
 
 
 @pytest.fixture(autouse=True)
@@ -45,42 +56,7 @@ def texts():
         for _ in range(7):
             rows.append(rows[-1] @ mixing + 0.7 * torch.randn(D, **draw) + 0.3 * shift[label])
         states.append(torch.stack(rows))
-    return states, labels
-
-
-def replaced(moments, **sums):
-    return Moments({**moments.sums, **sums}, moments.layers, moments.prefix, moments.n_folds, moments.metadata)
-
-
-class TestAngles:
-    def test_known_ones(self):
-        angles = torch.tensor([0.0, 1e-9, 0.3, math.pi / 4, 1.2, math.pi / 2], dtype=torch.float64)
-        n = len(angles)
-        first = torch.eye(2 * n, dtype=torch.float64)[:, :n]
-        second = torch.cat([torch.diag(angles.cos()), torch.diag(angles.sin())])
-        turn = torch.linalg.qr(torch.randn(2 * n, 2 * n, dtype=torch.float64))[0]
-        mix = torch.randn(n, n, dtype=torch.float64) + 3 * torch.eye(n)
-        found = principal_angles(turn @ first @ mix, turn @ second * 1e5)
-        np.testing.assert_allclose(found, angles, atol=1e-13)
-
-    def test_against_scipy_and_of_different_size(self):
-        from scipy.linalg import subspace_angles
-
-        rng = np.random.default_rng(1)
-        for a, b in ((3, 5), (5, 3), (1, 7), (9, 8)):
-            first, second = rng.normal(size=(10, a)), rng.normal(size=(10, b))
-            expected = np.sort(subspace_angles(first, second))
-            np.testing.assert_allclose(principal_angles(torch.tensor(first), torch.tensor(second)), expected, atol=1e-7)
-
-    def test_dependent_columns_count_once_and_scales_do_not(self):
-        line = torch.randn(6, 1, dtype=torch.float64)
-        assert principal_angles(torch.cat([line, 2 * line, line * 1e-9], 1), line).tolist() == pytest.approx([0.0])
-
-    def test_what_is_refused(self):
-        with pytest.raises(NtpsError, match=r"\(3, 1\) and \(4, 1\)"):
-            principal_angles(torch.ones(3, 1), torch.ones(4, 1))
-        with pytest.raises(NtpsError, match="not finite"):
-            principal_angles(torch.tensor([[1.0], [math.nan]]), torch.ones(2, 1))
+    return torch.stack(states), labels
 
 
 class TestSplit:
@@ -95,19 +71,18 @@ class TestSplit:
 
 class TestLayerChange:
     def test_no_change_is_zero(self, texts):
-        moments = collected(*texts)
-        change = layer_change(moments, moments, 1)
+        layer = scored(*texts)
+        change = layer_change(layer, layer)
         assert max(*change.angles_u, *change.angles_v) < 1e-12
         for parts in (change.ntps, change.explained):
-            assert (parts.u, parts.v, parts.both, parts.scale) == (0, 0, 0, 0)
-        scored = score(moments)[1]
-        assert change.ntps.before == pytest.approx(scored.ntps)
-        assert change.explained.before == pytest.approx(scored.explained)
+            assert [parts.u, parts.v, parts.both, parts.scale] == pytest.approx([0, 0, 0, 0], abs=1e-12)
+        assert change.ntps.before == pytest.approx(layer.score.ntps)
+        assert change.explained.before == pytest.approx(layer.score.explained)
 
     def test_other_labels_change_u_alone(self, texts):
         states, labels = texts
-        other = [(label + place // 45) % CLASSES for place, label in enumerate(labels)]
-        change = layer_change(collected(states, labels), collected(states, other), 1)
+        other = [(label + index // 45) % CLASSES for index, label in enumerate(labels)]
+        change = layer_change(scored(states, labels), scored(states, other))
         assert max(change.angles_v) < 1e-9
         assert max(change.angles_u) > 0.05
         assert abs(change.ntps.u) > 1e-4
@@ -116,10 +91,11 @@ class TestLayerChange:
             assert [parts.v, parts.both, parts.scale] == pytest.approx([0, 0, 0], abs=1e-9)
 
     def test_other_dynamics_change_v_alone(self, texts):
-        before = collected(*texts)
+        before = scored(*texts)
         turn = torch.linalg.qr(torch.randn(D, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
-        after = replaced(before, ss=turn @ before.sums["ss"] @ turn.T, sh=turn @ before.sums["sh"] @ turn.T)
-        change = layer_change(before, after, 1)
+        moments = before.solved.next_token
+        after = solved_again(before, C0=turn @ moments.C0 @ turn.T, C1=turn @ moments.C1 @ turn.T)
+        change = layer_change(before, after)
         assert max(change.angles_u) < 1e-9
         assert max(change.angles_v) > 0.3
         for parts in (change.ntps, change.explained):
@@ -129,12 +105,11 @@ class TestLayerChange:
 
     def test_louder_channels_are_scale_as_far_as_directions_keep(self, texts):
         """U follows a rescaling of channels exactly; V does so where what is predicted is not rescaled with it."""
-        before = collected(*texts)
+        before = scored(*texts)
         loud = torch.linspace(0.2, 5.0, D, dtype=torch.float64).diag()
-        sums = before.sums
-        after = replaced(before, xx=loud @ sums["xx"] @ loud, x=sums["x"] @ loud, xy=loud @ sums["xy"],
-                         ss=loud @ sums["ss"] @ loud, sh=loud @ sums["sh"])  # fmt: skip
-        change = layer_change(before, after, 1)
+        moments = before.solved.next_token
+        after = solved_again(before, channels=loud, C0=loud @ moments.C0 @ loud, C1=loud @ moments.C1)
+        change = layer_change(before, after)
         assert max(change.angles_u) > 0.05
         assert abs(change.ntps.change) > 0.01
         assert change.ntps.scale == pytest.approx(change.ntps.change, abs=1e-8)
@@ -145,13 +120,14 @@ class TestLayerChange:
         """NTPS of new U and old V, by the paper's formula, in channels of the old and of the new scale."""
         states, labels = texts
         wide = torch.linspace(0.5, 2, D, dtype=torch.float64)
-        tuned = [text * wide + 0.4 * text.roll(1, dims=-1) for text in states]
-        before, after = collected(states, labels), collected(tuned, labels)
-        change = layer_change(before, after, 1)
-        views = before.layer(1), after.layer(1)
-        s = [view.M.diagonal().sqrt() for view in views]
-        U = [perception_encoder(view.M, view.X).vectors[:, : change.k_u] for view in views]
-        V = [autoregressive_encoder(view.C0, view.C1).vectors[:, : change.k_v] for view in views]
+        tuned = states * wide + 0.4 * states.roll(1, dims=-1)
+        before, after = scored(states, labels), scored(tuned, labels)
+        change = layer_change(before, after)
+        pooled = [side.solved.pooled for side in (before, after)]
+        moments = [side.solved.next_token for side in (before, after)]
+        s = [p.M.diagonal().sqrt() for p in pooled]
+        U = [perception_encoder(p.M, p.X).vectors[:, : change.k_u] for p in pooled]
+        V = [autoregressive_encoder(m.C0, m.C1).vectors[:, : change.k_v] for m in moments]
 
         def formula(u, v, at):
             left, right = (s[u] / s[at])[:, None] * U[u], (s[v] / s[at])[:, None] * V[v]
@@ -165,8 +141,8 @@ class TestLayerChange:
 
         def share(u, v):
             """R^2 of least squares on the pooled states seen through V', each channel in units of its own scale."""
-            pooled = torch.stack([text.mean(0) for text in (states, tuned)[u]]) / s[u]
-            seen = pooled @ (s[v][:, None] * V[v])
+            means = (states, tuned)[u].mean(1) / s[u]
+            seen = means @ (s[v][:, None] * V[v])
             one_hot = torch.eye(CLASSES, dtype=torch.float64)[labels]
             seen, one_hot = seen - seen.mean(0), one_hot - one_hot.mean(0)
             residual = one_hot - seen @ torch.linalg.lstsq(seen, one_hot).solution
@@ -180,23 +156,26 @@ class TestLayerChange:
 
     def test_held_out_where_there_are_folds(self, texts):
         states, labels = texts
-        folds = [place // CLASSES % 3 for place in range(len(labels))]
-        before = collected(states, labels, folds, 3)
-        after = collected([text + 0.3 * text.roll(2, dims=-1) for text in states], labels, folds, 3)
-        change = layer_change(before, after, 1)
+        before = scored(states, labels, folds=3)
+        after = scored(states + 0.3 * states.roll(2, dims=-1), labels, folds=3)
+        change = layer_change(before, after)
         assert change.held_out
-        assert change.explained.before == pytest.approx(score(before)[1].explained_heldout, abs=1e-9)
-        assert change.explained.after == pytest.approx(score(after)[1].explained_heldout, abs=1e-9)
+        assert change.explained.before == pytest.approx(before.score.explained_heldout, abs=1e-9)
+        assert change.explained.after == pytest.approx(after.score.explained_heldout, abs=1e-9)
+        parts = change.explained
+        assert parts.u + parts.v + parts.both == pytest.approx(parts.change)
+        assert not layer_change(before, scored(states, labels)).held_out
 
     def test_json(self, texts):
-        moments = collected(*texts)
-        row = layer_change(moments, moments, 1).to_dict()
+        layer = scored(*texts)
+        row = layer_change(layer, layer).to_dict()
         assert set(row) == {"layer", "k_u", "k_v", "angles_u", "angles_v", "ntps", "explained", "held_out"}
         assert set(row["ntps"]) == {"before", "after", "u", "v", "both", "scale", "change"}
 
-    def test_another_model_is_refused(self, texts):
-        moments = collected(*texts)
-        small = MomentAccumulator(layers=[1], width=4, n_targets=CLASSES)
-        small.update([torch.randn(3, 5, 4)], torch.ones(3, 5, dtype=torch.int64), torch.tensor([0, 1, 2]))
+    def test_another_model_or_task_is_refused(self, texts):
+        states, labels = texts
+        layer = scored(states, labels)
         with pytest.raises(NtpsError, match="width is 12 before and 4 after"):
-            layer_change(moments, small.finalize({}), 1)
+            layer_change(layer, scored(states[..., :4], labels))
+        with pytest.raises(NtpsError, match="classes is 3 before and 2 after"):
+            layer_change(layer, scored(states, [label % 2 for label in labels]))

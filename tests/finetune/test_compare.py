@@ -11,16 +11,15 @@ from helpers.problems import order_task
 import ntps
 import ntps.finetune.compare
 from ntps.errors import NtpsError
-from ntps.finetune.compare import before_and_after, fine_tune_gain, repeat, split_task
+from ntps.finetune.compare import before_and_after, fine_tune_gain, load_for_training, repeat, split_task
 from ntps.finetune.settings import TrainSettings
 from ntps.models.load import load_model
 from ntps.models.next_token import next_token_loss
-from ntps.tasks import Task, load_task
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from ntps.tasks import LabelColumn, Task, load_task
 
 FAST = TrainSettings(steps=20, rank=8, batch_size=16, evaluate_every=10, learning_rate=5e-3, margin=0)
 OPTIONS = {"settings": FAST, "folds": 3, "progress": False}
+QUICK = {**OPTIONS, "analyses": ()}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +28,15 @@ def task():
 
 
 @pytest.fixture(scope="module")
-def done(tiny_llama, task, tmp_path_factory):
+def compared(one_thread, tiny_llama, task, tmp_path_factory):
+    """The result of a run given by name, and the folder it wrote to."""
     folder = tmp_path_factory.mktemp("tuned")
     return before_and_after(str(tiny_llama), task, output=folder, **OPTIONS), folder
+
+
+@pytest.fixture(scope="module")
+def with_head(tiny_llama):
+    return load_model(str(tiny_llama), head=True)
 
 
 def leaves(value, place=""):
@@ -51,7 +56,7 @@ class TestBeforeAndAfter:
         assert sorted(text for part in parts for text in part.texts) == sorted(task.texts)
         assert all(part.majority_rate == 0.5 for part in parts)
 
-    def test_before_is_the_frozen_probe_and_after_is_the_saved_adapter(self, done, tiny_llama, task):
+    def test_before_is_the_frozen_probe_and_after_is_the_saved_adapter(self, compared, tiny_llama, task):
         from peft import PeftModel
         from safetensors.torch import load_file
         from sklearn.linear_model import LogisticRegression
@@ -59,10 +64,10 @@ class TestBeforeAndAfter:
 
         from ntps.scoring.probes import CS, standardise
 
-        result, folder = done
+        result, folder = compared
         train, _, test = split_task(task)
         model = load_model(str(tiny_llama))
-        x, held = (ntps.collect(model, part, progress=False)[1].values[-1] for part in (train, test))
+        x, held = (ntps.collect(model, part, progress=False).states[-1] for part in (train, test))
         x, held = standardise(x, held)
         scores = [LogisticRegression(C=c, max_iter=1000).fit(x, train.labels).score(held, test.labels) for c in CS]
         assert min(abs(score - result.before.accuracy) for score in scores) < 1e-9
@@ -79,24 +84,24 @@ class TestBeforeAndAfter:
         assert result.after.accuracy == pytest.approx((guess == test.labels).mean())
         assert result.gain == result.after.accuracy - result.before.accuracy
 
-    def test_scores_are_those_of_the_test_texts(self, done, tiny_llama, task):
+    def test_scores_are_those_of_the_test_texts(self, compared, tiny_llama, task):
         test = split_task(task)[2]
-        scored = ntps.score(ntps.collect_moments(load_model(str(tiny_llama)), test, folds=3, progress=False))
-        rows, expected = (result.to_dict()["layers"] for result in (done[0].before.score, scored))
+        scored = ntps.score(ntps.collect(load_model(str(tiny_llama)), test, progress=False), folds=3)
+        rows, expected = (result.to_dict()["layers"] for result in (compared[0].before.score, scored))
         assert len(rows) == 4
         for row, other in zip(rows, expected, strict=True):
             for name in ("ntps", "explained", "explained_heldout", "ceiling_heldout", "retained"):
                 assert row[name] == pytest.approx(other[name], rel=1e-5, abs=1e-8), name
-        after = done[0].to_dict()["after"]["layers"]
+        after = compared[0].to_dict()["after"]["layers"]
         assert after[0]["ntps"] == pytest.approx(rows[0]["ntps"], rel=1e-5)  # the embedding is not trained
         assert abs(after[-1]["ntps"] - rows[-1]["ntps"]) > 1e-4
-        changes = done[0].changes
+        changes = compared[0].changes
         assert [c["layer"] for c in changes] == [0, 1, 2, 3]
         assert max(changes[0]["angles_v"]) < 1e-4
         assert max(changes[-1]["angles_v"]) > 0.01
         assert changes[-1]["explained"]["before"] == pytest.approx(rows[-1]["explained_heldout"], abs=1e-6)
 
-    def test_next_token_loss_is_that_of_transformers(self, done, tiny_llama, task):
+    def test_next_token_loss_is_that_of_transformers(self, compared, tiny_llama, task):
         from peft import PeftModel
         from transformers import AutoModel, AutoModelForCausalLM
 
@@ -110,14 +115,14 @@ class TestBeforeAndAfter:
                 sums = [(causal(input_ids=r, labels=r).loss.item() * (r.numel() - 1), r.numel() - 1) for r in rows]
             return sum(s for s, _ in sums) / sum(n for _, n in sums)
 
-        assert done[0].before.next_token_loss == pytest.approx(loss(), rel=1e-5)
-        adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_llama), done[1])
+        assert compared[0].before.next_token_loss == pytest.approx(loss(), rel=1e-5)
+        adapted = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_llama), compared[1])
         causal.model = adapted.merge_and_unload().eval()
-        assert done[0].after.next_token_loss == pytest.approx(loss(), rel=1e-5)
-        assert done[0].after.next_token_loss != done[0].before.next_token_loss
+        assert compared[0].after.next_token_loss == pytest.approx(loss(), rel=1e-5)
+        assert compared[0].after.next_token_loss != compared[0].before.next_token_loss
 
-    def test_json_and_text(self, done):
-        row = json.loads(done[0].to_json())
+    def test_json_and_text(self, compared):
+        row = json.loads(compared[0].to_json())
         names = "schema_version kind model task n_train n_validation n_test before after gain settings curve changes"
         assert {*names.split(), "intruders", "provenance", "seed"} <= set(row)
         assert (row["schema_version"], row["kind"]) == (1, "ntps-lora")
@@ -126,74 +131,87 @@ class TestBeforeAndAfter:
         assert row["settings"]["learning_rate"] == 5e-3
         assert row["provenance"]["versions"]["ntps"] == ntps.__version__
         assert len(row["intruders"]) == 21
-        text = str(done[0])
+        text = str(compared[0])
         assert max(map(len, text.splitlines())) <= 80
-        assert f"{100 * done[0].gain:+.1f} points" in text
-        assert f"{done[0].after.accuracy:.3f}" in text
-        assert "<table>" in done[0]._repr_html_()
+        assert f"{100 * compared[0].gain:+.1f} points" in text
+        assert f"{compared[0].after.accuracy:.3f}" in text
+        assert "<table>" in compared[0]._repr_html_()
 
-    def test_a_loaded_model_without_a_head_has_no_next_token_loss_and_stays_as_it_is(self, tiny_llama, task):
+    def test_a_loaded_model_without_a_head_has_no_next_token_loss_and_stays_as_it_is(self, tiny_llama, task, compared):
         model = load_model(str(tiny_llama))
         before = {name: value.clone() for name, value in model.model.state_dict().items()}
-        result = before_and_after(model, task, changes=False, intruders=False, layers=[-1], **OPTIONS)
+        result = before_and_after(model, task, layers=[-1], **QUICK)
         assert result.before.next_token_loss is None
         assert result.changes == result.intruders == ()
         assert [layer.layer for layer in result.after.score.layers] == [3]
         assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
         assert "next-token" not in result.to_text()
-        with_head = load_model(str(tiny_llama), head=True)
-        same = before_and_after(with_head, task, changes=False, intruders=False, layers=[-1], **OPTIONS)
-        assert same.after.accuracy == result.after.accuracy
-        assert same.before.next_token_loss > 1
+        assert result.curve == compared[0].curve
+        assert result.after.accuracy == compared[0].after.accuracy
+
+    def test_a_loaded_model_with_a_head_stays_as_it_is(self, with_head, tiny_llama, task):
         ids = with_head.tokenize(task.texts).ids
-        assert next_token_loss(with_head, ids) == pytest.approx(
-            next_token_loss(load_model(str(tiny_llama), head=True), ids)
-        )
+        before = next_token_loss(with_head, ids)
+        assert before_and_after(with_head, task, layers=[-1], **QUICK).before.next_token_loss > 1
+        assert next_token_loss(with_head, ids) == before
+        assert next_token_loss(load_model(str(tiny_llama), head=True), ids) == pytest.approx(before)
 
     @pytest.mark.parametrize("method", ["probe", "full", "scratch"])
-    def test_other_methods(self, tiny_llama, task, method):
-        options = {**OPTIONS, "settings": replace(FAST, method=method, learning_rate=None), "changes": False}
-        result = before_and_after(str(tiny_llama), task, seed=1, **options)
+    def test_other_methods(self, with_head, task, method):
+        seed = 1 if method == "scratch" else 0  # random weights of seed 0 are those of the model itself
+        options = {"seed": seed, "folds": 3, "progress": False, "layers": [-1]}
+        settings = replace(FAST, method=method, steps=10, learning_rate=None)
+        result = before_and_after(with_head, task, settings=settings, analyses=["intruders"], **options)
         assert len(result.intruders) == 21
+        assert result.changes == ()
         unchanged = method == "probe" or result.best_step == 0
         if method != "scratch":
             assert (sum(row["relative_change"] for row in result.intruders) == 0) == unchanged
         else:
             assert max(row["relative_change"] for row in result.intruders) > 0.5
-        lora = before_and_after(str(tiny_llama), task, seed=1, **{**OPTIONS, "changes": False, "intruders": False})
+        lora = before_and_after(with_head, task, settings=replace(FAST, steps=1), analyses=[], **options)
         assert result.before.accuracy == lora.before.accuracy
 
-    def test_blank_texts_are_left_out_and_counted(self, tiny_llama, task):
+    def test_blank_texts_are_left_out_and_counted(self, with_head, task):
         labels = [*np.array(task.classes)[task.labels], "first", "second"]
         more = load_task(texts=[*task.texts, "", "  "], labels=labels, name="order")
-        result = before_and_after(str(tiny_llama), more, changes=False, intruders=False, **OPTIONS)
+        short = {**QUICK, "settings": replace(FAST, steps=1), "layers": [-1]}
+        result = before_and_after(with_head, more, **short)
         assert result.provenance["n_skipped"] == 2
         assert result.n_train + result.n_validation + result.n_test == 160
 
-    def test_labels_of_the_test_texts_change_nothing_but_the_judgement(self, tiny_llama, task, monkeypatch):
+    def test_of_several_label_columns_the_first_counts(self, with_head, task):
+        missing = np.where(np.arange(len(task)) < 40, -1, task.labels)
+        columns = (LabelColumn("order", missing, task.classes), LabelColumn("all", task.labels, task.classes))
+        several = Task(name="two columns", texts=task.texts, columns=columns)
+        short = {**QUICK, "settings": replace(FAST, steps=1), "layers": [-1]}
+        result = before_and_after(with_head, several, **short)
+        assert result.n_train + result.n_validation + result.n_test == 120
+
+    def test_labels_of_the_test_texts_change_nothing_but_the_judgement(self, with_head, task, compared, monkeypatch):
         """No peeking: with other labels on the test texts, training runs the same course."""
-        plain = before_and_after(str(tiny_llama), task, changes=False, intruders=False, **OPTIONS)
         real = ntps.finetune.compare.split_task
 
         def flipped(task, *, seed):
             train, validation, test = real(task, seed=seed)
-            return train, validation, Task.of(test.name, test.texts, 1 - test.labels, test.classes)
+            other = Task.of(test.name, test.texts, 1 - test.labels, test.classes)
+            return train, validation, other
 
         monkeypatch.setattr(ntps.finetune.compare, "split_task", flipped)
-        other = before_and_after(str(tiny_llama), task, changes=False, intruders=False, **OPTIONS)
-        assert other.curve == plain.curve
-        assert other.best_step == plain.best_step
-        assert other.after.accuracy == pytest.approx(1 - plain.after.accuracy)
+        other = before_and_after(with_head, task, layers=[-1], **QUICK)
+        assert other.curve == compared[0].curve
+        assert other.best_step == compared[0].best_step
+        assert other.after.accuracy == pytest.approx(1 - compared[0].after.accuracy)
 
-    def test_resume_at_the_end_gives_the_same_result(self, done, tiny_llama, task):
-        again = before_and_after(str(tiny_llama), task, output=done[1], resume=True, **OPTIONS)
-        first, second = (dict(leaves(result.to_dict())) for result in (done[0], again))
+    def test_resume_at_the_end_gives_the_same_result(self, compared, tiny_llama, task):
+        again = before_and_after(str(tiny_llama), task, output=compared[1], resume=True, **OPTIONS)
+        first, second = (dict(leaves(result.to_dict())) for result in (compared[0], again))
         assert first.keys() == second.keys()
         for place, value in first.items():  # float64 products differ in the last digit with where memory lies
             same = isinstance(value, float) and second[place] == pytest.approx(value, rel=1e-8, abs=1e-10)
             assert same or second[place] == value, place
 
-    def test_what_is_refused_before_training(self, tiny_llama, task, monkeypatch):
+    def test_what_is_refused_before_training(self, with_head, task, monkeypatch):
         def never(*args, **options):
             raise AssertionError("trained")
 
@@ -203,22 +221,25 @@ class TestBeforeAndAfter:
             ({"folds": 100}, "folds is 100"),
             ({"layers": [9]}, "layer 9 is out of range"),
             ({"settings": replace(FAST, rank=99)}, "rank is 99, above the model's width; choose between 1 and 24"),
+            ({"analyses": ["angles"]}, "analyses is 'angles'; choose one of: changes, intruders"),
         ):
             with pytest.raises(NtpsError, match=said):
-                before_and_after(str(tiny_llama), task, **{**OPTIONS, **options})
+                before_and_after(with_head, task, **{**OPTIONS, **options})
+        with pytest.raises(TypeError, match="before_and_after"):
+            before_and_after(with_head, task, layer=3)
         rare = load_task(texts=[*task.texts, "a cat", "a dog"], labels=["a"] * 80 + ["b"] * 80 + ["c"] * 2)
         with pytest.raises(NtpsError, match=r"class 'c' has no text in the (training|validation) part"):
-            before_and_after(str(tiny_llama), rare, **OPTIONS)
+            before_and_after(with_head, rare, **OPTIONS)
         few = load_task(texts=["good", "bad", "dull"], labels=["a", "b", "b"]).subset([0])
         with pytest.raises(NtpsError, match=r"1 labelled texts for 2 classes"):
-            before_and_after(str(tiny_llama), few, **OPTIONS)
+            before_and_after(with_head, few, **OPTIONS)
 
 
 class TestRepeat:
-    def test_mean_interval_and_folders(self, tiny_llama, task, tmp_path):
+    def test_mean_interval_and_folders(self, with_head, task, compared, tmp_path):
         from scipy.stats import t
 
-        both = repeat(str(tiny_llama), task, seeds=2, output=tmp_path, changes=False, intruders=False, **OPTIONS)
+        both = repeat(with_head, task, seeds=2, output=tmp_path, layers=[-1], **QUICK)
         gains = [run.gain for run in both.runs]
         assert both.gain == pytest.approx(np.mean(gains))
         half = t.ppf(0.975, 1) * np.std(gains, ddof=1) / np.sqrt(2)
@@ -229,31 +250,59 @@ class TestRepeat:
         assert row["before"]["accuracy"] == pytest.approx(np.mean([run.before.accuracy for run in both.runs]))
         assert max(map(len, str(both).splitlines())) <= 80
         assert (tmp_path / "seed-1" / "adapter_model.safetensors").is_file()
-        single = before_and_after(str(tiny_llama), task, seed=1, changes=False, intruders=False, **OPTIONS)
-        assert single.curve == both.runs[1].curve
+        assert both.runs[0].curve == compared[0].curve
+        assert both.runs[1].curve != compared[0].curve
         assert "<table>" in both._repr_html_()
 
-    def test_what_is_refused(self, tiny_llama, task):
+    def test_what_is_refused(self, with_head, task):
         for seeds in (0, [], [1, 1]):
             with pytest.raises(NtpsError, match="seeds is"):
-                repeat(str(tiny_llama), task, seeds=seeds, **OPTIONS)
+                repeat(with_head, task, seeds=seeds, **OPTIONS)
 
 
-def test_the_cheap_one_agrees(done, tiny_llama, task):
-    found = fine_tune_gain(str(tiny_llama), task, FAST, seed=0, folds=3)
-    result = done[0]
-    assert json.loads(json.dumps(found)) == found
-    assert found["gain"] == result.gain
-    assert found["standard_error"] == result.gain_standard_error
-    assert found["next_token_loss_after"] == pytest.approx(result.after.next_token_loss)
-    assert list(found["layers"]) == ["2", "3"]
-    assert found["layers"]["3"]["after"]["ntps"] == pytest.approx(result.after.score[3].ntps)
-    assert found["layers"]["2"]["before"]["ceiling_heldout"] == pytest.approx(result.before.score[2].ceiling_heldout)
+class TestLoading:
+    def test_a_checkpoint_without_a_head_is_loaded_without_one(self, tiny_llama, tmp_path):
+        from transformers import AutoModel, AutoTokenizer
+
+        AutoModel.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+        assert load_for_training(str(tmp_path)).model.get_output_embeddings() is None
+        assert load_for_training(str(tiny_llama)).model.get_output_embeddings() is not None
+
+    def test_a_failure_is_reported_and_not_tried_again_without_a_head(self, tiny_llama, monkeypatch):
+        calls = []
+
+        def failing(*args, **options):
+            calls.append(options["head"])
+            raise NtpsError("the network is down.")
+
+        monkeypatch.setattr(ntps.finetune.compare, "load_model", failing)
+        with pytest.raises(NtpsError, match="network is down"):
+            load_for_training(str(tiny_llama))
+        assert calls == [True]
+
+    def test_options_of_a_loaded_model_are_refused(self, with_head):
+        assert load_for_training(with_head) is with_head
+        for options in ({"dtype": "bfloat16"}, {"revision": "main"}, {"device": "cpu"}, {"trust_remote_code": True}):
+            with pytest.raises(NtpsError, match=next(iter(options))):
+                load_for_training(with_head, **options)
 
 
-def test_the_standard_error_is_paired(done, tiny_llama, task):
+def test_the_cheap_one_agrees(compared, with_head, task):
+    gain = fine_tune_gain(with_head, task, FAST, seed=0, folds=3)
+    result = compared[0]
+    assert json.loads(json.dumps(gain)) == gain
+    assert gain["gain"] == result.gain
+    assert gain["standard_error"] == result.gain_standard_error
+    assert gain["next_token_loss_after"] == pytest.approx(result.after.next_token_loss)
+    assert list(gain["layers"]) == ["2", "3"]
+    assert gain["layers"]["3"]["after"]["ntps"] == pytest.approx(result.after.score[3].ntps)
+    assert gain["layers"]["2"]["before"]["ceiling_heldout"] == pytest.approx(result.before.score[2].ceiling_heldout)
+
+
+def test_the_standard_error_is_paired(compared):
     """Of n test texts, a became right and b wrong: the variance of the mean difference, spelled out."""
-    result, n = done[0], done[0].n_test
+    result, n = compared[0], compared[0].n_test
     error, gain = result.gain_standard_error, result.gain
     changed = (error**2 * (n - 1) + gain**2) * n  # = a + b
     assert changed == pytest.approx(round(changed), abs=1e-6)

@@ -189,25 +189,20 @@ def test_same_seed_same_curve(tmp_path, quick):
 
 def test_resume_is_as_if_nothing_had_happened(tmp_path, quick, monkeypatch):
     whole = run(tmp_path / "whole")
-    write = recipe._write_state
-
-    def interrupt(*arguments):
-        write(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(recipe, "_write_state", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", state_every=4)
-    monkeypatch.setattr(recipe, "_write_state", write)
+    monkeypatch.setattr(recipe, "STATE_EVERY", 4)
+    for step in recipe.Pretraining("small", tmp_path / "cut", steps=10, seed=5).run():
+        if step == 6:
+            break
     state = tmp_path / "cut" / ".miniworld-small.state.safetensors"
     assert state.is_file()
-    with pytest.raises(NtpsError, match="holds another run"):
+    with pytest.raises(NtpsError, match="another run"):
         run(tmp_path / "cut", seed=6, resume=True)
     damaged = tmp_path / "damaged" / state.name
     damaged.parent.mkdir()
     damaged.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(NtpsError, match="is damaged"):
         run(tmp_path / "damaged", resume=True)
+    assert next(recipe.Pretraining("small", tmp_path / "cut", steps=10, seed=5, resume=True).run()) == 5
     assert run(tmp_path / "cut", resume=True) == whole
     assert not state.exists()
 
