@@ -1,1 +1,34 @@
-"""Pictures and pages."""
+"""Pictures and pages. Names are imported when they are first used: a score's page needs nothing of a study."""
+
+from typing import TYPE_CHECKING
+
+from ntps._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ntps.report.plots import plot_curve, plot_layers, plot_runs, plot_tasks
+    from ntps.report.scores import write_report
+    from ntps.report.study import write_study
+    from ntps.report.study_plots import plot_against, plot_choice, plot_models, plot_options
+
+__all__ = [
+    "plot_against",
+    "plot_choice",
+    "plot_curve",
+    "plot_layers",
+    "plot_models",
+    "plot_options",
+    "plot_runs",
+    "plot_tasks",
+    "write_report",
+    "write_study",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "plots": ("plot_curve", "plot_layers", "plot_runs", "plot_tasks"),
+        "scores": ("write_report",),
+        "study": ("write_study",),
+        "study_plots": ("plot_against", "plot_choice", "plot_models", "plot_options"),
+    },
+)

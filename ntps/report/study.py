@@ -1,49 +1,39 @@
-"""A study as a folder to look at: one self-contained page, the table as CSV, the result as JSON, pictures as PNG."""
+"""A folder that shows a study: one self-contained page, the table as CSV, the pictures as PNG."""
 
-import html
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntps.errors import NtpsError
+import numpy as np
+from markupsafe import Markup
+
 from ntps._files import atomic_write
-from ntps.report.page import figure_png, image_tag, page, picture, settings_html, table_html
-from ntps._text import counted, short_name
-from ntps.study.study import Study
+from ntps._text import Column, counted, html_table, short_name
+from ntps.report.page import Picture, draw_picture, render, settings_table
 from ntps.report.study_plots import NAMES, plot_against, plot_choice, plot_models, plot_options, small_multiples
+from ntps.study.study import Study
 from ntps.study.table import GAINS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import pandas as pd
     from matplotlib.figure import Figure
 
-CORRELATION_HEADS = ["predictor", "Spearman", "low", "high", "p", "chosen on"]
-ERROR_HEADS = ["mae", "low", "high", "margin", "margin_low", "margin_high"]
-OVER_WORDS = {"task": "each task", "model": "each model", "both": "task and model"}
-ERRORS = """
-<p><b>mae</b>: mean absolute error, with an interval from a bootstrap over tasks. <b>margin</b>: by how much it is below
-that of probe accuracy alone; inputs whose interval reaches below zero have not been shown to add anything.</p>
-"""
-DRAWN = ("explained_heldout", "ntps")
-GAIN_DRAWN = ("accuracy", "held_back", "ntps")
-
-READING = """
-<p>Every correlation is over tasks within a model, averaged over models; all models see the same tasks, so p-values
-permute tasks in all models alike. <b>fixed</b>: rank and layer were set before looking. <b>same_tasks</b>: the best of
-all ranks and layers, chosen per model on the tasks it is judged on; its p-value repeats that choice on permuted tasks,
-its interval does not know of it. <b>held_out</b>: chosen without the task, or the model, it is judged on. Read the
-first and the last; the middle one shows what choosing is worth.</p>
-"""
+PICTURED = ("explained_heldout", "ntps")
+PICTURED_GAINS = ("accuracy", "held_back", "ntps")
+SHOWN = ("ntps", "ntps_p", "explained", "explained_heldout", "explained_heldout_random", "retained", "logme", "hscore",
+         "knn", "accuracy", "majority_rate", "above_majority")  # fmt: skip
+ERROR_COLUMNS = ["mae", "low", "high", "margin", "margin_low", "margin_high"]
+LEFT_OUT = {"task": "each task", "model": "each model", "both": "task and model"}
 
 
-def write_study(study: Study, directory: str | Path, *, result: dict[str, Any] | None = None) -> list[Path]:
+def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | None = None) -> list[Path]:
     """Write report.html, study.csv and pictures into the study's folder, each atomically.
 
     Args:
-        study: From `ntps.study.study.run_study`.
-        directory: Made if it is not there.
-        result: `study.to_dict()`, when it is there already.
+        study: From `ntps.run_study`.
+        folder: Destination folder; created if it does not exist.
+        result: `study.to_dict()`; computed if not given.
 
     Returns:
         The paths written.
@@ -51,150 +41,174 @@ def write_study(study: Study, directory: str | Path, *, result: dict[str, Any] |
     Raises:
         NtpsError: If the folder cannot be written.
     """
-    directory = Path(directory)
+    folder = Path(folder)
     result = result or study.to_dict()
-    pictures = _pictures(study, result["correlations"])
-    names = ["ntps", "ntps_p", "explained", "explained_heldout", "explained_heldout_random", "retained"]
-    names += ["logme", "hscore", "knn", "accuracy", "majority_rate", "above_majority"]
+    pictures = list(_pictures(study, result["correlations"]))
     frame = study.frame()
-    there = [name for name in names if name in frame]
-    rows = [[short_name(r["model"]), r["task"], *(r[name] for name in there)] for r in frame.to_dict("records")
-            if r["status"] == "done"]  # fmt: skip
-    correlations = _correlation_rows(result["correlations"])
-    failed = [c for c in result["cells"] if c["status"] != "done"]
-    body = (
-        f"<h1>{counted(len(study.models), 'model')} on {counted(len(study.tasks), 'task')}</h1>"
-        f"<p class='lead'>{html.escape(lead(result))}"
-        "</p><h2>What predicts accuracy</h2>"
+    page = render(
+        "study.html",
+        title="ntps study",
+        heading=f"{counted(len(study.models), 'model')} on {counted(len(study.tasks), 'task')}",
+        lead=lead(result),
+        correlations=_correlation_table(result["correlations"]) if result["correlations"] else None,
+        refused=result["refused"],
+        pictures=pictures,
+        gain=_gain(study, result["gain"]) if result["gain"] else None,
+        cells=_cell_table(frame[frame["status"] == "done"], [name for name in SHOWN if name in frame]),
+        failed=_failed_table([cell for cell in result["cells"] if cell["status"] != "done"]),
+        settings=settings_table(result["settings"]),
     )
-    if correlations:
-        body += table_html(CORRELATION_HEADS, correlations, words=(0, 5)) + READING
-    else:
-        body += f"<p>{html.escape(str(result['refused']))}</p>"
-    body += "".join(f"<p>{image_tag(png, alt)}</p>" for alt, png in pictures.items())
-    if result["gain"]:
-        body += _gain_html(study, result["gain"])
-    body += f"<h2>Every cell</h2>{table_html(['model', 'task', *there], rows, words=(0, 1))}"
-    if failed:
-        lines = [[c["model"], c["task"], c["seed"], c["status"], c["reason"]] for c in failed]
-        heads = ["model", "task", "seed", "", "why"]
-        body += f"<h2>Cells without a result</h2>{table_html(heads, lines, words=(0, 1, 3, 4))}"
-    body += f"<details><summary>What made these numbers</summary>{settings_html(result['settings'])}</details>"
-    files = {f"{alt.split(':')[0]}.png": png for alt, png in pictures.items()}
     return [
-        *(atomic_write(directory / name, png) for name, png in files.items()),
-        atomic_write(directory / "study.csv", frame.to_csv(index=False)),
-        atomic_write(directory / "report.html", page("ntps study", body)),
+        *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
+        atomic_write(folder / "study.csv", frame.to_csv(index=False)),
+        atomic_write(folder / "report.html", page),
     ]
 
 
-def _correlation_rows(entries: dict[str, Any]) -> list[list[Any]]:
-    return [
-        [name, entry["spearman"], *(entry["interval"] or (None, None)), entry["p_value"], entry["selected_on"]]
-        for name, entry in entries.items()
-    ]
+def lead(result: Mapping[str, Any]) -> str:
+    """Return one or two sentences that say what the study found.
 
-
-def _gain_html(study: Study, gain: dict[str, Any]) -> str:
-    """Return what fine-tuning gained, what goes with it, and how well it is predicted."""
-    frame = study.frame().dropna(subset=["gain"])
-    rows = [[short_name(r["model"]), r["task"], *(r[name] for name in GAINS)] for r in frame.to_dict("records")]
-    body = f"<h2>What LoRA gains</h2><p>{html.escape(gain_lead(study, gain))}</p>"
-    body += table_html(["model", "task", *GAINS], rows, words=(0, 1))
-    if gain["refused"]:
-        return body + f"<p>{html.escape(gain['refused'])}</p>"
-    body += table_html(CORRELATION_HEADS, _correlation_rows(gain["correlations"]), words=(0, 5))
-    for over, errors in gain["errors"].items():
-        lines = [[name, *(row[key] for key in ERROR_HEADS)] for name, row in errors.items()]
-        body += f"<h3>Mean absolute error of the predicted gain, {OVER_WORDS[over]} left out</h3>"
-        body += table_html(["inputs", *ERROR_HEADS], lines, words=(0,))
-    return body + ERRORS
-
-
-def lead(result: dict[str, Any]) -> str:
-    """Say in one or two sentences what the study found."""
-    found = result["correlations"]
-    if not found:
+    Args:
+        result: `Study.to_dict()`.
+    """
+    correlations = result["correlations"]
+    if not correlations:
         return str(result["refused"])
-    parts = []
-    for name in ("ceiling_heldout", "explained_heldout", "ntps", "logme", "knn"):
-        if name in found and found[name]["spearman"] is not None:
-            low, high = found[name]["interval"]
-            parts.append(f"{NAMES.get(name, name)} {found[name]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]")
+    names = ("ceiling_heldout", "explained_heldout", "ntps", "logme", "knn")
+    parts = [
+        f"{NAMES.get(name, name)} {_with_interval(correlations[name])}" for name in names if _known(correlations, name)
+    ]
     text = f"Rank correlation with probe accuracy above the majority rate, rank and layer fixed: {'; '.join(parts)}."
-    same, held = found.get("ntps:same_tasks"), found.get("ntps:held_out_task")
-    if same and held and held["spearman"] is not None:
+    if "ntps:same_tasks" in correlations and _known(correlations, "ntps:held_out_task"):
+        same, held_out = correlations["ntps:same_tasks"], correlations["ntps:held_out_task"]
         text += (
             f" Choosing NTPS's rank and layer on these tasks makes it {same['spearman']:+.2f} "
             f"(p = {same['p_value']:.2f} when the choice is counted); chosen on other tasks it is "
-            f"{held['spearman']:+.2f}."
+            f"{held_out['spearman']:+.2f}."
         )
     return text
 
 
-def gain_lead(study: Study, gain: dict[str, Any]) -> str:
-    """Say in a few sentences what fine-tuning gained and whether that could be foretold."""
+def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
+    """Return a few sentences that say what fine-tuning gained and how well that was predicted.
+
+    Args:
+        study: From `ntps.run_study`, with `lora`.
+        gain: `study.to_dict()["gain"]`.
+    """
     frame = study.frame().dropna(subset=["gain"])
     if frame.empty:
-        return "No cell was fine-tuned to the end."
+        return "No cell finished fine-tuning."
     below = int((frame["gain"] < 0).sum())
     text = (
         f"LoRA ({gain['settings']['steps']} steps) gains {100 * frame['gain'].mean():+.1f} points of accuracy on "
         f"average over {len(frame)} cells; accuracy after is below before in {below}."
     )
-    found = gain["correlations"]
     for name, words in (("ntps", "NTPS"), ("accuracy", "probe accuracy"), ("held_back", "held back")):
-        if name in found and found[name]["spearman"] is not None:
-            low, high = found[name]["interval"]
-            text += (
-                f" Rank correlation of {words} with the gain: {found[name]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]."
-            )
+        if _known(gain["correlations"], name):
+            text += f" Rank correlation of {words} with the gain: {_with_interval(gain['correlations'][name])}."
     errors = gain["errors"].get("task")
     if errors:
-        parts = [f"{100 * errors[name]['mae']:.1f} from {words}" for name, words in
-                 (("mean", "the mean gain"), ("accuracy", "probe accuracy"), ("accuracy + ntps", "it and NTPS"),
-                  ("accuracy + held back", "it and what is held back"))]  # fmt: skip
+        inputs = {
+            "mean": "the mean gain",
+            "accuracy": "probe accuracy",
+            "accuracy + ntps": "it and NTPS",
+            "accuracy + held back": "it and what is held back",
+        }
+        parts = [f"{100 * errors[name]['mae']:.1f} from {words}" for name, words in inputs.items()]
         text += f" Error in points on tasks left out: {', '.join(parts)}."
     return text
 
 
-def _pictures(study: Study, correlations: Mapping[str, Any]) -> dict[str, bytes]:
+def _known(correlations: Mapping[str, Any], name: str) -> bool:
+    return name in correlations and correlations[name]["spearman"] is not None
+
+
+def _with_interval(correlation: Mapping[str, Any]) -> str:
+    low, high = correlation["interval"]
+    return f"{correlation['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _of_second(value: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the function of the second part of a row that is a name and its entry."""
+    return lambda row: value(row[1])
+
+
+def _correlation_table(correlations: Mapping[str, Any]) -> Markup:
+    columns = [
+        Column("predictor", itemgetter(0), words=True),
+        Column("Spearman", _of_second(itemgetter("spearman"))),
+        Column("low", _of_second(lambda entry: (entry["interval"] or (None, None))[0])),
+        Column("high", _of_second(lambda entry: (entry["interval"] or (None, None))[1])),
+        Column("p", _of_second(itemgetter("p_value"))),
+        Column("chosen on", _of_second(itemgetter("selected_on")), words=True),
+    ]
+    return html_table(columns, correlations.items())
+
+
+def _cell_table(frame: "pd.DataFrame", names: Sequence[str]) -> Markup:
+    columns = [
+        Column("model", lambda record: short_name(record["model"]), words=True),
+        Column("task", itemgetter("task"), words=True),
+        *(Column(name, itemgetter(name)) for name in names),
+    ]
+    return html_table(columns, frame.to_dict("records"))
+
+
+def _failed_table(cells: list[dict[str, Any]]) -> Markup | None:
+    columns = [
+        Column("model", lambda cell: short_name(cell["model"]), words=True),
+        Column("task", itemgetter("task"), words=True),
+        Column("seed", itemgetter("seed")),
+        Column("status", itemgetter("status"), words=True),
+        Column("reason", itemgetter("reason"), words=True),
+    ]
+    return html_table(columns, cells) if cells else None
+
+
+def _gain(study: Study, gain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what fine-tuning gained, what goes with it, and how well it is predicted."""
+    frame = study.frame().dropna(subset=["gain"])
+    error_columns = [
+        Column("inputs", itemgetter(0), words=True),
+        *(Column(name, _of_second(itemgetter(name))) for name in ERROR_COLUMNS),
+    ]
+    return {
+        "lead": gain_lead(study, gain),
+        "table": _cell_table(frame, list(GAINS)),
+        "refused": gain["refused"],
+        "correlations": _correlation_table(gain["correlations"]),
+        "errors": [(LEFT_OUT[over], html_table(error_columns, rows.items())) for over, rows in gain["errors"].items()],
+    }
+
+
+def _pictures(study: Study, correlations: Mapping[str, Any]) -> Iterator[Picture]:
+    """Draw predictors against accuracy and gains, and the maps of layers and ranks where there are correlations."""
+
+    def on_axes(file: str, alt: str, plot: Callable[..., Any], name: str, **options: Any) -> Picture:
+        return draw_picture(file, alt, lambda figure: plot(study, name, figure.add_subplot(), **options))
+
+    def by_model(name: str) -> Picture:
+        def draw(figure: "Figure") -> None:
+            plot_models(study, name, figure, correlations=correlations)
+
+        size = small_multiples(len(study.models))
+        return draw_picture(f"{name}_by_model.png", f"{name} against accuracy, by model", draw, figsize=size)
+
     if not study.frame()["status"].eq("done").any():
-        return {}
-    drawn = {f"{name}: against accuracy": picture(partial(_against, study, name, "above_majority")) for name in DRAWN}
-    size = small_multiples(len(study.models))
-    for name in DRAWN:
-        draw = partial(_models, study, name, correlations)
-        drawn[f"{name}_by_model: against accuracy, a picture a model"] = figure_png(draw, figsize=size)
+        return
+    for name in PICTURED:
+        yield on_axes(f"{name}.png", f"{name} against accuracy", plot_against, name)
+    for name in PICTURED:
+        yield by_model(name)
     if study.lora is not None and study.frame()["gain"].notna().any():
-        drawn |= {
-            f"gain_{name}: against the gain": picture(partial(_against, study, name, "gain")) for name in GAIN_DRAWN
-        }
-    if not correlations:
-        return drawn
-    for name in DRAWN:
-        try:
-            drawn |= {
-                f"{name}_options: correlation by layer and rank": picture(partial(_options, study, name, None)),
-                f"{name}_permuted: the same on permuted tasks": picture(partial(_options, study, name, 0)),
-                f"{name}_choice: the null of the best choice": picture(partial(_choice, study, name)),
-            }
-        except NtpsError:  # some cell lacks this quantity
+        for name in PICTURED_GAINS:
+            yield on_axes(f"gain_{name}.png", f"{name} against the gain", plot_against, name, target="gain")
+    for name in PICTURED if correlations else ():
+        values, _ = study.options(name)
+        if not np.isfinite(values).all():  # a cell lacks this quantity
             continue
-    return drawn
-
-
-def _against(study: Study, name: str, target: str, ax: "Axes") -> None:
-    plot_against(study, name, ax, target=target)
-
-
-def _models(study: Study, name: str, correlations: Mapping[str, Any], figure: "Figure") -> None:
-    plot_models(study, name, figure, correlations=correlations)
-
-
-def _options(study: Study, name: str, permute: int | None, ax: "Axes") -> None:
-    plot_options(study, name, ax, permute=permute)
-
-
-def _choice(study: Study, name: str, ax: "Axes") -> None:
-    plot_choice(study, name, ax)
+        alt = f"Correlation of {name} by layer and rank"
+        yield on_axes(f"{name}_options.png", alt, plot_options, name)
+        yield on_axes(f"{name}_permuted.png", f"{alt}, tasks permuted", plot_options, name, permute=0)
+        yield on_axes(f"{name}_choice.png", f"Null of the best choice for {name}", plot_choice, name)

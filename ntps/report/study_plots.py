@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps.study.measure import SHARES
-from ntps.report.plots import COLORS, new_axes
 from ntps._text import short_name
-from ntps.study.selection import select_and_correlate
+from ntps.report.plots import COLORS, MARKERS, legend_below, new_axes
+from ntps.study.measure import SHARES
 from ntps.study.ranks import centred_ranks, unit
+from ntps.study.selection import select_and_correlate
 from ntps.study.study import OPTION_DEPTHS, Study
 from ntps.study.table import GAIN_PREDICTORS
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = "osD^vP*X<>"
 NAMES = {
     "ntps": "NTPS",
     "explained": "explained through V (in sample)",
@@ -29,6 +28,7 @@ NAMES = {
     "held_back": "held back: best layer's ceiling minus the last's",
     "gain": "gain of LoRA (accuracy)",
 }
+_STANDARD_ERRORS = {"above_majority": "accuracy_se", "accuracy": "accuracy_se", "gain": "gain_se"}
 
 
 def plot_against(
@@ -39,22 +39,22 @@ def plot_against(
     target: str = "above_majority",
     models: Sequence[str] | None = None,
 ) -> "Axes":
-    """Draw a predictor against the probe's result, a colour a model, with intervals where there are any.
+    """Draw a predictor against the probe's result, one colour per model, with intervals where there are any.
 
     Args:
         study: From `ntps.run_study`.
         predictor: A column of `Study.frame()`.
-        ax: Drawn on; by default on a figure of its own.
+        ax: Axes to draw on; new ones by default.
         target: Another column of it.
-        models: Only these.
+        models: Names of the models to draw; all by default.
     """
     import seaborn as sns
 
     ax = new_axes(ax)
     frame = study.frame()
     frame = frame[frame["status"] == "done"]
-    colours = sns.color_palette("colorblind", len(study.models))
-    for place, model in enumerate(study.models):
+    palette = sns.color_palette("colorblind", len(study.models))
+    for index, model in enumerate(study.models):
         if models is not None and model not in models:
             continue
         rows = frame[frame["model"] == model]
@@ -63,14 +63,12 @@ def plot_against(
         if f"{predictor}_low" in rows:
             ends = rows[[f"{predictor}_low", f"{predictor}_high"]].to_numpy(dtype=float)
             bars["xerr"] = np.nan_to_num(np.maximum((ends.T - x) * [[-1], [1]], 0))
-        if target in ("above_majority", "accuracy"):
-            bars["yerr"] = 1.96 * np.nan_to_num(rows["accuracy_se"].to_numpy(dtype=float))
-        elif target == "gain":
-            bars["yerr"] = 1.96 * np.nan_to_num(rows["gain_se"].to_numpy(dtype=float))
-        marker = MARKERS[place % len(MARKERS)]
-        ax.errorbar(x, y, fmt=marker, color=colours[place], ms=5, lw=0.8, alpha=0.85, label=short_name(model), **bars)
+        if target in _STANDARD_ERRORS:
+            bars["yerr"] = 1.96 * np.nan_to_num(rows[_STANDARD_ERRORS[target]].to_numpy(dtype=float))
+        marker = MARKERS[index % len(MARKERS)]
+        ax.errorbar(x, y, fmt=marker, color=palette[index], ms=5, lw=0.8, alpha=0.85, label=short_name(model), **bars)
     ax.set(xlabel=NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    legend_below(ax, columns=3)
     return ax
 
 
@@ -82,82 +80,104 @@ def plot_models(
     target: str = "above_majority",
     correlations: Mapping[str, Any] | None = None,
 ) -> "Figure":
-    """Draw a small picture for each model, points named by task, its rank correlation with the interval above it.
+    """Draw one small picture per model, with points named by task and the rank correlation in its title.
 
     Args:
         study: From `ntps.run_study`.
         predictor: A column of `Study.frame()`.
-        figure: Drawn on; by default a new one.
+        figure: Figure to draw on; a new one by default.
         target: Another column of it.
-        correlations: `study.correlations(target=target)`, when they are there already.
+        correlations: `study.correlations(target=target)`; without it, no correlations are shown.
     """
     frame = study.frame()
     frame = frame[frame["status"] == "done"]
     models = [model for model in study.models if (frame["model"] == model).any()]
-    columns = min(3, len(models))
-    rows = -(-len(models) // columns)
+    n_columns = min(3, len(models))
     if figure is None:
         import matplotlib.pyplot as plt
 
         figure = plt.figure(figsize=small_multiples(len(models)), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    each = (correlations or {}).get(predictor, {}).get("per_model", {})
-    for place, ax in enumerate(grid.flat):
-        if place >= len(models):
+    grid = figure.subplots(-(-len(models) // n_columns), n_columns, squeeze=False, sharex=True, sharey=True)
+    per_model = (correlations or {}).get(predictor, {}).get("per_model", {})
+    for index, ax in enumerate(grid.flat):
+        if index >= len(models):
             ax.remove()
             continue
-        model = models[place]
+        model = models[index]
         plot_against(study, predictor, ax, target=target, models=[model])
         ax.get_legend().remove()
         for _, row in frame[frame["model"] == model].iterrows():
             name = str(row["task"]).removeprefix("miniworld/")
             ax.annotate(name, (row[predictor], row[target]), xytext=(3, 3), textcoords="offset points", fontsize=5.5)
         title = short_name(model)
-        if model in each and each[model]["spearman"] is not None:
-            low, high = each[model]["interval"]
-            title += f"\nSpearman {each[model]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        if model in per_model and per_model[model]["spearman"] is not None:
+            low, high = per_model[model]["interval"]
+            title += f"\nSpearman {per_model[model]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]"
         ax.set_title(title, fontsize="small")
-        ax.set(xlabel=ax.get_xlabel() if place + columns >= len(models) else "", ylabel="")
-        ax.tick_params(labelbottom=place + columns >= len(models))
-        ax.xaxis.label.set_fontsize("small")
+        in_last_row = index + n_columns >= len(models)
+        ax.set(xlabel="", ylabel="")
+        ax.tick_params(labelbottom=in_last_row, labelsize="small")
+    figure.supxlabel(NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), fontsize="small")
     figure.supylabel(NAMES.get(target, target), fontsize="small")
     return figure
 
 
 def small_multiples(count: int) -> tuple[float, float]:
-    """Return width and height, in inches, of a figure of so many small pictures in rows of three."""
-    columns = min(3, count)
-    return 3.0 * columns + 0.4, 2.6 * -(-count // columns) + 0.4
+    """Return the width and height, in inches, of a figure of `count` small pictures in rows of three."""
+    n_columns = min(3, count)
+    return 3.0 * n_columns + 0.4, 2.6 * -(-count // n_columns) + 0.4
 
 
 def option_map(study: Study, quantity: str = "ntps", *, permute: int | None = None) -> np.ndarray:
-    """Return the mean within-model correlation at every (depth, rank), with tasks permuted when a seed is given."""
+    """Return the mean within-model correlation with accuracy at every layer and rank.
+
+    Args:
+        study: From `ntps.run_study`.
+        quantity: A quantity that has a rank and a layer to choose, such as `"ntps"`.
+        permute: Seed of a permutation of the tasks; `None` leaves them as they are.
+
+    Returns:
+        Spearman correlations, (depths, ranks).
+    """
     values, _ = study.options(quantity)
-    models, tasks = study.usable()
-    wanted = study.table("above_majority").loc[models, tasks].to_numpy(dtype=float)
+    targets = _targets(study)
     if permute is not None:
-        wanted = wanted[:, np.random.default_rng(permute).permutation(len(tasks))]
-    product = unit(centred_ranks(values)) * unit(centred_ranks(wanted))
+        targets = targets[:, np.random.default_rng(permute).permutation(targets.shape[1])]
+    product = unit(centred_ranks(values)) * unit(centred_ranks(targets))
     return product.sum(-1).mean(-1).reshape(len(OPTION_DEPTHS), len(SHARES))
 
 
 def plot_options(
     study: Study, quantity: str = "ntps", ax: "Axes | None" = None, *, permute: int | None = None
 ) -> "Axes":
-    """Draw the correlation with accuracy at every layer and rank, its best one framed; see `option_map`."""
+    """Draw the correlations of `option_map`, the strongest one framed.
+
+    Args:
+        study: From `ntps.run_study`.
+        quantity: As for `option_map`.
+        ax: Axes to draw on; new ones by default.
+        permute: As for `option_map`.
+    """
     import seaborn as sns
     from matplotlib.patches import Rectangle
 
     ax = new_axes(ax)
-    found = option_map(study, quantity, permute=permute)
-    ranks = ["all" if share == 1 else f"1/{round(1 / share)}" for share in SHARES]
-    depths = ["embedding", *(f"{100 * depth:.0f} %" for depth in OPTION_DEPTHS[1:-1]), "last"]
+    correlations = option_map(study, quantity, permute=permute)
     sns.heatmap(
-        found, ax=ax, vmin=-1, vmax=1, cmap="RdBu_r", annot=True, fmt=".2f", annot_kws={"size": 7},
-        xticklabels=ranks, yticklabels=depths, cbar=False,
-    )  # fmt: skip
-    row, column = np.unravel_index(np.abs(found).argmax(), found.shape)
-    ax.add_patch(Rectangle((column, row), 1, 1, fill=False, lw=2, color="black"))
+        correlations,
+        ax=ax,
+        vmin=-1,
+        vmax=1,
+        cmap="RdBu_r",
+        annot=True,
+        fmt=".2f",
+        annot_kws={"size": 7},
+        xticklabels=["all" if share == 1 else f"1/{round(1 / share)}" for share in SHARES],
+        yticklabels=["embedding", *(f"{100 * depth:.0f} %" for depth in OPTION_DEPTHS[1:-1]), "last"],
+        cbar=False,
+    )
+    row, column = np.unravel_index(np.abs(correlations).argmax(), correlations.shape)
+    ax.add_patch(Rectangle((float(column), float(row)), 1, 1, fill=False, lw=2, color="black"))
     tasks = "the tasks as they are" if permute is None else "tasks permuted"
     ax.set(
         xlabel="rank, as a share of the width",
@@ -169,15 +189,26 @@ def plot_options(
 
 
 def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) -> "Axes":
-    """Draw the best correlation over ranks and layers beside what the best is on permuted tasks."""
+    """Draw the best correlation over ranks and layers beside what is best on permuted tasks.
+
+    Args:
+        study: From `ntps.run_study`.
+        quantity: As for `option_map`.
+        ax: Axes to draw on; new ones by default.
+    """
     ax = new_axes(ax)
     values, _ = study.options(quantity)
-    models, tasks = study.usable()
-    wanted = study.table("above_majority").loc[models, tasks].to_numpy(dtype=float)
-    found = select_and_correlate(values, wanted, per_model=True)
-    ax.hist(found.null, bins=30, color=COLORS["chance"], alpha=0.7, density=True, label="best on permuted tasks")
-    ax.axvline(abs(found.spearman), color=COLORS["score"], lw=2, label=f"best on the tasks (p = {found.p_value:.3f})")
-    ax.set(xlabel="best |Spearman|, mean over models", yticks=[], xlim=(0, 1.02))
+    selected = select_and_correlate(values, _targets(study), per_model=True)
+    ax.hist(selected.null, bins=30, color=COLORS["chance"], alpha=0.7, density=True, label="best on permuted tasks")
+    label = f"best on the tasks (p = {selected.p_value:.3f})"
+    ax.axvline(abs(selected.spearman), color="black", lw=2, label=label)
+    ax.set(xlabel="best |Spearman|, mean over models", ylabel="density", yticks=[], xlim=(0, 1.02))
     ax.set_title(f"{NAMES.get(quantity, quantity)}: what choosing is worth")
-    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    legend_below(ax)
     return ax
+
+
+def _targets(study: Study) -> np.ndarray:
+    """Return the probes' accuracy above the majority rate, (models, tasks), of the complete part of the grid."""
+    models, tasks = study.usable()
+    return study.table("above_majority").loc[models, tasks].to_numpy(dtype=float)

@@ -1,0 +1,198 @@
+"""A folder that shows scores: one self-contained page, the numbers as JSON and CSV, the pictures as PNG."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ntps._files import atomic_write
+from ntps._text import Column, html_table, short_name
+from ntps.errors import NtpsError
+from ntps.report.page import draw_picture, render, settings_table
+from ntps.report.plots import plot_curve, plot_layers
+from ntps.scoring.results import LayerScore, ScoreResult
+
+QUANTITIES = {
+    "ntps": "NTPS",
+    "explained": "explained",
+    "retained": "retained",
+    "explained_heldout": "explained, held out",
+    "ceiling": "ceiling",
+    "ceiling_heldout": "ceiling, held out",
+}
+_LAYER = Column("layer", attrgetter("layer"))
+_EXCESS = Column("excess loss", attrgetter("excess_loss"), digits=4)
+_LEFT_OUT = ("settings", "classes", "task_source")
+
+
+def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Path) -> list[Path]:
+    """Write one page with tables and pictures of a score, or of the scores of several label columns of one task.
+
+    Files for one result: report.html, scores.json, scores.csv, layers.png and curve.png. For several, the page has one
+    section per label column, scores.json is a list, scores.csv has a first column `labels`, and the pictures are called
+    layers-NAME.png and curve-NAME.png. Each file is written atomically.
+
+    Args:
+        results: One result, or several of one model and the same texts, with different label columns.
+        folder: Destination folder; created if it does not exist.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        NtpsError: If there is no result, several are not of one model and different label columns, or the folder cannot
+            be written.
+    """
+    folder = Path(folder)
+    results = [results] if isinstance(results, ScoreResult) else list(results)
+    names = _section_names(results)
+    several = len(results) > 1
+    slugs = _slugs(names)
+    sections = [
+        _section(result, name, f"-{slug}" if several else "")
+        for result, name, slug in zip(results, names, slugs, strict=True)
+    ]
+    first = results[0]
+    heading = f"{short_name(first.model)} on {first.task}"
+    page = render("score.html", title=heading, heading=heading, sections=sections, contents=_contents(sections))
+    dicts = [result.to_dict() for result in results]
+    pictures = [section[kind] for section in sections for kind in ("layers", "curve")]
+    return [
+        *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
+        atomic_write(folder / "scores.json", _json(dicts if several else dicts[0])),
+        atomic_write(folder / "scores.csv", _csv(results, names)),
+        atomic_write(folder / "report.html", page),
+    ]
+
+
+def _section_names(results: Sequence[ScoreResult]) -> list[str]:
+    if not results:
+        raise NtpsError("results is empty; give at least one ScoreResult.")
+    names = [str(result.metadata.get("label_column", result.task)) for result in results]
+    if len({result.model for result in results}) > 1 or len(set(names)) < len(names):
+        given = ", ".join(f"{short_name(result.model)}: {name}" for result, name in zip(results, names, strict=True))
+        raise NtpsError(f"results are of {given}; one page takes one model and different label columns.")
+    return names
+
+
+def _slugs(names: Sequence[str]) -> list[str]:
+    """Return names for files and links: letters, digits and dashes, all different."""
+    slugs: list[str] = []
+    for number, name in enumerate(names, 1):
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        slugs.append(slug if slug and slug not in slugs else f"{slug}-{number}".strip("-"))
+    return slugs
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _csv(results: Sequence[ScoreResult], names: Sequence[str]) -> str:
+    import pandas as pd
+
+    frames = [result.to_dataframe() for result in results]
+    if len(frames) > 1:
+        for frame, name in zip(frames, names, strict=True):
+            frame.insert(0, "labels", name)
+    return pd.concat(frames, ignore_index=True).to_csv(index=False)
+
+
+def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
+    """Return what the page shows of one result."""
+    best, of = result.best, f" of {name}" if suffix else ""
+    made_by = {key: value for key, value in result.metadata.items() if key not in _LEFT_OUT} | dict(result.settings)
+    return {
+        "id": f"labels{suffix}",
+        "name": name,
+        "result": result,
+        "best": best,
+        "counts": f"{result.n_texts:,} texts, {result.n_classes} classes, {result.n_tokens:,} tokens.",
+        "sentence": result.sentence().removeprefix("* "),
+        "layers": draw_picture(
+            f"layers{suffix}.png",
+            f"Score and explained share{of} by layer",
+            lambda figure: plot_layers(result, figure.add_subplot()),
+        ),
+        "curve": draw_picture(
+            f"curve{suffix}.png",
+            f"Score and explained share{of} by number of directions",
+            lambda figure: plot_curve(best, figure.add_subplot()),
+        ),
+        "table": html_table(_layer_columns(result), result.layers, best=best),
+        "bounds": html_table(
+            [_LAYER, _EXCESS, Column("whitened bounds", _bounds("whitened")), Column("raw bounds", _bounds("raw"))],
+            result.layers,
+            best=best,
+        ),
+        "evidence": _evidence(result),
+        "settings": settings_table(made_by),
+    }
+
+
+def _contents(sections: Sequence[dict[str, Any]]) -> Markup:
+    """Return a table of the sections with their best layers, each linked to its section."""
+
+    def link(section: dict[str, Any]) -> Markup:
+        return Markup('<a href="#{}">{}</a>').format(section["id"], section["name"])
+
+    def of_best(name: str) -> Callable[[dict[str, Any]], Any]:
+        return lambda section: getattr(section["best"], name)
+
+    columns = [
+        Column("labels", link, words=True),
+        Column("classes", lambda section: section["result"].n_classes),
+        Column("texts", lambda section: f"{section['result'].n_texts:,}"),
+        Column("best layer", of_best("layer")),
+        Column("NTPS", of_best("ntps")),
+        Column("chance", of_best("chance")),
+        Column("explained", of_best("through_v")),
+        Column("ceiling", lambda section: _ceiling(section["best"])),
+    ]
+    return html_table(columns, sections)
+
+
+def _ceiling(scored: LayerScore) -> float:
+    return scored.ceiling if scored.ceiling_heldout is None else scored.ceiling_heldout
+
+
+def _layer_columns(result: ScoreResult) -> list[Column]:
+    names = ["ntps", "chance", "explained", "explained_heldout", "ceiling", "ceiling_heldout", "retained"]
+    if not result.held_out:
+        names = [name for name in names if not name.endswith("_heldout")]
+    return [_LAYER, *(Column(QUANTITIES.get(name, name), attrgetter(name)) for name in names), _EXCESS]
+
+
+def _bounds(kind: str) -> Callable[[LayerScore], str]:
+    return lambda scored: " to ".join(f"{value:.3g}" for value in scored.bounds[kind])
+
+
+def _evidence(result: ScoreResult) -> list[tuple[str, Markup]]:
+    """Return one table per quantity that has a null, an interval or a control: what its values are read against."""
+
+    def entry(field: str, name: str, key: str | None = None) -> Callable[[LayerScore], Any]:
+        def value(scored: LayerScore) -> Any:
+            found = (getattr(scored, field) or {}).get(name)
+            return found if key is None or found is None else found[key]
+
+        return value
+
+    tables = []
+    for name, quantity in QUANTITIES.items():
+        beside = []
+        if name in (result.best.null or {}):
+            beside.append(Column("shuffled", entry("null", name, "mean")))
+            beside.append(Column("z", entry("null", name, "z"), digits=2))
+            beside.append(Column("p", entry("null", name, "p_value")))
+        if name in (result.best.interval or {}):
+            beside += [Column(end, entry("interval", name, end)) for end in ("low", "high")]
+        if (result.best.control or {}).get(name) is not None:
+            beside.append(Column("random weights", entry("control", name)))
+        if beside:
+            columns = [_LAYER, Column("value", attrgetter(name)), *beside]
+            tables.append((quantity, html_table(columns, result.layers, best=result.best)))
+    return tables
