@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ntps._files import atomic_write
+from ntps.errors import NtpsError
 
 ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
 TaskArgument = Annotated[str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set.")]
@@ -27,6 +28,7 @@ Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens of a text.  [default: 512]")]
 BatchSize = Annotated[int, typer.Option(help="Most texts in a batch.")]
 Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
+Folds = Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")]
 Center = Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
@@ -59,6 +61,19 @@ def show_messages() -> None:
 def hide_messages() -> None:
     """Show nothing less than an error."""
     logging.getLogger("ntps").setLevel(logging.ERROR)
+
+
+def parse_folds(folds: str) -> int | str:
+    """Return the number of folds, or "auto".
+
+    Raises:
+        NtpsError: If it is neither, 1, or negative.
+    """
+    if folds == "auto":
+        return folds
+    if not folds.isdigit() or folds == "1":
+        raise NtpsError(f"folds is {folds!r}; it must be auto, 0 (none) or a number of at least 2.")
+    return int(folds)
 
 
 def is_stdout(file: Path | None) -> bool:

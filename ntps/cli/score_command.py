@@ -36,7 +36,7 @@ def run(
     device_map: Annotated[str | None, typer.Option(help="'auto' spreads a large model.")] = None,
     center: shared.Center = False,
     prefix: shared.Prefix = "sum",
-    folds: Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")] = "auto",
+    folds: shared.Folds = "auto",
     permutations: Annotated[int, typer.Option(help="Also score this many shuffles of the labels: z and p.")] = 0,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals over folds, V held fixed.")] = False,
     control: Annotated[bool, typer.Option("--control", help="Also score fresh weights of the architecture.")] = False,
@@ -63,8 +63,6 @@ def run(
     if control and (random_weights or device_map is not None):
         other = "--random-weights" if random_weights else "--device-map"
         raise NtpsError(f"--control and {other} exclude each other; give one of them.")
-    if folds != "auto" and not folds.lstrip("-").isdigit():
-        raise NtpsError(f"folds is {folds!r}; it must be auto, 0 (none) or a number of at least 2.")
     check_output(output, json_file)
     if quiet:
         shared.hide_messages()
@@ -78,7 +76,7 @@ def run(
 
     # Checked when made: what can be refused before anything is loaded is refused here.
     settings = ScoreSettings(
-        folds=folds if folds == "auto" else int(folds),
+        folds=shared.parse_folds(folds),
         seed=seed,
         k_u=k_u,
         k_v=k_v,
