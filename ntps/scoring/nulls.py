@@ -134,7 +134,7 @@ def _layer_values(solved: Solved, labels: np.ndarray, k_u: int, k_v: int) -> tup
         block = torch.from_numpy(labels[start : start + step]).T.contiguous()
         y = torch.nn.functional.one_hot(block, c).reshape(n, -1).double() / n  # (n, B c)
         centered_y = y - y.mean(0)
-        explained.append((inside.T @ centered_y).square().reshape(k_v, -1, c).sum((0, 2)) / variance)
+        explained.append((inside.T @ centered_y).square().reshape(k_v, block.shape[1], c).sum((0, 2)) / variance)
         whitened = perception.T @ (centered_y if solved.center else y)
         ntps.append(_ntps(whitened, M.whiten, basis, c, k_u))
     return torch.cat(ntps).numpy(), torch.cat(explained).clamp(0.0, 1.0).numpy()

@@ -177,9 +177,9 @@ def score_result(
     metadata = dict(representations.metadata)
     task = representations.task
     if task is not None:
-        several = len(task.columns) > 1
+        plain = [column.name for column in task.columns] == [labels.name]  # its only labels
         metadata |= {
-            "task": f"{task.name}:{labels.name}" if several else task.name,
+            "task": task.name if plain else f"{task.name}:{labels.name}",
             "task_fingerprint": task.fingerprint,
             "task_source": task.source,
         }
