@@ -99,26 +99,21 @@ class CellStore:
 
     def outdated(self, cells: Sequence[Cell]) -> dict[str, str]:
         """Return, by key of a cell that has no file, why a file of the same place in the grid is not used."""
-        missing = [cell for cell in cells if not self.path(cell).is_file()]
-        if not missing or not self.folder.is_dir():
-            return {}
-        known, reasons = {self.path(cell) for cell in cells}, dict[str, str]()
-        for path in sorted((self.folder / "cells").glob("*.json")):
-            if path in known:
-                continue
+        files = {self.path(cell): cell for cell in cells}
+        missing = {json.dumps(cell.place): cell.key for path, cell in files.items() if not path.is_file()}
+        reasons: dict[str, str] = {}
+        for path in sorted((self.folder / "cells").glob("*.json")) if missing else ():
             try:
-                content = read_json(path)
-            except NtpsError:
+                content = {} if path in files else read_json(path)
+                version, result = content["version"], content["result"]
+                key = missing[json.dumps({name: result[name] for name in cells[0].place})]
+            except (NtpsError, KeyError, TypeError):  # of another place, or not a cell
                 continue
-            result = content.get("result") if isinstance(content, dict) else None
-            for cell in missing:
-                if isinstance(result, dict) and all(result.get(name) == value for name, value in cell.place.items()):
-                    version = content.get("version")
-                    reasons[cell.key] = (
-                        f"{path} is of other weights, texts or settings"
-                        if version == __version__
-                        else f"{path} is from version {version} of ntps, this is {__version__}"
-                    )
+            reasons[key] = (
+                f"{path} is of other weights, texts or settings"
+                if version == __version__
+                else f"{path} is from version {version} of ntps, this is {__version__}"
+            )
         return reasons
 
     def lock(self, cell: Cell) -> AbstractContextManager[bool]:

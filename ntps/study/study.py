@@ -10,6 +10,7 @@ rate: one number for a model and task, whatever layer and rank the score is read
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -331,6 +332,8 @@ def run_study(
         NtpsError: If an option is out of range, a name comes twice, the folder cannot be written, or no cell has a
             result.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # its processes wait for each other within every pass
+        raise NtpsError("a study is not for torchrun; start as many plain processes as you like with the same output.")
     settings = settings or StudySettings()
     in_range(batch_size, 1, None, "batch_size")
     store = CellStore(output)
