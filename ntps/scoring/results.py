@@ -21,7 +21,7 @@ _NESTED = ("bounds", "curve", "null", "interval", "control")
 _OPTIONAL = ("explained_heldout", "ceiling_heldout", "null", "interval", "control")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerScore:
     """The score of one layer at one pair of ranks.
 
@@ -96,7 +96,7 @@ class LayerScore:
         return self.explained if self.ceiling_heldout is None else self.ceiling_heldout
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class ScoreResult:
     """The scores of a model's layers on one task, with what made them.
 
