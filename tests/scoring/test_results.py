@@ -4,53 +4,56 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
-import torch
-from helpers.problems import make_problem, moments_of, pad_batch
+from helpers.problems import make_problem, representations_of
 
 from ntps._text import bar
-from ntps.core.accumulator import MomentAccumulator
-from ntps.core.solve import score
-from ntps.scoring.results import ScoreResult
+from ntps.scoring import ScoreResult, score
 
-TOP = {"schema_version", "model", "task", "n_texts", "n_tokens", "n_classes", "d", "convention", "settings", "layers"}
-LAYER = {
-    "layer", "rank_u", "rank_v", "k_u", "k_v", "ntps", "chance", "excess_loss", "bounds", "explained", "ceiling",
-    "retained",
+TOP = {
+    "schema_version", "model", "task", "n_texts", "n_tokens", "n_classes", "d", "convention", "best_layer", "settings",
+    "provenance", "layers",
 }  # fmt: skip
-NAMES = {"model": "base <b>&\"'", "task": "<script>alert(1)</script>", "settings": {"seed": 3}, "version": "0"}
+LAYER = {
+    "layer", "d", "rank_m", "rank_u", "rank_v", "k_u", "k_v", "ntps", "chance", "ntps_whitened", "excess_loss",
+    "bounds", "explained", "ceiling", "retained", "curve",
+}  # fmt: skip
+MODEL, TASK = "base <b>&\"'", "<script>alert(1)</script>"
 
 
-def make(layers=3, folds=4, convention="theory"):
+def make(layers=3, folds=4, **options):
     problem = make_problem(seed=2, n=60, d=10)
-    accumulator = MomentAccumulator(layers=range(layers), width=10, n_targets=3, folds=folds)
-    hidden, mask = pad_batch(problem.texts)
-    stack = [hidden + layer * hidden.sin() for layer in range(layers)]
-    accumulator.update(
-        stack, mask, torch.from_numpy(problem.labels), torch.from_numpy(problem.folds) if folds else None
-    )
-    return score(accumulator.finalize(NAMES), convention=convention)
+    stacks = [[h + layer * np.sin(h) for h in problem.texts] for layer in range(layers)]
+    made = {"model": MODEL, "settings": {"prefix": "sum", "seed": 9}, "version": "0"}
+    representations = representations_of(problem, *stacks, metadata=made)
+    task = dataclasses.replace(representations.task, name=TASK)
+    return score(dataclasses.replace(representations, task=task), folds=folds, **options)
+
+
+def result_of(*layers):
+    return ScoreResult(layers=layers, convention="theory", n_texts=1, n_tokens=1, n_classes=2)
 
 
 @pytest.mark.parametrize("folds", [0, 4])
 @pytest.mark.parametrize("convention", ["theory", "official"])
-def test_json_holds_every_key_and_no_others_by_halves(folds, convention):
+def test_json_holds_every_key(folds, convention):
     result = make(folds=folds, convention=convention)
     text = result.to_json()
-    read = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    read = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert read == json.loads(json.dumps(result.to_dict()))
-    assert read.keys() >= TOP
+    assert read.keys() == TOP
     assert (read["schema_version"], read["convention"], read["d"]) == (1, convention, 10)
     assert (read["n_texts"], read["n_classes"]) == (60, 3)
-    assert (read["model"], read["task"]) == (NAMES["model"], NAMES["task"])
-    assert read["settings"] == {"seed": 3, "prefix": "sum", "folds": folds, "center": False, "rtol": None}
+    assert (read["model"], read["task"]) == (MODEL, TASK)
+    assert read["settings"] == {
+        "prefix": "sum", "seed": 0, "folds": folds, "k_u": None, "k_v": None, "center": False, "rtol": None,
+        "permutations": 0, "intervals": False,
+    }  # fmt: skip
     assert read["provenance"]["version"] == "0"
     assert [layer["layer"] for layer in read["layers"]] == [0, 1, 2]
     for layer in read["layers"]:
-        assert layer.keys() >= LAYER
-        assert {"explained_heldout", "ceiling_heldout"} & layer.keys() == (
-            {"explained_heldout", "ceiling_heldout"} if folds else set()
-        )
+        assert layer.keys() == LAYER | ({"explained_heldout", "ceiling_heldout", "interval"} if folds else set())
         for key in ("layer", "rank_u", "rank_v", "k_u", "k_v"):
             assert type(layer[key]) is int
         for key in ("ntps", "chance", "excess_loss", "explained", "ceiling", "retained"):
@@ -76,12 +79,12 @@ def test_json_holds_every_key_and_no_others_by_halves(folds, convention):
 def degenerate():
     problem = make_problem(n=20)
     problem.texts = [0 * h for h in problem.texts]
-    return score(moments_of(problem, folds=4))
+    return score(representations_of(problem), folds=4)
 
 
 def test_numbers_that_json_has_no_word_for_become_null():
     result = degenerate()
-    read = json.loads(result.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    read = json.loads(result.to_json(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert read["layers"][0]["ntps"] is None
     assert read["layers"][0]["retained"] is None
     assert math.isnan(result.layers[0].ntps)
@@ -102,7 +105,7 @@ def test_table_fits_a_terminal(folds, convention):
     assert best.startswith("*")
     assert f"{result.best.ntps:.3f}" in best
     assert f"Layer {result.best.layer} is best" in result.to_text()
-    assert str(result).startswith(f"{NAMES['model']} on ")
+    assert str(result).startswith(f"{MODEL} on ")
 
 
 def test_table_fits_a_terminal_at_extremes():
@@ -111,7 +114,7 @@ def test_table_fits_a_terminal_at_extremes():
         result.layers[0], layer=12345, ntps=1.0, excess_loss=123456.7891, retained=1.0, explained_heldout=-123.4567
     )
     full = dataclasses.replace(scored, explained_heldout=1.0)
-    text = ScoreResult((scored, full, *result.layers), "theory", 1, 1, 1, {}, {}).to_text()
+    text = result_of(scored, full, *result.layers).to_text()
     assert max(map(len, text.splitlines())) <= 80
     assert max(map(len, degenerate().to_text().splitlines())) <= 80
 
@@ -123,6 +126,31 @@ def test_html_escapes_names():
     assert "base &lt;b&gt;&amp;" in shown
     assert shown.count("<tr") == 4
     assert shown.count("font-weight:bold") == 1
+
+
+def test_what_a_score_is_read_against_stands_in_table_frame_and_picture():
+    plain = make()
+    full = make(permutations=9, intervals=True, control=control())
+    frame = full.to_dataframe()
+    assert {"ntps_z", "ntps_p", "ntps_shuffled", "explained_low", "explained_heldout_high", "ceiling_random"} <= {
+        *frame
+    }
+    assert frame["ntps_shuffled"][1] == full.layers[1].null["ntps"]["mean"]
+    assert frame["ceiling_random"][1] == full.layers[1].control["ceiling"]
+    for result, there in ((plain, False), (full, True)):
+        text, legend = str(result), result.plot().get_legend().get_texts()
+        assert max(map(len, text.splitlines())) <= 80
+        assert ("shuffled" in text, "random" in text.splitlines()[2]) == (there, there)
+        assert ("Fresh weights explain" in " ".join(text.split())) == there
+        assert any("shuffled" in entry.get_text() for entry in legend) == there
+        assert ("shuffled" in result._repr_html_()) == there
+        assert ({"null", "control"} <= result.to_dict()["layers"][0].keys()) == there
+
+
+def control():
+    problem = make_problem(seed=2, n=60, d=10)
+    mix = np.random.default_rng(1).normal(size=(10, 10))
+    return representations_of(problem, *([np.tanh(h @ mix) + k for h in problem.texts] for k in range(3)))
 
 
 def test_data_frame_has_a_row_per_layer():
@@ -141,10 +169,9 @@ def test_best_layer_is_judged_held_out_where_there_are_folds():
     inside = dataclasses.replace(base, layer=0, explained=0.9, explained_heldout=0.3, ceiling_heldout=0.4)
     outside = dataclasses.replace(base, layer=1, explained=0.2, explained_heldout=0.15, ceiling_heldout=0.5)
     unknown = dataclasses.replace(base, layer=2, ceiling_heldout=math.nan)
-    made = ScoreResult((unknown, inside, outside), "theory", 1, 1, 2)
-    assert made.best.layer == 1
+    assert result_of(unknown, inside, outside).best.layer == 1
     plain = [dataclasses.replace(s, explained_heldout=None, ceiling_heldout=None) for s in (inside, outside)]
-    assert ScoreResult(tuple(plain), "theory", 1, 1, 2).best.layer == 0
+    assert result_of(*plain).best.layer == 0
 
 
 def test_a_layer_is_looked_up_by_its_number():
