@@ -72,7 +72,7 @@ def save_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor]", header
     Raises:
         NtpsError: If the file cannot be written.
     """
-    strings = {"ntps": json.dumps(dict(header), sort_keys=True)}
+    strings = {"ntps": json.dumps(dict(header))}
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))  # each is aligned to its type
     entries: dict[str, Any] = {}
     offset = 0

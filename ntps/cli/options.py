@@ -108,9 +108,8 @@ def name_options(message: str, parameters: Iterable[Any]) -> str:
         if option is None:
             continue
         name = re.escape(parameter.name)
-        message = re.sub(
-            rf"\b{name}=(True\b)?", lambda code, option=option: option if code[1] else f"{option} ", message
-        )
+        message = re.sub(rf"\b{name}=True\b", option, message)
+        message = re.sub(rf"\b{name}=", f"{option} ", message)
         message = re.sub(rf"^{name}(?= (is|has|needs|names|and) )", option, message)
         if "_" in parameter.name:
             message = re.sub(rf"(?<![\w-]){name}(?!\w)", option, message)

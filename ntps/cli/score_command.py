@@ -67,7 +67,7 @@ def run(
     if quiet:
         shared.hide_messages()
 
-    from ntps.models import collect, load_model
+    from ntps.models import Representations, collect, load_model
     from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings
     from ntps.models.processes import is_main_process
     from ntps.report import write_report
@@ -103,7 +103,7 @@ def run(
         limit=limit,
         seed=seed,
     )
-    representations = []
+    representations: list[Representations] = []
     for fresh in (random_weights, True) if control else (random_weights,):
         loaded = load_model(
             model,

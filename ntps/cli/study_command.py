@@ -16,8 +16,8 @@ from ntps.errors import NtpsError, one_of
 NAME = "study"
 EXAMPLES = (
     "Examples:  ntps study --model miniworld-base --model miniworld-base@step1000 --task miniworld/topic "
-    "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  on a cluster: start the same command "
-    "as often as you like on one shared --output; the processes divide the cells between them"
+    "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  on a cluster: start the same "
+    "command as often as you like on one shared --output; the processes divide the cells between them"
 )
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ntps.cli import app as cli
-from ntps.models import runs
+from ntps.models import passes
 
 TEXTS = ["a good film", "a bad film it was", "the dog saw a cat", "she read the old book", "rain in the city ."] * 8
 LABELS = ["yes", "no", "no", "yes", "no"] * 8
@@ -110,16 +110,16 @@ def test_official_convention_gives_19_fractions(run, tiny_llama, reviews):
     assert len(curve["ntps"]) == 19
 
 
-def test_report_is_whole_and_its_moments_serve_again_until_something_changes(
+def test_report_is_whole_and_its_pass_serves_again_until_something_changes(
     run, tiny_llama, tiny_gpt2, reviews, tmp_path, monkeypatch
 ):
-    passes = []
-    once = runs.collect
-    monkeypatch.setattr(runs, "collect", lambda *a, **k: passes.append(1) or once(*a, **k))
+    runs = []
+    once = passes._run
+    monkeypatch.setattr(passes, "_run", lambda *a: runs.append(1) or once(*a))
     folder = tmp_path / "report"
     arguments = ["score", tiny_llama, reviews, "--output", folder]
     assert run(*arguments)[0] == 0
-    names = {"report.html", "scores.json", "scores.csv", "layers.png", "curve.png", "moments.safetensors"}
+    names = {"report.html", "scores.json", "scores.csv", "layers.png", "curve.png", "representations.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and "http" not in page.replace("https://arxiv.org", "")
@@ -130,14 +130,16 @@ def test_report_is_whole_and_its_moments_serve_again_until_something_changes(
     best = max(json.loads(first)["layers"], key=lambda row: row["ceiling_heldout"])
     assert f"{best['ceiling_heldout']:.3f}" in re.search(r"<tr class=['\"]?best.*?</tr>", page, re.DOTALL)[0]
     status, _, err = run(*arguments)
-    assert status == 0 and "using the moments" in err and len(passes) == 1
+    assert status == 0 and "using the representations" in err and len(runs) == 1
     assert (folder / "scores.json").read_text() == first
-    assert "using the moments" in run(*arguments, "--k-v", 5)[2]  # ranks are read off, not collected
-    for change in (["--max-length", 3], ["--prefix", "mean"], ["--seed", 3, "--limit", 30], ["--folds", 3]):
-        before = len(passes)
-        assert "using the moments" not in run(*arguments, *change)[2]
-        assert len(passes) == before + 1
-    assert "using the moments" not in run("score", tiny_gpt2, reviews, "--output", folder)[2]
+    assert "using the representations" in run(*arguments, "--k-v", 5)[2]  # ranks are read off, not collected
+    for other in (["--folds", 3], ["--permutations", 5], ["--intervals"], ["--convention", "official"], ["--center"]):
+        assert "using the representations" in run(*arguments, *other)[2]  # nothing here is of the pass
+    for change in (["--max-length", 3], ["--prefix", "mean"], ["--pooling", "last"], ["--seed", 3, "--limit", 30]):
+        before = len(runs)
+        assert "using the representations" not in run(*arguments, *change)[2]
+        assert len(runs) == before + 1
+    assert "using the representations" not in run("score", tiny_gpt2, reviews, "--output", folder)[2]
 
 
 def test_evidence_is_in_the_table_and_its_passes_serve_again(run, tiny_llama, reviews, tmp_path):
@@ -152,16 +154,12 @@ def test_evidence_is_in_the_table_and_its_passes_serve_again(run, tiny_llama, re
     status, again, err = run("score", tiny_llama, reviews, *options)
     assert err.count("same model, texts and settings") == 2
     assert again == first
-    (tmp_path / "out" / "features.safetensors").write_bytes(b"no")
-    status, third, err = run("score", tiny_llama, reviews, *options)
-    assert "features.safetensors is damaged" in err
-    assert third == first
 
 
-def test_damaged_moments_are_named_and_collected_again(run, tiny_llama, reviews, tmp_path):
+def test_a_damaged_pass_is_named_and_run_again(run, tiny_llama, reviews, tmp_path):
     folder = tmp_path / "report"
     run("score", tiny_llama, reviews, "--output", folder)
-    path = folder / "moments.safetensors"
+    path = folder / "representations.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 255
     path.write_bytes(data)
@@ -182,22 +180,26 @@ def test_cut_and_empty_texts_are_counted(run, tiny_llama, tmp_path):
 
 BAD = [
     (["--layers", "9"], "layer 9"),
-    (["--layers", "x"], "layers"),
+    (["--layers", "x"], "--layers"),
     (["--limit", "0"], "--limit"),
     (["--max-length", "1"], "--max-length"),
     (["--batch-size", "0"], "--batch-size"),
     (["--folds", "1"], "--folds"),
-    (["--intervals", "--folds", "2"], "--intervals needs folds"),
+    (["--intervals", "--folds", "2"], "3 folds"),
     (["--permutations", "-1"], "--permutations is -1"),
     (["--control", "--random-weights"], "exclude each other"),
-    (["--permutations", "5", "--convention", "official"], "--convention theory"),
-    (["--folds", "1000"], "folds"),
+    (["--permutations", "5", "--convention", "official"], "--convention"),
+    (["--folds", "1000"], "--folds"),
+    (["--folds", "many"], "--folds"),
+    (["--pooling", "sun"], "--pooling"),
+    (["--state-dtype", "int3"], "--state-dtype"),
+    (["--rtol", "2"], "--rtol"),
     (["--k-u", "0"], "--k-u"),
-    (["--k-u", "99"], "k_u"),
+    (["--k-u", "99"], "--k-u"),
     (["--k-v", "0"], "--k-v"),
-    (["--k-v", "99"], "k_v"),
-    (["--dtype", "int3"], "dtype"),
-    (["--device", "cuda:99"], "device"),
+    (["--k-v", "99"], "--k-v"),
+    (["--dtype", "int3"], "--dtype"),
+    (["--device", "cuda:99"], "--device"),
     (["--prefix", "sun"], "--prefix"),
     (["--convention", "mine"], "--convention"),
     (["--seed", "-1"], "--seed"),
@@ -219,7 +221,7 @@ def test_bad_option_is_one_sentence_and_status_2(run, tiny_llama, reviews, optio
 
 
 def test_unwritable_output_is_refused_before_the_work(run, tiny_llama, reviews, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "collect", lambda *a, **k: pytest.fail("the work had started"))
+    monkeypatch.setattr(passes, "_run", lambda *a: pytest.fail("the work had started"))
     (tmp_path / "file").write_text("")
     for options in (["--output", tmp_path / "file"], ["--output", tmp_path / "file" / "in"], ["--json", tmp_path]):
         status, _, err = run("score", tiny_llama, reviews, *options)
@@ -239,19 +241,19 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(run, tiny_llama, reviews, 
     assert not [path for path in tmp_path.iterdir() if path.name != "reviews.csv"]
 
 
-def test_interruption_is_130_and_keeps_the_moments(run, tiny_llama, reviews, tmp_path, monkeypatch):
+def test_interruption_is_130_and_keeps_the_pass(run, tiny_llama, reviews, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ntps.score", interrupted)
+    monkeypatch.setattr("ntps.scoring.score_task", interrupted)
     folder = tmp_path / "report"
     status, _, err = run("score", tiny_llama, reviews, "--output", folder)
     assert status == 130 and "interrupted" in err
-    assert (folder / "moments.safetensors").is_file()
+    assert (folder / "representations.safetensors").is_file()
 
 
 def test_a_fault_of_ours_is_not_passed_off_as_bad_input(run, tiny_llama, reviews, monkeypatch):
-    monkeypatch.setattr("ntps.score", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("ntps.scoring.score_task", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["ntps", "score", str(tiny_llama), reviews])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -306,3 +308,50 @@ def test_two_processes_give_the_result_of_one(tiny_llama, tmp_path):
     for first, second in zip(*(json.loads(path.read_text())["layers"] for path in (one, two)), strict=True):
         for key in ("ntps", "explained", "ceiling", "excess_loss"):
             assert first[key] == pytest.approx(second[key], abs=1e-10)
+
+
+def test_two_label_columns_are_scored_from_one_pass(run, tiny_llama, tmp_path, monkeypatch):
+    path = tmp_path / "reviews.tsv"
+    rows = [
+        f"{text}\t{label}\t{'' if index % 5 == 4 else 'ab'[index % 2]}"
+        for index, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True))
+    ]
+    path.write_text("\n".join(["text\trating\tcondition", *rows]) + "\n")
+    runs, once = [], passes._run
+    monkeypatch.setattr(passes, "_run", lambda *a: runs.append(1) or once(*a))
+    columns = ["--label-column", "rating", "--label-column", "condition"]
+    status, out, _ = run(
+        "score", tiny_llama, path, *columns, "--json", tmp_path / "s.json", "--output", tmp_path / "out"
+    )
+    assert status == 0 and len(runs) == 1
+    both = json.loads((tmp_path / "s.json").read_text())
+    assert set(both) == {"schema_version", "tasks"}
+    rating, condition = both["tasks"]
+    assert (rating["n_texts"], condition["n_texts"]) == (40, 32)
+    assert condition["provenance"]["n_unlabelled"] == 8
+    assert out.count("is best") == 2 and "condition" in out
+    assert (tmp_path / "out" / "report.html").read_text().count("condition") >= 1
+    for column, among_both in (("rating", rating), ("condition", condition)):
+        if column == "condition":
+            continue  # alone, its missing labels are refused
+        alone = json.loads(run("score", tiny_llama, path, "--label-column", column, "--json", "-")[1])
+        assert alone["layers"] == among_both["layers"]
+    status, _, err = run("score", tiny_llama, path, "--label-column", "condition")
+    assert status == 2 and "condition" in err
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"], ["score", "--help"]])
+def test_what_needs_no_torch_imports_none(arguments):
+    code = f"""
+import sys
+sys.argv = ["ntps", *{arguments!r}]
+from ntps.cli.app import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {{"torch", "transformers", "datasets", "pandas", "sklearn", "scipy", "matplotlib"}} & set(sys.modules)
+print(sorted(heavy), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
