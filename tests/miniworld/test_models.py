@@ -114,7 +114,7 @@ def test_the_ladder_descends():
     assert losses[0] > 0.9 * np.log(4 + len(lexicon.all_words()))  # random weights know nothing
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [*FINISHED[:2], pytest.param(FINISHED[2], marks=pytest.mark.slow)])
 def test_noise_is_at_chance(name):
     model, tokenizer = load(name)
     n = 500
