@@ -81,17 +81,3 @@ def fake_miniworld(monkeypatch, tiny_llama):
     monkeypatch.setitem(sys.modules, "ntps.miniworld", fake)
     monkeypatch.setattr(ntps, "miniworld", fake, raising=False)
     return fake
-
-
-@pytest.fixture
-def may_run_out(monkeypatch):
-    """As on a GPU, where everything is made before the first sum changes."""
-    from ntps.core.accumulator import MomentAccumulator
-
-    plain = MomentAccumulator.__init__
-
-    def on_a_gpu(self, **options):
-        plain(self, **options)
-        self._may_run_out = True
-
-    monkeypatch.setattr(MomentAccumulator, "__init__", on_a_gpu)

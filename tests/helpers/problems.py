@@ -113,3 +113,12 @@ def order_task(n=72, seed=0, noise=False):
         rows.append(" ".join([*rest[:1], *pair, *rest[1:]]))
     labels = rng.permutation(labels) if noise else labels
     return load_task(texts=rows, labels=[("second", "first")[i] for i in labels], name="order")
+
+
+def word_task(n=40, *, longest=12, seed=0, classes=3, blank=()):
+    """Random words with random labels; texts at the indices in `blank` have no token."""
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(WORDS, size=rng.integers(1, longest + 1))) for _ in range(n)]
+    for index in blank:
+        texts[index] = "  "
+    return Task.of("words", texts, rng.permutation(np.arange(n) % classes), "abcdef"[:classes])
