@@ -1,0 +1,250 @@
+"""Files are whole or not there; the tensor store is plain safetensors and notices damage anywhere; JSON is strict."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from ntps import _files
+from ntps._files import (
+    atomic_path,
+    atomic_write,
+    check_output,
+    jsonable,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256_files,
+    sha256_json,
+)
+from ntps.errors import NtpsError
+
+HEADER = {"kind": "numbers", "note": "naïve", "nested": {"none": None, "list": [1, 2.5]}}
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    made = {"odd": torch.randn(3, generator=generator).half(), "big": torch.randn(4, 5, generator=generator).double()}
+    for kind in ("float32", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"):
+        made[kind] = torch.arange(7).to(getattr(torch, kind))
+    return made | {"scalar": torch.tensor(2.5), "empty": torch.zeros(0, 3), "turned": torch.arange(6.0).view(2, 3).T}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(
+        a.dtype == other[name].dtype and a.shape == other[name].shape and torch.equal(a, other[name])
+        for name, a in one.items()
+    )
+
+
+class TestTensors:
+    @pytest.mark.parametrize("block", [_files._BLOCK, 8])
+    def test_what_was_saved_comes_back(self, tmp_path, monkeypatch, block):
+        monkeypatch.setattr(_files, "_BLOCK", block)
+        path = save_tensors(tmp_path / "below" / "t.safetensors", tensors(), HEADER)
+        found, header = load_tensors(path, "numbers")
+        assert equal(found, tensors())
+        assert header == HEADER
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def test_the_safetensors_library_reads_them(self, tmp_path):
+        from safetensors.torch import load_file
+
+        path = save_tensors(tmp_path / "t", tensors(), HEADER)
+        assert equal(load_file(path), tensors())
+
+    def test_each_tensor_is_aligned_to_its_type(self, tmp_path):
+        path = save_tensors(tmp_path / "t", tensors(), HEADER)
+        raw = path.read_bytes()
+        size = struct.unpack("<Q", raw[:8])[0]
+        entries = json.loads(raw[8 : 8 + size])
+        entries.pop("__metadata__")
+        made = tensors()
+        assert size % 8 == 0
+        assert all(entry["data_offsets"][0] % made[name].element_size() == 0 for name, entry in entries.items())
+
+    def test_memory_mapped_tensors(self, tmp_path):
+        rows = np.memmap(tmp_path / "rows", dtype=np.float16, mode="w+", shape=(5, 3))
+        rows[:] = np.arange(15).reshape(5, 3)
+        path = save_tensors(tmp_path / "t", {"rows": torch.from_numpy(rows)}, HEADER)
+        assert np.array_equal(load_tensors(path, "numbers")[0]["rows"].numpy(), rows)
+
+    def test_damage_anywhere_is_noticed(self, tmp_path):
+        """Any byte of the header, metadata included, and of the numbers; any length."""
+        path = save_tensors(tmp_path / "t", {"a": torch.arange(20.0), "b": torch.arange(5)}, HEADER)
+        raw, rng, survived = path.read_bytes(), np.random.default_rng(0), []
+        damaged = [raw[:keep] for keep in (0, 5, 8, 100, -1, -8)] + [raw + b"\0"]
+        for index in range(len(raw)):
+            changed = bytearray(raw)
+            changed[index] ^= 1 << int(rng.integers(8))
+            damaged.append(bytes(changed))
+        damaged.append(raw.replace(b'"F32"', b'"I32"', 1))
+        for index, content in enumerate(damaged):
+            path.write_bytes(content)
+            try:
+                found = load_tensors(path, "numbers")
+            except NtpsError as error:
+                assert str(path) in str(error)
+                assert "\n" not in str(error)
+            else:
+                survived.append((index, found[0].keys()))
+        assert survived == []
+        path.write_bytes(raw)
+        load_tensors(path, "numbers")
+
+    def test_other_files_are_refused(self, tmp_path):
+        from safetensors.torch import save_file
+
+        path = save_tensors(tmp_path / "t", tensors(), HEADER)
+        save_file({"weight": torch.ones(2)}, tmp_path / "model")
+        (tmp_path / "table").write_text("label,text\n")
+        cases = {"absent": "no such file", ".": "no such file", "model": "ntps did not write", "table": "damaged"}
+        for name, words in cases.items():
+            with pytest.raises(NtpsError, match=words):
+                load_tensors(tmp_path / name, "numbers")
+        with pytest.raises(NtpsError, match="'numbers', not 'words'"):
+            load_tensors(path, "words")
+
+    def test_what_cannot_be_written_leaves_the_old_file(self, tmp_path):
+        path = save_tensors(tmp_path / "t", tensors(), HEADER)
+        before = path.read_bytes()
+        with pytest.raises(TypeError):
+            save_tensors(path, tensors(), {"kind": tmp_path})
+        with pytest.raises(NtpsError, match="cannot write"):
+            save_tensors(path / "below", tensors(), HEADER)
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["t"]
+
+
+class TestAtomic:
+    @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+    def test_mode_follows_the_umask(self, tmp_path, umask):
+        before = os.umask(umask)
+        try:
+            path = atomic_write(tmp_path / "file", "text")
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+    def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path):
+        path = atomic_write(tmp_path / "file", "old")
+        with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+            temporary.write_text("new")
+            raise RuntimeError
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+        assert atomic_write(path, b"n\xc3\xa9w").read_text(encoding="utf-8") == "néw"
+
+    def test_a_killed_writer_leaves_no_target(self, tmp_path):
+        code = (
+            "import sys, time\nfrom ntps._files import atomic_path\n"
+            "with atomic_path(sys.argv[1]) as path:\n"
+            "    path.write_bytes(b'half'); print('half', flush=True); time.sleep(60)"
+        )
+        target = tmp_path / "file"
+        with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout.readline() == b"half\n"
+            writer.kill()
+        assert not target.exists()
+        assert atomic_write(target, "whole").read_text() == "whole"  # what it left is in nobody's way
+
+    @pytest.mark.parametrize("target", ["file/below", "folder"])
+    def test_what_cannot_be_written_is_named(self, tmp_path, target):
+        (tmp_path / "file").write_text("")
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(NtpsError, match=f"cannot write .*{target}"):
+            atomic_write(tmp_path / target, "text")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+class TestCheckOutput:
+    def test_accepts_and_refuses(self, tmp_path):
+        (tmp_path / "file").write_text("content")
+        check_output(tmp_path / "new" / "folder", tmp_path / "file")
+        assert list((tmp_path / "new" / "folder").iterdir()) == []
+        check_output(None, "-")
+        check_output(None)
+        for arguments, words in (((tmp_path / "file",), "is a file"), ((None, tmp_path), "is a folder"),
+                                 ((tmp_path / "file" / "below",), "cannot write")):  # fmt: skip
+            with pytest.raises(NtpsError, match=words):
+                check_output(*arguments)
+        assert (tmp_path / "file").read_text() == "content"
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_a_folder_without_permission(self, tmp_path):
+        tmp_path.chmod(0o500)
+        with pytest.raises(NtpsError, match="cannot write"):
+            check_output(tmp_path)
+
+    def test_several_processes_at_once(self, tmp_path):
+        """Each has a file of its own to try with."""
+        code = (
+            "import sys, time\nfrom ntps._files import check_output\n"
+            "while time.time() < float(sys.argv[2]): pass\n"
+            "for _ in range(300): check_output(sys.argv[1])"
+        )
+        start = str(time.time() + 2)
+        running = [
+            subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out"), start], stderr=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        for process in running:
+            assert process.communicate(timeout=60)[1] == b""
+            assert process.returncode == 0
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+class TestJson:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            (float("nan"), None),
+            ((1, float("inf"), "a"), [1, None, "a"]),
+            ({"a": {"b": [float("-inf"), 2.5]}}, {"a": {"b": [None, 2.5]}}),
+            (np.array([[1.0, np.nan]]), [[1.0, None]]),
+            (np.float32("nan"), None),
+            (np.int64(3), 3),
+            (np.bool_(True), True),
+            (None, None),
+            (torch.tensor([1.0, float("nan")]), [1.0, None]),
+        ],
+    )
+    def test_what_json_has_no_word_for_becomes_null(self, value, expected):
+        found = jsonable(value)
+        assert found == expected
+        assert type(found) is type(expected)
+        json.dumps(found, allow_nan=False)
+
+    def test_reading(self, tmp_path):
+        path = atomic_write(tmp_path / "good", '{"a": "é"}')
+        assert read_json(path) == {"a": "é"}
+        atomic_write(tmp_path / "bad", '{\n"a": }')
+        (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+        for name, words in (
+            ("bad", "bad, line 2: not valid JSON"),
+            ("absent", "cannot read"),
+            ("binary", "cannot read"),
+        ):
+            with pytest.raises(NtpsError, match=words):
+                read_json(tmp_path / name)
+
+    def test_digests(self, tmp_path):
+        content = {"b": 1, "a": [None, "é"], "checksum": "x"}
+        digest = sha256_json(content)
+        assert (
+            digest
+            == sha256_json({"a": [None, "é"], "checksum": "y", "b": 1})
+            == sha256_json({"a": [None, "é"], "b": 1})
+        )
+        assert digest != sha256_json(content | {"b": 2})
+        assert digest != sha256_json(content, leave_out="b")
+        one, other = atomic_write(tmp_path / "one", "1"), atomic_write(tmp_path / "other", "2")
+        digests = {sha256_files(paths) for paths in ([one], [other], [one, other], [other, one])}
+        assert len(digests) == 4
+        assert sha256_files([one]) in digests
