@@ -1,8 +1,26 @@
-"""Fine-tuning with LoRA and its alternatives: train a model, and compare it before and after."""
+"""Fine-tuning with LoRA and its alternatives: train a model, and compare it before and after.
 
-from ntps.finetune.compare import before_and_after, repeat
-from ntps.finetune.results import LoraRepeats, LoraResult
-from ntps.finetune.settings import TrainSettings
-from ntps.finetune.train import FineTuned, fine_tune
+Names are imported when they are first used: checking settings needs no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from ntps._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from ntps.finetune.compare import before_and_after, repeat
+    from ntps.finetune.results import LoraRepeats, LoraResult
+    from ntps.finetune.settings import TrainSettings
+    from ntps.finetune.train import FineTuned, fine_tune
 
 __all__ = ["FineTuned", "LoraRepeats", "LoraResult", "TrainSettings", "before_and_after", "fine_tune", "repeat"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "compare": ("before_and_after", "repeat"),
+        "results": ("LoraRepeats", "LoraResult"),
+        "settings": ("TrainSettings",),
+        "train": ("FineTuned", "fine_tune"),
+    },
+)
