@@ -51,7 +51,6 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 import ntps
-from ntps._hub import reachable
 
 sns.set_theme(style="ticks", palette="colorblind")
 # torch uses every core; on a shared machine add: import torch; torch.set_num_threads(2)
@@ -97,8 +96,8 @@ for text, label in zip(topic.texts[:2], topic.labels[:2], strict=True):
 # > tells the eight topics apart survives: nearly nothing, about half, nearly all?
 
 # %%
-moments = ntps.collect_moments(model, topic, folds=5, progress=False)  # one pass over the texts
-result = ntps.score(moments)
+representations = ntps.collect(model, topic, progress=False)  # one pass over the texts
+result = ntps.score(representations)
 result
 
 # %% [markdown]
@@ -132,7 +131,7 @@ plt.show()
 
 # %%
 watermark = ntps.load_task("miniworld/watermark", n=1000)
-stamped = ntps.score(ntps.collect_moments(model, watermark, folds=5, progress=False))
+stamped = ntps.score(ntps.collect(model, watermark, progress=False))
 print(stamped)
 
 # %%
@@ -166,7 +165,7 @@ coin = ntps.load_task("miniworld/noise", n=1000)
 rows = []
 for name, task in (("topic", topic), ("watermark", watermark), ("coin", coin)):
     for when, network in (("random weights", untrained), ("pretrained", model)):
-        scored = ntps.score(ntps.collect_moments(network, task, layers=-1, folds=5, progress=False))[last]
+        scored = ntps.score(ntps.collect(network, task, layers=-1, progress=False))[last]
         rows.append({"task": name, "model": when, "V": scored.explained_heldout, "all": scored.ceiling_heldout})
 
 fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
@@ -205,7 +204,7 @@ with tempfile.TemporaryDirectory() as folder:
     mine = ntps.load_task(path)  # columns with other names: text_column="...", label_column="..."
 
 print(mine)
-own = ntps.score(ntps.collect_moments(model, mine, folds=5, progress=False))
+own = ntps.score(ntps.collect(model, mine, progress=False))
 print(textwrap.fill(own.sentence()))
 
 # %% [markdown]
@@ -215,13 +214,14 @@ print(textwrap.fill(own.sentence()))
 # place of the file. The next cell needs the network. It fetches a model of 135 million parameters (about 270 MB) and 300 film reviews.
 
 # %%
-if reachable():
+try:
     reviews = ntps.load_task("cornell-movie-review-data/rotten_tomatoes", limit=300)
-    real = ntps.load_model("HuggingFaceTB/SmolLM2-135M")
-    films = ntps.score(ntps.collect_moments(real, reviews, layers=[0, 10, 20, -1], folds=5, progress=False))
-    print(films)
-else:
+except ntps.NtpsError:
     print("Skipped: the model hub cannot be reached from here. With a network, run this cell again.")
+else:
+    real = ntps.load_model("HuggingFaceTB/SmolLM2-135M")
+    films = ntps.score(ntps.collect(real, reviews, layers=[0, 10, 20, -1], progress=False))
+    print(films)
 
 # %% [markdown]
 # With few texts and a wide model, held-out shares are low and uncertain: the readout through *all* directions has more numbers to fit than texts to

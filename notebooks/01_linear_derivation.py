@@ -48,7 +48,7 @@ import seaborn as sns
 import torch
 
 import ntps
-from ntps.course import widgets
+from ntps.course import solve, vocabulary, widgets
 
 sns.set_theme(style="ticks", palette="colorblind")
 torch.manual_seed(0)  # torch uses every core; on a shared machine: torch.set_num_threads(2)
@@ -87,14 +87,14 @@ d, k = 6, 2
 A = rng.standard_normal((d, 3)) * np.array([1.2, 0.8, 0.8])  # three directions that persist
 axes = np.linalg.qr(rng.standard_normal((d, d)))[0]
 loud = axes * np.array([16, 12, 0.5, 0.5, 0.5, 0.5])  # noise, very loud along two axes
-world = widgets.LinearWorld(A, N=loud @ loud.T, B=rng.standard_normal((d, 2)), length=8)
+world = widgets.LinearWorld(A=A, N=loud @ loud.T, B=rng.standard_normal((d, 2)), length=8)
 
 states, y = world.sample(20_000, seed=1)  # (texts, tokens, d) and (texts, labels)
 s = states.cumsum(axis=1)  # prefix sums
 C0 = np.einsum("ntd,nte->de", s[:, :-1], s[:, :-1]) / len(states)
 C1 = np.einsum("ntd,nte->de", s[:, :-1], states[:, 1:]) / len(states)
 
-exact = world.moments()  # the same matrices in theory, for infinitely many texts
+exact = world.next_token  # the same matrices in theory, for infinitely many texts
 for name, ours, theirs in (("C0", C0, exact.C0.numpy()), ("C1", C1, exact.C1.numpy())):
     error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
     print(f"{name} from {len(states):,} sampled texts: {100 * error:.1f} % away from the exact one")
@@ -309,7 +309,7 @@ print(f"largest gap between score and retained share: {gap[place]:+.2f}, at {pla
 #
 # ## 7. A pretrained model: three ways to stand for the past
 #
-# Now $h_t$ comes from a real, if miniature, language model, trained on the bundled language. `collect_moments` runs it once and adds up $M, X, C_0, C_1$ for every layer. Layer 0 is the
+# Now $h_t$ comes from a real, if miniature, language model, trained on the bundled language. `ntps.collect` runs it once, adds up $C_0$ and $C_1$ for every layer, and keeps the mean states, from which $M$ and $X$ follow. Layer 0 is the
 # embedding, the last layer is the state after the final norm.
 #
 # The prefix *sum* is the paper's choice. It weighs late tokens more, because $s_t$ grows. Two alternatives: the prefix *mean* $s_t / t$, and the *last* state $h_t$ alone,
@@ -321,11 +321,9 @@ print(f"largest gap between score and retained share: {gap[place]:+.2f}, at {pla
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 task = ntps.load_task("miniworld/topic", n=600)
-collected = {
-    prefix: ntps.collect_moments(model, task, prefix=prefix, progress=False) for prefix in ("sum", "mean", "last")
-}
-moments = collected["sum"]
-scores = pd.concat(ntps.score(held).to_dataframe().assign(prefix=prefix) for prefix, held in collected.items())
+collected = {prefix: ntps.collect(model, task, prefix=prefix, progress=False) for prefix in ("sum", "mean", "last")}
+representations = collected["sum"]
+scores = pd.concat(ntps.score(read, folds=0).to_dataframe().assign(prefix=prefix) for prefix, read in collected.items())
 
 figure, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
 sns.lineplot(scores, x="layer", y="retained", hue="prefix", style="prefix", markers=True, ax=ax)
@@ -347,11 +345,11 @@ scores.pivot(index="layer", columns="prefix", values="retained").round(2)
 # > **Predict.** $U$ was fitted to topics. By what will it group words: by topic, by kind, or both? And $V$, whose aim is to predict which state comes next?
 
 # %%
-kinds, topics = widgets.word_kinds(), widgets.word_topics()
-words = widgets.word_states(model, task.texts, kinds=kinds)
+kinds, topics = vocabulary.word_kinds(), vocabulary.word_topics()
+words = vocabulary.word_states(model, task.texts, kinds=kinds)
 groupings = {"kind": words.kinds, "topic": [topics.get(word) for word in words.words]}
 
-solution = ntps.solve_layer(moments.layer(0))
+solution = solve(representations, layer=0)  # U, V and what follows from them
 planes = {side: widgets.plane_coordinates(words.means[0], getattr(solution, side).vectors.numpy()) for side in "UV"}
 figure, axes = plt.subplots(2, 2, figsize=(7.2, 7.4), layout="constrained")
 for row, (way, groups) in zip(axes, groupings.items(), strict=True):
@@ -400,13 +398,13 @@ table.round(2)
 # > **Predict.** How does $V$'s spectrum fall, compared with $U$'s? In the last layer states describe what comes *next*, not the word itself: will words still group by topic in $U$-space?
 
 # %%
-panel_b = widgets.SpectraPanel(moments, words, groupings)
+panel_b = widgets.SpectraPanel(representations, words, groupings)
 panel_b.show()
 
 # %%
 spectra = []
-for layer in moments.layers:
-    solved = ntps.solve_layer(moments.layer(layer))
+for layer in representations.layers:
+    solved = solve(representations, layer)
     for side, encoder in (("U", solved.U), ("V", solved.V)):
         shares = encoder.eigenvalues / encoder.eigenvalues.sum()
         spectra += [
@@ -430,9 +428,9 @@ real_model = ""  # for instance "HuggingFaceTB/SmolLM2-135M" (online), or a dire
 
 if real_model:
     other = ntps.load_model(real_model)
-    other_words = widgets.word_states(other, task.texts, kinds=kinds)
+    other_words = vocabulary.word_states(other, task.texts, kinds=kinds)
     other_groupings = {"kind": other_words.kinds, "topic": [topics.get(word) for word in other_words.words]}
-    other_panel = widgets.SpectraPanel(ntps.collect_moments(other, task, progress=False), other_words, other_groupings)
+    other_panel = widgets.SpectraPanel(ntps.collect(other, task, progress=False), other_words, other_groupings)
     display(other_panel.show())  # noqa: F821 - a notebook provides it
 else:
     print("Skipped: no real model was asked for.")

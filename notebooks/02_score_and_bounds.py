@@ -50,7 +50,8 @@ import seaborn as sns
 import torch
 
 import ntps
-from ntps.course import widgets
+from ntps.course import solve, widgets
+from ntps.scoring import read_layer
 
 sns.set_theme(style="ticks", palette="colorblind")
 torch.manual_seed(0)  # torch uses every core; on a shared machine: torch.set_num_threads(2)
@@ -121,10 +122,11 @@ means.round(3)
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 names = ("topic", "watermark", "noise")
-moments = {
-    name: ntps.collect_moments(model, ntps.load_task(f"miniworld/{name}", n=800), progress=False) for name in names
+representations = {
+    name: ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=800), progress=False) for name in names
 }
-table = pd.concat(ntps.score(moments[name]).to_dataframe().assign(task=name) for name in names)
+results = {name: ntps.score(representations[name], folds=0) for name in names}
+table = pd.concat(results[name].to_dataframe().assign(task=name) for name in names)
 shown = table.melt(["layer", "task"], ["ntps", "retained"], var_name="quantity", value_name="share")
 shown["quantity"] = shown.quantity.map({"ntps": "NTPS", "retained": "label share retained"})
 grid = sns.relplot(
@@ -188,19 +190,19 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 
 
 # %%
-def parts(view, k_v):
+def parts(solution, k_v):
     """Return lambda, the p_i, and the explained share computed directly from M, X and V."""
-    solution = ntps.solve_layer(view)
+    M, X = solution.pooled.M, solution.pooled.X
     U, V = solution.U, solution.V.vectors[:, :k_v]
-    values, vectors = torch.linalg.eigh(view.M)
+    values, vectors = torch.linalg.eigh(M)
     half = vectors * values.sqrt() @ vectors.T  # M^(1/2)
     basis = torch.linalg.qr(half @ V)[0]
     p = (basis.T @ (half @ U.vectors)).square().sum(0)
-    explained = torch.trace(torch.linalg.solve(V.T @ view.M @ V, V.T @ view.X @ view.X.T @ V))
+    explained = torch.trace(torch.linalg.solve(V.T @ M @ V, V.T @ X @ X.T @ V))
     return U.eigenvalues, p, explained
 
 
-view = moments["topic"].layer(4)
+view = solve(representations["topic"], layer=4)
 eigenvalues, p, explained = parts(view, 16)
 exact = float(eigenvalues.sum() - explained)
 through_p = float((eigenvalues * (1 - p)).sum())
@@ -219,7 +221,7 @@ print(f"bounds: {eigenvalues[-1] * missing:.4f} <= {exact:.4f} <= {eigenvalues[0
 # %%
 sides = []
 for name in names:
-    for scored in ntps.score(moments[name]).layers:
+    for scored in results[name].layers:
         for kind, (low, high) in scored.bounds.items():
             sides.append({"task": name, "layer": scored.layer, "kind": kind, "lower": low, "upper": high})
         sides.append(
@@ -261,19 +263,19 @@ for kind in ("raw", "whitened"):
 
 # %%
 spectra, rows = [], []
-for layer in moments["topic"].layers:
-    held = moments["topic"].layer(layer)
-    values, vectors = torch.linalg.eigh(held.M)
+for layer in representations["topic"].layers:
+    pooled = solve(representations["topic"], layer).pooled
+    values, vectors = torch.linalg.eigh(pooled.M)
     top = vectors[:, -1]
     spectra += [
         {"direction": i + 1, "eigenvalue of M": float(v), "layer": str(layer)} for i, v in enumerate(values.flip(0))
     ]
-    centred = torch.linalg.eigvalsh(held.centered().M)
+    centred = torch.linalg.eigvalsh(pooled.centered().M)
     rows.append({
         "layer": layer,
         "condition number": float(values[-1] / values[0]),
         "share of the loudest direction": float(values[-1] / values.sum()),
-        "of which the mean state": float((top @ held.mean_x) ** 2 / values[-1]),
+        "of which the mean state": float((top @ pooled.mean_x) ** 2 / values[-1]),
         "condition number, centred": float(centred[-1] / centred[0]),
     })  # fmt: skip
 figure, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
@@ -297,14 +299,13 @@ pd.DataFrame(rows).set_index("layer").map("{:.2g}".format)
 
 # %%
 rows = []
-for layer in moments["noise"].layers:
-    held = moments["noise"].layer(layer)
-    solution = ntps.solve_layer(held)
-    values, vectors = torch.linalg.eigh(held.M)  # ascending: the quiet ones first
+for layer in representations["noise"].layers:
+    solution = solve(representations["noise"], layer)
+    values, vectors = torch.linalg.eigh(solution.pooled.M)  # ascending: the quiet ones first
     quiet, coin = vectors[:, :32], solution.U.vectors
     basis = torch.linalg.qr(solution.V.vectors[:, :16])[0]
     generator = torch.Generator().manual_seed(0)
-    drawn = (vectors / values.sqrt()) @ torch.randn(held.d, 500, generator=generator, dtype=torch.float64)
+    drawn = (vectors / values.sqrt()) @ torch.randn(solution.d, 500, generator=generator, dtype=torch.float64)
     rows.append({
         "layer": layer,
         "U in the quiet quarter": (quiet.T @ coin).square().sum().item() / coin.square().sum().item(),
@@ -337,15 +338,15 @@ print(
 
 # %%
 def change(view, A):
-    """The moments of a reader who sees A times the features."""
-    return dataclasses.replace(
-        view, M=A @ view.M @ A.T, X=A @ view.X, C0=A @ view.C0 @ A.T, C1=A @ view.C1, mean_x=A @ view.mean_x
-    )
+    """The solution of a reader who sees A times the features."""
+    C0, C1 = view.next_token.C0, view.next_token.C1
+    next_token = dataclasses.replace(view.next_token, C0=A @ C0 @ A.T, C1=A @ C1)
+    return ntps.solve_layer(view.states.double() @ A.T, view.targets, next_token)
 
 
 width = view.d
 generator = torch.Generator().manual_seed(0)
-loudest = int(view.M.diagonal().argmax())
+loudest = int(view.pooled.M.diagonal().argmax())
 quiet = torch.ones(width, dtype=torch.float64)
 quiet[loudest] = 0.1
 changes = {
@@ -356,7 +357,7 @@ changes = {
 }
 rows = []
 for name, A in changes.items():
-    scored = ntps.read_layer(ntps.solve_layer(change(view, A)))
+    scored = read_layer(change(view, A))
     for what, value in (
         ("NTPS", scored.ntps), ("whitened NTPS", scored.ntps_whitened), ("excess loss", scored.excess_loss)
     ):  # fmt: skip
@@ -383,13 +384,13 @@ rows.assign(change=rows.change.str.replace("\n", " ")).pivot(index="change", col
 # > **Predict.** For the topic, at which $k_V$ will the score pass 0.9, and how much excess loss is left there? For the watermark, does a high score go with a small excess loss?
 
 # %%
-panel_c = widgets.BoundsPanel(moments)
+panel_c = widgets.BoundsPanel(representations)
 panel_c.show()
 
 # %%
 rows = []
 for name in names:
-    solution = ntps.solve_layer(moments[name].layer(2))
+    solution = solve(representations[name], layer=2)
     whole = solution.U.rank
     for k_v in range(1, solution.V.rank + 1):
         left = float(
@@ -409,7 +410,7 @@ for name in names:
     part = frame[frame.task == name].pivot(index="k_V", columns="what", values="share")
     first = int((part["NTPS"] >= 0.9).idxmax())
     left = part.loc[first, "excess loss / possible gain"]
-    ceiling = ntps.score(moments[name], layers=[2]).best.ceiling
+    ceiling = results[name][2].ceiling
     print(
         f"{name}: NTPS passes 0.9 at k_V = {first}, where {100 * left:.0f} % of the possible gain is still missing; all "
         f"{view.d} directions explain {100 * ceiling:.0f} % of the label variance"
@@ -436,11 +437,13 @@ def solve_in(dtype, gram, cross):
 
 
 rows = []
-for layer in moments["topic"].layers:
-    held = moments["topic"].layer(layer)
+for layer in representations["topic"].layers:
+    solution = solve(representations["topic"], layer)
+    pooled, next_token = solution.pooled, solution.next_token
     by = {}
     for dtype in (torch.float32, torch.float64):
-        by[dtype] = ntps.ntps_table(solve_in(dtype, held.M, held.X), solve_in(dtype, held.C0, held.C1))[:, -1]
+        U, V = solve_in(dtype, pooled.M, pooled.X), solve_in(dtype, next_token.C0, next_token.C1)
+        by[dtype] = ntps.ntps_table(U, V)[:, -1]
     count = min(len(table) for table in by.values())
     gap = (by[torch.float32][:count] - by[torch.float64][:count]).abs()
     rows += [{"layer": str(layer), "k_V": k + 1, "difference": float(value)} for k, value in enumerate(gap)]

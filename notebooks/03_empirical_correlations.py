@@ -50,15 +50,8 @@ import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps.course import published
-from ntps.models.passes import collect
-from ntps.scoring.intervals import jackknife
-from ntps.study.measure import StudySettings
-from ntps.course.measurements import real_study
-from ntps.scoring.nulls import permutation_null
-from ntps.study.study import run_study
-from ntps.report.study_plots import plot_against, plot_choice, plot_options
-from ntps.course.widgets.selection import SelectionPanel
+from ntps.course import measurements, published, widgets
+from ntps.report import plot_against, plot_choice, plot_options
 
 sns.set_theme(style="ticks", palette="colorblind")
 pd.options.display.float_format = "{:.2f}".format
@@ -98,8 +91,8 @@ accuracy[["spearman", "low", "high", "p_value", "holm", "options_borne"]]
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 topic = ntps.load_task("miniworld/topic", limit=400)
-moments, features = collect(model, topic, folds=5, fold_prefix=True, keep_features=True, progress=False)
-nulls = permutation_null(moments, features, n_permutations=200)
+representations = ntps.collect(model, topic, progress=False)
+nulls = ntps.permutation_null(representations, permutations=200)
 
 middle = nulls[len(nulls) // 2]
 figure, axes = plt.subplots(1, 2, figsize=(8.0, 2.8), layout="constrained")
@@ -108,7 +101,7 @@ for ax, name, null in zip(axes, ("NTPS", "explained share (in sample)"), (middle
     ax.axvline(null.observed, lw=2, label="true labels")
     ax.set(xlabel=name, ylabel="", title=f"z = {null.z:.1f}, p = {null.p_value:.3f}")
 ax.axvline(0, alpha=0)
-axes[0].axvline(middle.k_v / moments.width, color="0.3", ls=":", label="$k_V / d$")
+axes[0].axvline(middle.k_v / representations.width, color="0.3", ls=":", label="$k_V / d$")
 for ax in axes:
     ax.legend(frameon=False, fontsize="small")
 sns.despine()
@@ -118,10 +111,10 @@ plt.show()
 # Two lessons in one picture. The null of NTPS is **not** at $k_V/d$: shuffled labels still pick directions along which texts differ, and those are not random directions. And the true topics do not stand out from it, although the
 # model knows the topic. The explained share does stand out, and its null is not zero either: that is what fitting noise reaches with this many texts, the reason to prefer [held-out](glossary.md#held-out-share) numbers.
 #
-# How sure are the values themselves? Leave out a fifth of the texts at a time and solve both encoders anew (the *jackknife*):
+# How sure are the values themselves? Leave out a fifth of the texts at a time and solve $U$ anew (the *jackknife*; $V$, which has seen no label, stays as it is):
 
 # %%
-intervals = jackknife(moments)
+intervals = ntps.jackknife(representations)
 ENDS = ("estimate", "low", "high")
 rows = [
     {"layer": layer, **{f"{name} {end}": getattr(found[name], end) for name in ("ntps", "explained") for end in ENDS}}
@@ -148,8 +141,8 @@ MODELS = ["miniworld-base", "miniworld-base@step150"]
 NAMES = ["topic", "tense", "person", "register", "sentiment", "intent", "length", "parity", "agreement", "watermark"]
 TASKS = ["miniworld/" + name for name in NAMES]
 folder = tempfile.TemporaryDirectory()
-settings = StudySettings(limit=300, n_permutations=100)
-study = run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=False)
+settings = ntps.StudySettings(limit=300, permutations=100)
+study = ntps.run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=False)
 study.table("above_majority").T
 
 # %% [markdown]
@@ -191,7 +184,7 @@ print("through V, pretraining takes 5 % or more from:", ", ".join(less))
 # Slide layer and rank; then let the tasks be shuffled, so that there is nothing to find, and look again.
 
 # %%
-SelectionPanel(study).show()
+widgets.SelectionPanel(study).show()
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10.0, 3.4), layout="constrained")
@@ -268,7 +261,7 @@ plt.show()
 # > **Predict.** On how many of the five sets does NTPS of the true labels beat shuffled labels at $p < 0.05$?
 
 # %%
-real = real_study()
+real = measurements.real_study()
 print(*textwrap.wrap(real.attrs["command"], 100, break_on_hyphens=False), sep="\n")
 columns = {"accuracy": "probe", "majority_rate": "largest class", "ntps": "NTPS", "chance": "chance", "ntps_p": "p, NTPS",
            "explained_p": "p, explained", "explained_heldout": "through V", "explained_heldout_random": "fresh, through V",

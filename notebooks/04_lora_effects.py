@@ -53,19 +53,11 @@ import seaborn as sns
 from IPython.display import Image, display
 
 import ntps
-from ntps.course import published
-from ntps.scoring.evidence import add_evidence
-from ntps.models.passes import collect
-from ntps.study.gain import gain_prediction
-from ntps.scoring.intervals import jackknife
-from ntps.finetune.compare import before_and_after
-from ntps.course.measurements import real_lora, real_study
-from ntps.scoring.nulls import permutation_null
-from ntps.study.prescreening import prescreen
-from ntps.report.page import write_report
-from ntps.finetune.settings import TrainSettings
-from ntps.course.widgets.lora_panel import LoraPanel, intruder_count, plot_runs, setting_name
-from ntps.course.widgets.panel import COLORS
+from ntps import TrainSettings, before_and_after
+from ntps.course import measurements, published, widgets
+from ntps.course.widgets import COLORS
+from ntps.report import intruder_count, plot_runs, setting_name
+from ntps.study import gain_prediction
 
 sns.set_theme(style="ticks", palette="colorblind")
 pd.options.display.float_format = "{:.2f}".format
@@ -125,7 +117,7 @@ pd.DataFrame({place: {label: read(side) for label, read in QUANTITIES.items()} f
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 frozen = {
-    task.name.removeprefix("miniworld/"): ntps.score(ntps.collect_moments(model, task, folds=5, progress=False))
+    task.name.removeprefix("miniworld/"): ntps.score(ntps.collect(model, task, progress=False))
     for task in (topic, watermark)
 }
 
@@ -232,7 +224,7 @@ settings = [
     TrainSettings(rank=1, alpha=32, **SHORT),
     TrainSettings(method="full", **SHORT),
 ]
-quick = {"layers": -1, "changes": False, "progress": False}
+quick = {"layers": -1, "analyses": ["intruders"], "progress": False}
 low, middle, loud, whole = (before_and_after(network, watermark, settings=each, **quick) for each in settings)
 tried = [low, middle, runs["watermark"], loud, whole]
 
@@ -267,7 +259,7 @@ for run in tried:
 # Pick a setting and slide the step. Above: accuracy and loss on the validation texts, on the way. Below: what the kept weights gained and cost.
 
 # %%
-LoraPanel(tried).show()
+widgets.LoraPanel(tried).show()
 
 # %%
 plot_runs(tried)
@@ -292,7 +284,7 @@ plt.show()
 # %%
 figures = published.results()
 figures["z"] = figures.groupby("model")["ntps_gain"].transform(lambda score: (score - score.mean()) / score.std(ddof=0))
-errors = {over: gain_prediction(over=over) for over in ("task", "model")}
+errors = {over: gain_prediction(figures, over=over) for over in ("task", "model")}
 inputs = {"zero": "no gain", "mean": "mean gain", "accuracy": "probe accuracy", "ntps": "NTPS",
           "accuracy + ntps": "both"}  # fmt: skip
 largest = figures.groupby("dataset")["gain"].mean().abs().nlargest(3).index
@@ -348,7 +340,7 @@ print(f"mean gain of {' and '.join(two.index)}: {two.mean():.1f} points; of the 
 
 # %%
 NAMES = ["topic", "tense", "register", "intent", "sentiment", "first_mentioned", "watermark", "noise"]
-screened = prescreen("miniworld-base", ["miniworld/" + name for name in NAMES], budget=2)
+screened = ntps.prescreen("miniworld-base", ["miniworld/" + name for name in NAMES], budget=2)
 print(screened)
 terms = zip(screened.calibration.inputs, screened.calibration.coefficients[1:], strict=True)
 print("\nslopes of the calibration:", ", ".join(f"{slope:+.2f} per 1.0 of {name}" for name, slope in terms))
@@ -391,9 +383,9 @@ plt.show()
 # > **Predict.** On how many of the five sets does NTPS at the last layer rise?
 
 # %%
-tuned = real_lora()
+tuned = measurements.real_lora()
 print(*textwrap.wrap(tuned.attrs["command"], 100, break_on_hyphens=False), sep="\n")
-real = real_study().set_index("task").loc[tuned.task]
+real = measurements.real_study().set_index("task").loc[tuned.task]
 foretold = [ntps.load_calibration().forecast(row) for row in real.to_dict("records")]
 shown = pd.DataFrame({
     "before": 100 * tuned.accuracy_before, "after": 100 * tuned.accuracy_after, "gain": 100 * tuned.gain,
@@ -467,17 +459,12 @@ print(own)
 # > **Predict.** The label says which of two people is named first. No bag of words shows that. Fresh weights?
 
 # %%
-moments, features = collect(model, own, folds=5, fold_prefix=True, progress=False)  # ← your model
 fresh = ntps.load_model("miniworld-base", dtype="float32", random_weights=True)
-control = ntps.score(ntps.collect_moments(fresh, own, folds=5, progress=False))
-result = add_evidence(
-    ntps.score(moments),
-    nulls=permutation_null(moments, features, n_permutations=200),
-    intervals=jackknife(moments),
-    control=control,
-)
+control = ntps.collect(fresh, own, progress=False)
+representations = ntps.collect(model, own, progress=False)  # ← your model
+result = ntps.score(representations, control=control, permutations=200, intervals=True)
 with plt.style.context("default"):
-    report = write_report(result, Path(folder.name) / "report")  # ← a folder of your own, so that it stays
+    report = ntps.write_report(result, Path(folder.name) / "report")  # ← a folder of your own, so that it stays
 print("written to the folder report:", ", ".join(file.name for file in report), end="\n\n")
 print(textwrap.fill(result.sentence(), 100))
 
@@ -498,7 +485,7 @@ display(Image(filename=str(Path(folder.name) / "report" / "layers.png"), width=5
 # **Step 4: worth tuning?**
 
 # %%
-verdict = prescreen(model, [own], limit=None).rows[0]
+verdict = ntps.prescreen(model, [own]).rows[0]
 print(f"probe {verdict['accuracy']:.2f}, held back {verdict['held_back']:.2f}: {verdict['sentence']}")
 folder.cleanup()
 

@@ -100,7 +100,7 @@ checks.smallest_rank(smallest_rank)
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 best = {
-    name: ntps.score(ntps.collect_moments(model, ntps.load_task(f"miniworld/{name}", n=300), progress=False)).best
+    name: ntps.score(ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=300), progress=False), folds=0).best
     for name in ("topic", "watermark")
 }
 

@@ -41,8 +41,7 @@ import numpy as np
 import torch
 
 import ntps
-from ntps.course import checks
-from ntps.course import widgets
+from ntps.course import checks, widgets
 
 
 # %% [markdown]

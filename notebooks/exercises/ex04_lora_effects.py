@@ -42,10 +42,8 @@ import numpy as np
 import seaborn as sns
 
 import ntps
-from ntps.course import checks
-from ntps.course import published
-from ntps.finetune.adapters import linear_modules
-from ntps.study.gain import gain_prediction
+from ntps.course import checks, published
+from ntps.study import gain_prediction, to_grid
 
 sns.set_theme(style="ticks", palette="colorblind")
 
@@ -79,7 +77,7 @@ checks.merged_weight(merged_weight)
 
 
 # %% [markdown]
-# Now look for what is new in it. Write `intruder_places(before, after, k, epsilon)`: of the tuned matrix's $k$ strongest left singular vectors, the places of those that resemble none of the original ones. Their order may have changed, and their sign means nothing.
+# Now look for what is new in it. Write `intruder_indices(before, after, k, epsilon)`: of the tuned matrix's $k$ strongest left singular vectors, the indices, from 0, of those that resemble none of the original ones. Their order may have changed, and their sign means nothing.
 #
 # <details><summary>Hint</summary>
 #
@@ -88,8 +86,8 @@ checks.merged_weight(merged_weight)
 # </details>
 
 # %%
-def intruder_places(before, after, k, epsilon):
-    """Return the places, from 0, of the top k left singular vectors of `after` that are new.
+def intruder_indices(before, after, k, epsilon):
+    """Return the indices, from 0, of the top k left singular vectors of `after` that are new.
 
     Args:
         before: (m, n) original weight.
@@ -101,21 +99,21 @@ def intruder_places(before, after, k, epsilon):
 
 
 # %%
-checks.intruder_places(intruder_places)
+checks.intruder_indices(intruder_indices)
 
 # %% [markdown]
 # The cell below takes a weight of the bundled model and adds random adapters of rank 1 and of rank 16 to it, scaled to the **same size**, that is, the same Frobenius norm of the update. How large must it be before an intruder shows? Before you run it: gradually, or all at once? And which rank first?
 
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
-W = linear_modules(model.model)["layers.2.self_attn.o_proj"].weight.detach().double().numpy()
+W = model.model.get_submodule("layers.2.self_attn.o_proj").weight.detach().double().numpy()
 rng = np.random.default_rng(0)
 sizes = np.linspace(0.02, 0.8, 40)
 figure, ax = plt.subplots(figsize=(5.6, 2.8), layout="constrained")
 for rank, marker in ((1, "o"), (16, "s")):
     B, A = rng.standard_normal((len(W), rank)), rng.standard_normal((rank, W.shape[1]))
     unit = np.linalg.norm(B @ A) / np.linalg.norm(W) / rank  # the size of the update at alpha = 1
-    found = [len(intruder_places(W, merged_weight(W, B, A, size / unit), 10, 0.6)) for size in sizes]
+    found = [len(intruder_indices(W, merged_weight(W, B, A, size / unit), 10, 0.6)) for size in sizes]
     ax.plot(sizes, found, marker, ms=4, ls="-", lw=1, label=f"rank {rank}")
 ax.set(xlabel="size of the update, as a share of the weight's", ylabel="intruders among the top 10")
 ax.legend(frameon=False)
@@ -176,9 +174,9 @@ checks.left_out_errors(left_out_errors)
 
 # %%
 figures = published.results()
-accuracy, gain = (published.grid(figures, column) for column in ("linear_accuracy", "gain"))
+accuracy, gain = (to_grid(figures, column) for column in ("linear_accuracy", "gain"))
 line, mean = left_out_errors(accuracy, gain)
-library = gain_prediction(n_bootstrap=200)
+library = gain_prediction(figures, n_bootstrap=200)
 print(f"line in accuracy: {100 * line:.2f} points; ntps.study.gain says {100 * library.mae['accuracy']:.2f}")
 print(f"mean gain:        {100 * mean:.2f} points; ntps.study.gain says {100 * library.mae['mean']:.2f}")
 

@@ -39,8 +39,7 @@ import numpy as np
 import torch
 
 import ntps
-from ntps.course import checks
-from ntps.course import widgets
+from ntps.course import checks, widgets
 
 
 # %% [markdown]
@@ -80,7 +79,8 @@ checks.next_token_encoder(next_token_encoder)
 # Collect the moments of miniworld-base on 300 documents of miniworld/topic, take layer 2, and compare your V_8 with the library's:
 # print the mean squared cosine of the principal angles between the two spans.
 model = ntps.load_model("miniworld-base", dtype="float32")
-moments = ntps.collect_moments(model, ntps.load_task("miniworld/topic", n=300), layers=[2], progress=False).layer(2)
+representations = ntps.collect(model, ntps.load_task("miniworld/topic", n=300), layers=[2], progress=False)
+moments = representations.next_token.layer(2)
 mine, _ = np.linalg.qr(next_token_encoder(moments.C0.numpy(), moments.C1.numpy(), 8))
 library, _ = np.linalg.qr(ntps.autoregressive_encoder(moments.C0, moments.C1).vectors[:, :8].numpy())
 print(f"mean squared cosine: {np.square(mine.T @ library).sum() / 8:.6f}")

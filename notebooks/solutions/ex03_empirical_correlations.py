@@ -41,8 +41,6 @@ import seaborn as sns
 
 import ntps
 from ntps.course import checks
-from ntps.models.passes import collect
-from ntps.scoring.nulls import permutation_null
 
 sns.set_theme(style="ticks", palette="colorblind")
 
@@ -79,8 +77,8 @@ checks.permutation_p(permutation_p)
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 task = ntps.load_task("miniworld/noise", limit=200)
-moments, features = collect(model, task, layers=[-1], progress=False)
-(null,) = permutation_null(moments, features, n_permutations=999)
+representations = ntps.collect(model, task, layers=[-1], progress=False)
+(null,) = ntps.permutation_null(representations, permutations=999)
 values = null.explained.values
 ps = [permutation_p(values[i], np.delete(values, i)) for i in range(len(values))]
 figure, ax = plt.subplots(figsize=(5.0, 2.4), layout="constrained")

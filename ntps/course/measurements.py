@@ -1,4 +1,4 @@
-"""What was measured on a real model, as data frames: committed figures, each with the command that made them.
+"""Measurements of a real model as data frames: committed figures, each with the command that made them.
 
 Gemma 3 270M (18 blocks, 640 wide, 4-bit weights dequantised to float32) on five public English text sets. The model and
 the texts are not part of the package; the figures are.
@@ -31,20 +31,21 @@ LORA_COMMAND = (
 
 
 def real_study() -> "pd.DataFrame":
-    """Return the study's table, one row a text set: the columns of `Study.frame`, gains among them.
+    """Return the study's table, one row per text set: the columns of `Study.frame`, gains among them.
 
     Scores are read at half the depth and k_v = max(k_u, d / 8), probes at the last layer, from 500 texts cut at 64
-    tokens; gains come from 40 steps of LoRA on a CPU, fewer than a practitioner would take. `attrs["command"]` is what
-    made it (`study.csv` in its output).
+    tokens; gains come from 40 steps of LoRA on a CPU, fewer than a practitioner would take. `attrs["command"]` is the
+    command that made it (`study.csv` in its output).
     """
     return _read("real_study.csv", STUDY_COMMAND)
 
 
 def real_lora() -> "pd.DataFrame":
-    """Return fine-tuning of each text set, one row a set: before and after on test texts, scores at the last layer.
+    """Return the fine-tuning runs, one row per text set: before and after on test texts, scores at the last layer.
 
-    480 training, 120 validation and 200 test texts cut at 64 tokens, 60 steps on a CPU; kept are the weights of the
-    lowest validation loss (`--margin 0`). `attrs["command"]` made each run; `python -m benchmarks.real_lora` the table.
+    480 training, 120 validation and 200 test texts cut at 64 tokens, 60 steps on a CPU; the weights with the lowest
+    validation loss were kept (`--margin 0`). `attrs["command"]` made each run, and `python -m benchmarks.real_lora`
+    the table.
     """
     return _read("real_lora.csv", LORA_COMMAND)
 

@@ -6,13 +6,14 @@ the numbers behind its scatter plots as the authors published them, unrounded an
 What can be corrected, and what cannot. The three NTPS columns are scores at the (rank fraction, layer) that correlated
 best with the target, chosen for each model on these same 12 data sets; scores at other ranks and layers were not
 published. So the null that repeats the choice cannot be run, and no choice can be made on other data sets: every
-p-value here is of the chosen score as if it had been the only one, and too small by an unknown amount. What can be
-said is how much choosing a correlation would bear: `correlations` gives `options_borne`, the number of unrelated
-options from which it would still be below 5 % (Sidak). The procedure tries 19 fractions at each layer, hundreds of
-options, but dependent ones.
+p-value here is that of the chosen score as if it had been the only one, too small by an unknown amount. What can be
+said is how much choice a correlation could bear: `correlations` gives `options_borne`, the number of unrelated options
+among which the best could have been chosen with a p-value still below 5 % (Sidak). The procedure tries 19 fractions at
+each layer: hundreds of options, though dependent ones.
+
 Two more things a reader should know: probe accuracy and error are far better than `linear_accuracy` on the same data
-(an error of 1e-11 on one set), which fits evaluation on the training texts; and the 12 data sets are the same for all
-models, so 8 correlations are not 8 independent findings.
+(an error of 1e-11 on one set), as if they were evaluated on the training texts; and the 12 data sets are the same for
+all models, so 8 correlations are not 8 independent findings.
 """
 
 import math
@@ -22,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntps.errors import NtpsError, one_of
-from ntps.study.gain import to_grid
-from ntps.study.ranks import adjust, grid_spearman, spearman
+from ntps.study import adjust, grid_spearman, spearman, to_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +46,7 @@ COLUMNS = {
     "gain": "lora_accuracy - linear_accuracy",
 }
 TARGETS = ("accuracy", "error", "gain")  # each with its own NTPS column, ntps_<target>
+_TARGET_NAMES = {"accuracy": "probe accuracy", "error": "probe error", "gain": "gain of LoRA"}
 _DATASETS = {
     "marksverdhei/clickbait_title_classification": "clickbait",
     "climatebert/climate_sentiment": "climate",
@@ -87,7 +88,7 @@ def results() -> "pd.DataFrame":
 def correlations(
     frame: "pd.DataFrame | None" = None, *, n_permutations: int = 9999, alpha: float = 0.05, random_state: int = 0
 ) -> "pd.DataFrame":
-    """Rank correlations of NTPS with accuracy, error and LoRA gain, as in the paper, with what it leaves out.
+    """Return rank correlations of NTPS with accuracy, error and LoRA gain, as in the paper, with what it leaves out.
 
     Views, in the column `view`:
         `model`: one model over the 12 data sets: the paper's numbers, with interval and permutation p-value
@@ -98,8 +99,8 @@ def correlations(
         `pooled, naive`: the same taken as 96 independent points: shown because it is tempting, and wrong.
 
     Args:
-        frame: As `results()` returns; `None` is that.
-        n_permutations: Random permutations for each p-value; the smallest p-value is 1 / (n_permutations + 1).
+        frame: A table like `results()`, which is the default.
+        n_permutations: Number of random permutations for each p-value, at least 1 / (n_permutations + 1).
         alpha: Level for `options_borne`.
         random_state: Seed.
 
@@ -118,56 +119,42 @@ def correlations(
     options: dict[str, Any] = {"n_permutations": n_permutations, "random_state": random_state}
     for target in TARGETS:
         x, y = to_grid(frame, f"ntps_{target}"), to_grid(frame, target)
-        found = [("model", model, spearman(x[i], y[i], **options)) for i, model in enumerate(models)]
-        found += [(view, "all", grid_spearman(x, y, view=view, **options)) for view in ("within", "pooled")]
-        found.append(("pooled, naive", "all", spearman(x.ravel(), y.ravel(), **options)))
+        views = [("model", model, spearman(x[i], y[i], **options)) for i, model in enumerate(models)]
+        views += [(view, "all", grid_spearman(x, y, view=view, **options)) for view in ("within", "pooled")]
+        views.append(("pooled, naive", "all", spearman(x.ravel(), y.ravel(), **options)))
         rows += [
             {
                 "target": target,
                 "view": view,
                 "model": model,
-                "n": value.n,
-                "spearman": value.spearman,
-                "low": value.interval[0],
-                "high": value.interval[1],
-                "p_value": value.p_value,
-                "kendall": value.kendall,
-                "options_borne": _options_borne(value.p_value, alpha),
+                "n": correlation.n,
+                "spearman": correlation.spearman,
+                "low": correlation.interval[0],
+                "high": correlation.interval[1],
+                "p_value": correlation.p_value,
+                "kendall": correlation.kendall,
+                "options_borne": _options_borne(correlation.p_value, alpha),
             }
-            for view, model, value in found
+            for view, model, correlation in views
         ]
     table = pd.DataFrame(rows)
     single = table["view"] == "model"
     for method in ("holm", "bh"):
         table.loc[single, method] = adjust(table.loc[single, "p_value"], method=method)
         for target in TARGETS:
-            part = single & (table["target"] == target)
-            table.loc[part, f"{method}_in_target"] = adjust(table.loc[part, "p_value"], method=method)
+            of_target = single & (table["target"] == target)
+            table.loc[of_target, f"{method}_in_target"] = adjust(table.loc[of_target, "p_value"], method=method)
     table.attrs["source"] = frame.attrs.get("source", "")
     return table
 
 
-def survivors(table: "pd.DataFrame", *, alpha: float = 0.05) -> "pd.DataFrame":
-    """Count, per target and over all, how many single-model correlations of `correlations()` hold at `alpha`.
-
-    Columns: `tests`, `uncorrected`, `holm`, `bh` (adjusted over all 24), `holm_in_target`, `bh_in_target`.
-    """
-    import pandas as pd
-
-    single = table[table["view"] == "model"]
-    names = {"p_value": "uncorrected", **{n: n for n in ("holm", "bh", "holm_in_target", "bh_in_target")}}
-    counts = (single[list(names)] <= alpha).groupby(single["target"], sort=False).sum().rename(columns=names)
-    counts.insert(0, "tests", single.groupby("target", sort=False).size())
-    return pd.concat([counts, counts.sum().to_frame("all").T])
-
-
 def plot(frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", axes: Any = None) -> Any:
-    """Draw NTPS against one target, a panel for each model, titled with its rank correlation and interval.
+    """Draw NTPS against one target, one picture per model, titled with its rank correlation and interval.
 
     Args:
-        frame: As `results()` returns; `None` is that.
+        frame: A table like `results()`, which is the default.
         target: `"accuracy"`, `"error"` or `"gain"`.
-        axes: Array of at least as many axes as models; `None` makes a new figure.
+        axes: Array of at least as many axes as models; by default those of a new figure.
 
     Returns:
         The array of axes.
@@ -188,24 +175,25 @@ def plot(frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", axes:
     flat = np.asarray(axes).ravel()
     if len(flat) < len(models):
         raise NtpsError(f"axes has {len(flat)} axes for {len(models)} models; give one for each.")
-    colours = sns.color_palette("husl", len(datasets))
+    colors = sns.color_palette("husl", len(datasets))
     for i, (axis, model) in enumerate(zip(flat, models, strict=False)):
-        value = spearman(x[i], y[i], n_permutations=999)
+        correlation = spearman(x[i], y[i], n_permutations=999)
+        low, high = correlation.interval
         sns.regplot(x=x[i], y=y[i], ax=axis, scatter=False, ci=None, color="0.6", line_kws={"linewidth": 1})
-        sns.scatterplot(x=x[i], y=y[i], hue=datasets, palette=colours, ax=axis, legend=False, s=45)
-        low, high = value.interval
-        axis.set_title(f"{model.split('/')[-1]}\nρ = {value.spearman:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=10)
-        axis.set_xlabel("NTPS")
-        axis.set_ylabel({"accuracy": "probe accuracy", "error": "probe error", "gain": "gain of LoRA"}[target])
+        sns.scatterplot(x=x[i], y=y[i], hue=datasets, palette=colors, ax=axis, legend=False, s=45)
+        axis.set_title(
+            f"{model.split('/')[-1]}\nρ = {correlation.spearman:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=10
+        )
+        axis.set(xlabel="NTPS", ylabel=_TARGET_NAMES[target])
     for axis in flat[len(models) :]:
         axis.set_visible(False)
     handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=c, label=d) for c, d in zip(colours, datasets, strict=True)
+        plt.Line2D([], [], marker="o", linestyle="", color=c, label=d) for c, d in zip(colors, datasets, strict=True)
     ]
     flat[0].figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return axes
 
 
 def _options_borne(p: float, alpha: float) -> float:
-    """Most unrelated options from which choosing the best still gives a p-value below alpha: 1 - (1 - p)^m <= alpha."""
+    """Return the largest number m of unrelated options with 1 - (1 - p)^m <= alpha: the best of m still has that p."""
     return math.nan if math.isnan(p) or p >= 1 else float(math.floor(math.log1p(-alpha) / math.log1p(-p)))

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 from ntps._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ntps.report.plots import plot_curve, plot_layers, plot_runs, plot_tasks
+    from ntps.report.plots import intruder_count, plot_curve, plot_layers, plot_runs, plot_tasks, setting_name
     from ntps.report.scores import write_report
     from ntps.report.study import write_study
     from ntps.report.study_plots import plot_against, plot_choice, plot_models, plot_options
 
 __all__ = [
+    "intruder_count",
     "plot_against",
     "plot_choice",
     "plot_curve",
@@ -19,6 +20,7 @@ __all__ = [
     "plot_options",
     "plot_runs",
     "plot_tasks",
+    "setting_name",
     "write_report",
     "write_study",
 ]
@@ -26,7 +28,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "plots": ("plot_curve", "plot_layers", "plot_runs", "plot_tasks"),
+        "plots": ("intruder_count", "plot_curve", "plot_layers", "plot_runs", "plot_tasks", "setting_name"),
         "scores": ("write_report",),
         "study": ("write_study",),
         "study_plots": ("plot_against", "plot_choice", "plot_models", "plot_options"),

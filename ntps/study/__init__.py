@@ -1,7 +1,7 @@
 """Models by tasks: resumable cells, correlations, gains and forecasts."""
 
 from ntps.study.calibration import Calibration, calibrate, load_calibration
-from ntps.study.gain import gain_prediction
+from ntps.study.gain import gain_prediction, to_grid
 from ntps.study.measure import StudySettings
 from ntps.study.prescreening import Prescreening, PrescreenSettings, prescreen
 from ntps.study.ranks import adjust, grid_spearman, spearman
@@ -24,4 +24,5 @@ __all__ = [
     "run_study",
     "select_and_correlate",
     "spearman",
+    "to_grid",
 ]

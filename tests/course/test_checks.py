@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ntps.course import checks
-from ntps.course.checks.linear import CheckFailed
+from ntps.course.checks import CheckFailed
+from ntps.finetune.changes import intruder_dimensions
+from ntps.scoring.pvalues import permutation_p
 
 SOLUTIONS = Path(__file__).parents[2] / "notebooks" / "solutions"
 
@@ -16,7 +18,7 @@ SOLUTIONS = Path(__file__).parents[2] / "notebooks" / "solutions"
 def solution_functions() -> dict:
     """The functions of all solution cells, as the notebooks define them."""
     namespace: dict = {"np": np}
-    for path in sorted(SOLUTIONS.glob("ex0[12]_*.py")):
+    for path in sorted(SOLUTIONS.glob("ex*.py")):
         for cell in path.read_text(encoding="utf-8").split("\n# %%"):
             head, _, body = cell.partition("\n")
             if 'tags=["solution"]' in head and "[markdown]" not in head and re.search(r"^def ", body, re.MULTILINE):
@@ -25,27 +27,11 @@ def solution_functions() -> dict:
 
 
 SOLVED = solution_functions()
+CHECKS = {name: getattr(checks, name) for name in checks.__all__ if name != "CheckFailed"}
+RIGHT = {check: SOLVED["score" if name == "ntps" else name] for name, check in CHECKS.items()}
+SCORE = SOLVED["score"]
 
-
-def above_chance(score, k, d):
-    return (score - k / d) / (1 - k / d)
-
-
-def smallest_rank(ranks, explained, share):
-    return next(rank for rank, value in zip(ranks, explained, strict=True) if value >= share * explained[-1])
-
-
-RIGHT = {
-    checks.next_token_encoder: SOLVED["next_token_encoder"],
-    checks.perception_by_regression: SOLVED["perception_by_regression"],
-    checks.projector: SOLVED["projector"],
-    checks.ntps: SOLVED["score"],
-    checks.chance_by_simulation: SOLVED["chance_by_simulation"],
-    checks.excess_between_bounds: SOLVED["excess_between_bounds"],
-    checks.breaking_scale: SOLVED["breaking_scale"],
-    checks.above_chance: above_chance,
-    checks.smallest_rank: smallest_rank,
-}
+# Lessons 00 to 02: what a learner may write instead ------------------------------------------------------------------
 
 
 def whitener(B):
@@ -77,7 +63,7 @@ def qr(V):
 
 def in_place(U, V):
     U *= 2
-    return SOLVED["score"](U, V)
+    return SCORE(U, V)
 
 
 def absolute_tolerance(C0, C1, k):
@@ -121,7 +107,63 @@ def bounds(M, X, V, *, swap=False, raw=False, fit=True, total=True, factor=1.0):
     return (high, exact, low) if swap else (low, exact, high)
 
 
-SCORE = SOLVED["score"]
+# Lesson 03 ------------------------------------------------------------------------------------------------------------
+
+
+def choose(values, accuracy, task, *, leak=False, signed=False, pearson=False):
+    keep = np.ones(len(accuracy), dtype=bool)
+    keep[task] = leak
+    x, y = values[:, keep], accuracy[keep]
+    if not pearson:
+        x, y = x.argsort(1).argsort(1), y.argsort().argsort()
+    rho = np.array([np.corrcoef(row, y)[0, 1] for row in x])
+    return int((rho if signed else np.abs(rho)).argmax())
+
+
+# Lesson 04 ------------------------------------------------------------------------------------------------------------
+
+PREDICTED = SOLVED["gain_without_task"]
+
+
+def cosines(before, after, k):
+    left = [np.linalg.svd(part, full_matrices=False)[0] for part in (before, after)]
+    return left[0].T @ left[1][:, :k]
+
+
+def intruders(before, after, k, epsilon):
+    return [int(i) for i in np.flatnonzero(np.abs(cosines(before, after, k)).max(0) < epsilon)]
+
+
+def where(mask):
+    return np.flatnonzero(mask)
+
+
+def leaking(accuracy, gain, task):
+    return np.polyval(np.polyfit(accuracy.ravel(), gain.ravel(), 1), accuracy[:, task])
+
+
+def cell_by_cell(accuracy, gain, task):
+    found = []
+    for model in range(len(gain)):
+        keep = np.ones(gain.shape, dtype=bool)
+        keep[model, task] = False
+        found.append(np.polyval(np.polyfit(accuracy[keep], gain[keep], 1), accuracy[model, task]))
+    return np.array(found)
+
+
+def model_by_model(accuracy, gain, task):
+    rows = zip(np.delete(accuracy, task, 1), np.delete(gain, task, 1), accuracy[:, task], strict=True)
+    return np.array([np.polyval(np.polyfit(x, y, 1), at) for x, y, at in rows])
+
+
+def errors(accuracy, gain, *, line=PREDICTED, leak=False, size=np.abs, rival=None):
+    tasks = range(gain.shape[1])
+    first = np.stack([line(accuracy, gain, task) for task in tasks], 1)
+    means = [gain.mean() if leak else np.delete(gain, task, 1).mean() for task in tasks]
+    second = np.broadcast_to(means if rival is None else rival, gain.shape)
+    return size(first - gain).mean(), size(second - gain).mean()
+
+
 WRONG = [
     (checks.next_token_encoder, todo, "not written yet"),
     (checks.next_token_encoder, crash, "raised IndexError: too many indices"),
@@ -191,14 +233,97 @@ WRONG = [
     (checks.breaking_scale, lambda M, X, C0, C1, k: np.geomspace(1e-9, 1, len(M)), "million"),
     (checks.above_chance, lambda score, k, d: score, "chance and must give 0"),
     (checks.above_chance, lambda score, k, d: score - k / d, "perfect score"),
-    (checks.above_chance, lambda score, k, d: max(above_chance(score, k, d), 0), "negative"),
-    (checks.smallest_rank, lambda ranks, explained, share: smallest_rank(ranks, explained, 0) - 1, "not among"),
+    (checks.above_chance, lambda score, k, d: max(SOLVED["above_chance"](score, k, d), 0), "negative"),
+    (
+        checks.smallest_rank,
+        lambda ranks, explained, share: SOLVED["smallest_rank"](ranks, explained, 0) - 1,
+        "not among",
+    ),
     (checks.smallest_rank, lambda ranks, explained, share: 1, "not reached"),
     (
         checks.smallest_rank,
         lambda r, e, share: next((a for a, v in zip(r, e, strict=True) if v >= share), r[-1]),
         "OF the last value",
     ),
+    (checks.permutation_p, lambda o, null: np.mean(null >= o), "divide the hits by 99"),
+    (checks.permutation_p, lambda o, null: 0.0, "p is 0"),
+    (checks.permutation_p, lambda o, null: (1 + np.sum(null > o)) / (1 + len(null)), "ties|should be"),
+    (checks.permutation_p, lambda o, null: (1 + np.sum(null <= o)) / (1 + len(null)), "below|should be"),
+    (checks.permutation_p, lambda o, null: np.sum(null >= o) + 1, "between 0 and 1"),
+    (checks.permutation_p, lambda o, null: None, "return"),
+    (checks.permutation_p, lambda o, null: "small", "one number"),
+    (checks.choose_without, lambda v, a, t: choose(v, a, t, leak=True), "leaks"),
+    (checks.choose_without, lambda v, a, t: choose(v, a, t, signed=True), "absolute"),
+    (checks.choose_without, lambda v, a, t: choose(v, a, t, pearson=True), "Pearson"),
+    (checks.choose_without, lambda v, a, t: 20, "row number"),
+    (checks.choose_without, lambda v, a, t: (choose(v, a, t) + 1) % 20, "option .* has"),
+    (checks.merged_weight, lambda W, B, A, alpha: W + B @ A, "as it is"),
+    (checks.merged_weight, lambda W, B, A, alpha: W + alpha * B @ A, "divide by the rank"),
+    (checks.merged_weight, lambda W, B, A, alpha: W + len(A) / alpha * B @ A, "r / alpha"),
+    (checks.merged_weight, lambda W, B, A, alpha: W + alpha / np.sqrt(len(A)) * B @ A, "sqrt"),
+    (checks.merged_weight, lambda W, B, A, alpha: W + alpha / A.shape[1] * B @ A, "a side of W"),
+    (checks.merged_weight, lambda W, B, A, alpha: alpha / len(A) * B @ A, "the update alone"),
+    (checks.merged_weight, lambda W, B, A, alpha: W, "as it was"),
+    (checks.merged_weight, lambda W, B, A, alpha: W + alpha / len(A) * A @ B, "raised ValueError"),
+    (
+        checks.merged_weight,
+        lambda W, B, A, alpha: W + alpha / len(A) * ((B @ A).T if W.shape[0] == W.shape[1] else B @ A),
+        "transposed",
+    ),
+    (checks.merged_weight, lambda W, B, A, alpha: W - alpha / len(A) * B @ A, "is not W"),
+    (checks.merged_weight, lambda W, B, A, alpha: None, "return"),
+    (checks.intruder_indices, lambda b, a, k, e: where(np.abs(cosines(b, a, k)).max(0) >= e), "HAVE a counterpart"),
+    (checks.intruder_indices, lambda b, a, k, e: where(cosines(b, a, k).max(0) < e), "sign"),
+    (
+        checks.intruder_indices,
+        lambda b, a, k, e: where(np.abs(np.diag(cosines(b, a, k)[:k])) < e),
+        "compare the i-th",
+    ),
+    (checks.intruder_indices, lambda b, a, k, e: where(np.abs(cosines(b, a, k)[:k]).max(0) < e), "top k only"),
+    (checks.intruder_indices, lambda b, a, k, e: where(np.abs(cosines(b, a, k)).min(0) < e), "LARGEST"),
+    (checks.intruder_indices, lambda b, a, k, e: intruders(b.T, a.T, k, e), "right singular vectors"),
+    (
+        checks.intruder_indices,
+        lambda b, a, k, e: where(np.abs(cosines(b, a, len(b))[:, -k:]).max(0) < e),
+        "weakest",
+    ),
+    (checks.intruder_indices, lambda b, a, k, e: where((cosines(b, a, k) ** 2).max(0) < e), "squared"),
+    (checks.intruder_indices, lambda b, a, k, e: intruders(b, a - b, k, e), "decomposed the update"),
+    (checks.intruder_indices, lambda b, a, k, e: intruders(b, a, len(b), e), "strongest vectors only"),
+    (checks.intruder_indices, lambda b, a, k, e: np.abs(cosines(b, a, k)).max(0) < e, "indices"),
+    (checks.intruder_indices, lambda b, a, k, e: np.abs(cosines(b, a, k)).max(0), "not indices"),
+    (checks.intruder_indices, lambda b, a, k, e: len(intruders(b, a, k, e)), "indices"),
+    (checks.intruder_indices, lambda b, a, k, e: [*intruders(b, a, k, e)[:-1], 4], "the intruders among"),
+    (
+        checks.intruder_indices,
+        lambda b, a, k, e: [0] if np.array_equal(a, b) else intruders(b, a, k, e),
+        "has not changed",
+    ),
+    (checks.intruder_indices, lambda b, a, k, e: [], "you find none"),
+    (checks.gain_without_task, leaking, "has seen the answer"),
+    (checks.gain_without_task, cell_by_cell, "in ALL models"),
+    (checks.gain_without_task, model_by_model, "ONE"),
+    (
+        checks.gain_without_task,
+        lambda a, g, t: np.full(len(g), np.delete(g, t, 1).mean()),
+        "mean gain of the other",
+    ),
+    (
+        checks.gain_without_task,
+        lambda a, g, t: a[:, t] * (np.delete(a * g, t, 1).sum() / np.delete(a * a, t, 1).sum()),
+        "origin",
+    ),
+    (checks.gain_without_task, lambda a, g, t: g[:, t], "that were to be predicted"),
+    (checks.gain_without_task, lambda a, g, t: PREDICTED(a, g, (t + 1) % g.shape[1]), "should be"),
+    (checks.gain_without_task, lambda a, g, t: PREDICTED(a, g, t)[0], "shape"),
+    (checks.left_out_errors, lambda a, g: errors(a, g)[::-1], "swapped"),
+    (checks.left_out_errors, lambda a, g: errors(a, g, size=np.square), "squared errors"),
+    (checks.left_out_errors, lambda a, g: np.sqrt(errors(a, g, size=np.square)), "squared errors"),
+    (checks.left_out_errors, lambda a, g: np.abs(errors(a, g, size=np.asarray)), "cancel"),
+    (checks.left_out_errors, lambda a, g: errors(a, g, leak=True), "includes the task"),
+    (checks.left_out_errors, lambda a, g: errors(a, g, line=leaking), "is its fit"),
+    (checks.left_out_errors, lambda a, g: errors(a, g, rival=0.0), "no gain"),
+    (checks.left_out_errors, lambda a, g: (0.1, 0.2), "the errors are"),
 ]
 
 
@@ -214,24 +339,44 @@ def test_wrong_answers_are_diagnosed(check, wrong, says):
         check(wrong)
 
 
-def test_every_check_has_two_planted_wrong_answers():
-    public = {f for name, f in vars(checks).items() if callable(f) and getattr(f, "__module__", "") == checks.__name__}
-    public = {f for f in public if not f.__name__.startswith("_") and f is not CheckFailed}
-    assert public == set(RIGHT)
-    for check in public:
-        assert sum(entry[0] is check for entry in WRONG) >= 2, check.__name__
+@pytest.mark.parametrize("check", RIGHT, ids=lambda check: check.__name__)
+def test_every_check_has_two_planted_wrong_answers(check):
+    assert sum(entry[0] is check for entry in WRONG) >= 2
 
 
-def test_tensors_are_understood(capsys):
-    checks.projector(lambda V: torch.from_numpy(SOLVED["projector"](V)))
-    checks.ntps(lambda U, V: torch.tensor(SCORE(U, V), dtype=torch.float64))
+@pytest.mark.parametrize("check", RIGHT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    ("answer", "says"), [(todo, "not written yet"), (crash, "IndexError: too many indices"), (np.eye(3), "itself")]
+)
+def test_every_check_says_when_there_is_no_answer(check, answer, says):
+    with pytest.raises(CheckFailed, match=says):
+        check(answer)
+
+
+@pytest.mark.parametrize(
+    ("check", "function"),
+    [
+        (checks.projector, lambda V: torch.from_numpy(SOLVED["projector"](V))),
+        (checks.ntps, lambda U, V: torch.tensor(SCORE(U, V), dtype=torch.float64)),
+        (checks.left_out_errors, lambda a, g: list(errors(a, g))),
+        (checks.intruder_indices, lambda b, a, k, e: set(SOLVED["intruder_indices"](b, a, k, e).tolist())),
+    ],
+    ids=["tensor", "scalar tensor", "list", "set"],
+)
+def test_other_types_are_understood(check, function, capsys):
+    check(function)
+    assert capsys.readouterr().out.startswith("✓")
+
+
+def test_the_library_agrees(capsys):
+    def intruders_of(before, after, k, epsilon):
+        return intruder_dimensions(torch.from_numpy(before), torch.from_numpy(after), k=k, epsilon=epsilon)[0]
+
+    checks.intruder_indices(intruders_of)
+    checks.permutation_p(permutation_p)
+    assert capsys.readouterr().out.count("✓") == 2
 
 
 def test_only_the_sentence_shows_in_a_notebook():
     error = CheckFailed("your projector is not idempotent")
     assert error._render_traceback_() == ["✗ your projector is not idempotent"]
-
-
-def test_a_result_instead_of_a_function_is_named():
-    with pytest.raises(CheckFailed, match="the function itself"):
-        checks.projector(np.eye(3))

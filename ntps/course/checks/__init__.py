@@ -1,11 +1,13 @@
 """Checks of the exercises: each takes the learner's function, tries it, and says what is wrong with it.
 
-from ntps.course import checks
-checks.projector(my_projector)
+    from ntps.course import checks
+    checks.projector(my_projector)
+
+A check prints one line when all is well and raises `CheckFailed` with one sentence when it is not; in a notebook only
+the sentence shows. Arguments are NumPy arrays; the function may return arrays, tensors or lists.
 """
 
 from ntps.course.checks.linear import (
-    CheckFailed,
     above_chance,
     breaking_scale,
     chance_by_simulation,
@@ -16,7 +18,8 @@ from ntps.course.checks.linear import (
     projector,
     smallest_rank,
 )
-from ntps.course.checks.lora import gain_without_task, intruder_places, left_out_errors, merged_weight
+from ntps.course.checks.lora import gain_without_task, intruder_indices, left_out_errors, merged_weight
+from ntps.course.checks.runner import CheckFailed
 from ntps.course.checks.study import choose_without, permutation_p
 
 __all__ = [
@@ -27,7 +30,7 @@ __all__ = [
     "choose_without",
     "excess_between_bounds",
     "gain_without_task",
-    "intruder_places",
+    "intruder_indices",
     "left_out_errors",
     "merged_weight",
     "next_token_encoder",

@@ -1,11 +1,11 @@
-"""Checks for the exercises on LoRA: they take the learner's function and say what is wrong with it."""
+"""Checks of the exercises on adapters and on predicting gains (lesson 04)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from ntps.course.checks.linear import _array, _call, _passed, _require
+from ntps.course.checks.runner import as_array, call, diagnose, passed, require
 
 
 def merged_weight(function: Callable[..., Any]) -> None:
@@ -17,42 +17,38 @@ def merged_weight(function: Callable[..., Any]) -> None:
     rng = np.random.default_rng(0)
     for m, n, r, alpha in ((5, 7, 2, 8.0), (6, 6, 3, 1.5)):
         W, B, A = rng.standard_normal((m, n)), rng.standard_normal((m, r)), rng.standard_normal((r, n))
-        given = _array(_call(function, W, B, A, alpha), (m, n), "the merged weight")
+        merged = as_array(call(function, W, B, A, alpha), (m, n), "the merged weight")
         update = B @ A
-        right = W + alpha / r * update
-        if np.allclose(given, right):
+        if np.allclose(merged, W + alpha / r * update):
             continue
-        _require(not np.allclose(given, W), "this is W as it was; the adapter has to be added.")
-        _require(
-            not np.allclose(given, right - W),
-            "this is the update alone; the layer computes with W plus the update.",
+        change = merged - W
+        diagnose(
+            (np.allclose(change, 0), "this is W as it was; the adapter has to be added."),
+            (
+                np.allclose(merged, alpha / r * update),
+                "this is the update alone; the layer computes with W plus the update.",
+            ),
+            (np.allclose(change, update), "you added B A as it is; it enters times alpha / r."),
+            (
+                np.allclose(change, alpha * update),
+                "you multiplied by alpha; divide by the rank r too, so that alpha means the same at every rank.",
+            ),
+            (np.allclose(change, r / alpha * update), "your scale is r / alpha; it is alpha / r."),
+            (
+                np.allclose(change, alpha / np.sqrt(r) * update),
+                "your scale is alpha / sqrt(r), a later variant (rank-stabilised LoRA); here it is alpha / r.",
+            ),
+            (
+                np.allclose(change, alpha / n * update) or np.allclose(change, alpha / m * update),
+                f"you divided by a side of W; the rank r is the side that B and A share, here {r}.",
+            ),
+            (
+                m == n and np.allclose(change, alpha / r * update.T),
+                "your update is transposed: it is B A, not (B A)^T.",
+            ),
+            otherwise=f"with W of shape {(m, n)}, r = {r} and alpha = {alpha:g} the result is not W + alpha / r B A.",
         )
-        _require(
-            not np.allclose(given, W + update),
-            "you added B A as it is; it enters times alpha / r.",
-        )
-        _require(
-            not np.allclose(given, W + alpha * update),
-            "you multiplied by alpha; divide by the rank r too, so that alpha means the same at every rank.",
-        )
-        _require(
-            not np.allclose(given, W + r / alpha * update),
-            "your scale is r / alpha; it is alpha / r.",
-        )
-        _require(
-            not np.allclose(given, W + alpha / np.sqrt(r) * update),
-            "your scale is alpha / sqrt(r), a later variant (rank-stabilised LoRA); here it is alpha / r.",
-        )
-        _require(
-            not np.allclose(given, W + alpha / n * update) and not np.allclose(given, W + alpha / m * update),
-            f"you divided by a side of W; the rank r is the side that B and A share, here {r}.",
-        )
-        _require(
-            m != n or not np.allclose(given, W + alpha / r * update.T),
-            "your update is transposed: it is B A, not (B A)^T.",
-        )
-        _require(False, f"with W of shape {(m, n)}, r = {r} and alpha = {alpha:g} the result is not W + alpha / r B A.")
-    _passed("merged_weight: W + alpha / r B A, of any rank.")
+    passed("merged_weight: W + alpha / r B A, of any rank.")
 
 
 def _planted(rng: np.random.Generator, m: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,15 +66,15 @@ def _planted(rng: np.random.Generator, m: int, n: int) -> tuple[np.ndarray, np.n
     return before, after
 
 
-def _closest(before: np.ndarray, after: np.ndarray, k: int) -> np.ndarray:
+def _cosines(before: np.ndarray, after: np.ndarray, k: int) -> np.ndarray:
     """Return cosines (m, k) of all original left singular vectors with the tuned matrix's first k."""
-    known = np.linalg.svd(before, full_matrices=False)[0]
-    return known.T @ np.linalg.svd(after, full_matrices=False)[0][:, :k]
+    original = np.linalg.svd(before, full_matrices=False)[0]
+    return original.T @ np.linalg.svd(after, full_matrices=False)[0][:, :k]
 
 
 def _slips(before: np.ndarray, after: np.ndarray, k: int, epsilon: float) -> Iterator[tuple[np.ndarray, str]]:
-    """Yield what a wrong answer would call intruders, as a mask over places, with what went wrong."""
-    cosines = _closest(before, after, k)
+    """Yield what a wrong answer would call intruders, as a mask over singular vectors, with what went wrong."""
+    cosines = _cosines(before, after, k)
     close = np.abs(cosines)
     yield close.max(0) >= epsilon, "you return the vectors that HAVE a counterpart; an intruder has none."
     yield cosines.max(0) < epsilon, "the sign of a singular vector is arbitrary: take the cosine's absolute value."
@@ -92,32 +88,34 @@ def _slips(before: np.ndarray, after: np.ndarray, k: int, epsilon: float) -> Ite
     )
     yield close.min(0) < epsilon, "take the LARGEST cosine over the original vectors: the closest relative."
     yield (
-        np.abs(_closest(before.T, after.T, k)).max(0) < epsilon,
+        np.abs(_cosines(before.T, after.T, k)).max(0) < epsilon,
         "these are the right singular vectors; here the left ones, columns of U, count.",
     )
     yield (cosines**2).max(0) < epsilon, "you compare squared cosines with epsilon; compare the cosines."
     yield (
-        np.abs(_closest(before, after - before, k)).max(0) < epsilon,
-        "you took apart the update; take apart the tuned weight.",
+        np.abs(_cosines(before, after - before, k)).max(0) < epsilon,
+        "you decomposed the update; decompose the tuned weight.",
     )
+    all_tuned = np.abs(_cosines(before, after, min(before.shape))).max(0) < epsilon
+    yield all_tuned, f"look at the {k} strongest vectors only, not at all of them."
 
 
-def _as_places(result: Any, most: int) -> set[int]:
-    """Return the learner's places as a set of whole numbers from 0 to `most`, exclusive."""
-    found = np.asarray(sorted(result) if isinstance(result, set) else result)
-    _require(
-        found.dtype != bool and found.ndim == 1,
-        "return the places of the intruders as a list of whole numbers, such as [0, 3]; np.flatnonzero turns a yes or "
+def _as_indices(result: Any, most: int) -> set[int]:
+    """Return the learner's indices as a set of whole numbers from 0 to `most`, exclusive."""
+    values = np.asarray(sorted(result) if isinstance(result, set) else result)
+    require(
+        values.dtype != bool and values.ndim == 1,
+        "return the indices of the intruders as a list of whole numbers, such as [0, 3]; np.flatnonzero turns a yes or "
         "no for each vector into that.",
     )
-    places = _array(found, (len(found),), "the list of places")
-    whole = bool((places == places.round()).all()) and bool(((places >= 0) & (places < most)).all())
-    _require(whole, f"{found.tolist()} are no places, which are whole numbers from 0; did you return cosines?")
-    return {int(place) for place in places}
+    indices = as_array(values, (len(values),), "the list of indices")
+    whole = bool((indices == indices.round()).all()) and bool(((indices >= 0) & (indices < most)).all())
+    require(whole, f"{values.tolist()} are not indices (whole numbers from 0); did you return cosines?")
+    return {int(index) for index in indices}
 
 
-def intruder_places(function: Callable[..., Any]) -> None:
-    """Check `function(before, after, k, epsilon)`: the places, from 0, of the intruders among the top k.
+def intruder_indices(function: Callable[..., Any]) -> None:
+    """Check `function(before, after, k, epsilon)`: the indices, from 0, of the intruders among the top k.
 
     Of the tuned matrix's k strongest left singular vectors those whose largest |cosine| with any original one is below
     epsilon.
@@ -127,39 +125,43 @@ def intruder_places(function: Callable[..., Any]) -> None:
     """
     k, epsilon = 5, 0.6
     for seed in range(12):
-        rng = np.random.default_rng(seed)
-        before, after = _planted(rng, 9, 12)
-        cosines = _closest(before, after, k)
-        right = set(np.flatnonzero(np.abs(cosines).max(0) < epsilon).tolist())
-        given = _as_places(_call(function, before, after, k, epsilon), max(before.shape))
-        if given == right:
-            continue
-        _require(
-            given,
-            f"you find none, but vectors {sorted(right)} resemble no original one. Did you look at the weakest? "
-            "Singular values come in descending order: take the first k.",
-        )
-        for mask, message in _slips(before, after, k, epsilon):
-            _require(given != set(np.flatnonzero(mask).tolist()), message)
-        all_tuned = np.abs(_closest(before, after, 9)).max(0) < epsilon
-        _require(
-            given != set(np.flatnonzero(all_tuned).tolist()), f"look at the {k} strongest vectors only, not at all."
-        )
-        _require(False, f"the intruders among the top {k} are {sorted(right)}; you return {sorted(given)}.")
+        before, after = _planted(np.random.default_rng(seed), 9, 12)
+        right = set(np.flatnonzero(np.abs(_cosines(before, after, k)).max(0) < epsilon).tolist())
+        answer = _as_indices(call(function, before, after, k, epsilon), max(before.shape))
+        if answer != right:
+            require(
+                answer,
+                f"you find none, but vectors {sorted(right)} resemble no original one. Did you look at the weakest? "
+                "Singular values come in descending order: take the first k.",
+            )
+            slips = _slips(before, after, k, epsilon)
+            diagnose(
+                *((answer == set(np.flatnonzero(mask).tolist()), message) for mask, message in slips),
+                otherwise=f"the intruders among the top {k} are {sorted(right)}; you return {sorted(answer)}.",
+            )
     before = np.random.default_rng(0).standard_normal((6, 8))
-    same = _as_places(_call(function, before, before, 4, epsilon), 8)
-    _require(not same, f"a weight that has not changed has no intruders; you return {sorted(same)}.")
-    _passed("intruder_places: top vectors of the tuned weight without a counterpart among ALL the old ones.")
+    unchanged = _as_indices(call(function, before, before, 4, epsilon), 8)
+    require(not unchanged, f"a weight that has not changed has no intruders; you return {sorted(unchanged)}.")
+    passed("intruder_indices: top vectors of the tuned weight without a counterpart among ALL the old ones.")
 
 
-def _line_without(accuracy: np.ndarray, gain: np.ndarray, out: np.ndarray) -> tuple[float, float]:
-    """Return intercept and slope of the least-squares line through the cells where `out` is False."""
-    x, y = accuracy[~out], gain[~out]
+def _line(accuracy: np.ndarray, gain: np.ndarray, left_out: np.ndarray | None = None) -> tuple[float, float]:
+    """Return intercept and slope of the least-squares line through the cells that are not left out."""
+    cells = slice(None) if left_out is None else ~left_out
+    x, y = accuracy[cells], gain[cells]
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / np.square(x - x.mean()).sum())
     return float(y.mean() - slope * x.mean()), slope
 
 
+def _column(shape: tuple[int, int], task: int) -> np.ndarray:
+    """Return a mask (models, tasks) of all cells of one task."""
+    mask = np.zeros(shape, dtype=bool)
+    mask[:, task] = True
+    return mask
+
+
 def _gains(seed: int, m: int = 4, t: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    """Return accuracies and gains (models, tasks) of a made-up study."""
     rng = np.random.default_rng(seed)
     accuracy = np.clip(rng.uniform(0.3, 1.0, t) + 0.05 * rng.standard_normal((m, t)), 0.05, 1)
     gain = 0.3 - 0.3 * accuracy + 0.1 * rng.standard_normal(t) + 0.03 * rng.standard_normal((m, t))
@@ -178,62 +180,59 @@ def gain_without_task(function: Callable[..., Any]) -> None:
         accuracy, gain = _gains(seed)
         m, t = gain.shape
         task = (2 + seed) % t
-        out = np.zeros((m, t), dtype=bool)
-        out[:, task] = True
-        given = _array(_call(function, accuracy, gain, task), (m,), "the predicted gains")
-        intercept, slope = _line_without(accuracy, gain, out)
-        if np.allclose(given, intercept + slope * accuracy[:, task]):
-            changed = gain.copy()
-            changed[:, task] = 9.0
-            again = _array(_call(function, accuracy, changed, task), (m,), "the predicted gains")
-            _require(
-                np.allclose(again, given), "your prediction changes when only the left-out gains change: it leaks."
-            )
+        predicted = as_array(call(function, accuracy, gain, task), (m,), "the predicted gains")
+        known = accuracy[:, task]
+        left_out = _column(gain.shape, task)
+        intercept, slope = _line(accuracy, gain, left_out)
+        if np.allclose(predicted, intercept + slope * known):
+            changed = np.where(left_out, 9.0, gain)
+            again = as_array(call(function, accuracy, changed, task), (m,), "the predicted gains")
+            blind = np.allclose(again, predicted)
+            require(blind, "your prediction changes when only the left-out gains change: it leaks.")
             continue
-        everything = _line_without(accuracy, gain, np.zeros_like(out))
-        _require(
-            not np.allclose(given, everything[0] + everything[1] * accuracy[:, task]),
-            "your line was fitted with the left-out task among the others: it has seen the answer. Remove the column.",
-        )
-        each = np.empty(m)
+        cell_by_cell, model_by_model = np.empty(m), np.empty(m)
         for model in range(m):
-            cell = np.zeros_like(out)
+            cell = np.zeros_like(left_out)
             cell[model, task] = True
-            line = _line_without(accuracy, gain, cell)
-            each[model] = line[0] + line[1] * accuracy[model, task]
-        _require(
-            not np.allclose(given, each),
-            "you leave out one cell at a time; the other models have seen the same task, and their gains give it away. "
-            "Leave the task out in ALL models.",
+            for values, line in (
+                (cell_by_cell, _line(accuracy, gain, cell)),
+                (model_by_model, _line(accuracy[model], gain[model], left_out[model])),
+            ):
+                values[model] = line[0] + line[1] * known[model]
+        leaking = _line(accuracy, gain)
+        x, y = accuracy[~left_out], gain[~left_out]
+        diagnose(
+            (
+                np.allclose(predicted, leaking[0] + leaking[1] * known),
+                "your line was fitted with the left-out task among the others: it has seen the answer. Remove the "
+                "column.",
+            ),
+            (
+                np.allclose(predicted, cell_by_cell),
+                "you leave out one cell at a time; the other models have seen the same task, and their gains give it "
+                "away. Leave the task out in ALL models.",
+            ),
+            (
+                np.allclose(predicted, model_by_model),
+                "you fit a line for each model; fit ONE on the cells of all models, they are few enough.",
+            ),
+            (
+                np.allclose(predicted, known * (x @ y) / (x @ x)),
+                "your line goes through the origin; it needs an intercept.",
+            ),
+            (
+                np.allclose(predicted, y.mean()),
+                "this is the mean gain of the other tasks, the baseline; use the probe's accuracy too.",
+            ),
+            (np.allclose(predicted, gain[:, task]), "you return the gains that were to be predicted."),
+            (
+                np.allclose(predicted, intercept + slope * (gain + accuracy)[:, task]),
+                "you put in the accuracy after fine-tuning; only the one before is known.",
+            ),
+            otherwise=f"with task {task} left out the line is {intercept:.3f} {slope:+.3f} accuracy; the first "
+            f"prediction should be {intercept + slope * known[0]:.3f}, yours is {predicted[0]:.3f}.",
         )
-        own = np.empty(m)
-        for model in range(m):
-            line = _line_without(accuracy[model], gain[model], out[model])
-            own[model] = line[0] + line[1] * accuracy[model, task]
-        _require(
-            not np.allclose(given, own),
-            "you fit a line for each model; fit ONE on the cells of all models, they are few enough.",
-        )
-        x, y = accuracy[~out], gain[~out]
-        _require(
-            not np.allclose(given, accuracy[:, task] * (x @ y) / (x @ x)),
-            "your line goes through the origin; it needs an intercept.",
-        )
-        _require(
-            not np.allclose(given, y.mean()),
-            "this is the mean gain of the other tasks, the baseline; use the probe's accuracy too.",
-        )
-        _require(not np.allclose(given, gain[:, task]), "you return the gains that were to be predicted.")
-        _require(
-            not np.allclose(given, intercept + slope * (gain + accuracy)[:, task]),
-            "you put in the accuracy after fine-tuning; only the one before is known.",
-        )
-        _require(
-            False,
-            f"with task {task} left out the line is {intercept:.3f} {slope:+.3f} accuracy; the first prediction should "
-            f"be {intercept + slope * accuracy[0, task]:.3f}, yours is {given[0]:.3f}.",
-        )
-    _passed("gain_without_task: one line through the cells of the other tasks, read at the task's accuracies.")
+    passed("gain_without_task: one line through the cells of the other tasks, read at the task's accuracies.")
 
 
 def left_out_errors(function: Callable[..., Any]) -> None:
@@ -244,45 +243,41 @@ def left_out_errors(function: Callable[..., Any]) -> None:
     """
     for seed in range(3):
         accuracy, gain = _gains(10 + seed, t=6)
-        m, t = gain.shape
-        line, mean = np.empty((m, t)), np.empty((m, t))
-        for task in range(t):
-            out = np.zeros((m, t), dtype=bool)
-            out[:, task] = True
-            intercept, slope = _line_without(accuracy, gain, out)
-            line[:, task], mean[:, task] = intercept + slope * accuracy[:, task], gain[~out].mean()
-        right = np.array([np.abs(line - gain).mean(), np.abs(mean - gain).mean()])
-        given = _array(_call(function, accuracy, gain), (2,), "the two errors")
-        if np.allclose(given, right):
-            continue
-        _require(not np.allclose(given, right[::-1]), "the two are swapped: first the line's error, then the mean's.")
-        squares = np.array([np.square(line - gain).mean(), np.square(mean - gain).mean()])
-        _require(
-            not np.allclose(given, squares) and not np.allclose(given, np.sqrt(squares)),
-            "you average squared errors; take absolute ones: they are in points of accuracy, and one bad task does not "
-            "outweigh all others.",
-        )
-        signed = np.array([(line - gain).mean(), (mean - gain).mean()])
-        _require(
-            not np.allclose(np.abs(given), np.abs(signed)),
-            "errors of opposite sign cancel; take absolute values before the mean.",
-        )
-        leaking = np.abs(gain.mean() - gain).mean()
-        _require(
-            not np.isclose(given[1], leaking),
-            "your mean gain includes the task it predicts; the baseline must be left out of the same tasks.",
-        )
-        intercept, slope = _line_without(accuracy, gain, np.zeros((m, t), dtype=bool))
-        _require(
-            not np.isclose(given[0], np.abs(intercept + slope * accuracy - gain).mean()),
-            "your line is fitted once on all tasks: that is its fit, not a prediction. Fit it anew without each task.",
-        )
-        _require(
-            not np.isclose(given[1], np.abs(gain).mean()),
-            "your second error is that of predicting no gain; predict the mean gain of the OTHER tasks.",
-        )
-        _require(
-            False,
-            f"the errors are {right[0]:.4f} (line) and {right[1]:.4f} (mean); yours {given[0]:.4f}, {given[1]:.4f}.",
-        )
-    _passed("left_out_errors: both predictions made without the task they are judged on.")
+        line, mean = np.empty_like(gain), np.empty_like(gain)
+        for task in range(gain.shape[1]):
+            left_out = _column(gain.shape, task)
+            intercept, slope = _line(accuracy, gain, left_out)
+            line[:, task], mean[:, task] = intercept + slope * accuracy[:, task], gain[~left_out].mean()
+        misses = np.stack([line - gain, mean - gain])
+        right, squares, signed = (part.mean((1, 2)) for part in (np.abs(misses), np.square(misses), misses))
+        errors = as_array(call(function, accuracy, gain), (2,), "the two errors")
+        if not np.allclose(errors, right):
+            intercept, slope = _line(accuracy, gain)
+            diagnose(
+                (np.allclose(errors, right[::-1]), "the two are swapped: first the line's error, then the mean's."),
+                (
+                    np.allclose(errors, squares) or np.allclose(errors, np.sqrt(squares)),
+                    "you average squared errors; take absolute ones: they are in points of accuracy, and one bad task "
+                    "does not outweigh all others.",
+                ),
+                (
+                    np.allclose(np.abs(errors), np.abs(signed)),
+                    "errors of opposite sign cancel; take absolute values before the mean.",
+                ),
+                (
+                    np.isclose(errors[1], np.abs(gain.mean() - gain).mean()),
+                    "your mean gain includes the task it predicts; the baseline must leave out the same tasks.",
+                ),
+                (
+                    np.isclose(errors[0], np.abs(intercept + slope * accuracy - gain).mean()),
+                    "your line is fitted once on all tasks: that is its fit, not a prediction. Fit it anew without "
+                    "each task.",
+                ),
+                (
+                    np.isclose(errors[1], np.abs(gain).mean()),
+                    "your second error is that of predicting no gain; predict the mean gain of the OTHER tasks.",
+                ),
+                otherwise=f"the errors are {right[0]:.4f} (line) and {right[1]:.4f} (mean); yours are {errors[0]:.4f} "
+                f"and {errors[1]:.4f}.",
+            )
+    passed("left_out_errors: both predictions made without the task they are judged on.")

@@ -7,13 +7,12 @@ browser; `panel.show()` puts ipywidgets around it. Everything slow is computed b
 from ntps.course.widgets.bounds import BoundsPanel
 from ntps.course.widgets.linear_world import LinearWorld, LinearWorldPanel, plane_world, read_world
 from ntps.course.widgets.lora_panel import LoraPanel
-from ntps.course.widgets.panel import Choice, Panel, Slider
+from ntps.course.widgets.panel import COLORS, Choice, Panel, Slider
 from ntps.course.widgets.selection import SelectionPanel
 from ntps.course.widgets.spectra import SpectraPanel, between_groups, plane_coordinates
-from ntps.course.widgets.words import KINDS, WordStates, word_kinds, word_states, word_topics
 
 __all__ = [
-    "KINDS",
+    "COLORS",
     "BoundsPanel",
     "Choice",
     "LinearWorld",
@@ -23,12 +22,8 @@ __all__ = [
     "SelectionPanel",
     "Slider",
     "SpectraPanel",
-    "WordStates",
     "between_groups",
     "plane_coordinates",
     "plane_world",
     "read_world",
-    "word_kinds",
-    "word_states",
-    "word_topics",
 ]

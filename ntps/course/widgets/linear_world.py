@@ -12,20 +12,28 @@ So next-token prediction wants N^-1 A, the theme seen against the noise, and the
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
-from ntps.core.encoders import Encoder, layer_autoregressive_encoder, perception_encoder
-from ntps.core.moments import LayerMoments
-from ntps.core.solve import ntps_table
-from ntps.course.widgets.panel import COLORS, Panel, Slider, labelled
+from ntps.core import (
+    Encoder,
+    LayerMoments,
+    PooledMoments,
+    autoregressive_encoder,
+    ntps_table,
+    perception_encoder,
+)
+from ntps.course.widgets.panel import COLORS, TEXT_COLORS, Panel, Slider, labelled
 from ntps.errors import NtpsError, in_range
 
+_MANY = 10**9  # texts: more than any rank
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LinearWorld:
     """Texts whose states, next states and labels are linear in each other.
 
@@ -50,23 +58,24 @@ class LinearWorld:
                             f"{self.N.shape} and {self.B.shape}.")  # fmt: skip
         in_range(self.length, 2, None, "length")
 
-    def moments(self) -> LayerMoments:
-        """Return the exact moments, as the library keeps them for a real layer."""
-        S, L = self.A @ self.A.T, self.length
-        steps = np.arange(1, L)
-        M = S + self.N / L
+    @property
+    def next_token(self) -> LayerMoments:
+        """The exact C0 and C1, of infinitely many texts."""
+        S, steps = self.A @ self.A.T, np.arange(1, self.length)
+        C0 = (steps**2).sum() * S + steps.sum() * self.N
+        C1 = steps.sum() * S
+        return LayerMoments(
+            layer=0, C0=torch.from_numpy(C0), C1=torch.from_numpy(C1), n_texts=_MANY, n_pairs=_MANY * (self.length - 1)
+        )
+
+    @property
+    def pooled(self) -> PooledMoments:
+        """The exact M and X, of infinitely many texts."""
         d, c = self.B.shape
-        exact = {
-            "M": M,
-            "X": M @ self.B,
-            "mean_x": np.zeros(d),
-            "mean_y": np.zeros(c),
-            "yy": self.B.T @ M @ self.B + self.label_noise * np.eye(c),
-            "C0": (steps**2).sum() * S + steps.sum() * self.N,
-            "C1": steps.sum() * S,
-        }
-        tensors: dict[str, Any] = {name: torch.from_numpy(value) for name, value in exact.items()}
-        return LayerMoments(0, 10**9, 10**9, **tensors)
+        M = self.A @ self.A.T + self.N / self.length
+        yy = self.B.T @ M @ self.B + self.label_noise * np.eye(c)
+        M, X, mean_x, mean_y, yy = (torch.from_numpy(part) for part in (M, M @ self.B, np.zeros(d), np.zeros(c), yy))
+        return PooledMoments(n=_MANY, M=M, X=X, mean_x=mean_x, mean_y=mean_y, yy=yy)
 
     @property
     def next_energy(self) -> float:
@@ -100,13 +109,13 @@ def plane_world(next_angle: float = 30, label_angle: float = 75, stretch: float 
     """
     in_range(stretch, 0.01, 100, "stretch")
     B = direction(label_angle)[:, None]
-    world = LinearWorld(direction(next_angle)[:, None], np.diag([stretch, 1 / stretch]), B)
+    world = LinearWorld(A=direction(next_angle)[:, None], N=np.diag([stretch, 1 / stretch]), B=B)
     # The label has variance 1 in every world, so that losses compare while the student turns it.
-    variance = float((B.T @ world.moments().M.numpy() @ B).item())
-    return LinearWorld(world.A, world.N, B * math.sqrt((1 - world.label_noise) / variance))
+    variance = (B.T @ world.pooled.M.numpy() @ B).item()
+    return replace(world, B=B * math.sqrt((1 - world.label_noise) / variance))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class WorldReading:
     """What a two-dimensional world gives with one direction each (k_U = k_V = 1).
 
@@ -140,12 +149,12 @@ def loss_along(directions: np.ndarray, B: np.ndarray, F: np.ndarray, energy: flo
 
 def read_world(world: LinearWorld) -> WorldReading:
     """Solve a world with one direction for the labels and one for the next token."""
-    moments = world.moments()
-    U = perception_encoder(moments.M, moments.X)
-    V = layer_autoregressive_encoder(moments)
-    energy = float(moments.yy.trace())
+    pooled, next_token = world.pooled, world.next_token
+    U = perception_encoder(pooled.M, pooled.X)
+    V = autoregressive_encoder(next_token.C0, next_token.C1)
+    energy = float(pooled.yy.trace())
     both = np.stack([U.vectors[:, 0].numpy(), V.vectors[:, 0].numpy()])
-    at_u, at_v = loss_along(both, moments.M.numpy(), moments.X.numpy(), energy)
+    at_u, at_v = loss_along(both, pooled.M.numpy(), pooled.X.numpy(), energy)
     return WorldReading(
         U=U,
         V=V,
@@ -161,28 +170,27 @@ def ellipse(B: np.ndarray, points: int = 120) -> np.ndarray:
     return np.linalg.cholesky(B) @ np.stack([np.cos(angles), np.sin(angles)])
 
 
+_ANGLES = np.arange(181)
+_DIRECTIONS = np.stack([direction(angle) for angle in _ANGLES.tolist()])
+
+
 class LinearWorldPanel(Panel):
     """Panel A: turn what persists and what the label reads; watch both subspaces, both losses and the score."""
 
     size = (6.4, 4.5)
     letter = "a"
-    title = "A two-dimensional linear world"
 
     def __init__(self) -> None:
-        self.angles = np.linspace(0, 180, 181)
-        self.grid = np.stack([direction(angle) for angle in self.angles])
         super().__init__(
-            (
-                Slider("next_angle", "next-token angle (°)", 0, 180, 30),
-                Slider("label_angle", "label angle (°)", 0, 180, 75),
-                Slider("stretch", "noise stretch", 0.2, 5, 1, step=0.1),
-            )
+            Slider(name="next_angle", label="next-token angle (°)", low=0, high=180, value=30),
+            Slider(name="label_angle", label="label angle (°)", low=0, high=180, value=75),
+            Slider(name="stretch", label="noise stretch", low=0.2, high=5, value=1, step=0.1),
         )
 
-    def build(self) -> None:
+    def build(self, figure: Figure) -> None:
         """Draw the axes: the plane, the losses over the angle, the score."""
         plane, losses, bars = (
-            self.figure.add_axes(box)
+            figure.add_axes(box)
             for box in ((0.075, 0.34, 0.37, 0.5262), (0.54, 0.34, 0.425, 0.5262), (0.27, 0.075, 0.62, 0.125))
         )
         self._build_plane(plane)
@@ -213,7 +221,8 @@ class LinearWorldPanel(Panel):
         self.excess = self.moving(ax.plot([], [], color="0.15", lw=4, solid_capstyle="butt", label="excess")[0])
         self.names = [
             self.moving(ax.text(0, 1.05, name, color=color, ha="center", weight="bold"))
-            for name, color in (("U", "#9a6200"), ("V", COLORS["V"]))
+            for name, color in TEXT_COLORS.items()
+            if name in "UV"
         ]
         ax.legend(
             loc="lower left",
@@ -231,18 +240,25 @@ class LinearWorldPanel(Panel):
         self.bars = [self.moving(bar) for bar in bars]
         self.chance = self.moving(ax.plot([0.5, 0.5], [0.65, 1.35], color="black", lw=1.6)[0])
         self.values = [
-            self.moving(ax.text(1.02, place, "", va="center", transform=ax.get_yaxis_transform())) for place in (1, 0)
+            self.moving(ax.text(1.02, y, "", va="center", transform=ax.get_yaxis_transform())) for y in (1, 0)
         ]
 
-    def refresh(self) -> None:
-        """Solve the world (a 2 by 2 problem) and move the artists."""
+    def _read(self) -> tuple[LinearWorld, WorldReading, float, float]:
+        """Return the state's world, what it gives (a 2 by 2 problem), and the angles of U and V in degrees."""
         world = plane_world(**self.state)
-        self.world, self.result = world, read_world(world)
-        moments = world.moments()
-        M, C0 = moments.M.numpy(), moments.C0.numpy()  # type: ignore[union-attr]
+        reading = read_world(world)
+        first = (encoder.vectors[:, 0].tolist() for encoder in (reading.U, reading.V))
+        angle_u, angle_v = (math.degrees(math.atan2(y, x)) % 180 for x, y in first)
+        return world, reading, angle_u, angle_v
+
+    def refresh(self) -> None:
+        """Solve the world and move the artists."""
+        world, reading, angle_u, angle_v = self._read()
+        pooled, next_token = world.pooled, world.next_token
+        M, C0 = pooled.M.numpy(), next_token.C0.numpy()
         self.shape_m.set_data(*ellipse(M))
         self.shape_c.set_data(*ellipse(C0 * np.trace(M) / np.trace(C0)))
-        u, v = (encoder.vectors[:, 0].numpy() for encoder in (self.result.U, self.result.V))
+        u, v = (encoder.vectors[:, 0].numpy() for encoder in (reading.U, reading.V))
         u, v = 1.6 * u / np.linalg.norm(u), v / np.linalg.norm(v)
         foot = v * (v @ u)
         self.line_v.set_data(*np.outer(v, (-2.9, 2.9)))
@@ -251,30 +267,26 @@ class LinearWorldPanel(Panel):
         self.drop.set_data([u[0], foot[0]], [u[1], foot[1]])
         self.foot.set_data([foot[0]], [foot[1]])
 
-        at_u, at_v, energy = self.result.label_loss
-        next_loss = loss_along(self.grid, C0, moments.C1.numpy(), world.next_energy)  # type: ignore[union-attr]
-        self.curve_v.set_data(self.angles, next_loss / world.next_energy)
-        self.curve_u.set_data(self.angles, loss_along(self.grid, M, moments.X.numpy(), energy) / energy)
-        self.angle_u, self.angle_v = (math.degrees(math.atan2(e[1], e[0])) % 180 for e in (u, v))
-        self.best_u.set_xdata([self.angle_u] * 2)
-        self.best_v.set_xdata([self.angle_v] * 2)
-        for name, angle in zip(self.names, (self.angle_u, self.angle_v), strict=True):
+        at_u, at_v, energy = reading.label_loss
+        next_loss = loss_along(_DIRECTIONS, C0, next_token.C1.numpy(), world.next_energy)
+        self.curve_v.set_data(_ANGLES, next_loss / world.next_energy)
+        self.curve_u.set_data(_ANGLES, loss_along(_DIRECTIONS, M, pooled.X.numpy(), energy) / energy)
+        self.best_u.set_xdata([angle_u] * 2)
+        self.best_v.set_xdata([angle_v] * 2)
+        for name, angle in zip(self.names, (angle_u, angle_v), strict=True):
             name.set_x(angle)
-        self.excess.set_data([self.angle_v] * 2, [at_u / energy, at_v / energy])
-
-        shares = (self.result.ntps, self.result.retained)
-        for bar, text, value in zip(self.bars, self.values, shares, strict=True):
+        self.excess.set_data([angle_v] * 2, [at_u / energy, at_v / energy])
+        for bar, text, value in zip(self.bars, self.values, (reading.ntps, reading.retained), strict=True):
             bar.set_width(value)
             text.set_text(f"{value:.2f}")
 
     def reading(self) -> str:
         """Return the score and the loss in words."""
-        result = self.result
-        at_u, at_v, energy = result.label_loss
+        _, reading, angle_u, angle_v = self._read()
+        at_u, at_v, energy = reading.label_loss
         return (
-            f"Next-token prediction keeps the direction at {labelled(COLORS['V'], f'{self.angle_v:.0f}°')}, the label "
-            f"wants {labelled('#9a6200', f'{self.angle_u:.0f}°')}: NTPS {result.ntps:.2f}, where chance is 0.50. Read "
-            f"through V, the label loss is {at_v / energy:.2f} instead of {at_u / energy:.2f}: "
-            f"{100 * result.retained:.0f} % "
-            "of what one direction can explain is kept."
+            f"Next-token prediction keeps the direction at {labelled('V', f'{angle_v:.0f}°')}, the label wants "
+            f"{labelled('U', f'{angle_u:.0f}°')}: NTPS {reading.ntps:.2f}, where chance is 0.50. Read through V, the "
+            f"label loss is {at_v / energy:.2f} instead of {at_u / energy:.2f}: {100 * reading.retained:.0f} % of what "
+            "one direction can explain is kept."
         )

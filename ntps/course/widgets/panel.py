@@ -1,12 +1,13 @@
-"""What every panel shares: state in, picture out, and the ipywidgets around it.
+"""What all panels share: state in, picture out, and the ipywidgets around it.
 
-One figure is drawn once. What moves is drawn over a copy of what does not (blitting), and the pixels are written as
-PNG: 10 to 30 ms a frame, where clearing and drawing the axes anew takes 80 to 200.
+The figure is drawn once. What moves is drawn over a copy of what does not (blitting), and the pixels are written as
+PNG: 10 to 30 ms per frame, where clearing and drawing the axes anew takes 80 to 200.
 """
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import matplotlib as mpl
 import numpy as np
@@ -14,19 +15,29 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ntps.errors import NtpsError, in_range, one_of
+from ntps.errors import in_range, one_of
+from ntps.report.plots import COLORS as PLOT_COLORS
 
 if TYPE_CHECKING:
     import ipywidgets
 
 # Seaborn's "colorblind" palette, by the role a colour plays in every picture of the course.
 COLORS = {
-    "U": "#de8f05",
-    "V": "#0173b2",
+    "U": PLOT_COLORS["U"],
+    "V": PLOT_COLORS["V"],
     "exact": "#029e73",
     "raw": "#949494",
     "whitened": "#cc78bc",
     "chance": "#555555",
+}
+# The same hues, dark enough to be read as text on white.
+TEXT_COLORS = {
+    "U": "#9a6200",
+    "V": COLORS["V"],
+    "exact": "#01674b",
+    "raw": "#666666",
+    "whitened": "#8f4a7d",
+    "plain": "#333333",
 }
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -41,18 +52,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Slider:
-    """A number the reader slides.
+    """A number that the reader slides.
 
     Attributes:
         name: Name of the state it sets.
-        label: What stands beside it.
+        label: Text beside it.
         low: Smallest value.
         high: Largest value.
         value: Value at the start.
         step: Distance between two values; a whole number makes the values whole.
-        live: Redraw while it moves. Set it to false where a picture takes more than 50 ms.
     """
 
     name: str
@@ -61,47 +71,61 @@ class Slider:
     high: float
     value: float
     step: float = 1
-    live: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of several names the reader picks."""
+    """One of several names that the reader picks.
+
+    Attributes:
+        name: Name of the state it sets.
+        label: Text beside it.
+        options: The names; the first is the one at the start.
+    """
 
     name: str
     label: str
     options: tuple[str, ...]
-    value: str
+
+    @property
+    def value(self) -> str:
+        """The name at the start."""
+        return self.options[0]
 
 
 class Panel:
     """A picture of a state, with controls.
 
-    Subclasses create `controls`, and write `build` (draw what stays, register with `moving` what moves), `refresh` (put
-    the state into the moving artists) and `reading` (the picture in words).
+    Subclasses pass their controls on and write `build` (draw what stays, register with `moving` what moves), `refresh`
+    (put the state into the moving artists) and `reading` (the picture in words). Nothing is drawn before the first
+    picture is asked for.
 
     Attributes:
+        controls: The controls by name.
         state: The value of every control.
-        figure: The one figure, reused for every picture.
     """
 
-    size = (6.4, 4.4)  # inches; shown 100 CSS pixels to the inch, whatever the dpi
+    size = (6.4, 4.4)  # inches; shown at 100 CSS pixels per inch, whatever the dpi
     dpi = 140
-    title = "Panel"
     letter = ""
 
-    def __init__(self, controls: tuple[Slider | Choice, ...]) -> None:
+    def __init__(self, *controls: Slider | Choice) -> None:
         self.controls = {control.name: control for control in controls}
         self.state: dict[str, Any] = {control.name: control.value for control in controls}
         self._moving: list[Artist] = []
         self._background: Any = None
-        with mpl.rc_context(STYLE):
-            self.figure = Figure(figsize=self.size, dpi=self.dpi)
-            self.canvas = FigureCanvasAgg(self.figure)
-            self.build()
-        self.set()
+        self._outdated = True
 
-    def build(self) -> None:
+    @cached_property
+    def figure(self) -> Figure:
+        """The one figure, reused for every picture."""
+        figure = Figure(figsize=self.size, dpi=self.dpi)
+        FigureCanvasAgg(figure)
+        with mpl.rc_context(STYLE):
+            self.build(figure)
+        return figure
+
+    def build(self, figure: Figure) -> None:
         """Draw the axes and create the artists, once."""
         raise NotImplementedError
 
@@ -124,10 +148,10 @@ class Panel:
         return artist
 
     def redraw_all(self) -> None:
-        """Also draw what stays again in the next picture: axes limits or ticks have changed."""
+        """Draw what stays again in the next picture, too: axis limits or ticks have changed."""
         self._background = None
 
-    def set(self, **state: Any) -> "Panel":
+    def set(self, **state: Any) -> Self:
         """Change some of the state; return the panel.
 
         Raises:
@@ -142,21 +166,24 @@ class Panel:
         self.state.update(state)
         for name, (low, high) in self.limits().items():
             self.state[name] = min(max(self.state[name], low), high)
-        with mpl.rc_context(STYLE):
-            self.refresh()
+        self._outdated = True
         return self
 
-    def pixels(self) -> Any:
+    def pixels(self) -> np.ndarray:
         """Draw the state; return the canvas's (height, width, 4) uint8 array, valid until the next picture."""
+        canvas: Any = self.figure.canvas
         with mpl.rc_context(STYLE):
+            if self._outdated:
+                self.refresh()
+                self._outdated = False
             if self._background is None:
-                self.canvas.draw()
-                self._background = self.canvas.copy_from_bbox(self.figure.bbox)
+                canvas.draw()
+                self._background = canvas.copy_from_bbox(self.figure.bbox)
             else:
-                self.canvas.restore_region(self._background)
+                canvas.restore_region(self._background)
             for artist in self._moving:
                 self.figure.draw_artist(artist)
-        return np.asarray(self.canvas.buffer_rgba())
+        return np.asarray(canvas.buffer_rgba())
 
     def png(self) -> bytes:
         """Return the picture of the state."""
@@ -173,46 +200,27 @@ class Panel:
         """Return sliders, picture and reading as one ipywidget. Each slider moves with the arrow keys."""
         import ipywidgets
 
-        wide = {"description_width": "initial"}
-        inputs: dict[str, Any] = {}
-        for control in self.controls.values():
-            layout = ipywidgets.Layout(width="23em", max_width="100%")
-            if isinstance(control, Choice):
-                inputs[control.name] = ipywidgets.Dropdown(
-                    options=control.options,
-                    value=self.state[control.name],
-                    description=control.label,
-                    style=wide,
-                    layout=layout,
-                )
-            else:
-                whole = float(control.step).is_integer()
-                kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-                inputs[control.name] = kind(
-                    value=self.state[control.name],
-                    min=control.low,
-                    max=control.high,
-                    step=control.step,
-                    description=control.label,
-                    continuous_update=control.live,
-                    style=wide,
-                    layout=layout,
-                )
-            kind_name = "choice" if isinstance(control, Choice) else "slider"
-            inputs[control.name].add_class(f"ntps-{kind_name}-{control.name.replace('_', '-')}")
         width, height = (round(side * 100) for side in self.size)
-        picture = ipywidgets.Image(value=self.png(), format="png", width=width, height=height)
+        inputs = {name: _input(control, self.state[name]) for name, control in self.controls.items()}
+        row = ipywidgets.Layout(flex_flow="row wrap", max_width=f"{width}px")
+        picture = ipywidgets.Image(format="png", width=width, height=height)
         picture.layout = ipywidgets.Layout(width=f"{width}px", max_width="100%", height="auto", object_fit="contain")
         picture.add_class("ntps-picture")
         text = ipywidgets.HTML(layout=ipywidgets.Layout(max_width=f"{width}px", min_height="4.5em"))
         text.add_class("ntps-reading")
+        box = ipywidgets.VBox([ipywidgets.Box(list(inputs.values()), layout=row), picture, text])
+        box.add_class("ntps-panel")
+        box.add_class(f"ntps-panel-{self.letter}")
+        box.inputs, box.picture, box.text = inputs, picture, text
         following = False
 
         def show() -> None:
+            for name, (low, high) in self.limits().items():
+                inputs[name].max, inputs[name].min = high, low
+                inputs[name].value = self.state[name]
             picture.value = self.png()
-            reading = self.reading()
             # A screen reader is told what changed: JupyterLab cannot show an Image that has a tooltip.
-            text.value = f'<div role="status" aria-live="polite">{reading}</div>'
+            text.value = f'<div role="status" aria-live="polite">{self.reading()}</div>'
 
         def follow(_: Any) -> None:
             nonlocal following
@@ -220,41 +228,37 @@ class Panel:
                 return
             following = True
             try:
-                self.set(**{name: box.value for name, box in inputs.items()})
-                for name, (low, high) in self.limits().items():
-                    inputs[name].max, inputs[name].min = high, low
-                    inputs[name].value = self.state[name]
+                self.set(**{name: control.value for name, control in inputs.items()})
                 show()
             finally:
                 following = False
 
-        for name, (low, high) in self.limits().items():
-            inputs[name].max, inputs[name].min = high, low
-        for box in inputs.values():
-            box.observe(follow, names="value")
         show()
-        rows = ipywidgets.Box(
-            list(inputs.values()), layout=ipywidgets.Layout(flex_flow="row wrap", max_width=f"{width}px")
-        )
-        whole_panel = ipywidgets.VBox([rows, picture, text])
-        whole_panel.add_class("ntps-panel")
-        whole_panel.add_class(f"ntps-panel-{self.letter}")
-        whole_panel.inputs, whole_panel.picture, whole_panel.text = inputs, picture, text
-        return whole_panel
+        for control in inputs.values():
+            control.observe(follow, names="value")
+        return box
 
 
-def labelled(color: str, text: str) -> str:
-    """Return text in a colour, for readings; the colour only repeats what the words say."""
-    return f'<b style="color:{color}">{text}</b>'
+def _input(control: Slider | Choice, value: Any) -> Any:
+    """Return the ipywidget of a control."""
+    import ipywidgets
+
+    common = {
+        "value": value,
+        "description": control.label,
+        "style": {"description_width": "initial"},
+        "layout": ipywidgets.Layout(width="23em", max_width="100%"),
+    }
+    if isinstance(control, Choice):
+        made = ipywidgets.Dropdown(options=control.options, **common)
+    else:
+        slider = ipywidgets.IntSlider if float(control.step).is_integer() else ipywidgets.FloatSlider
+        made = slider(min=control.low, max=control.high, step=control.step, **common)
+    kind = "choice" if isinstance(control, Choice) else "slider"
+    made.add_class(f"ntps-{kind}-{control.name.replace('_', '-')}")
+    return made
 
 
-def check_layers(layers: Any) -> tuple[int, ...]:
-    """Return layers as a tuple.
-
-    Raises:
-        NtpsError: If there is none.
-    """
-    chosen = tuple(layers)
-    if not chosen:
-        raise NtpsError("no layer was given; a panel needs at least one.")
-    return chosen
+def labelled(role: str, text: str) -> str:
+    """Return text in the colour of a role, for readings; the colour only repeats what the words say."""
+    return f'<b style="color:{TEXT_COLORS[role]}">{text}</b>'

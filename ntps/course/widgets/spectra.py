@@ -1,15 +1,18 @@
 """Panel B: the eigenvalue spectra of a model's layers, and its words in the planes of U and V."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from ntps.core.moments import Moments
-from ntps.core.solve import LayerSolution, solve_layer
-from ntps.course.widgets.panel import COLORS, Choice, Panel, Slider, check_layers, labelled
-from ntps.course.widgets.words import WordStates
+from ntps.course.layers import solve
+from ntps.course.vocabulary import WordStates
+from ntps.course.widgets.panel import COLORS, Choice, Panel, Slider, labelled
 from ntps.errors import NtpsError
+from ntps.models import Representations
 
 # Seaborn's "colorblind" colours with markers of their own: shape says what colour says.
 GROUP_COLORS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#000000")
@@ -54,11 +57,10 @@ class SpectraPanel(Panel):
     size = (6.4, 5.9)
     dpi = 110
     letter = "b"
-    title = "Spectra and words of a model's layers"
 
     def __init__(
         self,
-        moments: Moments,
+        representations: Representations,
         words: WordStates,
         groupings: Mapping[str, Sequence[str | None]] | None = None,
         *,
@@ -67,8 +69,8 @@ class SpectraPanel(Panel):
         """Solve every layer and place every word, once.
 
         Args:
-            moments: Of all layers of a model on a task.
-            words: From `word_states`, of the same model.
+            representations: All layers of a model on a task.
+            words: From `ntps.course.vocabulary.word_states`, of the same model.
             groupings: Ways to colour the words: for each a group (or None) per word, at most eight groups. By default
                 the words' kinds.
             most: Largest rank of the slider.
@@ -76,55 +78,61 @@ class SpectraPanel(Panel):
         Raises:
             NtpsError: If layers or lengths do not match.
         """
-        layers = check_layers(moments.layers)
-        if max(layers) >= len(words.means) or words.means.shape[2] != moments.width:
-            raise NtpsError("words and moments are of different models; take both from one.")
+        layers = representations.layers
+        if max(layers) >= len(words.means) or words.means.shape[2] != representations.width:
+            raise NtpsError("words and representations are of different models; take both from one.")
         self.words = words
         self.groupings = dict(groupings or {"kind": words.kinds})
         for name, groups in self.groupings.items():
             if len(groups) != len(words.words):
                 raise NtpsError(
-                    f"grouping {name} has {len(groups)} groups for {len(words.words)} words; give one each."
+                    f"grouping {name} has {len(groups)} groups for {len(words.words)} words; give one for each."
                 )
             if len({group for group in groups if group}) > len(GROUP_COLORS):
                 raise NtpsError(f"grouping {name} has more than {len(GROUP_COLORS)} groups; merge some.")
-        self.solutions: dict[int, LayerSolution] = {layer: solve_layer(moments.layer(layer)) for layer in layers}
-        self.places = {
-            (layer, side): plane_coordinates(words.means[layer], getattr(solution, side).vectors.numpy())
-            for layer, solution in self.solutions.items()
-            for side in "UV"
-        }
+        self.solved = {layer: solve(representations, layer) for layer in layers}
+        encoders = {(layer, side): getattr(solved, side) for layer, solved in self.solved.items() for side in "UV"}
         self.spectra = {
-            (layer, side): getattr(solution, side).eigenvalues.numpy()
-            / float(getattr(solution, side).eigenvalues.sum())
-            for layer, solution in self.solutions.items()
-            for side in "UV"
+            key: (encoder.eigenvalues / encoder.eigenvalues.sum()).numpy() for key, encoder in encoders.items()
         }
         if min(len(spectrum) for spectrum in self.spectra.values()) < 2:
             raise NtpsError("a layer has fewer than two directions; a plane needs two.")
+        self.coordinates = {
+            (layer, side): plane_coordinates(words.means[layer], encoder.vectors.numpy())
+            for (layer, side), encoder in encoders.items()
+        }
+        self._colored_by = ""
+        self._legend: Any = None
         most = min(most, *(len(self.spectra[layer, "V"]) for layer in layers))
-        self._coloured = ""
-        ways = tuple(self.groupings)
         super().__init__(
-            (
-                Slider("layer", "layer", layers[0], layers[-1], layers[0]),
-                Slider("rank", "rank k", 2, most, min(3, most)),
-                Choice("colour", "colour words by", ways, ways[0]),
-            )
+            Slider(name="layer", label="layer", low=layers[0], high=layers[-1], value=layers[0]),
+            Slider(name="rank", label="rank k", low=2, high=most, value=min(3, most)),
+            Choice(name="grouping", label="colour words by", options=tuple(self.groupings)),
         )
 
-    def build(self) -> None:
+    def _rank(self, side: str) -> int:
+        """Return the chosen rank, within what U or V has."""
+        return min(self.state["rank"], len(self.spectra[self.state["layer"], side]))
+
+    def _plane(self, side: str) -> np.ndarray:
+        """Return the words' coordinates (W, 2) along the last two directions kept."""
+        rank = self._rank(side)
+        return self.coordinates[self.state["layer"], side][:, rank - 2 : rank]
+
+    def build(self, figure: Figure) -> None:
         """Draw the four axes."""
-        self.planes, self.bars, self.kept, self.points, self.notes = {}, {}, {}, {}, {}
+        self.bars, self.kept = {}, {}
+        self.points: dict[str, list[Any]] = {}
+        self.notes: dict[str, list[Any]] = {}
+        self.labels: dict[str, list[Any]] = {}
         longest = max(len(spectrum) for spectrum in self.spectra.values())
-        for column, side in enumerate("UV"):
-            left = 0.095 + 0.5 * column
-            spectrum = self.figure.add_axes((left, 0.745, 0.38, 0.205))
-            plane = self.figure.add_axes((left, 0.185, 0.38, 0.43))
-            what = "label" if side == "U" else "next-token"
+        ticks = [2**power for power in range(8)]
+        for left, side, purpose in ((0.095, "U", "label"), (0.595, "V", "next-token")):
+            spectrum = figure.add_axes((left, 0.745, 0.38, 0.205))
+            plane = figure.add_axes((left, 0.185, 0.38, 0.43))
             spectrum.set(xscale="log", yscale="log", xlim=(0.9, max(140, 1.1 * longest)), ylim=(1e-5, 1.6))
-            spectrum.set(xlabel="direction", title=f"{side}: share of the {what} gain", xticks=[2**i for i in range(8)])
-            spectrum.set_xticklabels(["1", "2", "4", "8", "16", "32", "64", "128"])
+            spectrum.set(xlabel="direction", title=f"{side}: share of the {purpose} gain", xticks=ticks)
+            spectrum.set_xticklabels([str(tick) for tick in ticks])
             spectrum.minorticks_off()
             self.bars[side] = self.moving(spectrum.plot([], [], "o", color="0.75", ms=3)[0])
             self.kept[side] = self.moving(spectrum.plot([], [], "o", color=COLORS[side], ms=4)[0])
@@ -133,83 +141,77 @@ class SpectraPanel(Panel):
                 self.moving(plane.plot([], [], marker, color=color, ms=4, mew=0)[0])
                 for marker, color in [(".", OTHER), *zip(GROUP_MARKERS, GROUP_COLORS, strict=True)]
             ]
-            self.notes[side] = [self.moving(plane.text(0, 0, "", size=7.5)) for _ in range(len(GROUP_COLORS))]
-            labels = [
-                self.moving(plane.text(0.5, -0.115, "", transform=plane.transAxes, ha="center", va="top")),
-                self.moving(
-                    plane.text(-0.105, 0.5, "", transform=plane.transAxes, ha="center", va="center", rotation=90)
-                ),
+            self.notes[side] = [self.moving(plane.text(0, 0, "", size=7.5, color=color)) for color in GROUP_COLORS]
+            beside: dict[str, Any] = {"transform": plane.transAxes, "ha": "center"}
+            self.labels[side] = [
+                self.moving(plane.text(0.5, -0.115, "", va="top", **beside)),
+                self.moving(plane.text(-0.105, 0.5, "", va="center", rotation=90, **beside)),
                 self.moving(plane.text(0, 1.025, "", transform=plane.transAxes, size=9.5)),
             ]
-            self.planes[side] = labels
-        self.legend: Any = None
 
     def refresh(self) -> None:
         """Move the points to the chosen layer and rank."""
-        layer, rank, way = self.state["layer"], self.state["rank"], self.state["colour"]
-        groups = np.array([group or "" for group in self.groupings[way]])
-        names = list(dict.fromkeys(group for group in self.groupings[way] if group))
-        names.sort(key=lambda name: (-int((groups == name).sum()), name))
-        self.between = {}
+        layer, grouping = self.state["layer"], self.state["grouping"]
+        groups = np.array([group or "" for group in self.groupings[grouping]])
+        unique, sizes = np.unique(groups[groups != ""], return_counts=True)
+        names: list[str] = unique[np.argsort(-sizes, kind="stable")].tolist()
         for side in "UV":
-            spectrum, places = self.spectra[layer, side], self.places[layer, side]
-            count = min(rank, len(spectrum))
+            spectrum, rank = self.spectra[layer, side], self._rank(side)
             order = np.arange(1, len(spectrum) + 1)
             self.bars[side].set_data(order, spectrum)
-            self.kept[side].set_data(order[:count], spectrum[:count])
-            x, y = places[:, count - 2], places[:, count - 1]
-            for artist, name in zip(self.points[side], ["", *names], strict=False):
+            self.kept[side].set_data(order[:rank], spectrum[:rank])
+            x, y = self._plane(side).T
+            for artist, name in zip_longest(self.points[side], ["", *names]):
                 artist.set_data(x[groups == name], y[groups == name])
-            for artist in self.points[side][len(names) + 1 :]:
-                artist.set_data([], [])
-            for place, note in enumerate(self.notes[side]):
+            for note, name in zip_longest(self.notes[side], names):
                 note.set_text("")
-                if place < len(names):
-                    members = np.flatnonzero(groups == names[place])
+                if name is not None:
+                    members = np.flatnonzero(groups == name)
                     word = members[self.words.counts[members].argmax()]
-                    note.set(text=self.words.words[word], color=GROUP_COLORS[place])
+                    note.set_text(self.words.words[word])
                     note.set_position((min(x[word] + 0.12, 2.4), min(y[word] + 0.1, 3.3)))
-            self.between[side] = float(between_groups(places[:, count - 2 : count], self.groupings[way]).mean())
-            texts = (
-                f"direction {count - 1} of {side}",
-                f"direction {count} of {side}",
-                f"Words in {side}-space, layer {layer}",
-            )
-            for label, text in zip(self.planes[side], texts, strict=True):
-                label.set_text(text)
-        if self._coloured != way:
-            self._coloured = way
-            if self.legend is not None:
-                self.legend.remove()
-            from matplotlib.lines import Line2D
+            below, beside, above = self.labels[side]
+            below.set_text(f"direction {rank - 1} of {side}")
+            beside.set_text(f"direction {rank} of {side}")
+            above.set_text(f"Words in {side}-space, layer {layer}")
+        if self._colored_by != grouping:
+            self._colored_by = grouping
+            self._draw_legend(names, others=bool((groups == "").any()))
 
-            shown = list(zip(names, GROUP_MARKERS, GROUP_COLORS, strict=False))
-            handles = [Line2D([], [], marker=m, color=c, ls="", ms=5, label=n) for n, m, c in shown]
-            if (groups == "").any():
-                handles.append(Line2D([], [], marker=".", color=OTHER, ls="", ms=6, label="other words"))
-            self.legend = self.figure.legend(
-                handles=handles,
-                loc="lower center",
-                ncols=5,
-                bbox_to_anchor=(0.5, 0.0),
-                handletextpad=0.2,
-                columnspacing=1.2,
-            )
-            self.redraw_all()
+    def _draw_legend(self, names: Sequence[str], *, others: bool) -> None:
+        """Replace the legend by that of these groups."""
+        if self._legend is not None:
+            self._legend.remove()
+        looks = zip(names, GROUP_MARKERS, GROUP_COLORS, strict=False)
+        handles = [Line2D([], [], marker=marker, color=color, ls="", ms=5, label=name) for name, marker, color in looks]
+        if others:
+            handles.append(Line2D([], [], marker=".", color=OTHER, ls="", ms=6, label="other words"))
+        self._legend = self.figure.legend(
+            handles=handles,
+            loc="lower center",
+            ncols=5,
+            bbox_to_anchor=(0.5, 0.0),
+            handletextpad=0.2,
+            columnspacing=1.2,
+        )
+        self.redraw_all()
 
     def reading(self) -> str:
         """Return how much of each spectrum is kept, the score, and how well the planes separate the groups."""
-        layer, rank = self.state["layer"], self.state["rank"]
-        solution = self.solutions[layer]
-        count = min(rank, len(self.spectra[layer, "U"]))
-        kept = {"U": self.spectra[layer, "U"][:count].sum(), "V": self.spectra[layer, "V"][:rank].sum()}
-        score = float(solution.table[rank - 1, count - 1])
-        return (
-            f"Layer {layer}: the first {count} directions of {labelled('#9a6200', 'U')} take "
-            f"{100 * kept['U']:.0f} % of "
-            f"what the labels can gain, the first {rank} of {labelled(COLORS['V'], 'V')} take "
-            f"{100 * kept['V']:.0f} % of "
-            f"what the next token can; NTPS {score:.2f}, chance {rank / solution.d:.2f}. Of the words' spread in these "
-            f"planes, {100 * self.between['U']:.0f} % (U) and {100 * self.between['V']:.0f} % (V) lies between groups "
-            f"of one {self.state['colour']} and another."
+        layer, grouping = self.state["layer"], self.state["grouping"]
+        solved = self.solved[layer]
+        rank_u, rank_v = self._rank("U"), self._rank("V")
+        kept_u, kept_v = (_percent(self.spectra[layer, side][: self._rank(side)].sum()) for side in "UV")
+        between_u, between_v = (
+            _percent(between_groups(self._plane(side), self.groupings[grouping]).mean()) for side in "UV"
         )
+        return (
+            f"Layer {layer}: the first {rank_u} directions of {labelled('U', 'U')} take {kept_u} of what the labels "
+            f"can gain, the first {rank_v} of {labelled('V', 'V')} take {kept_v} of what the next token can; NTPS "
+            f"{solved.ntps_at(rank_u, rank_v):.2f}, chance {rank_v / solved.d:.2f}. Of the words' spread in these "
+            f"planes, {between_u} (U) and {between_v} (V) lies between groups of one {grouping} and another."
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
