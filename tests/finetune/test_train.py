@@ -201,6 +201,35 @@ class TestTraining:
             fine_tune(llama, *parts, settings=settings, progress=False)
 
 
+def test_memory_that_runs_out_in_the_backward_pass_leaves_no_gradient_behind(llama, parts, monkeypatch):
+    """A failed attempt must not count: the sum of gradients is that of a run with enough memory."""
+    settings = replace(FAST, dropout=0.0, batch_size=32)
+
+    def gradients():
+        trainer = Trainer(llama, *parts, settings)
+        loss = trainer._accumulate([np.arange(32)])
+        return loss, trainer.progress.micro_batch, {name: p.grad for name, p in trainer.parameters.items()}
+
+    loss, size, expected = gradients()
+    assert size == 32
+    real, calls = torch.autograd.grad, []
+
+    def failing(outputs, inputs, **options):
+        computed = real(outputs, inputs, **options)
+        calls.append(outputs)
+        if len(calls) in (1, 3):
+            raise torch.cuda.OutOfMemoryError("planted")
+        return computed
+
+    monkeypatch.setattr(torch.autograd, "grad", failing)
+    other_loss, size, halved = gradients()
+    assert size == 16
+    assert len(calls) == 5
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(halved[name], gradient, rtol=1e-3, atol=1e-6)
+
+
 def test_batches_hold_every_text_once_and_similar_lengths_together():
     lengths = np.random.default_rng(0).integers(1, 60, 101)
     batches = epoch_batches(lengths, 8, seed=0, epoch=0)
