@@ -6,6 +6,7 @@ The process that forks has computed nothing, so that a child starts in milliseco
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -22,9 +23,9 @@ import torch
 import ntps.study.cells as cells
 from ntps.study.measure import StudySettings
 from ntps.study.study import run_study
-from ntps.tasks.load import load_task
+from ntps.tasks import load_task
 
-SETTINGS = StudySettings(limit=60, folds=3, n_permutations=20)
+SETTINGS = StudySettings(limit=60, folds=3, permutations=20)
 
 
 def make_tasks(count=5, n=60):
@@ -43,23 +44,42 @@ def make_tasks(count=5, n=60):
     return tasks
 
 
-def study(folder, model, say=None):
-    return run_study([model], make_tasks(), output=folder, settings=SETTINGS, progress=False, say=say)
+def other_labels(task, name):
+    """The same texts under another name, with labels of their own."""
+    labels = [int("good" in text.split() or "bad" in text.split()) for text in task.texts]
+    return load_task(texts=list(task.texts), labels=labels, name=name)
+
+
+def study(folder, model):
+    return run_study([model], make_tasks(), output=folder, settings=SETTINGS, progress=False)
+
+
+class Lines(logging.Handler):
+    """Appends every message to a file, as a line of JSON."""
+
+    def __init__(self, handle):
+        super().__init__()
+        self.descriptor = handle
+
+    def emit(self, record):
+        os.write(self.descriptor, (json.dumps(["log", record.getMessage()]) + "\n").encode())
 
 
 def child(folder, model, log):
-    """Run the study, writing down each cell that is computed and each complaint; leave without cleaning up."""
+    """Run the study, writing down each cell that is computed and each warning; leave without cleaning up."""
     torch.set_num_threads(1)
     real = cells.measure
 
-    def measure(model, task, *rest, **options):
-        line = json.dumps(["cell", task.name, options["control"]]) + "\n"
+    def measure(representations, *rest, **options):
+        line = json.dumps(["cell", representations.task.name, options["control"]]) + "\n"
         os.write(handle, line.encode())
-        return real(model, task, *rest, **options)
+        return real(representations, *rest, **options)
 
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     cells.measure = measure
-    study(folder, model, say=lambda message: os.write(handle, (json.dumps(["say", message]) + "\n").encode()))
+    logger = logging.getLogger("ntps.study")
+    logger.addHandler(Lines(handle))
+    study(folder, model)
     os._exit(0)
 
 
@@ -80,11 +100,12 @@ def attempt(folder, model, log, delay):
 
 def contents(folder):
     """Every cell's content without its duration and checksum."""
-    found = {}
+    cells = {}
     for path in sorted(Path(folder, "cells").glob("*.json")):
         content = json.loads(path.read_text())
-        found[path.name] = {key: value for key, value in content.items() if key not in ("seconds", "checksum")}
-    return found
+        del content["checksum"], content["result"]["seconds"]
+        cells[path.name] = content
+    return cells
 
 
 def main():
@@ -95,7 +116,7 @@ def main():
     assert not attempt(reference, model, folder / "reference-log", None)
     whole = time.monotonic() - started
     killed = wasted = 0
-    again = []
+    warnings = []
     while killed < kills:
         before = set(contents(tried))
         mark = log.stat().st_size if log.exists() else 0
@@ -108,12 +129,12 @@ def main():
         computed = [line for line in lines if line[0] == "cell"]
         finished = set(contents(tried)) - before
         wasted = max(wasted, len(computed) - len(finished))
-        again += [line for line in lines if line[0] == "say"]
+        warnings += [line for line in lines if line[0] == "log"]
     assert not attempt(tried, model, log, None)
     equal = contents(reference) == contents(tried)
     half_written = [path.name for path in (tried / "cells").iterdir() if path.suffix == ".part"]
     same = study(reference, model).to_json() == study(tried, model).to_json()
-    print(json.dumps({"killed": killed, "most_wasted": wasted, "complaints": again, "cells_equal": equal,
+    print(json.dumps({"killed": killed, "most_wasted": wasted, "warnings": warnings, "cells_equal": equal,
                       "results_equal": same, "half_written": half_written, "seconds": round(whole, 2)}))  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Studies with gains: cells of their own, columns that add up, errors on what was left out."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,18 +13,20 @@ from ntps.finetune.compare import fine_tune_gain
 from ntps.finetune.settings import TrainSettings
 from ntps.report.study import gain_lead, write_study
 from ntps.study.calibration import calibrate, load_calibration
-from ntps.study.cells import make_grid
 from ntps.study.gain import STUDY_INPUTS, gain_frame, gain_prediction
+from ntps.study.grid import make_grid
+from ntps.study.records import GainRecord, from_json
 from ntps.study.study import run_study
 from ntps.study.table import GAINS, gain_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+PLAIN = replace(SETTINGS, control=False)
 LORA = TrainSettings(steps=4, rank=4, evaluate_every=2, learning_rate=5e-3, margin=0)
 
 
 def run(folder, models, tasks, **options):
-    options = {"settings": SETTINGS, "progress": False, "say": lambda message: None, "lora": LORA, **options}
+    options = {"settings": SETTINGS, "progress": False, "lora": LORA, **options}
     return run_study(models, tasks, output=folder, **options)
 
 
@@ -31,7 +34,7 @@ def run(folder, models, tasks, **options):
 def finished(tmp_path_factory, tiny_llama, tiny_gpt2):
     folder = tmp_path_factory.mktemp("gains")
     models = [str(tiny_llama), str(tiny_gpt2)]
-    return run(folder, models, make_tasks(6), control=False), folder
+    return run(folder, models, make_tasks(6), settings=PLAIN), folder
 
 
 def test_gains_can_be_added_to_a_study_that_is_there(tmp_path, tiny_llama, monkeypatch):
@@ -62,19 +65,17 @@ def test_a_gain_cell_is_what_fine_tune_gain_returns(finished, tiny_llama):
 
 
 def test_training_settings_and_not_scoring_ones_decide_a_gain_cell(tiny_llama):
-    from dataclasses import replace
-
     def keys(**changes):
-        options = {"settings": SETTINGS, "lora": LORA} | changes
-        grid = make_grid([str(tiny_llama)], make_tasks(1), options.pop("settings"), control=False, **options)
+        options = {"settings": PLAIN, "lora": LORA} | changes
+        grid = make_grid([str(tiny_llama)], make_tasks(1), options.pop("settings"), **options)
         return [cell.key for cell in grid.cells]
 
     score, gain = keys()
     assert keys(lora=replace(LORA, steps=5))[0] == score
     assert keys(lora=replace(LORA, steps=5))[1] != gain
-    assert keys(settings=replace(SETTINGS, n_permutations=21))[0] != score
-    assert keys(settings=replace(SETTINGS, n_permutations=21))[1] == gain
-    assert keys(settings=replace(SETTINGS, limit=50))[1] != gain
+    assert keys(settings=replace(PLAIN, permutations=21))[0] != score
+    assert keys(settings=replace(PLAIN, permutations=21))[1] == gain
+    assert keys(settings=replace(PLAIN, limit=50))[1] != gain
 
 
 def test_a_failing_training_is_recorded_and_the_rest_goes_on(tmp_path, tiny_llama, monkeypatch):
@@ -86,13 +87,13 @@ def test_a_failing_training_is_recorded_and_the_rest_goes_on(tmp_path, tiny_llam
         return real(model, task, *rest, **options)
 
     monkeypatch.setattr(ntps.finetune.compare, "fine_tune_gain", failing)
-    study = run(tmp_path, [str(tiny_llama)], make_tasks(3), control=False)
+    study = run(tmp_path, [str(tiny_llama)], make_tasks(3), settings=PLAIN)
     frame = study.frame().set_index("task")
     assert np.isnan(frame.loc["task1", "gain"])
     assert np.isfinite(frame.loc["task1", "ntps"])
     assert np.isfinite(frame.loc[["task0", "task2"], "gain"]).all()
     failed = [cell for cell in study.to_dict(n_permutations=9)["cells"] if cell["status"] == "failed"]
-    assert [(cell["task"], cell["part"]) for cell in failed] == [("task1", "gain")]
+    assert [(cell["task"], cell["kind"]) for cell in failed] == [("task1", "gain")]
     assert "step 3" in failed[0]["reason"]
 
 
@@ -108,31 +109,45 @@ def test_correlations_and_errors_of_the_gain(finished):
 
 
 def test_no_gains_no_target(tmp_path, tiny_llama):
-    study = run(tmp_path, [str(tiny_llama)], make_tasks(5), lora=None, control=False)
+    study = run(tmp_path, [str(tiny_llama)], make_tasks(5), lora=None, settings=PLAIN)
     for call in (lambda: study.correlations(target="gain"), study.gain_errors):
-        with pytest.raises(NtpsError, match="--lora"):
+        with pytest.raises(NtpsError, match="lora"):
             call()
 
 
 def test_held_back_is_the_best_ceiling_minus_the_last(finished):
     study, _ = finished
-    row, content = study.frame().iloc[0], study.contents[0]
-    ceilings = [layer["ceiling_heldout"] for layer in content["score"]["layers"]]
+    row, cell = study.frame().iloc[0], study.cells[0]
+    ceilings = [layer.ceiling_heldout for layer in cell.score.layers]
     assert row.held_back == max(ceilings) - ceilings[-1]
     assert row.held_back >= 0
 
 
-def test_a_layer_without_changes_is_read_at_the_last():
+def test_changes_are_of_the_layer_read_and_of_no_other():
     side = {"ntps": 0.25, "explained_heldout": None, "ceiling_heldout": 0.5}
-    gain = {"gain": 0.1, "standard_error": None, "accuracy_before": 0.5, "accuracy_after": 0.6,
-            "next_token_loss_before": None, "next_token_loss_after": None,
-            "layers": {"2": {"before": side, "after": side | {"ntps": 0.5}},
-                       "10": {"before": side, "after": side | {"ntps": 0.75}}}}  # fmt: skip
+    layers = {
+        "2": {"before": side, "after": side | {"ntps": 0.5}},
+        "10": {"before": side, "after": side | {"ntps": 0.75}},
+    }
+    losses = {"next_token_loss_before": None, "next_token_loss_after": None}
+    numbers = {"gain": 0.1, "standard_error": None, "accuracy_before": 0.5, "accuracy_after": 0.6}
+    gain = from_json(GainRecord, {**numbers, **losses, "n_test": 20, "best_step": 4, "layers": layers})
     assert gain_row(gain, 2)["ntps_change"] == 0.25
-    assert gain_row(gain, 7)["ntps_change"] == 0.5  # layer 10, not "2", is the last
+    assert gain_row(gain, 10)["ntps_change"] == 0.5
+    with pytest.raises(NtpsError, match=r"layer 7 was not scored .* 2, 10"):
+        gain_row(gain, 7)
+    assert np.isnan(gain_row(gain, None)["ntps_change"])
+    assert gain_row(gain, None)["gain"] == 0.1
     assert np.isnan(gain_row(gain, 2)["explained_change"])
     assert np.isnan(gain_row(gain, 2)["next_token_change"])
     assert set(gain_row(None, 2)) == set(GAINS)
+
+
+def test_a_table_at_a_depth_without_gains_is_refused(finished):
+    study, _ = finished
+    assert study.frame(depth=1.0)["ntps_change"].notna().all()
+    with pytest.raises(NtpsError, match="layer 0 was not scored"):
+        study.frame(depth=0.0)
 
 
 def test_page_pictures_and_sentence(finished, tmp_path):
@@ -150,11 +165,9 @@ def test_page_pictures_and_sentence(finished, tmp_path):
 
 
 def test_equal_gains_leave_nothing_to_predict(finished):
-    from dataclasses import replace
-
     study, _ = finished
-    contents = tuple({**c, "gain": {**c["gain"], "gain": 0.0}} if c["part"] == "gain" else c for c in study.contents)
-    found = replace(study, contents=contents)
+    cells = [replace(c, gain=replace(c.gain, gain=0.0)) if c.kind == "gain" else c for c in study.cells]
+    found = replace(study, cells=tuple(cells))
     evidence = found.to_dict(n_permutations=9)["gain"]
     assert "nothing to predict" in evidence["refused"]
     assert evidence["correlations"] == {} == evidence["errors"]

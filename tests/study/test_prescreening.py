@@ -5,17 +5,18 @@ import json
 import numpy as np
 import pytest
 from helpers.gains import cells, fixed
-from helpers.kill_study import SETTINGS, make_tasks
+from helpers.kill_study import SETTINGS, make_tasks, other_labels
 
+import ntps.study.prescreening
 from ntps.errors import NtpsError
 from ntps.study.calibration import calibrate, load_calibration
-from ntps.study.prescreening import prescreen
+from ntps.study.prescreening import PrescreenSettings, prescreen
 from ntps.study.study import run_study
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-OPTIONS = {"limit": 60, "folds": 3}
+OPTIONS = {"settings": PrescreenSettings(limit=60, folds=3), "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +62,38 @@ def test_table_fits_a_terminal_and_json_is_whole(found):
     assert "<table" in found._repr_html_()
 
 
-def test_a_task_that_cannot_be_read_does_not_stop_the_others(tiny_llama, tmp_path):
-    said = []
+def test_a_task_that_cannot_be_read_does_not_stop_the_others(tiny_llama, tmp_path, caplog):
     tasks = [*make_tasks(1), str(tmp_path / "gone.csv")]
-    found = prescreen(str(tiny_llama), tasks, calibration=fixed(), say=said.append, **OPTIONS)
+    found = prescreen(str(tiny_llama), tasks, calibration=fixed(), **OPTIONS)
     assert [row["status"] for row in found.rows] == ["done", "failed"]
-    assert "gone.csv" in said[0]
+    assert "gone.csv" in caplog.text
     assert "gone failed" in str(found)
     with pytest.raises(NtpsError, match="every task failed"):
-        prescreen(str(tiny_llama), tasks[1:], calibration=fixed(), say=said.append, **OPTIONS)
+        prescreen(str(tiny_llama), tasks[1:], calibration=fixed(), **OPTIONS)
+
+
+def test_equal_texts_run_once(tiny_llama, monkeypatch):
+    tasks = [*make_tasks(2), other_labels(make_tasks(1)[0], "second")]
+    passes = []
+    real = ntps.study.prescreening.collect
+
+    def counting(model, task, **options):
+        passes.append(task.name)
+        return real(model, task, **options)
+
+    monkeypatch.setattr(ntps.study.prescreening, "collect", counting)
+    together = prescreen(str(tiny_llama), tasks, calibration=fixed(), **OPTIONS)
+    assert passes == ["task0", "task1"]
+    alone = prescreen(str(tiny_llama), tasks[2:], calibration=fixed(), **OPTIONS)
+    assert alone.rows[0] | {"chosen": True} in [row | {"chosen": True} for row in together.rows]
 
 
 def test_bad_input(tiny_llama):
-    for changes, words in (({"budget": 0}, "budget"), ({"limit": 2}, "limit"), ({"folds": 2}, "folds")):
-        with pytest.raises(NtpsError, match=words):
-            prescreen(str(tiny_llama), make_tasks(1), calibration=fixed(), **(OPTIONS | changes))
+    for option, value in (("limit", 2), ("folds", 2), ("max_length", 1), ("seed", -1)):
+        with pytest.raises(NtpsError, match=option):
+            PrescreenSettings(**{option: value})
+    with pytest.raises(NtpsError, match="budget"):
+        prescreen(str(tiny_llama), make_tasks(1), calibration=fixed(), budget=0)
     with pytest.raises(NtpsError, match="at least one task"):
         prescreen(str(tiny_llama), [], calibration=fixed())
     with pytest.raises(NtpsError, match="two tasks"):
