@@ -28,11 +28,13 @@ class Picture:
         file: Name of its file, such as `"layers.png"`.
         alt: What it shows, in words.
         png: Its content.
+        wide: Whether it needs the whole width of a page.
     """
 
     file: str
     alt: str
     png: bytes
+    wide: bool = False
 
     @property
     def source(self) -> str:
@@ -61,7 +63,7 @@ def draw_picture(
         FigureCanvasAgg(figure)
         draw(figure)
         figure.savefig(buffer, format="png", dpi=120)
-    return Picture(file, alt, buffer.getvalue())
+    return Picture(file, alt, buffer.getvalue(), wide=figsize[0] > 8)
 
 
 @lru_cache(maxsize=1)

@@ -69,7 +69,7 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
             f"explained by all {scores[0].d} directions ({held})",
             _values(scores, by_all),
             "U",
-            {"ls": "-.", "marker": "^"},
+            {"marker": "^"},
         ),
         (f"explained through V ({held})", _values(scores, through_v), "V", {"marker": "o"}),
         ("NTPS", _values(scores, "ntps"), "ntps", {"marker": "s"}),
@@ -123,7 +123,7 @@ def plot_curve(scored: LayerScore, ax: Axes | None = None) -> Axes:
         ax.axvline(scored.k_v, color="0.9", lw=8, zorder=0)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:.0f}")
-        ax.set(xlabel="next-token directions, k_V", title=f"layer {scored.layer}")
+        ax.set(xlabel="next-token directions, $k_V$", title=f"layer {scored.layer}")
         _share_axis(ax, held_out or [])
     ax.set_ylabel("share")
     legend_below(ax)
@@ -143,9 +143,9 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
         heights, [row["random"] for row in rows], [row["pretrained"] for row in rows], color="0.8", lw=3, zorder=1
     )
     for key, label, color, style in (
-        ("ceiling", "pretrained, all directions", "U", {"marker": "|", "s": 140, "lw": 2.5}),
         ("random", "random weights, through V", "random", {"s": 44}),
         ("pretrained", "pretrained, through V", "V", {"s": 44}),
+        ("ceiling", "pretrained, all directions", "U", {"marker": "|", "s": 140, "lw": 2.5}),
     ):
         ax.scatter([row[key] for row in rows], heights, color=COLORS[color], label=label, zorder=2, **style)
     ax.set_yticks(heights, [row["task"] for row in rows])

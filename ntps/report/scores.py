@@ -56,8 +56,8 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
         _section(result, name, f"-{slug}" if several else "")
         for result, name, slug in zip(results, names, slugs, strict=True)
     ]
-    first = results[0]
-    heading = f"{short_name(first.model)} on {first.task}"
+    task = results[0].task.removesuffix(f":{names[0]}") if several else results[0].task
+    heading = f"{short_name(results[0].model)} on {task}"
     page = render("score.html", title=heading, heading=heading, sections=sections, contents=_contents(sections))
     dicts = [result.to_dict() for result in results]
     pictures = [section[kind] for section in sections for kind in ("layers", "curve")]
@@ -83,7 +83,7 @@ def _slugs(names: Sequence[str]) -> list[str]:
     """Return names for files and links: letters, digits and dashes, all different."""
     slugs: list[str] = []
     for number, name in enumerate(names, 1):
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        slug = re.sub(r"\W+", "-", name.lower()).strip("-")
         slugs.append(slug if slug and slug not in slugs else f"{slug}-{number}".strip("-"))
     return slugs
 

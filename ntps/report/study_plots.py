@@ -14,6 +14,7 @@ from ntps.study.study import OPTION_DEPTHS, Study
 from ntps.study.table import GAIN_PREDICTORS
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -68,7 +69,7 @@ def plot_against(
         marker = MARKERS[index % len(MARKERS)]
         ax.errorbar(x, y, fmt=marker, color=palette[index], ms=5, lw=0.8, alpha=0.85, label=short_name(model), **bars)
     ax.set(xlabel=NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
-    legend_below(ax, columns=3)
+    legend_below(ax, columns=4 if len(ax.get_legend_handles_labels()[1]) == 4 else 3)
     return ax
 
 
@@ -106,9 +107,7 @@ def plot_models(
         model = models[index]
         plot_against(study, predictor, ax, target=target, models=[model])
         ax.get_legend().remove()
-        for _, row in frame[frame["model"] == model].iterrows():
-            name = str(row["task"]).removeprefix("miniworld/")
-            ax.annotate(name, (row[predictor], row[target]), xytext=(3, 3), textcoords="offset points", fontsize=5.5)
+        _name_points(ax, frame[frame["model"] == model], predictor, target)
         title = short_name(model)
         if model in per_model and per_model[model]["spearman"] is not None:
             low, high = per_model[model]["interval"]
@@ -120,6 +119,17 @@ def plot_models(
     figure.supxlabel(NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), fontsize="small")
     figure.supylabel(NAMES.get(target, target), fontsize="small")
     return figure
+
+
+def _name_points(ax: "Axes", rows: "pd.DataFrame", predictor: str, target: str) -> None:
+    """Write the task beside each point, on the side where there is more room."""
+    middle = sum(ax.get_xlim()) / 2
+    for task, x, y in rows[["task", predictor, target]].itertuples(index=False):
+        name = str(task).removeprefix("miniworld/")
+        name = name if len(name) <= 18 else f"{name[:17]}…"
+        offset, side = ((3, 3), "left") if x < middle else ((-3, 3), "right")
+        text = ax.annotate(name, (x, y), xytext=offset, textcoords="offset points", ha=side, fontsize=5.5)
+        text.set_in_layout(False)
 
 
 def small_multiples(count: int) -> tuple[float, float]:

@@ -1,0 +1,133 @@
+"""Results made by hand, with numbers that look like real ones: for what shows results and computes none."""
+
+from typing import Any
+
+import numpy as np
+
+from ntps.finetune.settings import TrainSettings
+from ntps.scoring.results import LayerScore, ScoreResult
+from ntps.study.measure import SHARES, StudySettings
+from ntps.study.records import CellResult
+from ntps.study.study import Study
+
+EVIL = "<script>alert('x')</script>"
+KS = [1, 2, 4, 8, 16]
+
+
+def layer_score(layer: int, rng: np.random.Generator, *, held_out: bool = True, evidence: bool = False) -> LayerScore:
+    ceiling, explained, ntps = np.sort(rng.uniform(0.05, 0.95, 3))[::-1].tolist()
+    curve: dict[str, list[Any]] = {
+        "k_v": KS,
+        "ntps": [ntps * k / 16 for k in KS],
+        "excess_loss": [0.5 - 0.03 * k for k in KS],
+        "explained": [explained * (k / 16) ** 0.5 for k in KS],
+    }
+    extra: dict[str, Any] = {}
+    if held_out:
+        curve["explained_heldout"] = [value - 0.1 for value in curve["explained"]]
+        extra |= {"explained_heldout": explained - 0.1, "ceiling_heldout": ceiling - 0.04}
+    if evidence:
+        null = {"mean": 0.2, "z": 3.21, "p_value": 0.01, "quantiles": [0.1, 0.2, 0.3]}
+        extra["null"] = {"ntps": null, "explained": null}
+        extra["interval"] = {
+            "ntps": {"low": ntps - 0.06, "high": ntps + 0.06, "standard_error": 0.03},
+            "explained_heldout": {"low": explained - 0.2, "high": explained, "standard_error": 0.05},
+        }
+        extra["control"] = {"ntps": 0.125, "explained": 0.2, "explained_heldout": 0.02, "ceiling_heldout": 0.1}
+    return LayerScore(
+        layer=layer,
+        d=16,
+        rank_m=16,
+        rank_u=3,
+        rank_v=16,
+        k_u=3,
+        k_v=4,
+        ntps=ntps,
+        chance=0.25,
+        ntps_whitened=ntps,
+        excess_loss=0.12345,
+        bounds={"raw": (0.001, 12.3), "whitened": (0.05, 0.3)},
+        explained=explained,
+        ceiling=ceiling,
+        retained=explained / ceiling,
+        curve=curve,
+        **extra,
+    )
+
+
+def score_result(
+    *, model: str = "model", task: str = "task", n_layers: int = 5, seed: int = 0, **options: Any
+) -> ScoreResult:
+    """A result; `options` are those of `layer_score`, and `label_column`."""
+    column = options.pop("label_column", "label")
+    rng = np.random.default_rng(seed)
+    return ScoreResult(
+        layers=tuple(layer_score(layer, rng, **options) for layer in range(n_layers)),
+        convention="theory",
+        n_texts=1234,
+        n_tokens=56789,
+        n_classes=3,
+        settings={"folds": 5, "seed": seed, "rtol": None},
+        metadata={"model": model, "task": task, "label_column": column, "classes": ["a", EVIL], "dtype": "float32"},
+    )
+
+
+def make_study(
+    *, models: tuple[str, ...] = ("one", "two"), n_tasks: int = 6, gains: bool = False, seed: int = 0
+) -> Study:
+    """A study of three layers whose scores go along with accuracy, and whose first model's last task failed."""
+    rng = np.random.default_rng(seed)
+    tasks = (*(f"miniworld/task{number}" for number in range(n_tasks - 1)), EVIL)
+    cells = []
+    for model in models:
+        for task in tasks:
+            known = float(rng.uniform(0.1, 0.9))
+            place = {"model": model, "task": task, "seed": 0, "control": False, "key": "0" * 24, "status": "done"}
+            cells.append({**place, "kind": "score", "score": _score_record(known, rng)})
+            if gains:
+                cells.append({**place, "kind": "gain", "gain": _gain_record(known, rng)})
+    failed = {"status": "failed", "reason": f"no {EVIL}", "score": None, "gain": None}
+    last = len(cells) // len(models) - 1
+    cells[last] |= failed
+    empty = {"reason": None, "traceback": None, "seconds": 1.0, "score": None, "gain": None}
+    return Study(
+        cells=tuple(CellResult.from_dict(empty | cell) for cell in cells),
+        models=models,
+        tasks=tasks,
+        settings=StudySettings(limit=100, permutations=20, control=False),
+        lora=TrainSettings(steps=4) if gains else None,
+    )
+
+
+def _score_record(known: float, rng: np.random.Generator) -> dict[str, Any]:
+    accuracy = 0.5 + known / 2 + float(rng.normal(0, 0.02))
+    measures = dict.fromkeys(
+        ("probe_accuracy_se", "probe_balanced_accuracy", "probe_macro_f1", "probe_r2", "h_score", "h_score_shrunk",
+         "rrr_r2_heldout"),
+        0.03,
+    ) | {"majority_rate": 0.5, "probe_accuracy": accuracy, "probe_above_majority": accuracy - 0.5,
+         "logme": known - 1, "knn_accuracy": accuracy - 0.1}  # fmt: skip
+    layers = []
+    for layer in range(3):
+        value = min(known * (1 + layer) / 3 + float(rng.uniform(0, 0.05)), 1.0)
+        shares = [value * share**0.3 for share in SHARES]
+        layers.append(
+            {"layer": layer, "d": 64, "k_u": 2, "k_v": 8, "ntps": value, "chance": 0.125, "explained": value,
+             "explained_heldout": value - 0.05, "retained": 0.8, "ceiling_heldout": value + 0.02, "ntps_z": 2.0,
+             "ntps_p": 0.01, "explained_z": 2.0, "explained_p": 0.01,
+             "intervals": {"ntps": [value - 0.1, value + 0.1], "explained_heldout": [value - 0.1, value + 0.05]},
+             "profile": {"share": list(SHARES), "k_v": [1, 2, 4, 8, 16, 32, 64], "ntps": shares, "explained": shares,
+                         "retained": shares, "explained_heldout": shares},
+             "measures": measures}
+        )  # fmt: skip
+    return {"n_texts": 100, "n_tokens": 1000, "n_classes": 2, "layers": layers, "provenance": {}}
+
+
+def _gain_record(known: float, rng: np.random.Generator) -> dict[str, Any]:
+    gain = 0.3 * (1 - known) + float(rng.normal(0, 0.03))
+    side = {"ntps": known, "explained_heldout": known, "ceiling_heldout": known}
+    return {
+        "accuracy_before": 0.6, "accuracy_after": 0.6 + gain, "gain": gain, "standard_error": 0.02, "n_test": 50,
+        "best_step": 4, "next_token_loss_before": 2.0, "next_token_loss_after": 2.1,
+        "layers": {str(layer): {"before": side, "after": side} for layer in range(3)},
+    }  # fmt: skip

@@ -1,0 +1,172 @@
+"""Pictures: what is drawn are the numbers; V and U have one colour each; the caller's figures are left alone."""
+
+from types import SimpleNamespace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from helpers.results import make_study, score_result
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from ntps.errors import NtpsError
+from ntps.report import (
+    plot_against,
+    plot_choice,
+    plot_curve,
+    plot_layers,
+    plot_models,
+    plot_options,
+    plot_runs,
+    plot_tasks,
+)
+from ntps.report.page import draw_picture
+from ntps.report.plots import COLORS, setting_name
+from ntps.report.study_plots import option_map
+from ntps.study.measure import SHARES
+from ntps.study.study import OPTION_DEPTHS
+
+
+@pytest.fixture
+def ax():
+    return Figure().add_subplot()
+
+
+def lines_of(ax):
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+def test_layers(ax):
+    result = score_result(evidence=True)
+    assert plot_layers(result, ax) is ax
+    lines = lines_of(ax)
+    through_v = lines["explained through V (held out)"]
+    assert through_v.get_ydata().tolist() == [scored.explained_heldout for scored in result.layers]
+    assert to_hex(through_v.get_color()) == COLORS["V"]
+    by_all = lines["explained by all 16 directions (held out)"]
+    assert by_all.get_ydata().tolist() == [scored.ceiling_heldout for scored in result.layers]
+    assert to_hex(by_all.get_color()) == COLORS["U"]
+    assert lines["NTPS"].get_ydata().tolist() == [scored.ntps for scored in result.layers]
+    assert {"through V, random weights", "by all directions, random weights"} <= set(lines)
+    assert any("shuffled" in text.get_text() for text in ax.get_legend().get_texts())
+
+
+def test_layers_without_folds(ax):
+    result = score_result(held_out=False)
+    plot_layers(result, ax)
+    line = lines_of(ax)["explained by all 16 directions (in sample)"]
+    assert line.get_ydata().tolist() == [scored.ceiling for scored in result.layers]
+
+
+def test_a_result_draws_itself():
+    ax = score_result().plot()
+    assert "NTPS" in lines_of(ax)
+    plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("curve", ["theory", "official"])
+def test_curve(ax, curve):
+    scored = score_result().best
+    if curve == "official":
+        scored = SimpleNamespace(layer=3, curve={"fraction": [0.1, 0.9], "ntps": [0.2, 0.95]})
+    plot_curve(scored, ax)
+    assert list(lines_of(ax)["NTPS"].get_ydata()) == scored.curve["ntps"]
+    if curve == "theory":
+        assert to_hex(lines_of(ax)["explained through V, held out"].get_color()) == COLORS["V"]
+
+
+def test_legends_stay_off_the_data():
+    for height in (2.0, 4.0, 8.0):
+        figure = Figure(figsize=(6, height), layout="constrained")
+        ax = plot_layers(score_result(evidence=True), figure.add_subplot())
+        figure.draw_without_rendering()
+        legend, label = ax.get_legend().get_window_extent(), ax.xaxis.label.get_window_extent()
+        assert legend.y1 <= label.y0 + 1
+        assert label.y1 <= min(tick.label1.get_window_extent().y0 for tick in ax.xaxis.get_major_ticks()) + 1
+        assert figure.bbox.y0 <= legend.y0
+
+
+def test_tasks(ax):
+    rows = [
+        {"task": "first", "random": 0.1, "pretrained": 0.8, "ceiling": 0.9},
+        {"task": "second", "random": 0.2, "pretrained": 0.3, "ceiling": -0.2},
+    ]
+    plot_tasks(rows, ax)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["first", "second"]
+    drawn = {collection.get_label(): collection.get_offsets().tolist() for collection in ax.collections}
+    assert drawn["pretrained, through V"] == [[0.8, 1], [0.3, 0]]
+    assert drawn["pretrained, all directions"] == [[0.9, 1], [-0.2, 0]]
+    assert ax.get_xlim()[0] < -0.2
+
+
+def run(rank=8, alpha=8, method="lora", **changes):
+    curve = [{"step": step, "validation_accuracy": 0.5 + step / 100} for step in (0, 10, 20)]
+    values = {"model": "m", "task": "t", "seed": 0, "n_train": 5, "n_test": 6, "gain": 0.1, "gain_standard_error": 0.02}
+    side = SimpleNamespace(next_token_loss=2.0)
+    settings = {"method": method, "rank": rank, "alpha": alpha}
+    values |= {"settings": settings, "curve": curve, "before": side, "after": side, "intruders": [{"count": 3}]}
+    return SimpleNamespace(**values | changes)
+
+
+def test_runs():
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    results = [run(), run(rank=2, alpha=2), run(alpha=16), run(method="full")]
+    assert [setting_name(result) for result in results] == ["rank 8", "rank 2", "rank 8, α = 16", "all weights"]
+    assert plot_runs(results, axes) is axes
+    assert [line.get_ydata().tolist() for line in axes[0].get_lines()] == [[0.5, 0.6, 0.7]] * 4
+    assert figure.legends[0].get_texts()[0].get_text() == "rank 8: 3 intruders"
+
+
+@pytest.mark.parametrize("others", [[], [run()], [run(rank=2, task="u")], [run(rank=2, curve=[{"step": 5}])]])
+def test_runs_that_cannot_be_compared_are_refused(others):
+    with pytest.raises(NtpsError):
+        plot_runs([run(), *others])
+
+
+def test_study(ax):
+    study = make_study()
+    frame = study.frame()
+    plot_against(study, "ntps", ax, models=["one"])
+    (drawn,) = ax.containers
+    rows = frame[(frame["model"] == "one") & (frame["status"] == "done")]
+    assert drawn.lines[0].get_xdata().tolist() == rows["ntps"].tolist()
+    assert drawn.lines[0].get_ydata().tolist() == rows["above_majority"].tolist()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one"]
+
+
+def test_a_small_picture_for_each_model():
+    study = make_study()
+    correlations = study.correlations(n_permutations=99)
+    figure = plot_models(study, "ntps", Figure(), correlations=correlations)
+    rows = study.frame().set_index(["model", "task"])
+    for ax, model in zip(figure.axes, study.models, strict=True):
+        low, high = correlations["ntps"]["per_model"][model]["interval"]
+        assert ax.get_title().startswith(model) and f"[{low:+.2f}, {high:+.2f}]" in ax.get_title()
+        points = {text.get_text(): text.xy for text in ax.texts}
+        row = rows.loc[(model, "miniworld/task0")]
+        assert points["task0"] == (row["ntps"], row["above_majority"])
+        assert all(len(name) <= 18 for name in points)
+    assert "Spearman" not in plot_models(study, "ntps", Figure()).axes[0].get_title()
+
+
+def test_options_and_choice(ax):
+    study = make_study()
+    correlations = option_map(study, "explained")
+    assert correlations.shape == (len(OPTION_DEPTHS), len(SHARES))
+    assert np.abs(correlations).max() <= 1 + 1e-12
+    assert not np.array_equal(correlations, option_map(study, "explained", permute=0))
+    plot_options(study, "explained", ax)
+    assert [text.get_text() for text in ax.texts] == [f"{value:.2f}" for value in correlations.ravel()]
+    plot_choice(study, "ntps", Figure().add_subplot())
+
+
+def test_pictures_leave_the_caller_alone():
+    before = dict(matplotlib.rcParams)
+    with plt.style.context("dark_background"):
+        dark = draw_picture("a.png", "a", lambda figure: plot_layers(score_result(), figure.add_subplot()))
+    light = draw_picture("a.png", "a", lambda figure: plot_layers(score_result(), figure.add_subplot()))
+    assert dark == light and light.png.startswith(b"\x89PNG") and not light.wide
+    assert light.source.startswith("data:image/png;base64,")
+    assert plt.get_fignums() == [] and dict(matplotlib.rcParams) == before

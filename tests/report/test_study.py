@@ -1,0 +1,81 @@
+"""The page of a study: every part is there when its numbers are, and nothing runs away with names."""
+
+import pandas as pd
+import pytest
+from helpers.pages import check_page
+from helpers.results import EVIL, make_study
+
+from ntps.report import write_study
+from ntps.report.study import gain_lead, lead
+
+MAPS = {f"{name}_{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("options", "permuted", "choice")}
+POINTS = {f"{name}{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("", "_by_model")}
+GAINS = {"gain_accuracy.png", "gain_held_back.png", "gain_ntps.png"}
+ALWAYS = {"report.html", "study.csv"}
+
+
+def test_a_whole_study(tmp_path):
+    study = make_study(gains=True)
+    result = study.to_dict(n_permutations=99)
+    written = {path.name for path in write_study(study, tmp_path / "folder", result=result)}
+    assert written == ALWAYS | POINTS | MAPS | GAINS == {path.name for path in (tmp_path / "folder").iterdir()}
+    page = check_page(tmp_path / "folder" / "report.html")
+    assert page.tags.count("img") == len(POINTS | MAPS | GAINS)
+    for part in (
+        "2 models on 6 tasks",
+        "held_out",
+        "What LoRA gains",
+        "task and model left out",
+        "Cells without a result",
+    ):
+        assert part in page.text
+    assert lead(result) in page.text and gain_lead(study, result["gain"]) in page.text
+    frame = pd.read_csv(tmp_path / "folder" / "study.csv")
+    assert frame["gain"].tolist() == pytest.approx(study.frame()["gain"].tolist(), nan_ok=True)
+
+
+def test_names_and_reasons_are_escaped(tmp_path):
+    study = make_study(models=(EVIL, "b"), n_tasks=4)
+    write_study(study, tmp_path)
+    page = check_page(tmp_path / "report.html")
+    assert EVIL not in (tmp_path / "report.html").read_text()
+    assert f"no {EVIL}" in page.text  # why a cell failed
+
+
+def test_too_few_tasks_are_said_so(tmp_path):
+    study = make_study(n_tasks=3)
+    result = study.to_dict(n_permutations=9)
+    written = {path.name for path in write_study(study, tmp_path, result=result)}
+    assert written == ALWAYS | POINTS
+    assert result["refused"] and lead(result) == result["refused"]
+    text = check_page(tmp_path / "report.html").text
+    assert text.count(result["refused"]) == 2 and "What LoRA gains" not in text
+
+
+def test_sentences(tmp_path):
+    study = make_study(gains=True)
+    result = study.to_dict(n_permutations=99)
+    spearman = result["correlations"]["ntps"]["spearman"]
+    assert f"NTPS {spearman:+.2f} [" in lead(result)
+    text = gain_lead(study, result["gain"])
+    gain = study.frame()["gain"]
+    assert f"LoRA (4 steps) gains {100 * gain.mean():+.1f} points" in text
+    assert f"over {gain.notna().sum()} cells" in text
+    assert f"{100 * result['gain']['errors']['task']['accuracy']['mae']:.1f} from probe accuracy" in text
+
+
+def test_a_study_without_any_gain_says_so():
+    from dataclasses import replace
+
+    study = make_study(gains=True)
+    failed = tuple(
+        replace(cell, status="failed", reason="x", gain=None) if cell.kind == "gain" else cell for cell in study.cells
+    )
+    study = replace(study, cells=failed)
+    assert "No cell finished fine-tuning" in gain_lead(study, study.to_dict(n_permutations=9)["gain"])
+
+
+@pytest.mark.parametrize("gains", [False, True])
+def test_a_result_is_computed_if_not_given(tmp_path, gains, monkeypatch):
+    study = make_study(n_tasks=3, gains=gains)
+    assert write_study(study, tmp_path)
