@@ -61,9 +61,9 @@ class Parts:
         """After minus before."""
         return self.after - self.before
 
-    def to_dict(self) -> dict[str, float]:
-        """Return the values and the change."""
-        return {**vars(self), "change": self.change}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values and the change; numbers that are not finite become `None`."""
+        return jsonable({**vars(self), "change": self.change})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ class Side:
         values = {name: value for name, value in vars(self).items() if name != "score"}
         if self.accuracy_with_validation is None:
             del values["accuracy_with_validation"]
-        return {**values, "layers": self.score.to_dict()["layers"]}
+        return jsonable({**values, "layers": self.score.to_dict()["layers"]})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
