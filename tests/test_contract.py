@@ -1,0 +1,253 @@
+"""What every public name promises: it is there and documented, its options act or are refused, its results are JSON."""
+
+import ast
+import dataclasses
+import doctest
+import importlib
+import inspect
+import json
+import math
+import pkgutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from helpers.gains import fixed
+from helpers.problems import make_problem, representations_of, solve, word_task
+from helpers.results import make_study, score_result
+
+import ntps
+from ntps.core import NextTokenMoments
+
+# Public names
+
+
+@pytest.mark.parametrize("name", ntps.__all__)
+def test_public_names_can_be_imported_and_say_what_they_are(name):
+    value = getattr(ntps, name)
+    if name != "__version__":
+        assert value.__doc__, name
+        assert value.__doc__.split("\n")[0].rstrip().endswith((".", ":")), name
+
+
+def test_public_names_are_the_imports_for_type_checkers():
+    """Editors complete from one list, Python imports from the other."""
+    tree = ast.parse(Path(ntps.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imported = {alias.name: node.module for node in block.body for alias in node.names}
+    assert sorted([*imported, "NtpsError", "__version__"]) == sorted(ntps.__all__) == sorted(dir(ntps))
+    assert ntps.__all__ == sorted(ntps.__all__)
+    for name, module in imported.items():
+        assert getattr(importlib.import_module(module), name) is getattr(ntps, name), name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'ntps' has no attribute 'scroe'"):
+        ntps.scroe  # noqa: B018
+
+
+def modules():
+    names = [module.name for module in pkgutil.walk_packages(ntps.__path__, "ntps.")]
+    return [importlib.import_module(name) for name in names if name != "ntps.__main__"]
+
+
+def test_no_module_bears_the_name_of_a_public_function():
+    """`ntps.study.calibrate` must be one thing."""
+    functions = {name for name in ntps.__all__ if inspect.isfunction(getattr(ntps, name))}
+    assert functions.isdisjoint({module.__name__.rpartition(".")[2] for module in modules()})
+
+
+@pytest.mark.slow
+def test_the_example_of_the_package_runs():
+    results = doctest.testmod(ntps)
+    assert results.attempted >= 6
+    assert results.failed == 0
+
+
+# Options
+
+
+def keyword_only(function):
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "differing"),
+    [
+        # `layers` of the shell are those of the pass, `--control` asks for what is an argument in Python.
+        ("score", 9, {"layers", "control"}),
+        ("collect", 7, set()),
+        # The seed of the shell is that of sample and folds too; in Python a seed without random weights is refused.
+        ("load_model", 6, {"seed"}),
+        ("load_task", 6, set()),
+    ],
+)
+def test_an_option_has_one_default_in_python_and_in_the_shell(name, least, differing):
+    from ntps.cli.app import app
+
+    shell = {option.name: option.default for option in typer.main.get_command(app).commands["score"].params}
+    python = inspect.signature(getattr(ntps, name)).parameters
+    shared = [option for option in keyword_only(getattr(ntps, name)) if option in shell and option not in differing]
+    assert len(shared) >= least, shared
+    assert {option: shell[option] for option in shared} == {option: python[option].default for option in shared}
+
+
+@pytest.fixture(scope="module")
+def scored():
+    problem = make_problem(seed=1, n=90, d=12)
+    stacks = problem.texts, [np.sin(h) for h in problem.texts]
+    fresh = representations_of(problem, *([np.tanh(h) for h in texts] for texts in stacks))
+    return representations_of(problem, *stacks), fresh, problem.labels
+
+
+SCORE_OPTIONS = {
+    "labels": lambda fresh, labels: labels % 2,
+    "control": lambda fresh, labels: fresh,
+    "layers": [1],
+    "folds": 3,
+    "seed": 1,
+    "k_u": 1,
+    "k_v": 7,
+    "center": True,
+    "convention": "official",
+    "rtol": 0.3,
+    "permutations": 3,
+    "intervals": True,
+}
+
+
+@pytest.mark.parametrize("name", keyword_only(ntps.score))
+def test_every_option_of_score_changes_the_result(scored, name):
+    representations, fresh, labels = scored
+    value = SCORE_OPTIONS[name]
+    value = value(fresh, labels) if callable(value) else value
+    plain = ntps.score(representations).to_dict()["layers"]
+    assert plain == ntps.score(representations).to_dict()["layers"]
+    assert ntps.score(representations, **{name: value}).to_dict()["layers"] != plain
+
+
+COLLECT_OPTIONS = {
+    "layers": [1, 2],
+    "max_length": 3,
+    "pooling": "last",
+    "prefix": "last",
+    "batch_size": 7,
+    "matmul_precision": "medium",
+    "state_dtype": "float16",
+    "folder": "kept",
+    "progress": True,
+}
+
+
+@pytest.mark.parametrize("name", keyword_only(ntps.collect))
+def test_every_option_of_collect_acts(tiny_llama, tmp_path, monkeypatch, capfd, name):
+    seen, products = [], NextTokenMoments._products
+
+    def watched(self, states, mask, pooling):
+        seen.append((len(mask), torch.get_float32_matmul_precision()))
+        return products(self, states, mask, pooling)
+
+    monkeypatch.setattr(NextTokenMoments, "_products", watched)
+    monkeypatch.chdir(tmp_path)
+    model, task = ntps.load_model(tiny_llama, device="cpu"), word_task(20)
+
+    def observed(**options):
+        seen.clear()
+        found = ntps.collect(model, task, **options)
+        arrays = [found.states.tobytes(), found.next_token.past_gram.numpy().tobytes(), found.states.dtype]
+        return [*arrays, found.layers, seen[:], list(tmp_path.rglob("*.safetensors")), bool(capfd.readouterr().err)]
+
+    plain = observed()
+    assert plain == observed()
+    assert plain != observed(**{name: COLLECT_OPTIONS[name]})
+
+
+# Results
+
+
+def results():
+    """An instance of each class with `to_dict`, and the fields that are left out of it."""
+    from ntps.finetune.changes import Intruders, LayerChange, Parts
+    from ntps.finetune.results import LoraRepeats, LoraResult, Side
+    from ntps.finetune.settings import TrainSettings
+    from ntps.models.plan import PassSettings
+    from ntps.scoring import layer_intervals, layer_null, linear_probe
+    from ntps.study.prescreening import Prescreening, PrescreenSettings
+    from ntps.study.ranks import spearman
+    from ntps.study.selection import leave_one_out_selection, select_and_correlate
+
+    problem, rng = make_problem(n=60, folds=3), np.random.default_rng(0)
+    solved = solve(problem, folds=True)
+    null = layer_null(solved, 3, 3, 9)
+    study = make_study(gains=True)
+    sides = [
+        Side(accuracy=accuracy, balanced_accuracy=0.5, macro_f1=0.5, next_token_loss=None, score=score_result())
+        for accuracy in (0.5, 0.7)
+    ]
+    parts = Parts(before=0.1, after=0.3, u=0.1, v=0.1, both=0.0, scale=0.0)
+    run = LoraResult(
+        model="m", task="t", n_train=8, n_validation=4, n_test=4, before=sides[0], after=sides[1],
+        gain_standard_error=0.1, settings=TrainSettings().to_dict(), seed=0, curve=({"step": 0, "accuracy": math.nan},),
+        best_step=2,
+    )  # fmt: skip
+    grids = rng.normal(size=(3, 2, 6)), rng.normal(size=(2, 6))
+    made = [
+        (score_result(evidence=True), {"metadata"}),
+        (null, set()),
+        (null.ntps, {"values"}),
+        (layer_intervals(solved, 3, 3)["ntps"], set()),
+        (linear_probe(solved.states.numpy(), problem.labels, folds=3), set()),
+        (parts, set()),
+        (LayerChange(layer=1, k_u=2, k_v=3, angles_u=(0.1,), angles_v=(0.2,), ntps=parts, explained=parts,
+                     held_out=True), set()),
+        (Intruders(module="q", block=None, k=2, count=1, ranks=(1,), cosines=(0.1,), relative_change=0.1), set()),
+        (sides[0], {"score", "accuracy_with_validation"}),
+        (run, set()),
+        (LoraRepeats(runs=(run, run)), {"runs", "confidence"}),
+        (TrainSettings(), set()),
+        (PassSettings(layers=(0,), max_length=8), set()),
+        (study, {"lora"}),
+        (study.cells[0], set()),
+        (spearman(rng.normal(size=9), rng.normal(size=9), n_permutations=9), set()),
+        (select_and_correlate(*grids, n_permutations=9), {"null", "correlations"}),
+        (leave_one_out_selection(*grids, n_permutations=9), {"positions"}),
+        (fixed(), set()),
+        (Prescreening(model="m", rows=({"task": "t", "gain": math.nan},), budget=None, calibration=fixed(),
+                      settings=PrescreenSettings()), {"rows"}),
+    ]  # fmt: skip
+    return {type(result).__name__: (result, left_out) for result, left_out in made}
+
+
+@pytest.fixture(scope="module")
+def every_result():
+    return results()
+
+
+def result_classes():
+    found = {
+        value
+        for module in modules()
+        for value in vars(module).values()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and hasattr(value, "to_dict")
+    }
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", result_classes(), ids=lambda kind: kind.__name__)
+def test_results_are_frozen_and_strict_json(every_result, kind):
+    result, left_out = every_result[kind.__name__]
+    assert all(field.kw_only for field in dataclasses.fields(kind))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(result, dataclasses.fields(kind)[0].name, None)
+    names, content = {field.name for field in dataclasses.fields(kind)}, result.to_dict()
+    assert names - left_out <= content.keys()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    for name in names:  # a number that is not known is null
+        if isinstance(getattr(result, name), float):
+            try:
+                content = dataclasses.replace(result, **{name: math.nan}).to_dict()
+            except ValueError:  # or refused
+                continue
+            json.dumps(content, allow_nan=False)
