@@ -1,5 +1,7 @@
 """The page of a study: every part is there when its numbers are, and nothing runs away with names."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from helpers.pages import check_page
@@ -65,14 +67,25 @@ def test_sentences(tmp_path):
 
 
 def test_a_study_without_any_gain_says_so():
-    from dataclasses import replace
-
     study = make_study(gains=True)
     failed = tuple(
         replace(cell, status="failed", reason="x", gain=None) if cell.kind == "gain" else cell for cell in study.cells
     )
     study = replace(study, cells=failed)
     assert "No cell finished fine-tuning" in gain_lead(study, study.to_dict(n_permutations=9)["gain"])
+
+
+def test_equal_gains_leave_nothing_to_predict(tmp_path):
+    study = make_study(gains=True)
+    cells = [
+        replace(cell, gain=replace(cell.gain, gain=0.0)) if cell.gain is not None else cell for cell in study.cells
+    ]
+    study = replace(study, cells=tuple(cells))
+    result = study.to_dict(n_permutations=9)
+    write_study(study, tmp_path, result=result)
+    text = check_page(tmp_path / "report.html").text
+    assert result["gain"]["refused"] in text and "gains +0.0 points" in text
+    assert "Mean absolute error" not in text
 
 
 @pytest.mark.parametrize("gains", [False, True])

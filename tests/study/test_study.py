@@ -19,7 +19,6 @@ import ntps.study.grid
 from ntps._files import sha256_json
 from ntps.errors import NtpsError
 from ntps.report.study import write_study
-from ntps.report.study_plots import option_map, plot_models
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.grid import make_grid, name_tasks
 from ntps.study.measure import SHARES, StudySettings, layer_at
@@ -485,12 +484,6 @@ class TestCorrelations:
         ]
         assert replace(study, cells=tuple(cells)).usable()[0] == [models[0]]
 
-    def test_option_map_has_the_fixed_correlations(self, finished):
-        study, _, _ = finished
-        found = option_map(study, "explained")
-        assert found.shape == (len(OPTION_DEPTHS), len(SHARES))
-        assert np.abs(found).max() <= 1 + 1e-12
-
     def test_frame(self, finished):
         frame = finished[0].frame()
         assert len(frame) == 10
@@ -504,40 +497,7 @@ class TestCorrelations:
         assert math.isclose(first["explained_gain"], first["explained_heldout"] - first["explained_heldout_random"])
 
 
-class TestReport:
-    def test_folder(self, finished):
-        study, folder, _ = finished
-        names = {path.name for path in write_study(study, folder)}
-        assert {
-            "report.html",
-            "study.csv",
-            "ntps.png",
-            "ntps_by_model.png",
-            "ntps_options.png",
-            "ntps_permuted.png",
-        } <= names
-        text = (folder / "report.html").read_text()
-        assert "held_out" in text
-        assert "http" not in text.replace("http-equiv", "")
-
-    def test_a_small_picture_for_each_model(self, finished):
-        from matplotlib.figure import Figure
-
-        study, _, models = finished
-        found = study.correlations(n_permutations=99)
-        figure = plot_models(study, "ntps", Figure(), correlations=found)
-        assert len(figure.axes) == len(models)
-        for ax, model in zip(figure.axes, models, strict=True):
-            low, high = found["ntps"]["per_model"][model]["interval"]
-            assert ax.get_title().startswith(Path(model).name)
-            assert f"[{low:+.2f}, {high:+.2f}]" in ax.get_title()
-            named = {text.get_text(): text.xy for text in ax.texts}
-            rows = study.frame().set_index(["model", "task"])
-            assert named == {
-                t: (rows.loc[(model, t), "ntps"], rows.loc[(model, t), "above_majority"]) for t in study.tasks
-            }
-        assert not plot_models(study, "ntps", Figure()).axes[0].get_title().count("Spearman")
-
+class TestJson:
     def test_json_is_strict(self, finished):
         text = finished[0].to_json(n_permutations=99)
         assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["kind"] == "ntps-study"
