@@ -114,6 +114,6 @@ def demo_command(
     from ntps.report.demo import run_demo
 
     check_output(output)
-    demo = run_demo(output, progress=not quiet)
+    demo = run_demo(output, progress=False if quiet else None)
     if not quiet:
         print(demo)
