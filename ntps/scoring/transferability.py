@@ -1,7 +1,6 @@
 """Measures of how well features suit labels that need no gradient training: LogME, H-score, reduced-rank R^2.
 
-They read the same pooled features as the probes and the score, from one pass over the texts. What each leaves
-unchanged:
+They read the same pooled features as the probes and the score. Range, and what leaves each measure unchanged:
 
 | measure | range | scale of all features | scale of one feature | shift |
 |---|---|---|---|---|
@@ -12,38 +11,50 @@ unchanged:
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range
-from ntps.scoring.probes import Folds, check_features, knn_accuracy, linear_probe, make_folds, one_thread, standardise
+from ntps.scoring.probes import (
+    Folds,
+    check_features,
+    column_scaling,
+    knn_accuracy,
+    linear_probe,
+    make_folds,
+    one_thread,
+    share_explained,
+    standardise,
+)
+
+_CONSTANT = "every feature is constant and so says nothing about the labels; give features that vary."
 
 
 def logme(features: ArrayLike, labels: ArrayLike) -> float:
-    """Log of the maximum evidence per text (You et al., ICML 2021), the mean over one-hot label columns.
+    """Log of the maximum evidence per text (You et al., ICML 2021), averaged over one-hot label columns.
 
     For one column y (n,) and features F (n, d): w ~ N(0, I / alpha), y | w ~ N(F w, I / beta), so that
-    y ~ N(0, I / beta + F F^T / alpha), and the measure is the maximum over alpha, beta > 0 of log p(y | alpha, beta) /
-    n. Features are not centred and there is no intercept, as in the paper.
+    y ~ N(0, I / beta + F F^T / alpha); the measure is the maximum of log p(y | alpha, beta) / n over alpha, beta > 0.
+    Features are not centred and there is no intercept, as in the paper.
 
     Public implementations disagree when n < d (-0.81 against 25.2 on the same data), so this follows the definition.
-    The evidence in weight space is (d log alpha + n log beta - log |alpha I + beta F^T F| - ...) / 2; the determinant
-    is of size d, and its d - n directions without data contribute (d - n) log alpha, which cancels that much of d log
-    alpha. Summing over the n singular values alone leaves (d - n) log(alpha) / 2 too much, which grows with d - n and
-    changes with the unit of the features, as evidence must not. Others stop the fixed-point iteration early or
-    fix alpha / beta, which falls short of the maximum. In the n-dimensional form used here the question does not
-    arise. With F = U diag(s) V^T, z = U^T y and t = beta / alpha, the best noise variance is v = (sum_i z_i^2 / (1 + t
-    s_i^2) + r^2) / n (r^2 what lies outside U), and -(log(2 pi v) + 1 + sum_i log(1 + t s_i^2) / n) / 2 is maximised
-    over t alone, on a grid with refinement, so neither a start nor a step size matters.
+    The evidence in weight space is (d log alpha + n log beta - log |alpha I + beta F^T F| - ...) / 2. The determinant
+    has size d: its d - n directions without data contribute (d - n) log alpha, which cancels as much of d log alpha.
+    Implementations that sum over the n singular values only are too large by (d - n) log(alpha) / 2n, which grows with
+    d - n and depends on the unit of the features, as evidence must not. Others stop the fixed-point iteration early or
+    fix alpha / beta, and stay below the maximum. Neither can happen in the n-dimensional form used here: with
+    F = U diag(s) V^T, z = U^T y and t = beta / alpha, the best noise variance is v = (sum_i z_i^2 / (1 + t s_i^2) +
+    r^2) / n, where r^2 is the part of ||y||^2 outside U, and -(log(2 pi v) + 1 + sum_i log(1 + t s_i^2) / n) / 2 is
+    maximised over t alone, on a grid that is refined, so that no starting point or step size matters.
 
     Args:
         features: (n, d), finite, not all zero.
-        labels: Class indices (n,), at least two different; classes without texts do not count.
+        labels: Class indices (n,), at least two different; classes without texts are ignored.
 
     Returns:
-        The measure. `inf` when fewer than n directions of the features fit a column exactly: there the evidence has no
+        The measure; `inf` if fewer than n directions of the features fit a column exactly, as the evidence then has no
         maximum.
 
     Raises:
@@ -53,14 +64,14 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     f = x.astype(np.float64)
     scale = np.abs(f).max()
     if scale == 0:
-        raise NtpsError("all features are zero; the evidence of such features has no meaning.")
-    n, onehot = len(y), np.eye(int(y.max()) + 1)[y]
+        raise NtpsError("all features are zero and so say nothing about the labels; give features that vary.")
+    n, targets = len(y), np.eye(int(y.max()) + 1)[y]
     with one_thread():
-        left, values, _ = np.linalg.svd(f / scale, full_matrices=False)
-    keep = values > max(f.shape) * np.finfo(float).eps * values[0]
-    s2 = np.square(values[keep] / values[0])  # relative to the largest: t then has no unit
-    z2 = np.square(left[:, keep].T @ onehot)  # (rank, classes)
-    total = onehot.sum(0)  # ||y||^2 of a one-hot column
+        left, singular, _ = np.linalg.svd(f / scale, full_matrices=False)
+    keep = singular > max(f.shape) * np.finfo(float).eps * singular[0]
+    s2 = np.square(singular[keep] / singular[0])  # relative to the largest: t then has no unit
+    z2 = np.square(left[:, keep].T @ targets)  # (rank, classes)
+    total = targets.sum(0)  # ||y||^2 of a one-hot column
     outside = np.maximum(total - z2.sum(0), 0)
     outside[outside <= n * np.finfo(float).eps * total] = 0
     if len(s2) < n and np.any(outside == 0):
@@ -74,49 +85,58 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
         return -(np.log(2 * math.pi * variance) + 1 + np.log(shrink).sum(0) / n) / 2
 
     low, high = -2 * math.log(n) - 20, 20 - math.log(s2.min())  # from "no signal" to "no noise"
-    columns = np.arange(onehot.shape[1])
-    centre, width, points = np.full(len(columns), (low + high) / 2), (high - low) / 2, 129
+    columns = np.arange(targets.shape[1])
+    middle, width, n_points = np.full(len(columns), (low + high) / 2), (high - low) / 2, 129
     best = np.full(len(columns), -math.inf)
     while width > 1e-6:
-        grid = centre + np.linspace(-width, width, points)[:, None]
-        found = evidence(grid)
-        best, index = np.maximum(best, found.max(0)), found.argmax(0)
-        centre, width, points = grid[index, columns], 2 * width / (points - 1), 17
+        grid = middle + np.linspace(-width, width, n_points)[:, None]
+        values = evidence(grid)
+        best = np.maximum(best, values.max(0))
+        middle, width, n_points = grid[values.argmax(0), columns], 2 * width / (n_points - 1), 17
     return float(best.mean())
 
 
 def h_score(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | str | None = None) -> float:
     """H-score: tr(cov(f)^-1 cov(E[f | y])) (Bao et al., ICIP 2019), in [0, classes - 1].
 
-    The between-class share of the covariance in whitened coordinates: for one-hot labels the sum of squared canonical
-    correlations, so with few texts it tends to its maximum whatever the labels. Shrinkage (Ibrahim et al., 2021,
-    "Newer is not always better") replaces cov(f) by (1 - a) cov(f) + a tr(cov(f)) / d I and the between-class
-    covariance by (1 - a) times itself, with the Ledoit-Wolf a. Without shrinkage the pseudo-inverse is used, with a
-    tolerance relative to each feature's own variance, so features that are constant or copies of others change nothing.
+    The variance between classes in coordinates where the features are white, which for one-hot labels is the sum of
+    squared canonical correlations; with few texts it approaches its maximum whatever the labels. Shrinkage (Ibrahim et
+    al., 2021, "Newer is not always better") replaces cov(f) by (1 - a) cov(f) + a tr(cov(f)) / d I and the
+    between-class covariance by (1 - a) times itself, with the Ledoit-Wolf a. Without shrinkage the pseudo-inverse is
+    used, with a tolerance relative to each feature's variance, so that features that are constant or copies of others
+    change nothing.
 
     Args:
         features: (n, d), finite.
         labels: Class indices (n,), at least two different.
-        shrinkage: `None`, `"ledoit-wolf"`, or a number in [0, 1].
+        shrinkage: `None`, `"ledoit-wolf"`, or the number a in [0, 1].
 
     Raises:
         NtpsError: If shapes or values are unusable, all features are constant, or `shrinkage` is none of the above.
     """
     x, y = check_features(features, labels)
-    centred, means, weights = _centred_by_class(x, y)
-    n, d = centred.shape
-    if isinstance(shrinkage, str):
+    mean, scale = column_scaling(x)
+    if not scale.any():
+        raise NtpsError(_CONSTANT)
+    centred = np.where(scale > 0, x - mean, 0.0)
+    if shrinkage is None:
+        a = 0.0
+    elif isinstance(shrinkage, str):
+        from sklearn.covariance import ledoit_wolf_shrinkage
+
         if shrinkage != "ledoit-wolf":
             raise NtpsError(f"shrinkage is {shrinkage!r}; it must be None, 'ledoit-wolf' or a number in [0, 1].")
-        a = _ledoit_wolf(centred)
+        a = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
     else:
-        a = 0.0 if shrinkage is None else float(in_range(shrinkage, 0, 1, "shrinkage"))
-    between = means * np.sqrt(weights)[:, None]  # (classes, d); its Gram is cov(E[f | y])
+        a = float(in_range(shrinkage, 0, 1, "shrinkage"))
+    if a == 0:
+        centred = centred * scale  # the value does not depend on units, so the tolerance must not either
+    n, d = centred.shape
+    counts = np.bincount(y)
     with one_thread():
+        between = np.eye(len(counts))[y].T @ centred / np.sqrt(n * counts)[:, None]  # (classes, d): Gram cov(E[f | y])
         if a == 0:
-            scaled, _ = standardise(x, x)  # the value does not depend on units, so the tolerance must not either
-            between = (np.eye(len(weights))[y].T @ scaled) / n / np.sqrt(weights)[:, None]
-            return float(np.square(between @ _whitener(scaled)).sum())
+            return float(np.square(between @ _whitener(centred)).sum())
         covariance = (1 - a) * (centred.T @ centred) / n
         covariance[np.diag_indices(d)] += a * np.square(centred).sum() / n / d
         return float((1 - a) * np.sum(between.T * np.linalg.solve(covariance, between.T)))
@@ -132,16 +152,16 @@ def reduced_rank_r2(
 ) -> float:
     """Share of the one-hot labels' variance that a reduced-rank regression with intercept explains.
 
-    In sample (`folds=None`) it is the `ceiling` of the score for full rank, and lambda_1 + ... + lambda_rank of the
-    centred perception encoder over tr Cov(y): the R^2 of reduced-rank regression (Izenman 1975), in [0, 1],
-    non-decreasing in rank, and 1 when there are no more texts than features plus one. With `folds` the regression is
-    fitted on the other folds' texts and judged out of fold; it can be negative.
+    In sample (`folds=None`) it is the R^2 of reduced-rank regression (Izenman 1975): lambda_1 + ... + lambda_rank of
+    the centred perception encoder over tr Cov(y), at full rank the `ceiling` of the score. It is in [0, 1], does not
+    decrease with the rank, and is 1 if there are at most as many texts as features plus one. With `folds` the
+    regression is fitted on the texts of the other folds and judged out of fold; it can then be negative.
 
     Args:
         features: (n, d), finite.
         labels: Class indices (n,), at least two different.
-        rank: Rank, at least 1; `None` is full rank. More than classes - 1 changes nothing.
-        folds: `None`, or as in `linear_probe`.
+        rank: Rank of the coefficients, at least 1; `None` is full rank, which classes - 1 already reaches.
+        folds: `None` for the value in sample, or as in `linear_probe`.
         random_state: Seed of the folds.
 
     Raises:
@@ -150,73 +170,66 @@ def reduced_rank_r2(
     x, y = check_features(features, labels)
     if rank is not None:
         in_range(rank, 1, None, "rank")
-    onehot = np.eye(int(y.max()) + 1)[y]
-    everything = np.arange(len(y))
-    pairs = [(everything, everything)] if folds is None else make_folds(y, folds, random_state)
-    error = variance = 0.0
+    targets = np.eye(int(y.max()) + 1)[y]
+    all_texts = np.arange(len(y))
+    pairs = [(all_texts, all_texts)] if folds is None else make_folds(y, folds, random_state)
+    squared_error = squared_deviation = 0.0
     for train, test in pairs:
-        mean_y = onehot[train].mean(0)
+        mean = targets[train].mean(0)
         with one_thread():
-            scaled, held = standardise(x[train], x[test])
-            whiten = _whitener(scaled)
-            cross = scaled.T @ (onehot[train] - mean_y) / len(train)
-            left, values, right = np.linalg.svd(whiten.T @ cross, full_matrices=False)
-            k = len(values) if rank is None else min(rank, len(values))
-            weights = whiten @ (left[:, :k] * values[:k]) @ right[:k]
-            target = onehot[test] - mean_y
-            error += float(np.square(target - held @ weights).sum())
-            variance += float(np.square(target).sum())
-    return 1 - error / variance
+            x_train, x_test = standardise(x[train], x[test])
+            whitener = _whitener(x_train)
+            cross = x_train.T @ (targets[train] - mean) / len(train)  # (d, classes)
+            left, singular, right = np.linalg.svd(whitener.T @ cross, full_matrices=False)
+            coefficients = whitener @ (left[:, :rank] * singular[:rank]) @ right[:rank]
+            deviation = targets[test] - mean
+            squared_error += float(np.square(deviation - x_test @ coefficients).sum())
+            squared_deviation += float(np.square(deviation).sum())
+    return share_explained(squared_error, squared_deviation)
 
 
 def transferability(
-    features: ArrayLike, labels: ArrayLike, *, folds: Folds = 5, rank: int | None = None, random_state: int = 0
-) -> dict[str, Any]:
-    """All measures and the linear probe of one set of features, as one flat dictionary for a study's row.
+    features: ArrayLike, labels: ArrayLike, *, folds: Folds = "auto", rank: int | None = None, random_state: int = 0
+) -> dict[str, float | None]:
+    """Return the linear probe and all measures of one set of features as one flat dictionary, the row of a study.
+
+    Args:
+        features: (n, d), finite, not all constant.
+        labels: Class indices (n,), at least two different.
+        folds: Folds of the probes and of `rrr_r2_heldout`, as in `linear_probe`.
+        rank: Rank of `rrr_r2` and `rrr_r2_heldout`; `None` is full rank.
+        random_state: Seed of the folds.
+
+    Returns:
+        `probe_accuracy`, its standard error `probe_accuracy_se`, `probe_balanced_accuracy`, `probe_macro_f1`,
+        `probe_above_majority`, `majority_rate`, `probe_r2`, `probe_mse`, `logme`, `h_score`, `h_score_shrunk`
+        (Ledoit-Wolf), `knn_accuracy`, `rrr_r2` (in sample) and `rrr_r2_heldout`; what is not finite is `None`.
 
     Raises:
-        NtpsError: As the single functions do.
+        NtpsError: If shapes, values, rank or folds are unusable, or all features are constant.
     """
-    probe = linear_probe(features, labels, folds=folds, random_state=random_state).to_dict()
+    probe = linear_probe(features, labels, folds=folds, random_state=random_state)
     names = ("accuracy", "balanced_accuracy", "macro_f1", "above_majority", "majority_rate", "r2", "mse")
-    evidence = logme(features, labels)
-    return {f"probe_{name}" if name != "majority_rate" else name: probe[name] for name in names} | {
-        "probe_accuracy_se": probe["standard_errors"]["accuracy"],
-        "logme": evidence if math.isfinite(evidence) else None,
+    row = {name if name == "majority_rate" else f"probe_{name}": getattr(probe, name) for name in names} | {
+        "probe_accuracy_se": probe.standard_errors["accuracy"],
+        "logme": logme(features, labels),
         "h_score": h_score(features, labels),
         "h_score_shrunk": h_score(features, labels, shrinkage="ledoit-wolf"),
         "knn_accuracy": knn_accuracy(features, labels, folds=folds, random_state=random_state),
         "rrr_r2": reduced_rank_r2(features, labels, rank=rank),
         "rrr_r2_heldout": reduced_rank_r2(features, labels, rank=rank, folds=folds, random_state=random_state),
     }
-
-
-def _centred_by_class(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centred features (float64, constant columns exactly zero), class means of them, class frequencies."""
-    centred = x - x.mean(0, dtype=np.float64)
-    constant = centred.std(0) <= 4 * np.finfo(x.dtype).eps * np.abs(x).max(0)
-    centred[:, constant] = 0
-    if constant.all():
-        raise NtpsError("every feature is constant; such features say nothing about the labels.")
-    counts = np.bincount(y)
-    means = np.eye(len(counts))[y].T @ centred / counts[:, None]
-    return centred, means, counts / len(y)
+    return jsonable(row)
 
 
 def _whitener(scaled: np.ndarray) -> np.ndarray:
-    """W (d, r) with W^T cov W = I on the directions of centred, standardised features that have variance."""
+    """Return W (d, r) with W^T Cov W = I, r the number of directions in which centred, scaled features (n, d) vary."""
     n, d = scaled.shape
     if not scaled.any():
-        raise NtpsError("every feature is constant; such features say nothing about the labels.")
+        raise NtpsError(_CONSTANT)
     values, vectors = np.linalg.eigh((scaled.T @ scaled if d <= n else scaled @ scaled.T) / n)
     keep = values > max(n, d) * np.finfo(float).eps * values[-1]
     values, vectors = values[keep], vectors[:, keep]
     if d > n:
         vectors = scaled.T @ vectors / np.sqrt(n * values)
     return vectors / np.sqrt(values)
-
-
-def _ledoit_wolf(centred: np.ndarray) -> float:
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    return float(ledoit_wolf_shrinkage(centred, assume_centered=True))

@@ -1,21 +1,33 @@
 """Probes and transferability measures against independent computations."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from scipy.linalg import eigh
 from scipy.optimize import minimize
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import cross_val_predict, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ntps.errors import NtpsError
-from ntps.scoring.head import trained_head
-from ntps.scoring.probes import CS, _ridge, check_features, class_scores, knn_accuracy, linear_probe, make_folds
+from ntps.scoring.labels import assign_folds
+from ntps.scoring.probes import (
+    ALPHAS,
+    CS,
+    ProbeResult,
+    check_features,
+    choose_c,
+    class_scores,
+    knn_accuracy,
+    linear_probe,
+    make_folds,
+    ridge,
+    standardise,
+)
 from ntps.scoring.transferability import h_score, logme, reduced_rank_r2, transferability
 
 
@@ -181,7 +193,8 @@ def test_reduced_rank_r2_grows_with_rank_is_one_when_features_outnumber_texts_an
 
 
 @pytest.mark.parametrize(
-    "measure", [h_score, reduced_rank_r2, lambda x, y: knn_accuracy(x, y), lambda x, y: linear_probe(x, y).accuracy]
+    "measure",
+    [h_score, reduced_rank_r2, knn_accuracy, lambda x, y: linear_probe(x, y, folds=3, cs=(0.1, 1.0)).accuracy],
 )
 def test_constant_columns_and_units_change_nothing(measure):
     x, y = planted(120, 10)
@@ -198,7 +211,7 @@ def test_collinear_columns_change_nothing(measure):
     assert measure(np.hstack([x, x[:, :3], x[:, :1] - x[:, 1:2]]), y) == pytest.approx(measure(x, y), abs=1e-8)
 
 
-@pytest.mark.parametrize("measure", [h_score, reduced_rank_r2])
+@pytest.mark.parametrize("measure", [h_score, reduced_rank_r2, lambda x, y: h_score(x, y, shrinkage="ledoit-wolf")])
 def test_all_constant_features_are_refused(measure):
     with pytest.raises(NtpsError, match="constant"):
         measure(np.full((20, 3), 0.1, dtype=np.float32), np.arange(20) % 2)
@@ -209,41 +222,47 @@ def test_all_constant_features_are_refused(measure):
 
 def test_linear_probe_agrees_with_scikit_learns_own_pipeline():
     x, y = planted(400, 12, classes=4)
-    result = linear_probe(x, y, random_state=3)
+    result = linear_probe(x, y, folds=3, random_state=3)
     right = []
-    for number, (train, test) in enumerate(make_folds(y, 5, 3)):
+    for number, (train, test) in enumerate(make_folds(y, 3, 3)):
         scaler = StandardScaler().fit(x[train])
         losses = []
         for c in CS:
-            reference = LogisticRegression(C=c, tol=1e-8, max_iter=5000)
+            reference = LogisticRegression(C=c, tol=1e-6, max_iter=2000)
             inner = make_folds(y[train], 3, 3 + number)
             scaled = scaler.transform(x[train])
             losses.append(-cross_val_score(reference, scaled, y[train], cv=inner, scoring="neg_log_loss").mean())
         chosen = CS[int(np.argmin(losses))]
         assert result.c[number] == chosen
-        model = LogisticRegression(C=chosen, tol=1e-8, max_iter=5000).fit(scaled, y[train])
+        model = LogisticRegression(C=chosen, tol=1e-6, max_iter=2000).fit(scaled, y[train])
         right.append(model.predict(scaler.transform(x[test])) == y[test])
     assert result.accuracy == pytest.approx(np.concatenate(right).mean(), abs=0.0051)
     assert result.above_majority == pytest.approx(result.accuracy - np.bincount(y).max() / 400)
-    assert result.n == 400 and result.n_classes == 4 and result.folds == 5 and len(result.c) == 5
-    assert result.standard_errors["accuracy"] == pytest.approx(np.std(result.per_fold["accuracy"], ddof=1) / 5**0.5)
+    assert result.n == 400 and result.n_classes == 4 and result.folds == 3 and len(result.c) == 3
+    assert result.standard_errors["accuracy"] == pytest.approx(np.std(result.per_fold["accuracy"], ddof=1) / 3**0.5)
     assert result.to_dict()["per_fold"]["accuracy"] == list(result.per_fold["accuracy"])
 
 
-def test_class_scores_are_scikit_learns():
-    rng = np.random.default_rng(0)
-    truth, guess = rng.integers(0, 4, 60), rng.integers(0, 5, 60)
-    accuracy, _, f1 = class_scores(truth, guess)
-    assert accuracy == np.mean(truth == guess)
-    assert f1 == pytest.approx(f1_score(truth, guess, average="macro"))
-    inside = rng.integers(0, 4, 60)
-    assert class_scores(truth, inside)[1] == pytest.approx(balanced_accuracy_score(truth, inside))
+def test_class_scores_count_classes_that_are_only_true_or_only_predicted(recwarn):
+    truth, predicted = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 0, 1, 1, 1, 3])
+    accuracy, balanced, f1 = class_scores(truth, predicted)
+    assert accuracy == pytest.approx(5 / 7)
+    assert balanced == pytest.approx((3 / 4 + 1 + 0) / 3)  # over the true classes
+    assert f1 == pytest.approx((6 / 7 + 4 / 5 + 0 + 0) / 4)  # over all four
+    assert not recwarn.list
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of attributes that scikit-learn will simplify
+def test_choose_c_is_that_of_scikit_learns_cross_validation():
+    for seed, noise in enumerate((1.0, 8.0, 1e6)):
+        x, y = planted(120, 8, noise=noise, seed=seed)
+        x, _ = standardise(x, x)
+        reference = LogisticRegressionCV(Cs=CS, cv=make_folds(y, 3, seed), scoring="neg_log_loss", tol=1e-6)
+        assert choose_c(x, y, CS, 3, seed) == pytest.approx(np.unique(reference.fit(x, y).C_).item())
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 10), (30, 50)])
 def test_ridge_chooses_by_explicit_leave_one_out(n, d):
-    from ntps.scoring.probes import ALPHAS, standardise
-
     x, y = planted(n + 20, d)
     t = np.eye(3)[y]
     a, b = standardise(x[:n], x[n:])
@@ -263,17 +282,20 @@ def test_ridge_chooses_by_explicit_leave_one_out(n, d):
         )
         for alpha in ALPHAS
     ]
-    alpha, error, variance = _ridge(a, b, t[:n], t[n:])
+    alpha, fitted = ridge(a, t[:n], b)
     assert alpha == ALPHAS[int(np.argmin(loo))]
-    assert error == pytest.approx(np.sum((t[n:] - fit_predict(a, t[:n], b, alpha)) ** 2), rel=1e-6)
-    assert variance == pytest.approx(np.sum((t[n:] - t[:n].mean(0)) ** 2))
+    np.testing.assert_allclose(fitted, fit_predict(a, t[:n], b, alpha), rtol=1e-6, atol=1e-9)
+    split = linear_probe(x, y, folds=[(np.arange(n), np.arange(n, n + 20))], cs=(1.0,))
+    assert split.alpha == (alpha,)
+    assert split.mse == pytest.approx(np.mean((t[n:] - fitted) ** 2))
+    assert split.r2 == pytest.approx(1 - np.sum((t[n:] - fitted) ** 2) / np.sum((t[n:] - t[:n].mean(0)) ** 2))
 
 
 def test_linear_probe_finds_what_is_there_and_nothing_in_noise():
     x, y = planted(300, 12)
-    assert linear_probe(x, y).accuracy > 0.9
+    assert linear_probe(x, y, folds=3).accuracy > 0.9
     rng = np.random.default_rng(0)
-    noise = linear_probe(rng.standard_normal((300, 40)), y)
+    noise = linear_probe(rng.standard_normal((300, 40)), y, folds=3)
     assert abs(noise.accuracy - 1 / 3) < 0.1 and noise.r2 < 0.05
 
 
@@ -286,13 +308,32 @@ def test_linear_probe_with_a_class_of_one_text_and_a_class_missing_from_training
     train, test = np.flatnonzero(y == 0), np.flatnonzero(y != 0)
     alone = linear_probe(x, y, folds=[(train, test)])
     assert alone.accuracy == 0 and math.isnan(alone.standard_errors["r2"])
+    assert alone.to_dict()["standard_errors"]["r2"] is None
+    same = linear_probe(x, y, folds=[(train[:5], train[5:])])  # labels that do not vary have no R^2
+    assert same.accuracy == 1 and math.isnan(same.r2) and same.mse == 0
+
+
+def test_probes_with_a_single_training_text_do_not_warn(recwarn):
+    x, y = planted(20, 5, classes=2)
+    result = linear_probe(x, y, folds=[(np.array([0]), np.arange(1, 20))])
+    assert result.accuracy == np.mean(y[1:] == y[0]) and not recwarn.list
+
+
+def test_probe_result_takes_keywords_only_and_is_frozen():
+    x, y = planted(40, 4)
+    result = linear_probe(x, y, cs=(1.0,))
+    with pytest.raises(TypeError):
+        ProbeResult(*vars(result).values())
+    with pytest.raises(AttributeError):
+        result.accuracy = 1.0
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == result.to_dict()
 
 
 def test_linear_probe_more_features_than_texts_and_half_precision():
     x, y = planted(40, 100)
-    a = linear_probe(x.astype(np.float16), y)
+    a = linear_probe(x.astype(np.float16), y, folds=3)
     assert 0 <= a.accuracy <= 1 and a.r2 < 1
-    assert linear_probe(x.astype(np.float16), y) == a
+    assert linear_probe(x.astype(np.float16), y, folds=3) == a
 
 
 def test_a_leak_through_the_folds_is_refused_and_texts_are_judged_once():
@@ -307,6 +348,17 @@ def test_a_leak_through_the_folds_is_refused_and_texts_are_judged_once():
         make_folds(y, [(np.arange(20), np.arange(19, 31))])
 
 
+def test_folds_are_those_of_the_score_however_they_are_given():
+    _, y = planted(30, 4)
+    expected = make_folds(y, 4, 7)
+    fold_of = assign_folds(y, 4, seed=7)
+    for given in (fold_of, fold_of.tolist(), expected, iter(expected)):
+        for pair, reference in zip(make_folds(y, given), expected, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(pair, reference, strict=True))
+    assert len(make_folds(y, "auto")) == 5 and len(make_folds(np.arange(6) // 3, "auto")) == 3
+    assert len(make_folds(y, [(np.delete(np.arange(30), i), np.array([i])) for i in range(30)])) == 30
+
+
 def test_knn_accuracy_is_scikit_learns():
     x, y = planted(150, 8)
     expected = cross_val_predict(make_pipeline(StandardScaler(), KNeighborsClassifier(5)), x, y, cv=make_folds(y, 5))
@@ -316,43 +368,11 @@ def test_knn_accuracy_is_scikit_learns():
 
 def test_transferability_is_one_flat_row_of_numbers():
     x, y = planted(80, 6)
-    row = transferability(x, y)
-    assert row["h_score"] == h_score(x, y) and row["probe_accuracy"] == linear_probe(x, y).accuracy
+    row = transferability(x, y, folds=3)
+    assert row["h_score"] == h_score(x, y) and row["probe_accuracy"] == linear_probe(x, y, folds=3).accuracy
     assert all(isinstance(value, float) for value in row.values())
-
-
-# ---- trained head ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hidden", [None, 16])
-def test_trained_head_learns_repeats_and_leaves_the_global_generator_alone(hidden):
-    import torch
-
-    x, y = planted(200, 8)
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    a = trained_head(x, y, hidden=hidden, learning_rate=1e-2)
-    assert torch.equal(state, torch.get_rng_state())
-    assert a == trained_head(x, y, hidden=hidden, learning_rate=1e-2)
-    assert a.accuracy > 0.85 and a.n_train + a.n_validation + a.n_test == 200
-    assert a.validation_loss[a.best_epoch - 1] == min(a.validation_loss)
-    assert a != trained_head(x, y, hidden=hidden, learning_rate=1e-2, random_state=1)
-
-
-def test_hidden_layer_solves_what_a_linear_head_cannot():
-    rng = np.random.default_rng(0)
-    x = rng.choice([-1.0, 1.0], (400, 2)) + 0.2 * rng.standard_normal((400, 2))
-    y = (x[:, 0] * x[:, 1] > 0).astype(int)
-    assert trained_head(x, y, hidden=32, learning_rate=1e-2).accuracy > 0.95
-    assert trained_head(x, y, learning_rate=1e-2).accuracy < 0.8
-
-
-def test_trained_head_stops_early_and_says_when_it_diverges():
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((100, 50)), np.arange(100) % 2
-    assert len(trained_head(x, y, learning_rate=1e-2).train_loss) < 100
-    with pytest.raises(NtpsError, match="learning_rate"):
-        trained_head(x, y, learning_rate=1e9)
+    exact = transferability(np.eye(3)[y], y, folds=[(np.arange(60), np.arange(60, 80))])
+    assert exact["logme"] is None and exact["majority_rate"] == np.bincount(y[60:]).max() / 20
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -376,24 +396,29 @@ def test_bad_features_are_refused_in_one_sentence(features, labels, match):
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("match", "call"),
     [
-        lambda x, y: linear_probe(x, y, folds=1),
-        lambda x, y: linear_probe(x, y, folds=21),
-        lambda x, y: linear_probe(x, y, folds=np.zeros(20, int)),
-        lambda x, y: linear_probe(x, y, folds=[(np.arange(5), np.array([99]))]),
-        lambda x, y: linear_probe(x, y, folds=["ab"]),
-        lambda x, y: linear_probe(x, y, cs=()),
-        lambda x, y: linear_probe(x, y, cs=(-1.0,)),
-        lambda x, y: knn_accuracy(x, y, n_neighbors=0),
-        lambda x, y: h_score(x, y, shrinkage="oas"),
-        lambda x, y: h_score(x, y, shrinkage=2.0),
-        lambda x, y: reduced_rank_r2(x, y, rank=0),
-        lambda x, y: trained_head(x, y, hidden=0),
-        lambda x, y: trained_head(x[:8], y[:8]),
+        ("folds is 1;.* 10", lambda x, y: linear_probe(x, y, folds=1)),
+        ("folds is 11;.* 10", lambda x, y: linear_probe(x, y, folds=11)),
+        ("folds is True", lambda x, y: linear_probe(x, y, folds=True)),
+        ("single fold", lambda x, y: linear_probe(x, y, folds=np.zeros(20, int))),
+        (r"0\.\.19", lambda x, y: linear_probe(x, y, folds=[(np.arange(5), np.array([99]))])),
+        ("'auto'.*pairs", lambda x, y: linear_probe(x, y, folds=["ab"])),
+        ("'auto'.*pairs", lambda x, y: linear_probe(x, y, folds="five")),
+        ("'auto'.*pairs", lambda x, y: linear_probe(x, y, folds=2.5)),
+        ("'auto'.*pairs", lambda x, y: linear_probe(x, y, folds=None)),
+        ("'auto'.*pairs", lambda x, y: linear_probe(x, y, folds=[])),
+        ("at least two texts", lambda x, y: linear_probe(x, np.arange(20))),
+        (r"cs is \(\)", lambda x, y: linear_probe(x, y, cs=())),
+        ("cs is .*-1", lambda x, y: linear_probe(x, y, cs=(-1.0,))),
+        ("inner_folds is 1", lambda x, y: linear_probe(x, y, inner_folds=1)),
+        ("n_neighbors is 0", lambda x, y: knn_accuracy(x, y, n_neighbors=0)),
+        ("shrinkage is 'oas'.*ledoit-wolf", lambda x, y: h_score(x, y, shrinkage="oas")),
+        ("shrinkage is 2.0", lambda x, y: h_score(x, y, shrinkage=2.0)),
+        ("rank is 0", lambda x, y: reduced_rank_r2(x, y, rank=0)),
     ],
 )
-def test_bad_options_are_refused(call):
-    x, y = planted(20, 4, classes=2)
-    with pytest.raises(NtpsError):
+def test_bad_options_are_refused(match, call):
+    x, y = np.random.default_rng(0).standard_normal((20, 4)), np.arange(20) % 2
+    with pytest.raises(NtpsError, match=match):
         call(x, y)
