@@ -129,7 +129,7 @@ def _blocks(tensor: "torch.Tensor") -> Iterator[memoryview]:
     flat = tensor.detach().contiguous().reshape(-1)
     step = max(1, _BLOCK // max(flat.element_size(), 1))
     for start in range(0, flat.numel(), step):
-        yield memoryview(flat[start : start + step].cpu().view(torch.uint8).numpy())
+        yield flat[start : start + step].cpu().view(torch.uint8).numpy().data
 
 
 def _tensor_digest(tensors: "Mapping[str, torch.Tensor]", header: str) -> str:
