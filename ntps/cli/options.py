@@ -72,7 +72,7 @@ def parse_folds(folds: str) -> int | str:
     if folds == "auto":
         return folds
     if not folds.isdigit() or folds == "1":
-        raise NtpsError(f"folds is {folds!r}; it must be auto, 0 (none) or a number of at least 2.")
+        raise NtpsError(f"folds is {folds}; it must be auto, 0 (none) or a number of at least 2.")
     return int(folds)
 
 

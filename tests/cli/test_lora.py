@@ -3,22 +3,16 @@
 import json
 
 import pytest
-import typer
 from helpers.problems import order_task
 
 from ntps.cli import app as cli
-from ntps.cli import lora as cli_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Call the command through the real error handling; return status, stdout, stderr."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.callback()(lambda: None)
-    cli_lora.register(app)
-    monkeypatch.setattr(cli, "app", app)
+    """Call `ntps lora` in this process; return (status, stdout, stderr)."""
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["ntps", "lora", *map(str, arguments)])
@@ -94,8 +88,8 @@ def test_seeds(run, tiny_llama, reviews, tmp_path):
     [
         (["--rank", "0"], "rank is 0"),
         (["--margin", "-1"], "margin"),
-        (["--learning-rate", "0"], "learning_rate is 0.0; it must be a number above 0"),
-        (["--learning-rate", "nan"], "learning_rate"),
+        (["--learning-rate", "0"], "--learning-rate is 0.0"),
+        (["--learning-rate", "nan"], "--learning-rate"),
         (["--method", "dora"], "choose one of: lora, probe, full, scratch"),
         (["--steps", "-1"], "steps is -1"),
         (["--folds", "1"], "--folds is 1"),
@@ -119,9 +113,9 @@ def test_bad_input_is_one_sentence(run, tiny_llama, reviews, tmp_path):
         ((tiny_llama, tmp_path / "none.csv"), "file not found"),
         ((tmp_path / "none", reviews, *FAST), "no such directory"),
         ((tiny_llama, reviews, *FAST, "--rank", 25), "above the model's width; choose between 1 and 24"),
-        ((tiny_llama, reviews, *FAST, "--target", "query"), "it has: q_proj, k_proj, v_proj, o_proj"),
+        ((tiny_llama, reviews, *FAST, "--target", "query"), "q_proj, k_proj, v_proj, o_proj"),
         ((tiny_llama, reviews, *FAST, "--limit", 3), "class"),
-        ((tiny_llama, reviews, *FAST, "--learning-rate", 1e30, "--steps", 9), "try a learning_rate below"),
+        ((tiny_llama, reviews, *FAST, "--learning-rate", 1e30, "--steps", 9), "--learning-rate below"),
     ):
         status, out, err = run(*arguments, "--quiet")
         assert (status, out) == (2, ""), err
