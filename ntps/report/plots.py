@@ -186,12 +186,13 @@ def plot_runs(results: Sequence[LoraResult], axes: Sequence[Axes] | None = None)
         error = 100 * run.gain_standard_error
         kept.errorbar(cost, gain, yerr=error, color=color, marker=marker, ms=7, ls="", label=label)
     training.set(xlabel="step", ylabel="validation accuracy", title="During training")
+    training.locator_params(axis="x", integer=True)
     kept.axhline(0, color="0.3", lw=0.8)
     kept.set(xlabel="change of the next-token loss, nats per token", ylabel="gain, points of accuracy")
     kept.set_title("Kept weights, test texts")
     figure = kept.figure
     if figure is not None and figure.get_layout_engine() is not None:
-        figure.legend(loc="outside lower center", ncols=min(3, len(runs)), frameon=False, fontsize="small")
+        figure.legend(loc="outside lower center", ncols=min(4, len(runs)), frameon=False, fontsize="small")
     else:
         kept.legend(frameon=False, fontsize="small")
     return axes
