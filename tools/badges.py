@@ -41,7 +41,7 @@ def _minutes(entry: Entry) -> str:
 
 
 def badge_table(course: Course) -> str:
-    """Return README's table: a lesson a row, with its badges."""
+    """Return README's table: one row per lesson, with its badges."""
     rows = [f"| [{e.title}]({e.path}) | {_minutes(e)} | {badges(course, e.path)} |" for e in course.lessons]
     return "\n".join(["", "| Lesson | Time | Open |", "|---|---|---|", *rows, ""])
 

@@ -92,7 +92,7 @@ plt.show()
 # %% [markdown]
 # ## Exercise 2: choose without peeking
 #
-# `values` holds a score at many layers and ranks (a row each) for several tasks, `accuracy` the accuracy of a probe on those tasks. Write `choose_without(values, accuracy, task)`: the row with the largest absolute Spearman correlation **on the other
+# `values` holds a score at many layers and ranks (one row each) for several tasks, `accuracy` the accuracy of a probe on those tasks. Write `choose_without(values, accuracy, task)`: the row with the largest absolute Spearman correlation **on the other
 # tasks**. It must not change, whatever the accuracy of the task that is left out.
 #
 # <details><summary>Hint</summary>

@@ -130,7 +130,7 @@ plt.show()
 #
 # ## Exercise 2: predict the gain without peeking
 #
-# `accuracy` holds the accuracy of the probe and `gain` the gain of LoRA, a row for each model and a column for each task. Write `gain_without_task(accuracy, gain, task)`: fit one line, gain against accuracy, on the cells of the **other** tasks, and return what it
+# `accuracy` holds the accuracy of the probe and `gain` the gain of LoRA, with one row per model and one column per task. Write `gain_without_task(accuracy, gain, task)`: fit one line, gain against accuracy, on the cells of the **other** tasks, and return what it
 # predicts for this task in every model.
 #
 # <details><summary>Hint</summary>
@@ -188,8 +188,8 @@ figures = published.results()
 accuracy, gain = (to_grid(figures, column) for column in ("linear_accuracy", "gain"))
 line, mean = left_out_errors(accuracy, gain)
 library = gain_prediction(figures, n_bootstrap=200)
-print(f"line in accuracy: {100 * line:.2f} points; ntps.study.gain says {100 * library.mae['accuracy']:.2f}")
-print(f"mean gain:        {100 * mean:.2f} points; ntps.study.gain says {100 * library.mae['mean']:.2f}")
+print(f"line in accuracy: {100 * line:.2f} points; ntps.study says {100 * library.mae['accuracy']:.2f}")
+print(f"mean gain:        {100 * mean:.2f} points; ntps.study says {100 * library.mae['mean']:.2f}")
 
 datasets = list(figures["dataset"].unique())
 without = [np.delete(np.arange(len(datasets)), place) for place in range(len(datasets))]
