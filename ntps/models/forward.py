@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def encode(model: "LanguageModel", texts: Sequence[str], max_length: int | None) -> list[list[int]]:
-    """Return the token ids of texts, cut as `collect_moments` cuts them.
+    """Return the token ids of texts, cut as `collect` cuts them.
 
     Raises:
         NtpsError: If a text has no token.
