@@ -171,9 +171,8 @@ class NextTokenMoments:
             if len(mask) == 1:
                 raise
         else:
-            # To the device first: some accelerators have no float64.
-            self.past_gram[index] += gram.to(self.past_gram.device).double()
-            self.cross[index] += cross.to(self.cross.device).double()
+            self.past_gram[index] += gram.to(self.past_gram.device)  # into float64, without another copy
+            self.cross[index] += cross.to(self.cross.device)
             pooled.copy_(last)
             return
         half = len(mask) // 2  # outside the handler, which would keep the memory of the failed attempt

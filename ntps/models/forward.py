@@ -56,7 +56,7 @@ def pooled_features(
 
 
 def halving(batches: Iterable[np.ndarray], run: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
-    """Run batches one after another and yield each with its result; one that does not fit is run in two halves.
+    """Run batches one after another and yield each with its result; one that does not fit is run in smaller parts.
 
     Args:
         batches: Arrays of text indices.
@@ -65,9 +65,12 @@ def halving(batches: Iterable[np.ndarray], run: Callable[[np.ndarray], T]) -> It
     Raises:
         NtpsError: If a batch of one text does not fit into the memory of the device.
     """
-    waiting = list(batches)[::-1]
+    waiting, most = list(batches)[::-1], None
     while waiting:
         batch = waiting.pop()
+        if most is not None and len(batch) > most:  # a size that did not fit is not tried again
+            waiting += [batch[most:], batch[:most]]
+            continue
         try:
             result = run(batch)
         except torch.cuda.OutOfMemoryError:
@@ -76,8 +79,9 @@ def halving(batches: Iterable[np.ndarray], run: Callable[[np.ndarray], T]) -> It
                     f"the device has too little memory for text {int(batch[0]) + 1} alone; lower max_length or choose "
                     "another dtype."
                 ) from None
+            most = len(batch) // 2
+            waiting.append(batch)
         else:
             yield batch, result
             continue
         torch.cuda.empty_cache()  # outside the handler, so that what the failed attempt held is free
-        waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]

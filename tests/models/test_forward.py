@@ -1,4 +1,4 @@
-"""A batch that does not fit is run in halves, in order, and every text once."""
+"""A batch that does not fit is run in parts, in order, and every text once."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,22 @@ def runner(most):
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100])
-def test_halves_keep_order_and_lose_nothing(most):
+def test_parts_keep_order_and_lose_nothing(most):
     batches = [np.arange(7), np.arange(7, 9), np.arange(9, 10)]
     results = list(halving(batches, runner(most)))
     assert np.concatenate([batch for batch, _ in results]).tolist() == list(range(10))
     assert all(len(batch) <= most and total == batch.sum() for batch, total in results)
-    assert len(results) == {1: 10, 2: 6, 3: 5, 100: 3}[most]
+
+
+def test_a_size_that_did_not_fit_is_not_tried_again():
+    sizes = []
+
+    def run(batch):
+        sizes.append(len(batch))
+        return runner(3)(batch)
+
+    assert len(list(halving([np.arange(8)] * 5, run))) == 5 * 4
+    assert sizes == [8, 4, *[2] * 20]
 
 
 def test_a_text_that_does_not_fit_alone_is_named():
