@@ -19,7 +19,7 @@ import pandas as pd
 
 from ntps import StudySettings, TrainSettings, calibrate, miniworld, run_study
 from ntps._files import atomic_write, jsonable
-from ntps.report.study import ERROR_HEADS
+from ntps.report.study import ERROR_COLUMNS
 from ntps.study import Study
 from ntps.study.calibration import BUNDLED, INPUTS, MIN_TASKS
 
@@ -62,7 +62,7 @@ def report(study: Study) -> dict[str, Any]:
             low, high = found["interval"]
             print(f"{name:32} {found['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]  p = {found['p_value']:.3f}")
     for over, rows in evidence["errors"].items():
-        table = pd.DataFrame.from_dict(rows, orient="index")[ERROR_HEADS]
+        table = pd.DataFrame.from_dict(rows, orient="index")[ERROR_COLUMNS]
         print(f"\nerror of the predicted gain, {over} left out\n{table.round(4).to_string()}")
     by_model = frame.groupby(["model", "task"], sort=False)[list(CHANGES)].mean().reset_index().to_dict("records")
     return {"below": below, "changes": changes, "by_model_and_task": by_model, **evidence}
