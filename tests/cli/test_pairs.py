@@ -1,0 +1,66 @@
+"""Every pair of options of `ntps score` runs, or is refused in one sentence."""
+
+import itertools
+import json
+import sys
+
+import pytest
+
+from ntps.cli import app as cli
+
+WORDS = ["a good film", "a bad film it was", "the dog saw a cat", "she read the old book", "rain in the city ."]
+OPTIONS = {
+    "pooling": ["--pooling", "last"],
+    "prefix": ["--prefix", "mean"],
+    "dtype": ["--dtype", "float64"],
+    "center": ["--center"],
+    "no folds": ["--folds", "0"],
+    "folds": ["--folds", "3"],
+    "permutations": ["--permutations", "4"],
+    "intervals": ["--intervals"],
+    "control": ["--control"],
+    "k_u": ["--k-u", "3"],
+    "k_v": ["--k-v", "2"],
+    "official": ["--convention", "official"],
+    "rtol": ["--rtol", "1e-9"],
+    "float16": ["--state-dtype", "float16"],
+    "random": ["--random-weights"],
+    "two columns": ["--label-column", "rating", "--label-column", "condition"],
+    "quiet": ["--quiet"],
+}
+REFUSED = {
+    frozenset({"control", "random"}),
+    frozenset({"official", "permutations"}),
+    frozenset({"official", "intervals"}),
+    frozenset({"no folds", "intervals"}),
+}
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    rows = [f"{WORDS[n % 5]} {WORDS[n * 7 % 5]},{'yes' if n % 5 in (0, 3) else 'no'},{'abc'[n % 3]}" for n in range(30)]
+    path = tmp_path_factory.mktemp("pairs") / "reviews.csv"
+    path.write_text("text,rating,condition\n" + "\n".join(rows) + "\n")
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", OPTIONS)
+def test_a_pair_of_options_runs_or_is_refused(first, tiny_gpt2, reviews, monkeypatch, capsys):
+    later = list(OPTIONS)[list(OPTIONS).index(first) + 1 :]
+    for pair in [{first, second} for second in later]:
+        options = list(itertools.chain.from_iterable(OPTIONS[name] for name in sorted(pair)))
+        if "two columns" not in pair:
+            options += ["--label-column", "rating"]
+        command = ["ntps", "score", str(tiny_gpt2), reviews, "--layers", "-1", "--json", "-", *options]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        if frozenset(pair) in REFUSED:
+            assert (end.value.code, out) == (2, ""), pair
+            assert len(err.splitlines()) == 1 and err.startswith("ntps: "), pair
+        else:
+            assert (end.value.code or 0, err) == (0, ""), (pair, err)
+            content = json.loads(out)
+            assert len(content.get("tasks", [content])) == (2 if "two columns" in pair else 1)
