@@ -1,6 +1,7 @@
 """The command line, `ntps`: parsing and printing, nothing else."""
 
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -26,6 +27,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; bad input is one sentence on stderr and exit status 2, Ctrl-C is 130."""
+    # Threads that spin while they wait for each other slow a busy machine down several times; before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     show_messages()
     try:
         status = app(standalone_mode=False)

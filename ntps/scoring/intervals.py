@@ -58,12 +58,12 @@ def layer_intervals(solved: Solved, k_u: int, k_v: int, *, confidence: float = 0
     Raises:
         NtpsError: If there are fewer than 3 folds.
     """
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     n_folds = len(solved.folds)
     if n_folds < 3:
         raise NtpsError(f"intervals leave out one fold at a time and need at least 3 folds, not {n_folds}.")
-    quantile = float(student.ppf(0.5 + confidence / 2, n_folds - 1))
+    quantile = float(stdtrit(n_folds - 1, 0.5 + confidence / 2))
     whole = _values(solved, k_u, k_v)
     without = [_values(solved.without_fold(fold), k_u, k_v) for fold in range(n_folds)]
     return {
@@ -97,11 +97,11 @@ def fold_interval(estimate: float, by_fold: Sequence[float], *, confidence: floa
     Folds share training texts, so the interval is somewhat narrow (Bengio and Grandvalet, JMLR 5, 2004). All but the
     estimate are NaN where a fold has no value.
     """
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     values = np.array(by_fold)
     if not np.isfinite(values).all() or not math.isfinite(estimate):
         return {"estimate": estimate, "low": math.nan, "high": math.nan, "standard_error": math.nan}
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(student.ppf(0.5 + confidence / 2, len(values) - 1)) * error
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
     return {"estimate": estimate, "low": estimate - half, "high": min(estimate + half, 1.0), "standard_error": error}
