@@ -11,6 +11,7 @@ Whether the stories are the recipe's or one seed's: train the base model again, 
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -26,25 +27,31 @@ STAGES = ("miniworld-base@step0", "miniworld-base")
 COLUMNS = ["ntps", "chance", "explained", "explained_heldout", "ceiling", "ceiling_heldout", "retained", "k_v", "d"]
 
 
-def measure(model_name: str, task_name: str, texts: int, seed: int) -> pd.DataFrame:
-    """Return one row per layer."""
-    task = load_task(f"miniworld/{task_name}", n=texts, seed=seed, split="test")
-    representations = collect(load_model(model_name), task, batch_size=64, progress=False)
-    frame = score(representations, folds=5).to_dataframe()[["layer", *COLUMNS]]
-    labels = labels_of(representations)
-    folds = assign_folds(labels.values, 5)
-    probes = {
-        layer: linear_probe(representations.layer(layer), labels.values, folds=folds).accuracy for layer in frame.layer
-    }
-    about = miniworld.describe_task(task_name)
-    return frame.assign(
-        model=model_name,
-        task=task_name,
-        seed=seed,
-        probe_accuracy=frame.layer.map(probes),
-        majority=task.majority_rate,
-        bayes=about["bayes"],
-    )
+def measure(model_name: str, texts: int, seed: int) -> pd.DataFrame:
+    """Return one row per task and layer; the tasks have the same texts, so the model runs once."""
+    tasks = {name: load_task(f"miniworld/{name}", n=texts, seed=seed, split="test") for name in miniworld.task_names()}
+    representations = collect(load_model(model_name), next(iter(tasks.values())), batch_size=64, progress=False)
+    frames = []
+    for name, task in tasks.items():
+        assert task.texts == representations.task.texts
+        scored = replace(representations, task=task)
+        labels = labels_of(scored)
+        folds = assign_folds(labels.values, 5)
+        frame = score(scored, folds=5).to_dataframe()[["layer", *COLUMNS]]
+        probes = {
+            layer: linear_probe(scored.layer(layer), labels.values, folds=folds).accuracy for layer in frame.layer
+        }
+        frames.append(
+            frame.assign(
+                model=model_name,
+                task=name,
+                seed=seed,
+                probe_accuracy=frame.layer.map(probes),
+                majority=task.majority_rate,
+                bayes=miniworld.describe_task(name)["bayes"],
+            )
+        )
+    return pd.concat(frames)
 
 
 def training_seeds(folders: list[Path], texts: int) -> None:
@@ -53,8 +60,7 @@ def training_seeds(folders: list[Path], texts: int) -> None:
     for number, folder in enumerate([None, *folders]):
         for stage in STAGES:
             model = stage if folder is None else str(folder / stage)
-            for task in miniworld.task_names():
-                frames.append(measure(model, task, texts, 0).assign(model=stage, training=number))
+            frames.append(measure(model, texts, 0).assign(model=stage, training=number))
             print(f"{model}: done", flush=True)
     everything = pd.concat(frames)
     atomic_write(TRAINED, everything.to_csv(index=False, float_format="%.5f"))
@@ -79,8 +85,7 @@ def main() -> None:
     for model in miniworld.model_names():
         seeds = options.seeds if model in ("miniworld-base", "miniworld-base@step0") else 1
         for seed in range(seeds):
-            for task in miniworld.task_names():
-                frames.append(measure(model, task, options.texts, seed))
+            frames.append(measure(model, options.texts, seed))
             atomic_write(RESULTS, pd.concat(frames).to_csv(index=False, float_format="%.5f"))
             print(f"{model}, seed {seed}: done", flush=True)
     everything = pd.concat(frames)
