@@ -39,16 +39,20 @@ TEXT_COLORS = {
     "whitened": "#8f4a7d",
     "plain": "#333333",
 }
+# Complete enough for a panel to look the same under any theme that a notebook has set.
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.facecolor": "white",
+    **{f"{axis}tick.labelsize": 8.5 for axis in "xy"},
+    **{f"{axis}tick.major.{size}": value for axis in "xy" for size, value in (("size", 3.5), ("width", 0.8))},
 }
 
 

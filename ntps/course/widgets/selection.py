@@ -9,7 +9,7 @@ from ntps.errors import NtpsError
 from ntps.report.plots import MARKERS
 from ntps.study import Study, select_and_correlate
 from ntps.study.measure import SHARES
-from ntps.study.ranks import centred_ranks, unit
+from ntps.study.ranks import centered_ranks, unit
 from ntps.study.selection import Selection
 from ntps.study.study import OPTION_DEPTHS
 
@@ -46,7 +46,7 @@ class SelectionPanel(Panel):
             if not np.isfinite(values).all():
                 raise NtpsError(f"{quantity} is missing for some layer and rank; give the study more texts.")
             for tasks, targets in self.accuracy.items():
-                spearman = (unit(centred_ranks(values)) * unit(centred_ranks(targets))).sum(-1).mean(-1)
+                spearman = (unit(centered_ranks(values)) * unit(centered_ranks(targets))).sum(-1).mean(-1)
                 self.correlations[quantity, tasks] = spearman.reshape(_GRID)
                 self.selections[quantity, tasks] = select_and_correlate(values, targets, n_permutations=999)
         rows, columns = _GRID
@@ -118,7 +118,7 @@ class SelectionPanel(Panel):
         middle = (len(self.tasks) + 1) / 2
         values = self.values[quantity][row * len(SHARES) + column]
         for artist, x, y in zip(self.points, values, self.accuracy[tasks], strict=True):
-            artist.set_data(centred_ranks(x) + middle, centred_ranks(y) + middle)
+            artist.set_data(centered_ranks(x) + middle, centered_ranks(y) + middle)
         counts = np.histogram(self.selections[self._chosen].null, self.edges)[0]
         for bar, count in zip(self.bars, counts, strict=True):
             bar.set_height(count / max(counts.max(), 1))
