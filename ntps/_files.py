@@ -15,7 +15,7 @@ from ntps.errors import NtpsError
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = 1 << 26  # bytes hashed or written at a time: a memory-mapped tensor is never held whole
+_BLOCK = 1 << 26  # bytes hashed or written at a time, so that a memory-mapped tensor never enters memory whole
 _SAFETENSORS_NAMES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
@@ -65,9 +65,9 @@ def save_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor]", header
     copies each of them first.
 
     Args:
-        path: Where.
-        tensors: By name, on any device.
-        header: JSON values; `load_tensors` returns them.
+        path: Destination file.
+        tensors: Tensors by name, on any device.
+        header: JSON values, which `load_tensors` returns.
 
     Raises:
         NtpsError: If the file cannot be written.
@@ -97,7 +97,7 @@ def load_tensors(path: str | Path, kind: str) -> "tuple[dict[str, torch.Tensor],
 
     Args:
         path: The file.
-        kind: What the header's `kind` must be.
+        kind: The `kind` that the header must have.
 
     Raises:
         NtpsError: If the file is missing, damaged, or holds something else.
@@ -133,7 +133,7 @@ def _blocks(tensor: "torch.Tensor") -> Iterator[memoryview]:
 
 
 def _tensor_digest(tensors: "Mapping[str, torch.Tensor]", header: str) -> str:
-    """Return a checksum of names, types, shapes and bytes of tensors, and of the header."""
+    """Return a checksum of the header and of the tensors' names, types, shapes and bytes."""
     digest = hashlib.sha256(header.encode("utf-8"))
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -155,13 +155,13 @@ def sha256_files(paths: Iterable[str | Path]) -> str:
 
 
 def sha256_json(content: Mapping[str, Any], *, leave_out: str = "checksum") -> str:
-    """Return the SHA-256 hex digest of a JSON object without one of its entries, in which a file keeps this digest."""
+    """Return the SHA-256 hex digest of a JSON object without the entry in which a file keeps this digest."""
     rest = {key: value for key, value in content.items() if key != leave_out}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
 
 
 def jsonable(value: Any) -> Any:
-    """Return a value as JSON has it, at any depth: what is not finite is `None`, tuples and arrays are lists."""
+    """Return a value as JSON values: at any depth, non-finite numbers become `None`, tuples and arrays become lists."""
     if isinstance(value, Mapping):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -191,8 +191,8 @@ def check_output(folder: str | Path | None, file: str | Path | None = None) -> N
     """Refuse an output folder or file that cannot be written, before the long work starts.
 
     Args:
-        folder: An output folder, made if it is not there.
-        file: An output file; "-" is standard output.
+        folder: Output folder; created if it does not exist.
+        file: Output file; "-" is standard output.
 
     Raises:
         NtpsError: If the folder is a file or cannot be written to, or the file is a folder.

@@ -1,4 +1,4 @@
-"""The model hub without waiting and without noise: local cache first, is the hub there, quiet loading."""
+"""The model hub without long waits or noise: whether it answers, what the local cache holds, quiet loading."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-_CONNECT_SECONDS = 2.0  # the hub's own libraries retry for 23 s before they say that there is no network
+_CONNECT_SECONDS = 2.0  # the hub's own libraries retry for 23 s before they report that there is no network
 _reached: set[str] = set()
 
 
@@ -33,8 +33,8 @@ def offline_requested() -> bool:
 def reachable() -> bool:
     """Return whether the hub answers within about two seconds (`HF_HUB_ETAG_TIMEOUT` seconds if that is set).
 
-    One request without retries, through the proxies of the environment. Any answer counts, an error page or a refused
-    certificate too: then the hub's own library says what is wrong. A hub that has answered once is not asked again.
+    It sends one request without retries, through the environment's proxies. Any answer counts, even an error page or a
+    refused certificate: the hub's own library then says what is wrong. A hub that has answered once is not asked again.
     """
     address = endpoint()
     if offline_requested():
@@ -64,17 +64,17 @@ def reachable() -> bool:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Have the hub's libraries use their local cache only, and restore their settings afterwards.
+    """Make the hub's libraries use their local cache only, and restore their settings afterwards.
 
-    For `datasets.load_dataset`, which has no parameter for it; models are read with `local_files_only=True`.
+    This is for `datasets.load_dataset`, which has no parameter for it; models are read with `local_files_only=True`.
     """
     from huggingface_hub import constants
 
-    holders = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
+    modules = [constants, *([sys.modules["datasets"].config] if "datasets" in sys.modules else [])]
     with ExitStack() as restore:
-        for holder in holders:
-            restore.callback(setattr, holder, "HF_HUB_OFFLINE", holder.HF_HUB_OFFLINE)
-            holder.HF_HUB_OFFLINE = True
+        for module in modules:
+            restore.callback(setattr, module, "HF_HUB_OFFLINE", module.HF_HUB_OFFLINE)
+            module.HF_HUB_OFFLINE = True
         yield
 
 
@@ -82,7 +82,7 @@ def offline() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Silence the loading bars and log lines of transformers and datasets inside the block; download bars stay.
 
-    transformers also asks the hub, in a background thread, to convert weights that are not safetensors; not in here.
+    It also keeps transformers from asking the hub, in a background thread, to convert weights that are not safetensors.
     """
     from huggingface_hub import utils
     from transformers.utils import logging
@@ -92,7 +92,7 @@ def quiet() -> Iterator[None]:
         for library in (logging, utils.logging, *([datasets.logging] if datasets else [])):
             restore.callback(library.set_verbosity, library.get_verbosity())
             library.set_verbosity_error()
-        # transformers' switch turns the hub's download bars with it; those are put back at once.
+        # transformers' switch also turns off the hub's download bars; those are put back at once.
         hub_bars = utils.disable_progress_bars if utils.are_progress_bars_disabled() else utils.enable_progress_bars
         if logging.is_progress_bar_enabled():
             restore.callback(hub_bars)
@@ -110,7 +110,7 @@ def quiet() -> Iterator[None]:
 
 
 def cached_commit(name: str, filename: str, revision: str | None = None) -> str | None:
-    """Return the commit at which the local cache has a file of a model's revision (by default main), or None."""
+    """Return the commit of a model's revision (by default main) at which the local cache has a file, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(name, filename, revision=revision or "main")
@@ -118,19 +118,19 @@ def cached_commit(name: str, filename: str, revision: str | None = None) -> str 
 
 
 def is_cached(name: str, files: Sequence[str], revision: str | None) -> bool:
-    """Return whether the local cache has files of a model that need no update: by default or at a full commit hash."""
-    fixed = revision is None or re.fullmatch("[0-9a-f]{40}", revision) is not None
-    return fixed and all(cached_commit(name, file, revision) for file in files)
+    """Return whether the local cache has a model's files and they need no update: no branch or tag was named."""
+    needs_no_update = revision is None or re.fullmatch("[0-9a-f]{40}", revision) is not None
+    return needs_no_update and all(cached_commit(name, file, revision) for file in files)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line with words in an error's message, without its final full stop, for use in a sentence."""
+    """Return the first line of an error's message that is not blank, without its full stop, for use in a sentence."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
 def why_not_found(what: str) -> str:
-    """Return the clause for a hub name that did not load: asked for offline work, no answer, or no such name."""
+    """Return the clause that says why a hub name did not load: offline mode, no answer, or no such name."""
     if offline_requested():
         return f"HF_HUB_OFFLINE is set and {what} is not in the local cache"
     return f"{endpoint()} cannot be reached and {what} is not in the local cache (offline, or no such name)"

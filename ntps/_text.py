@@ -35,14 +35,14 @@ def bar(value: float | None, width: int = BAR_WIDTH) -> str:
 
 
 def fixed(value: float | None, digits: int = 3, missing: str = "-") -> str:
-    """Return a number with so many decimals, never "-0.000"; `missing` when there is none."""
+    """Return a number with `digits` decimals, never "-0.000"; `missing` when there is no number."""
     if value is None or math.isnan(value):
         return missing
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def percent(value: float) -> str:
-    """Return a share as whole per cent, in words where there is none."""
+    """Return a share as a whole percentage; NaN in words."""
     return "an unknown share" if math.isnan(value) else f"{fixed(100 * value, 0)}%"
 
 
@@ -53,7 +53,7 @@ def wrap(text: str, width: int = WIDTH) -> list[str]:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table, for a terminal or for HTML: what it is called and what it shows of a row.
+    """One column of a table, for a terminal or for HTML.
 
     Attributes:
         heading: Name of the column.
@@ -68,7 +68,7 @@ class Column:
     words: bool = False
 
     def text(self, row: Any, *, missing: str = "-") -> str:
-        """Return what the column shows of a row, `missing` where there is no number."""
+        """Return what the column shows for a row, `missing` where there is no number."""
         value = self.value(row)
         if value is None or isinstance(value, float):
             return fixed(value, self.digits, missing)
@@ -95,8 +95,8 @@ def html_table(columns: Sequence[Column], rows: Iterable[Any], *, best: Any = No
     """Return an HTML table in which everything but `Markup` is escaped.
 
     Args:
-        columns: What to show of a row.
-        rows: One entry per row.
+        columns: The columns.
+        rows: Whatever the columns' `value` functions take.
         best: The row to set in bold, by identity.
     """
 
@@ -124,7 +124,7 @@ def progress(total: int, unit: str, show: bool | None = None, **options: Any) ->
 
     Args:
         total: Number of units.
-        unit: Plural noun of what is counted.
+        unit: Plural noun for what is counted.
         show: Whether to draw it; by default when stderr is a terminal.
         **options: As for `tqdm.tqdm`.
     """

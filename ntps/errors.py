@@ -1,6 +1,7 @@
 """One exception for everything a user can put right, and the checks that raise it."""
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -16,7 +17,7 @@ def one_of(value: Any, allowed: Iterable[Any], what: str) -> Any:
     """Return `value` if it is among `allowed`.
 
     Raises:
-        NtpsError: If it is not; the message lists what is.
+        NtpsError: If it is not; the message lists the choices.
     """
     choices = list(allowed)
     if value not in choices:
@@ -28,7 +29,7 @@ def in_range(value: Any, low: float | None, high: float | None, what: str) -> An
     """Return `value` if `low <= value <= high`; a bound of `None` is open.
 
     Raises:
-        NtpsError: If it lies outside, or is no number.
+        NtpsError: If it lies outside, or is not a number.
     """
     try:
         inside = (low is None or value >= low) and (high is None or value <= high)
@@ -43,3 +44,14 @@ def in_range(value: Any, low: float | None, high: float | None, what: str) -> An
             accepted = f"between {low} and {high}"
         raise NtpsError(f"{what} is {value!r}; it must be {accepted}.")
     return value
+
+
+def whole(value: Any, low: int | None, high: int | None, what: str) -> int:
+    """Return `value` as an `int` if it is a whole number and `low <= value <= high`, as for `in_range`.
+
+    Raises:
+        NtpsError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise NtpsError(f"{what} is {value!r}; it must be a whole number.")
+    return int(in_range(value, low, high, what))

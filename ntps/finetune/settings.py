@@ -4,7 +4,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ntps.errors import NtpsError, in_range, one_of
+from ntps._files import jsonable
+from ntps.errors import NtpsError, in_range, one_of, whole
 
 METHODS = ("lora", "probe", "full", "scratch")
 OPTIMIZERS = ("adamw", "adafactor")
@@ -69,10 +70,10 @@ class TrainSettings:
         one_of(self.method, METHODS, "method")
         one_of(self.optimizer, OPTIMIZERS, "optimizer")
         for name in ("steps", "rank", "batch_size", "accumulation", "evaluate_every"):
-            _check_whole(getattr(self, name), 1, name)
+            whole(getattr(self, name), 1, None, name)
         for name, least in (("max_length", 2), ("patience", 1)):
             if getattr(self, name) is not None:
-                _check_whole(getattr(self, name), least, name)
+                whole(getattr(self, name), least, None, name)
         for name in ("alpha", "clip_norm", *(["learning_rate"] if self.learning_rate is not None else [])):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -110,8 +111,7 @@ class TrainSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; `learning_rate` is the one that is used."""
-        target = self.target if isinstance(self.target, str) else list(self.target)
-        return {**asdict(self), "target": target, "learning_rate": self.step_size}
+        return jsonable({**asdict(self), "learning_rate": self.step_size})
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0: linear warm-up, then a cosine that ends at zero."""
@@ -119,9 +119,3 @@ class TrainSettings:
         if step < warm:
             return self.step_size * (step + 1) / warm
         return self.step_size * (0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
-
-
-def _check_whole(value: Any, least: int, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise NtpsError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
-    in_range(value, least, None, name)

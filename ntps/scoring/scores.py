@@ -9,7 +9,7 @@ import torch
 
 from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
-from ntps.errors import NtpsError, in_range, one_of
+from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, assign_folds, labels_of
@@ -17,7 +17,6 @@ from ntps.scoring.nulls import LayerNull, layer_null
 from ntps.scoring.reading import chosen_ranks, curve_ranks, ranks_at, read_layer
 from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.tasks import LabelColumn
-from ntps.tasks.task import whole
 
 CONVENTIONS = ("theory", "official")
 CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout")
@@ -57,7 +56,7 @@ class ScoreSettings:
         for name, least in (("seed", 0), ("permutations", 0), ("k_u", 1), ("k_v", 1)):
             value = getattr(self, name)
             if value is not None:
-                in_range(whole(value, name), least, None, name)
+                whole(value, least, None, name)
         if self.rtol is not None and not 0 < self.rtol < 1:
             raise NtpsError(f"rtol is {self.rtol}; it must lie between 0 and 1.")
         if self.convention == "official" and (self.permutations or self.intervals):

@@ -1,4 +1,4 @@
-"""Which columns hold texts and labels, and what the labels' classes are."""
+"""Find the columns of texts and labels, and turn labels into class numbers."""
 
 import math
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ LABEL_NAMES = (
     "emotion", "topic", "coarse_label", "fine_label", "bias_type", "clickbait", "spam", "is_spam", "answerkey", "y",
 )  # fmt: skip
 
-# Between joined columns, and between answer choices, which are numbered from 0: "(0) one (1) another". A single space
-# is what the paper's data preparation uses, so that scores of its question pairs and multiple-choice set compare.
+# Between joined columns, and between answer choices, which are numbered from 0: "(0) one (1) another". The paper's data
+# preparation also uses a single space, so scores of its question pairs and multiple-choice set can be compared.
 PAIR_SEPARATOR = " "
 
 
 def find_column(table: Table, role: str, names: Sequence[str], taken: Sequence[str] = ()) -> str:
-    """Return the one column whose name is among `names`, in upper or lower case, and not in `taken`.
+    """Return the one column whose name is among `names`, whatever its case, and not in `taken`.
 
     Args:
         table: The table to look in.
-        role: What the column is for, "text" or "label".
+        role: Role of the column, "text" or "label".
         names: Names in lower case that suggest this role.
         taken: Columns that have another role.
 
@@ -65,7 +65,7 @@ def column_values(
     Args:
         table: The table to read.
         name: Name of the column, or COLUMN.FIELD.
-        role: What the column is for, for messages.
+        role: Role of the column, for messages.
         allow_missing: Whether an object may lack the field; its value is None then.
 
     Raises:
@@ -153,7 +153,7 @@ def read_labels(table: Table, name: str, *, allow_missing: bool = False) -> Labe
 
     Raises:
         NtpsError: If there is no such column, if all labels are missing, or some are without `allow_missing`, or if
-            labels are fractional, of several kinds, or not labels at all.
+            labels are fractional, of several kinds, or not class labels.
     """
     values, declared = column_values(table, name, "label", allow_missing=allow_missing)
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
@@ -193,7 +193,7 @@ def read_labels(table: Table, name: str, *, allow_missing: bool = False) -> Labe
 
 
 def _kinds_of(table: Table, name: str, labels: dict[int, Any]) -> set[str]:
-    """Return the kinds of the labels, which are given by row.
+    """Return the kinds of labels, given by row.
 
     Raises:
         NtpsError: If a label cannot name a class, or their kinds do not go together.
@@ -214,7 +214,7 @@ def _kinds_of(table: Table, name: str, labels: dict[int, Any]) -> set[str]:
 
 
 def _sort_key(labels: Sequence[Any]) -> Any:
-    """Return the sort key of labels: whole numbers by size, also those spelled as strings; the rest as they compare."""
+    """Return the sort key of labels: strings that are all whole numbers by size, anything else in its own order."""
     if any(isinstance(label, str) for label in labels):
         try:
             numbers = {label: int(label) for label in set(labels)}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ntps._text import counted
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 from ntps.tasks import presets
 from ntps.tasks.columns import LABEL_NAMES, TEXT_NAMES, find_column, read_labels, read_texts, split_names
 from ntps.tasks.sources import read_folder, read_hub, read_lists, read_object
 from ntps.tasks.tables import EXTENSIONS, Table, read_file, refuse
-from ntps.tasks.task import Task, whole
+from ntps.tasks.task import Task
 
 __all__ = ["list_tasks", "load_task"]
 
@@ -47,7 +47,7 @@ def load_task(
         texts: Texts in memory, with `labels`, instead of `name_or_path`.
         labels: Labels of `texts`, one per text: integers, strings or booleans; or several label columns, as a mapping
             from the name of each to its labels.
-        name: Name of the task; by default made from `name_or_path`.
+        name: Name of the task; by default derived from `name_or_path`.
         config: Configuration of a hub data set.
         split: Split to read; by default "train", or the only one. "train[:500]" and "train[10%:20%]" take a slice.
         revision: Branch, tag or commit of a hub data set.
@@ -56,10 +56,10 @@ def load_task(
             choices becomes "(0) one (1) another".
         label_column: Label column; by default found by its name (label, class, intent, ...). A list of names gives a
             task with several label columns, in this order: then a text may lack a label (None, NaN, an empty string) in
-            some or all of them. With one column a missing label is refused.
+            some or all of them. With one column, a missing label is an error.
         limit: Keep a random sample of at most this many texts; a smaller sample is the start of a larger one.
-        n: Number of texts of a bundled task, which is generated (default 2000).
-        seed: Seed of `limit` and of a bundled task.
+        n: Number of texts to generate for a bundled task (default 2000).
+        seed: Seed of the sample that `limit` draws, and of a bundled task.
         **knobs: Options of a bundled task.
 
     Returns:
@@ -69,8 +69,8 @@ def load_task(
         NtpsError: If the texts cannot be read, or do not make a classification task; the message says where and why.
     """
     if limit is not None:
-        in_range(whole(limit, "limit"), 1, None, "limit")
-    whole(seed, "seed")
+        whole(limit, 1, None, "limit")
+    whole(seed, None, None, "seed")
     if (name_or_path is None) == (texts is None):
         raise NtpsError("give either name_or_path or texts with labels.")
     _label_names(label_column)  # refused before anything is read
@@ -82,8 +82,8 @@ def load_task(
     if (bundled or preset) and not isinstance(label_column, str | None):
         raise NtpsError(f"{name_or_path} has one label column; label_column {label_column!r} lists names for it.")
     if bundled:
-        given = {"config": config, "revision": revision, "text_column": text_column, "label_column": label_column}
-        refuse(given, "a bundled task")
+        columns = {"text_column": text_column, "label_column": label_column}
+        refuse({"config": config, "revision": revision, **columns}, "a bundled task")
         task = _bundled_task(str(name_or_path), name, n, seed, split, knobs)
     elif preset:
         table = _read_preset(preset, config, split, revision)
@@ -94,7 +94,9 @@ def load_task(
         table = _read_table(name_or_path, texts, labels, config, split, revision)
         if isinstance(labels, Mapping):
             text_column, label_column = text_column or "text", label_column or list(labels)
-        task = _task_from_table(table, name or _default_name(table), text_column, label_column)
+        path = str(table.source["path"])
+        default_name = Path(path).stem if table.source["kind"] == "file" else path
+        task = _task_from_table(table, name or default_name, text_column, label_column)
     source = {**task.source, "limit": limit, "seed": seed}
     if limit is not None and limit < len(task):
         task = task.sample(limit, seed=seed)
@@ -105,27 +107,21 @@ def load_task(
 
 def list_tasks() -> list[dict[str, Any]]:
     """Return name, kind ("bundled" or "paper"), number of classes and description of every task known by name."""
-    rows: list[dict[str, Any]] = []
     from ntps import miniworld
 
-    for task in miniworld.task_names():
-        about = miniworld.describe_task(task)
-        rows.append(
-            {
-                "name": f"miniworld/{task}",
-                "kind": "bundled",
-                "n_classes": about["n_classes"],
-                "description": about["description"],
-            }
-        )
-    for short, preset in presets.TASKS.items():
+    bundled = {f"miniworld/{name}": miniworld.describe_task(name) for name in miniworld.task_names()}
+    rows = [
+        {"name": name, "kind": "bundled", "n_classes": about["n_classes"], "description": about["description"]}
+        for name, about in bundled.items()
+    ]
+    for name, preset in presets.TASKS.items():
         text = f"{preset.description} ({preset.hub}{'; ' + preset.note if preset.note else ''})"
-        rows.append({"name": short, "kind": "paper", "n_classes": preset.n_classes, "description": text})
+        rows.append({"name": name, "kind": "paper", "n_classes": preset.n_classes, "description": text})
     return rows
 
 
 def _label_names(label_column: str | Sequence[str] | None) -> list[str]:
-    """Return the names of the label columns, none where they are to be found by convention.
+    """Return the names of the label columns; none if they are to be found by convention.
 
     Raises:
         NtpsError: If it is neither a name nor a list of different names.
@@ -147,10 +143,10 @@ def _bundled_task(
     """Make a task of the bundled language."""
     from ntps import miniworld
 
-    n, split = 2000 if n is None else whole(n, "n"), split or "train"
-    made = miniworld.make_task(path.removeprefix("miniworld/"), n=n, seed=seed, split=split, **knobs)
+    n, split = 2000 if n is None else whole(n, None, None, "n"), split or "train"
+    data = miniworld.make_task(path.removeprefix("miniworld/"), n=n, seed=seed, split=split, **knobs)
     source = {"kind": "bundled", "path": path, "split": split, "n": n, "knobs": dict(knobs), "notes": []}
-    return Task.of(name or path, made["texts"], made["labels"], made["classes"], source=source)
+    return Task.of(name or path, data["texts"], data["labels"], data["classes"], source=source)
 
 
 def _read_preset(preset: presets.TaskPreset, config: str | None, split: str | None, revision: str | None) -> Table:
@@ -168,7 +164,7 @@ def _if_present(columns: str, table: Table) -> str | None:
 
 
 def _read_table(
-    given: Any, texts: Any, labels: Any, config: str | None, split: str | None, revision: str | None
+    name_or_path: Any, texts: Any, labels: Any, config: str | None, split: str | None, revision: str | None
 ) -> Table:  # fmt: skip
     """Read anything but a preset: lists, loaded objects, a file, a folder, or a hub data set."""
     if texts is not None:
@@ -176,36 +172,30 @@ def _read_table(
         return read_lists(texts, labels)
     if labels is not None:
         raise NtpsError("labels are for texts; for a file or data set give label_column, the name of its column.")
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(name_or_path, str | os.PathLike):
         refuse({"config": config, "revision": revision}, "texts in memory")
-        return read_object(given, split)
-    path = Path(given).expanduser()
+        return read_object(name_or_path, split)
+    path = Path(name_or_path).expanduser()
     if path.is_dir():
         refuse({"revision": revision}, "a folder")
         return read_folder(path, split, config)
     if path.exists() or path.suffix.lower() in EXTENSIONS:
         refuse({"config": config, "split": split, "revision": revision}, "a file")
         return read_file(path)
-    spelled = os.fspath(given)
-    if spelled.startswith((".", "~", os.sep)) or spelled.count("/") > 1 or (os.sep in spelled and path.suffix):
-        raise NtpsError(f"{spelled}: file not found.")
+    name = os.fspath(name_or_path)
+    if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or (os.sep in name and path.suffix):
+        raise NtpsError(f"{name}: file not found.")
     from ntps import miniworld
 
     known = [f"miniworld/{task}" for task in miniworld.task_names()] + list(presets.TASKS)
-    close = difflib.get_close_matches(spelled, known, n=1)
-    return read_hub(spelled, config, split, revision, f" Did you mean {close[0]!r}?" if close else "")
-
-
-def _default_name(table: Table) -> str:
-    """Return the name of a task that was given none."""
-    path = str(table.source["path"])
-    return Path(path).stem if table.source["kind"] == "file" else path
+    close = difflib.get_close_matches(name, known, n=1)
+    return read_hub(name, config, split, revision, f" Did you mean {close[0]!r}?" if close else "")
 
 
 def _task_from_table(
     table: Table, name: str, text_column: str | None, label_column: str | Sequence[str] | None, note: str = ""
 ) -> Task:  # fmt: skip
-    """Make a task of a table; columns without a name are found by convention."""
+    """Make a task from a table; columns that are not named are found by convention."""
     text_column = text_column or find_column(table, "text", TEXT_NAMES, taken=_label_names(label_column))
     text_names = split_names(table, text_column)
     label_column = label_column or find_column(table, "label", LABEL_NAMES, taken=text_names)
@@ -219,8 +209,13 @@ def _task_from_table(
     notes = [note] if note else []
     if n_repaired:
         notes.append(f"{counted(n_repaired, 'text')} had broken characters (lone surrogates), now U+FFFD")
-    asked = {"text_column": text_column, "label_column": label_column if isinstance(label_column, str) else names}
-    return Task(name=name, texts=tuple(texts), columns=columns, source={**table.source, **asked, "notes": notes})
+    source = {
+        **table.source,
+        "text_column": text_column,
+        "label_column": label_column if isinstance(label_column, str) else names,
+        "notes": notes,
+    }
+    return Task(name=name, texts=tuple(texts), columns=columns, source=source)
 
 
 def _check_classes(task: Task) -> None:

@@ -13,11 +13,10 @@ class TaskPreset:
 
     Attributes:
         hub: Name on the hub.
-        text_column: Text column; several names, separated by commas, are joined in this order, and a dot looks into a
-            field.
-        label_column: Label column.
         n_classes: Number of classes.
         description: What is classified.
+        text_column: Text column, as for `load_task`.
+        label_column: Label column.
         config: Name of the configuration, if there are several.
         revision: Branch to read; `refs/convert/parquet` if the main branch holds a loading script.
         split: Split to read by default.
@@ -27,10 +26,10 @@ class TaskPreset:
     """
 
     hub: str
-    text_column: str
-    label_column: str
     n_classes: int
     description: str
+    text_column: str = "text"
+    label_column: str = "label"
     config: str | None = None
     revision: str | None = None
     split: str = "train"
@@ -39,19 +38,17 @@ class TaskPreset:
     note: str = ""
 
 
+_ONE_SPLIT = "there is only a train split: hold texts out with Task.split"
+
 TASKS: dict[str, TaskPreset] = {
     "rotten_tomatoes": TaskPreset(
         hub="cornell-movie-review-data/rotten_tomatoes",
-        text_column="text",
-        label_column="label",
         n_classes=2,
         description="sentiment of a film-review sentence",
         splits=("train", "validation", "test"),
     ),
     "imdb": TaskPreset(
         hub="stanfordnlp/imdb",
-        text_column="text",
-        label_column="label",
         n_classes=2,
         description="sentiment of a film review",
         splits=("train", "test"),
@@ -60,7 +57,6 @@ TASKS: dict[str, TaskPreset] = {
     "sst2": TaskPreset(
         hub="stanfordnlp/sst2",
         text_column="sentence",
-        label_column="label",
         n_classes=2,
         description="sentiment of a film-review phrase",
         splits=("train", "validation"),
@@ -69,8 +65,6 @@ TASKS: dict[str, TaskPreset] = {
     ),
     "emotion": TaskPreset(
         hub="dair-ai/emotion",
-        text_column="text",
-        label_column="label",
         n_classes=6,
         description="emotion of a tweet",
         config="split",
@@ -78,8 +72,6 @@ TASKS: dict[str, TaskPreset] = {
     ),
     "banking77": TaskPreset(
         hub="legacy-datasets/banking77",
-        text_column="text",
-        label_column="label",
         n_classes=77,
         description="intent of a question to a bank",
         splits=("train", "test"),
@@ -88,10 +80,9 @@ TASKS: dict[str, TaskPreset] = {
     "sms_spam": TaskPreset(
         hub="ucirvine/sms_spam",
         text_column="sms",
-        label_column="label",
         n_classes=2,
         description="spam among text messages",
-        note="there is only a train split: hold texts out with Task.split",
+        note=_ONE_SPLIT,
     ),
     "clickbait": TaskPreset(
         hub="marksverdhei/clickbait_title_classification",
@@ -99,11 +90,10 @@ TASKS: dict[str, TaskPreset] = {
         label_column="clickbait",
         n_classes=2,
         description="clickbait among headlines",
-        note="there is only a train split: hold texts out with Task.split",
+        note=_ONE_SPLIT,
     ),
     "intent_classification": TaskPreset(
         hub="Bhuvaneshwari/intent_classification",
-        text_column="text",
         label_column="intent",
         n_classes=21,
         description="intent of a request to an assistant",
@@ -123,11 +113,10 @@ TASKS: dict[str, TaskPreset] = {
     "medical_questions_pairs": TaskPreset(
         hub="curaihealth/medical_questions_pairs",
         text_column="question_1,question_2",
-        label_column="label",
         n_classes=2,
         description="whether two medical questions mean the same",
         revision="refs/convert/parquet",
-        note="the two questions are joined by a space; there is only a train split: hold texts out with Task.split",
+        note=f"the two questions are joined by a space; {_ONE_SPLIT}",
     ),
     "commonsense_qa": TaskPreset(
         hub="tau/commonsense_qa",
@@ -144,8 +133,6 @@ TASKS: dict[str, TaskPreset] = {
     ),
     "climate_sentiment": TaskPreset(
         hub="climatebert/climate_sentiment",
-        text_column="text",
-        label_column="label",
         n_classes=3,
         description="risk, neutral or opportunity in a climate paragraph",
         splits=("train", "test"),

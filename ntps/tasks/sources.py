@@ -36,7 +36,7 @@ def read_folder(path: Path, split: str | None, config: str | None = None) -> Tab
 
 
 def read_hub(name: str, config: str | None, split: str | None, revision: str | None, hint: str = "") -> Table:
-    """Read a data set from the hub, or from the hub's local cache where the hub does not answer.
+    """Read a data set from the hub, or from the local cache if the hub does not answer.
 
     Raises:
         NtpsError: If there is no such data set, configuration, split or revision, or it cannot be reached.
@@ -66,7 +66,7 @@ def read_hub(name: str, config: str | None, split: str | None, revision: str | N
 
 
 def _hub_reason(error: Exception) -> str:
-    """Say in one clause why a data set did not load from a hub that answers."""
+    """Return a clause that says why a data set did not load from a hub that answers."""
     text = " ".join(str(error).split())
     if "scripts are no longer supported" in text:
         return "it is a loading script, which datasets no longer runs; try revision='refs/convert/parquet'"
@@ -159,10 +159,10 @@ def read_lists(texts: Any, labels: Any) -> Table:
     if not n_texts:
         raise NtpsError("texts is empty; at least two labelled texts are needed.")
     if isinstance(labels, Mapping):
-        odd = next((name for name in labels if not isinstance(name, str) or name in {"", "text"}), None)
-        if odd is not None or not labels:
-            given = "nothing" if not labels else repr(odd)
-            raise NtpsError(f"labels maps {given} to labels; names of label columns are needed, other than 'text'.")
+        invalid = next((name for name in labels if not isinstance(name, str) or name in {"", "text"}), None)
+        if invalid is not None or not labels:
+            culprit = "is empty" if not labels else f"has the key {invalid!r}"
+            raise NtpsError(f"labels {culprit}; names of label columns are needed, other than 'text'.")
         named = {name: (f"labels[{name!r}]", values) for name, values in labels.items()}
     else:
         named = {"label": ("labels", labels)}
@@ -207,7 +207,7 @@ def read_object(loaded: Any, split: str | None) -> Table:
 
 
 def _without_na(value: Any) -> Any:
-    """Return None for missing values (NaN, pandas' NA and NaT): they differ from themselves, or refuse to say."""
+    """Return None for missing values (NaN, pandas' NA and NaT), which do not equal themselves."""
     try:
         return value if bool(value == value) else None  # noqa: PLR0124
     except (TypeError, ValueError):

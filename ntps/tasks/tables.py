@@ -1,7 +1,7 @@
 """Tables of labelled text from local files.
 
-Every reader returns a `Table`: plain columns, where each row is, and the class names that the source declares. Nothing
-here knows what a text or a label is.
+Every reader returns a `Table`: plain columns, the origin of each row, and the class names that the source declares. No
+reader knows which columns hold texts and labels.
 """
 
 import csv
@@ -25,10 +25,10 @@ class Table:
 
     Attributes:
         columns: Values of each column, in file order; a missing value is None.
-        where: Function from the number of a row (from 0) to words such as "reviews.csv, line 7".
+        where: Function from a row's index to its origin in words, such as "reviews.csv, line 7".
         declared: Class names of each column for which the source declares them; the column then holds their numbers.
         splits: Names of all splits of the source; empty if it has none.
-        source: What was read, for `Task.source`; `path` is among it.
+        source: Origin of the table, for `Task.source`; it includes `path`.
     """
 
     columns: dict[str, list[Any]]
@@ -67,7 +67,7 @@ def read_file(path: Path) -> Table:
 
 
 def _bytes(path: Path) -> bytes:
-    """Return a file's content, or say why it cannot be read."""
+    """Return a file's content; the error says why it cannot be read."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

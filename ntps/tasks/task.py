@@ -1,4 +1,4 @@
-"""`Task`: texts with one or several columns of class labels, and the ways to cut it."""
+"""`Task`: texts with one or several columns of class labels, and how to sample and split them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +33,12 @@ class LabelColumn:
     def __post_init__(self) -> None:
         values, classes = np.array(self.values), tuple(map(str, self.classes))
         if values.ndim != 1 or values.dtype.kind not in "iu":
-            given = f"{values.dtype} of shape {values.shape}"
-            raise NtpsError(f"label column {self.name!r} holds {given}; integers of shape (n_texts,) are needed.")
+            kind = f"{values.dtype} of shape {values.shape}"
+            raise NtpsError(f"label column {self.name!r} holds {kind}; integers of shape (n_texts,) are needed.")
         if len(values) and not -1 <= values.min() <= values.max() < len(classes):
-            given = f"values from {values.min()} to {values.max()}"
+            extremes = f"values from {values.min()} to {values.max()}"
             accepted = f"0 to {len(classes) - 1}, or -1 for a text without a label"
-            raise NtpsError(f"label column {self.name!r} holds {given} for {len(classes)} classes ({accepted}).")
+            raise NtpsError(f"label column {self.name!r} holds {extremes} for {len(classes)} classes ({accepted}).")
         values = values.astype(np.int64)
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
@@ -69,11 +69,11 @@ class LabelColumn:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """A text classification data set, with one or several label columns; it never changes after it is made.
+    """A text classification data set with one or several label columns; it is immutable.
 
     Attributes:
         name: Name of the task in tables and files.
-        texts: The n texts. Blank texts stay; what has no tokens is skipped, and counted, where a model reads it.
+        texts: The n texts. Blank ones stay: a model's pass skips and counts texts without tokens.
         columns: The label columns, at least one. With a single column every text has a label; with several, a text may
             lack labels in some or all of them. `labels`, `classes`, `n_classes` and `majority_rate` are those of the
             first.
@@ -232,7 +232,7 @@ class Task:
         Raises:
             NtpsError: If `n` is not between 1 and the number of texts.
         """
-        in_range(whole(n, "n"), 1, len(self), "n")
+        whole(n, 1, len(self), "n")
         chosen = np.random.default_rng(seed).permutation(len(self))[:n]
         return replace(self.subset(chosen), source={**self.source, "sample": int(n), "sample_seed": seed})
 
@@ -240,7 +240,7 @@ class Task:
         """Return (train, test), stratified by the first label column.
 
         Each class keeps its share in both, as closely as whole texts allow. Texts without a label in the first column
-        are divided in the same way, as if they were a class of their own, so that every text is in one of the two.
+        are split as if they formed another class, so that every text is in one of the two.
 
         Args:
             fraction: Share of the texts that goes to the test task, in (0, 1). A class of two or more texts has at
@@ -287,14 +287,3 @@ def _add_strings(digest: Any, strings: Sequence[str]) -> None:
     for string in strings:
         data = string.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
-
-
-def whole(value: Any, what: str) -> int:
-    """Return `value` if it is a whole number.
-
-    Raises:
-        NtpsError: If it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise NtpsError(f"{what} is {value!r}; a whole number is needed.")
-    return int(value)
