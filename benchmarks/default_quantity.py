@@ -29,7 +29,7 @@ from ntps.errors import NtpsError
 from ntps.report.study_plots import option_map
 from ntps.study import Study
 from ntps.study.measure import SHARES
-from ntps.study.ranks import centred_ranks, grid_spearman, unit
+from ntps.study.ranks import centered_ranks, grid_spearman, unit
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
 from ntps.study.study import OPTION_DEPTHS
 from ntps.study.table import CHOSEN
@@ -72,7 +72,7 @@ def judged(study: Study, tuned: Study | None = None) -> list[dict[str, Any]]:
                 row |= {"left_out_model": held.spearman, "p_model": held.p_value}
             if tuned is not None:
                 there, _ = tuned.options(name)
-                each = (unit(centred_ranks(there)) * unit(centred_ranks(target_of(tuned)))).sum(-1).mean(-1)
+                each = (unit(centered_ranks(there)) * unit(centered_ranks(target_of(tuned)))).sum(-1).mean(-1)
                 best = int(each.argmax())
                 carried = grid_spearman(values[best], wanted, n_permutations=1999)
                 row |= {

@@ -8,7 +8,7 @@ import numpy as np
 from ntps._text import short_name
 from ntps.report.plots import COLORS, MARKERS, legend_below, new_axes
 from ntps.study.measure import SHARES
-from ntps.study.ranks import centred_ranks, unit
+from ntps.study.ranks import centered_ranks, unit
 from ntps.study.selection import select_and_correlate
 from ntps.study.study import OPTION_DEPTHS, Study
 from ntps.study.table import GAIN_PREDICTORS
@@ -153,7 +153,7 @@ def option_map(study: Study, quantity: str = "ntps", *, permute: int | None = No
     targets = _targets(study)
     if permute is not None:
         targets = targets[:, np.random.default_rng(permute).permutation(targets.shape[1])]
-    product = unit(centred_ranks(values)) * unit(centred_ranks(targets))
+    product = unit(centered_ranks(values)) * unit(centered_ranks(targets))
     return product.sum(-1).mean(-1).reshape(len(OPTION_DEPTHS), len(SHARES))
 
 

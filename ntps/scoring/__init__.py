@@ -2,12 +2,12 @@
 
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, assign_folds, labels_of
+from ntps.scoring.measures import h_score, logme, reduced_rank_r2
 from ntps.scoring.nulls import LayerNull, Null, layer_null
 from ntps.scoring.probes import knn_accuracy, linear_probe
 from ntps.scoring.reading import read_layer
 from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.scoring.scores import ScoreSettings, jackknife, permutation_null, score, score_layers, score_task
-from ntps.scoring.transferability import h_score, logme, reduced_rank_r2
 
 __all__ = [
     "Interval",

@@ -3,7 +3,7 @@
 The linear probe is the usual one (standardise, multinomial logistic regression with a cross-validated C); ridge
 regression on one-hot labels beside it gives a squared error; k nearest neighbours need no training. All are out of
 fold: every text is predicted by a probe that has not seen it, and the standardisation uses training texts alone.
-Measures that need no probe are in `ntps.scoring.transferability`.
+Measures that need no probe are in `ntps.scoring.measures`.
 """
 
 import math
@@ -110,7 +110,7 @@ def linear_probe(
     judged, chosen_c, chosen_alpha = [], [], []
     for number, (train, test) in enumerate(pairs):
         with one_thread():
-            x_train, x_test = standardise(x[train], x[test])
+            x_train, x_test = standardize(x[train], x[test])
             c = choose_c(x_train, y[train], sorted(cs), inner_folds, random_state + number)
             probabilities = next(_logistic_path(x_train, y[train], [c], x_test, n_classes))
             alpha, fitted = ridge(x_train, targets[train], x_test)
@@ -166,7 +166,7 @@ def knn_accuracy(
     in_range(n_neighbors, 1, None, "n_neighbors")
     n_correct = n_judged = 0
     for train, test in make_folds(y, folds, random_state):
-        x_train, x_test = standardise(x[train], x[test])
+        x_train, x_test = standardize(x[train], x[test])
         model = KNeighborsClassifier(n_neighbors=min(n_neighbors, len(train)), algorithm="brute").fit(x_train, y[train])
         n_correct += int((model.predict(x_test) == y[test]).sum())
         n_judged += len(test)
@@ -271,7 +271,7 @@ def column_scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
 
 
-def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardize(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give every column mean 0 and variance 1 on `train`, and apply the same map to `test`; see `column_scaling`."""
     mean, scale = column_scaling(train)
     return (train - mean) * scale, (test - mean) * scale

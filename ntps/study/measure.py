@@ -16,9 +16,9 @@ from ntps.models import Representations
 from ntps.models.load import DTYPES
 from ntps.models.plan import layer_at
 from ntps.scoring import LayerScore, ScoreSettings, assign_folds, labels_of, score_layers
+from ntps.scoring.measures import transferability
 from ntps.scoring.reading import ranks_at
 from ntps.scoring.scores import ScoredLayer, score_result
-from ntps.scoring.transferability import transferability
 from ntps.study.records import SCORED, LayerRecord, ScoreRecord, from_json
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # ranks that mean the same in models of any width

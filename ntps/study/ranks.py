@@ -86,7 +86,7 @@ def spearman(
     n = len(xs)
     in_range(confidence, 0.5, 0.999, "confidence")
     order, exact = draw_permutations(n, n_permutations, random_state)
-    rank_x, rank_y = unit(centred_ranks(xs)), unit(centred_ranks(ys))
+    rank_x, rank_y = unit(centered_ranks(xs)), unit(centered_ranks(ys))
     if not (rank_x.any() and rank_y.any()):
         side = "second" if rank_x.any() else "first"
         return _undefined(n, 1, confidence, f"the {side} variable is constant: its ranks say nothing")
@@ -150,11 +150,11 @@ def grid_spearman(
     order, exact = draw_permutations(t, n_permutations, random_state)
     if view == "pooled":
         defined = np.ones(m, dtype=bool)
-        rank_x = unit(centred_ranks(xs.ravel())).reshape(m, t)
-        rank_y = unit(centred_ranks(ys.ravel())).reshape(m, t)
+        rank_x = unit(centered_ranks(xs.ravel())).reshape(m, t)
+        rank_y = unit(centered_ranks(ys.ravel())).reshape(m, t)
         empty = not (rank_x.any() and rank_y.any())
     else:
-        rank_x, rank_y = unit(centred_ranks(xs)), unit(centred_ranks(ys))
+        rank_x, rank_y = unit(centered_ranks(xs)), unit(centered_ranks(ys))
         defined = np.asarray(rank_x.any(1) & rank_y.any(1))
         rank_x, empty = rank_x / max(int(defined.sum()), 1), not bool(defined.any())
     if empty:
@@ -235,7 +235,7 @@ def rank_interval(r: float, n: int, *, confidence: float = 0.95, kind: str = "sp
     return (-1.0 if r <= -1 + TIE else low), (1.0 if r >= 1 - TIE else high)
 
 
-def centred_ranks(values: np.ndarray) -> np.ndarray:
+def centered_ranks(values: np.ndarray) -> np.ndarray:
     """Return mid-ranks along the last axis minus their mean, (n + 1) / 2."""
     from scipy.stats import rankdata
 
@@ -324,7 +324,7 @@ def _grid_interval(
     xs, ys = x[:, others].swapaxes(0, 1), y[:, others].swapaxes(0, 1)  # (t, models, t - 1)
     if view == "pooled":
         xs, ys = xs.reshape(t, 1, -1), ys.reshape(t, 1, -1)
-    ranks_x, ranks_y = (unit(centred_ranks(v)) if kind == "spearman" else _unit_signs(v) for v in (xs, ys))
+    ranks_x, ranks_y = (unit(centered_ranks(v)) if kind == "spearman" else _unit_signs(v) for v in (xs, ys))
     defined = ranks_x.any(-1) & ranks_y.any(-1)
     means = (ranks_x * ranks_y).sum(-1).sum(1) / np.maximum(defined.sum(1), 1)
     z = np.array([_fisher(float(v), t, kind) for v in means])

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ntps._files import jsonable
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.pvalues import permutation_p
-from ntps.study.ranks import as_grid, centred_ranks, draw_permutations, grid_spearman, unit
+from ntps.study.ranks import as_grid, centered_ranks, draw_permutations, grid_spearman, unit
 
 DIRECTIONS = ("any", "positive", "negative")
 _BLOCK = 4_000_000  # numbers held at once while permuting
@@ -125,7 +125,7 @@ def select_and_correlate(
     one_of(direction, DIRECTIONS, "direction")
     o, m, t = scores.shape
     models = np.arange(m)
-    ranks, target_ranks = unit(centred_ranks(scores)), unit(centred_ranks(targets))
+    ranks, target_ranks = unit(centered_ranks(scores)), unit(centered_ranks(targets))
     observed = _correlations(ranks, target_ranks[None])[0]  # (options, models)
     best, chosen_options = _best(observed[None], per_model, direction)
     chosen = chosen_options[0]
@@ -205,7 +205,7 @@ def leave_one_out_selection(
         raise NtpsError("leaving a model out needs at least two models.")
     leave_out = _leave_task_out if over == "task" else _leave_model_out
     positions, chosen, signs = leave_out(scores, target[None], direction)
-    target_ranks = unit(centred_ranks(target))
+    target_ranks = unit(centered_ranks(target))
     value = float(_mean_correlation(positions, target_ranks[None])[0])
     order, exact = draw_permutations(t, n_permutations, random_state)
     null = np.empty(len(order))
@@ -213,7 +213,7 @@ def leave_one_out_selection(
     for start in range(0, len(order), block):
         permuted = target[:, order[start : start + block]].swapaxes(0, 1)  # (block, models, tasks)
         collected = leave_out(scores, permuted, direction)[0]
-        null[start : start + block] = _mean_correlation(collected, unit(centred_ranks(permuted)))
+        null[start : start + block] = _mean_correlation(collected, unit(centered_ranks(permuted)))
     if not positions.any() or not target_ranks.any():
         value = math.nan
     return HeldOutSelection(
@@ -238,11 +238,13 @@ def _leave_task_out(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions (B, m, t), options (B, t) and signs (B, t) for targets (B, m, t)."""
     b, m, t = targets.shape
-    ranks = centred_ranks(scores)  # half the sum over the others of sign(v_i - v_j): the position of i among the others
+    ranks = centered_ranks(
+        scores
+    )  # half the sum over the others of sign(v_i - v_j): the position of i among the others
     positions, chosen, signs = np.empty((b, m, t)), np.empty((b, t), dtype=int), np.empty((b, t), dtype=int)
     for i in range(t):
         others = [j for j in range(t) if j != i]
-        rest = _correlations(unit(centred_ranks(scores[:, :, others])), unit(centred_ranks(targets[:, :, others])))
+        rest = _correlations(unit(centered_ranks(scores[:, :, others])), unit(centered_ranks(targets[:, :, others])))
         mean = rest.mean(2)
         chosen[:, i] = _score(mean, direction).argmax(1)
         signs[:, i] = np.where(mean[np.arange(b), chosen[:, i]] < 0, -1, 1)
@@ -255,8 +257,8 @@ def _leave_model_out(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions (B, m, t), options (B, m) and signs (B, m) for targets (B, m, t)."""
     m = targets.shape[1]
-    ranks = centred_ranks(scores)
-    each = _correlations(unit(ranks), unit(centred_ranks(targets)))
+    ranks = centered_ranks(scores)
+    each = _correlations(unit(ranks), unit(centered_ranks(targets)))
     mean = (each.sum(2, keepdims=True) - each) / (m - 1)  # (B, options, left-out model)
     chosen = _score(mean, direction).argmax(1)
     signs = np.where(np.take_along_axis(mean, chosen[:, None, :], 1)[:, 0] < 0, -1, 1)
@@ -270,7 +272,7 @@ def _correlations(ranks: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 def _mean_correlation(positions: np.ndarray, target_ranks: np.ndarray) -> np.ndarray:
     """Mean within-model Spearman (B,) of collected positions with unit target ranks."""
-    each = (unit(centred_ranks(positions)) * target_ranks).sum(-1)
+    each = (unit(centered_ranks(positions)) * target_ranks).sum(-1)
     return each.mean(-1)
 
 

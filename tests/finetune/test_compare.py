@@ -62,13 +62,13 @@ class TestBeforeAndAfter:
         from sklearn.linear_model import LogisticRegression
         from transformers import AutoModel
 
-        from ntps.scoring.probes import CS, standardise
+        from ntps.scoring.probes import CS, standardize
 
         result, folder = compared
         train, _, test = split_task(task)
         model = load_model(str(tiny_llama))
         x, held = (ntps.collect(model, part, progress=False).states[-1] for part in (train, test))
-        x, held = standardise(x, held)
+        x, held = standardize(x, held)
         scores = [LogisticRegression(C=c, max_iter=1000).fit(x, train.labels).score(held, test.labels) for c in CS]
         assert min(abs(score - result.before.accuracy) for score in scores) < 1e-9
         assert result.before.accuracy_with_validation == pytest.approx(result.before.accuracy, abs=0.2)

@@ -26,7 +26,7 @@ from ntps.finetune.loop import Trainer, epoch_batches
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import fine_tune
 from ntps.models.load import load_model
-from ntps.scoring.probes import CS, standardise
+from ntps.scoring.probes import CS, standardize
 from ntps.tasks.load import load_task
 
 
@@ -38,7 +38,7 @@ class TestReadout:
         x = (rng.normal(size=(90, 6)) * [1, 100, 0.01, 1, 1, 0] + 5).astype(np.float32)
         y = (x[:, [0, 3]] - 5).argmax(1) + (x[:, 4] > 5.5)
         head = fit_readout(x, y, 3)
-        scaled, _ = standardise(x, x)
+        scaled, _ = standardize(x, x)
         guesses = [LogisticRegression(C=c, tol=1e-6, max_iter=2000).fit(scaled, y).predict_proba(scaled) for c in CS]
         mine = torch.softmax(head(torch.from_numpy(x)), 1).detach().numpy()
         assert min(np.abs(mine - guess).max() for guess in guesses) < 5e-3

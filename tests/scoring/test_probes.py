@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ntps.errors import NtpsError
 from ntps.scoring.labels import assign_folds
+from ntps.scoring.measures import h_score, logme, reduced_rank_r2, transferability
 from ntps.scoring.probes import (
     ALPHAS,
     CS,
@@ -26,9 +27,8 @@ from ntps.scoring.probes import (
     linear_probe,
     make_folds,
     ridge,
-    standardise,
+    standardize,
 )
-from ntps.scoring.transferability import h_score, logme, reduced_rank_r2, transferability
 
 
 def planted(n=200, d=12, classes=3, noise=1.0, seed=0):
@@ -256,7 +256,7 @@ def test_class_scores_count_classes_that_are_only_true_or_only_predicted(recwarn
 def test_choose_c_is_that_of_scikit_learns_cross_validation():
     for seed, noise in enumerate((1.0, 8.0, 1e6)):
         x, y = planted(120, 8, noise=noise, seed=seed)
-        x, _ = standardise(x, x)
+        x, _ = standardize(x, x)
         reference = LogisticRegressionCV(Cs=CS, cv=make_folds(y, 3, seed), scoring="neg_log_loss", tol=1e-6)
         assert choose_c(x, y, CS, 3, seed) == pytest.approx(np.unique(reference.fit(x, y).C_).item())
 
@@ -265,7 +265,7 @@ def test_choose_c_is_that_of_scikit_learns_cross_validation():
 def test_ridge_chooses_by_explicit_leave_one_out(n, d):
     x, y = planted(n + 20, d)
     t = np.eye(3)[y]
-    a, b = standardise(x[:n], x[n:])
+    a, b = standardize(x[:n], x[n:])
 
     def fit_predict(train_x, train_t, test_x, alpha):
         # leave-one-out keeps the centring of all texts for x, and an unpenalised intercept for y

@@ -13,7 +13,7 @@ from ntps.scoring.pvalues import permutation_p
 from ntps.study import selection
 from ntps.study.ranks import (
     adjust,
-    centred_ranks,
+    centered_ranks,
     draw_permutations,
     grid_spearman,
     rank_interval,
@@ -40,7 +40,7 @@ def test_values_are_scipys(n, ties):
     result = spearman(x, y, n_permutations=99)
     assert result.spearman == pytest.approx(scipy_stats.spearmanr(x, y).statistic)
     assert result.kendall == pytest.approx(scipy_stats.kendalltau(x, y).statistic)
-    assert centred_ranks(x) == pytest.approx(scipy_stats.rankdata(x) - (n + 1) / 2)
+    assert centered_ranks(x) == pytest.approx(scipy_stats.rankdata(x) - (n + 1) / 2)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -106,7 +106,7 @@ def test_intervals_cover_at_the_stated_rate(n, rho):
     rng, runs = np.random.default_rng(n), 2000
     x = rng.standard_normal((runs, n))
     y = rho * x + math.sqrt(1 - rho**2) * rng.standard_normal((runs, n))
-    rx, ry = centred_ranks(x), centred_ranks(y)
+    rx, ry = centered_ranks(x), centered_ranks(y)
     rhos = (rx * ry).sum(1) / np.sqrt((rx**2).sum(1) * (ry**2).sum(1))
     sx, sy = (np.sign(v[:, :, None] - v[:, None, :]) for v in (x, y))
     taus = (sx * sy).sum((1, 2)) / (n * (n - 1))
@@ -291,13 +291,13 @@ def test_leaving_out_leaves_out_and_a_planted_leak_is_caught(over, monkeypatch):
 
     def peek(grid, targets, direction):  # chooses once, on everything, and then pretends
         mean = selection._correlations(
-            selection.unit(centred_ranks(grid)), selection.unit(centred_ranks(targets))
+            selection.unit(centered_ranks(grid)), selection.unit(centered_ranks(targets))
         ).mean(2)
         chosen = np.repeat(
             selection._score(mean, direction).argmax(1)[:, None], grid.shape[2 if over == "task" else 1], 1
         )
         signs = np.ones_like(chosen)
-        return centred_ranks(grid)[chosen[:, 0]], chosen, signs
+        return centered_ranks(grid)[chosen[:, 0]], chosen, signs
 
     monkeypatch.setattr(selection, f"_leave_{over}_out", peek)
     assert leaks(run, over)

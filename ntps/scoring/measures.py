@@ -26,7 +26,7 @@ from ntps.scoring.probes import (
     make_folds,
     one_thread,
     share_explained,
-    standardise,
+    standardize,
 )
 
 _CONSTANT = "every feature is constant and so says nothing about the labels; give features that vary."
@@ -177,7 +177,7 @@ def reduced_rank_r2(
     for train, test in pairs:
         mean = targets[train].mean(0)
         with one_thread():
-            x_train, x_test = standardise(x[train], x[test])
+            x_train, x_test = standardize(x[train], x[test])
             whitener = _whitener(x_train)
             cross = x_train.T @ (targets[train] - mean) / len(train)  # (d, classes)
             left, singular, right = np.linalg.svd(whitener.T @ cross, full_matrices=False)
