@@ -1,8 +1,10 @@
-"""Kill a study at random moments until it has finished; print what happened as JSON.
+"""Studies in processes of their own: killed at random moments until done, or several at once in one folder.
 
-    python -m tests.helpers.kill_study FOLDER MODEL KILLS SEED        MODEL: a directory
+    python tests/helpers/kill_study.py kill FOLDER MODEL KILLS SEED        MODEL: a directory
+    python tests/helpers/kill_study.py share FOLDER MODEL PROCESSES
 
-The process that forks has computed nothing, so that a child starts in milliseconds and without another's threads.
+What happened is printed as JSON. The process that forks has computed nothing, so that a child starts in milliseconds
+and without another's threads.
 """
 
 import json
@@ -11,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ import sklearn.linear_model
 import sklearn.neighbors  # noqa: F401
 import torch
 
+import ntps.scoring.probes as probes
 import ntps.study.cells as cells
 from ntps.study.measure import StudySettings
 from ntps.study.study import run_study
@@ -50,6 +54,11 @@ def other_labels(task, name):
     return load_task(texts=list(task.texts), labels=labels, name=name)
 
 
+def fixed_c(x, y, cs, folds, seed):
+    """Stand in for the choice of C, which takes two thirds of a cell's time and is tested elsewhere."""
+    return 0.1
+
+
 def study(folder, model):
     return run_study([model], make_tasks(), output=folder, settings=SETTINGS, progress=False)
 
@@ -68,6 +77,7 @@ class Lines(logging.Handler):
 def child(folder, model, log):
     """Run the study, writing down each cell that is computed and each warning; leave without cleaning up."""
     torch.set_num_threads(1)
+    probes.choose_c = fixed_c
     real = cells.measure
 
     def measure(representations, *rest, **options):
@@ -83,18 +93,27 @@ def child(folder, model, log):
     os._exit(0)
 
 
-def attempt(folder, model, log, delay):
-    """Start a child and kill it after a delay (None: wait for it); return whether it was killed."""
+def start(folder, model, log):
+    """Return the process id of a child that runs the study."""
     process = os.fork()
     if process == 0:
         try:
             child(folder, model, log)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
+    return process
+
+
+def attempt(folder, model, log, delay):
+    """Run a child and kill it after a delay (None: wait for it); return whether it was killed."""
+    process = start(folder, model, log)
     if delay is not None:
         time.sleep(delay)
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
     return os.WIFSIGNALED(status)
 
 
@@ -108,8 +127,23 @@ def contents(folder):
     return cells
 
 
-def main():
-    folder, model, kills, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+def share(folder, model, count):
+    """Run children at once in one folder; return which cells they computed, and whether all saw the same study."""
+    logs = [folder / f"log-{index}" for index in range(count)]
+    processes = [start(folder / "shared", model, log) for log in logs]
+    assert all(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0 for process in processes)
+    lines = [[json.loads(line) for line in log.read_bytes().splitlines()] for log in logs]
+    assert not attempt(folder / "alone", model, folder / "log", None)
+    return {
+        "cells": sorted(line[1:] for child_lines in lines for line in child_lines if line[0] == "cell"),
+        "busy": sum(any(line[0] == "cell" for line in child_lines) for child_lines in lines),
+        "cells_equal": contents(folder / "shared") == contents(folder / "alone"),
+        "results_equal": study(folder / "shared", model).to_json() == study(folder / "alone", model).to_json(),
+    }
+
+
+def kill(folder, model, kills, seed):
+    """Kill a study until it has been killed often enough, then let it finish; return what happened."""
     rng = np.random.default_rng(seed)
     reference, tried, log = folder / "reference", folder / "killed", folder / "log"
     started = time.monotonic()
@@ -134,9 +168,17 @@ def main():
     equal = contents(reference) == contents(tried)
     half_written = [path.name for path in (tried / "cells").iterdir() if path.suffix == ".part"]
     same = study(reference, model).to_json() == study(tried, model).to_json()
-    print(json.dumps({"killed": killed, "most_wasted": wasted, "warnings": warnings, "cells_equal": equal,
-                      "results_equal": same, "half_written": half_written, "seconds": round(whole, 2)}))  # fmt: skip
+    return {
+        "killed": killed,
+        "most_wasted": wasted,
+        "warnings": warnings,
+        "cells_equal": equal,
+        "results_equal": same,
+        "half_written": half_written,
+        "seconds": round(whole, 2),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    command, target, model = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    print(json.dumps({"kill": kill, "share": share}[command](target, model, *map(int, sys.argv[4:]))))

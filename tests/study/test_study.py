@@ -42,19 +42,13 @@ lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
-SHARED = """
-import json, sys
-from helpers.kill_study import SETTINGS, make_tasks
-import ntps.study.cells as cells
-from ntps.study import run_study
-computed, real = [], cells.measure
-def measure(*given, **options):
-    computed.append(1)
-    return real(*given, **options)
-cells.measure = measure
-study = run_study(sys.argv[2:], make_tasks(4), output=sys.argv[1], settings=SETTINGS, progress=False)
-print(json.dumps({"computed": len(computed), "study": study.to_dict(n_permutations=9)}))
-"""
+
+
+def run_script(*arguments):
+    """Run a command of `helpers/kill_study.py` and return what it reports."""
+    script = Path(__file__).parents[1] / "helpers" / "kill_study.py"
+    command = [sys.executable, str(script), *map(str, arguments)]
+    return json.loads(subprocess.run(command, env=ENV, stdout=subprocess.PIPE, timeout=900, check=True).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -339,18 +333,13 @@ class TestLocks:
         assert len(counted["cells"]) == 1
 
     @pytest.mark.slow
-    def test_processes_share_a_folder(self, tmp_path, tiny_llama, tiny_gpt2):
-        """Three at once: every cell is computed by one of them, and all return the whole study."""
-        arguments = [str(tmp_path / "shared"), str(tiny_llama), str(tiny_gpt2)]
-        running = [
-            subprocess.Popen([sys.executable, "-c", SHARED, *arguments], stdout=subprocess.PIPE, text=True, env=ENV)
-            for _ in range(3)
-        ]
-        reports = [json.loads(process.communicate(timeout=300)[0]) for process in running]
-        alone = run(tmp_path / "alone", arguments[1:], make_tasks(4))
-        assert sum(report["computed"] for report in reports) == len({c.key for c in alone.cells}) == 16
-        for report in reports:
-            assert report["study"] == alone.to_dict(n_permutations=9)
+    def test_processes_share_a_folder(self, tmp_path, tiny_llama):
+        """Two at once: every cell is computed by one of them, and both return the whole study."""
+        report = run_script("share", tmp_path, tiny_llama, 2)
+        assert report["cells"] == sorted([task.name, control] for task in make_tasks() for control in (False, True))
+        assert report["busy"] == 2
+        assert report["cells_equal"]
+        assert report["results_equal"]
 
     def test_half_written_files_of_the_dead_are_swept_and_of_the_living_are_not(self, tmp_path, tiny_llama):
         grid, store = make_grid([str(tiny_llama)], make_tasks(2), PLAIN), CellStore(tmp_path)
@@ -541,13 +530,7 @@ class TestCommand:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_finishes_the_same(tmp_path, tiny_llama):
-    script = Path(__file__).parents[1] / "helpers" / "kill_study.py"
-    found = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), str(tiny_llama), "20", "0"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=900, check=True,
-    )  # fmt: skip
-    report = json.loads(found.stdout)
+    report = run_script("kill", tmp_path, tiny_llama, 20, 0)
     assert report["killed"] >= 20
     assert report["most_wasted"] <= 1
     assert report["cells_equal"]
