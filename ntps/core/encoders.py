@@ -1,14 +1,14 @@
-"""The two closed forms: U, what the labels want, and V, what next-token prediction wants.
+"""The two encoders in closed form: U, the directions that labels need, and V, those that next-token prediction needs.
 
 Both are reduced-rank regressions (Izenman 1975): the rank-k linear map that predicts best in squared error. The columns
 of the encoder are generalized eigenvectors, (F F^T) u = lambda B u with u^T B u = 1, in descending order of lambda:
 
-- perception, U: B = M = E[x x^T], F = X = E[x y^T]; lambda_i is the squared error that direction i takes away;
+- perception, U: B = M = E[x x^T], F = X = E[x y^T]; lambda_i is what direction i takes off the squared error;
 - next token, V: B = C0 = E[sum s_t s_t^T], F = C1 = E[sum s_t h_{t+1}^T].
 
-Solved in float64: B = Q diag(w) Q^T, whiten with W = Q w^(-1/2) where w is above a relative tolerance, take the left
-singular vectors of W^T F. F F^T is never formed: squaring would lose half the digits. In float32 the score of a real
-model moved from 0.76 to 0.46, so there is no option for it here.
+Both are solved in float64: decompose B = Q diag(w) Q^T, whiten with W = Q w^(-1/2) where w is above a relative
+tolerance, and take the left singular vectors of W^T F. F F^T is never formed: squaring would lose half the digits. In
+float32 the score of a real model moved from 0.76 to 0.46, so there is no option for it here.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from ntps.errors import NtpsError
 POOLED_RTOL = 1e-12
 # C0 may be summed in float32, whose rounding is about 1e-7 of the scale of each *channel*, not of the largest one.
 PREFIX_RTOL = {"float64": 1e-12, "float32": 1e-10}
-# B has no negative eigenvalue: one that appears is rounding, and eigenvalues up to a few times its size are too. Where
+# B has no negative eigenvalues: one that appears is rounding, and so are eigenvalues up to a few times its size. Where
 # features are rank-deficient (a vocabulary smaller than the width, at layer 0), float32 sums leave 1e-8 of the largest
-# there, which the tolerance alone would take for directions; where they are not, nothing is negative.
+# eigenvalue, which the tolerance alone would take for directions; where features have full rank, none is negative.
 NOISE_MARGIN = 4.0
 # Singular values below this share of the largest carry nothing (their square is below float64's resolution).
 SINGULAR_RTOL = 1e-8
@@ -73,9 +73,9 @@ def whitening(B: Tensor, *, rtol: float, max_rank: int | None = None, scale: flo
     Args:
         B: (d, d), converted to float64.
         rtol: Relative tolerance, in (0, 1).
-        max_rank: An upper bound known beforehand, the number of texts for instance: more are rounding.
-        scale: What the tolerance is relative to; the largest eigenvalue by default. For a centred matrix, that of the
-            uncentred one: what centring cancels is rounding on that scale.
+        max_rank: An upper bound that is known, such as the number of texts: further eigenvalues are rounding.
+        scale: Value that the tolerance is relative to; the largest eigenvalue by default. For a centred matrix, give
+            that of the uncentred one: what centring cancels leaves rounding on that scale.
 
     Raises:
         NtpsError: If B is not square or not finite.
@@ -100,7 +100,7 @@ class Encoder:
     Attributes:
         vectors: (d, r) float64; column i is the i-th generalized eigenvector, with vectors^T B vectors = I. The sign
             is fixed: the entry of largest magnitude of each column is positive.
-        eigenvalues: (r,) float64, descending: what each direction takes off the squared error.
+        eigenvalues: (r,) float64, descending: the amount that each direction takes off the squared error.
         coordinates: (rank of B, r), B^(1/2) vectors in the eigenbasis of B: orthonormal columns.
         whitening: The decomposition of B.
         rank: Number of directions whose eigenvalue is not zero; columns beyond it are arbitrary.
@@ -119,8 +119,8 @@ def solve_encoder(B: Whitening, F: Tensor, *, columns: int = 0) -> Encoder:
     Args:
         B: The whitened Gram (M or C0).
         F: (d, m) cross moment (X or C1).
-        columns: Number of directions to return where that is more than have an eigenvalue, at most the rank of B. The
-            choice of those is arbitrary.
+        columns: Least number of directions to return, at most the rank of B; those beyond the ones with a non-zero
+            eigenvalue are arbitrary.
 
     Raises:
         NtpsError: If the shapes do not fit, or F is not finite.
@@ -164,7 +164,7 @@ def perception_encoder(
         columns: See `solve_encoder`. At most c directions have an eigenvalue, so further ones are arbitrary.
 
     Returns:
-        Encoder with at most c columns, or `columns` where that is more.
+        Encoder with at most c columns, or `columns` if that is more.
     """
     return solve_encoder(whitening(M, rtol=rtol, max_rank=max_rank, scale=scale), X, columns=columns)
 
@@ -187,7 +187,7 @@ def autoregressive_encoder(
 
 
 def layer_autoregressive_encoder(moments: LayerMoments, *, rtol: float | None = None) -> Encoder:
-    """Return V of one layer, with the tolerance that fits how its sums were accumulated.
+    """Return V of one layer, with a tolerance that fits the dtype of its sums.
 
     Raises:
         NtpsError: If no text has two tokens.

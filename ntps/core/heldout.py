@@ -1,8 +1,8 @@
-"""Held-out explained variance in closed form, from the pooled moments of folds: no second reading of the texts.
+"""Held-out explained variance in closed form, from the pooled moments of folds, without reading the texts again.
 
 For each fold, a ridge readout W of the first k next-token directions is fitted on the moments of the other folds, and
-its squared error evaluated on the moments of this one: tr E[y y^T] - 2 tr(W^T X) + tr(W^T M W), all about the means of
-the other folds. V itself comes from all texts: it has seen no label.
+its squared error is computed on the moments of this one: tr E[y y^T] - 2 tr(W^T X) + tr(W^T M W), all about the means
+of the other folds. V itself comes from all texts: it has seen no label.
 """
 
 import math
@@ -25,7 +25,7 @@ class HeldOut:
     """Held-out R^2 of linear readouts; at most 1, and below 0 where the readout is worse than the label frequencies.
 
     Attributes:
-        ks: Numbers of next-token directions that were asked for.
+        ks: The requested numbers of next-token directions.
         explained: R^2 through the first k directions, for each of `ks`.
         ceiling: R^2 through all d directions.
         fold_explained: R^2 of each fold, one tuple per entry of `ks`.
@@ -42,7 +42,7 @@ class HeldOut:
         """Return R^2 through the first k directions, over all texts and by fold; NaN for k = 0.
 
         Raises:
-            NtpsError: If k was not asked for.
+            NtpsError: If k is not among `ks`.
         """
         if k == 0:
             return math.nan, (math.nan,) * len(self.fold_ceiling)
@@ -86,10 +86,10 @@ def held_out_explained(
         totals[index] = float(test.yy.trace())
         scale = float(train.M.trace()) / d
         for ridge_index, ridge in enumerate(ridges):
-            # A whisker above zero keeps the factor defined when the penalty and the features are both nothing.
+            # A tiny number keeps the factor defined when the penalty and the features are both zero.
             penalty = ridge * scale + torch.finfo(torch.float64).tiny ** 0.5
             factor, failed = torch.linalg.cholesky_ex(train_M + penalty * torch.eye(d, dtype=torch.float64))
-            if failed:  # the penalty drowns in rounding: a larger one is in the list
+            if failed:  # the penalty is lost in rounding: a larger one is in the list
                 losses[index, ridge_index] = torch.inf
                 continue
             half = torch.linalg.solve_triangular(factor, train_X, upper=False)

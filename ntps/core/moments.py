@@ -1,4 +1,4 @@
-"""Next-token moments: sums over texts of what predicting the next token from a running past needs, streamed.
+"""Next-token moments, streamed: the sums over texts from which a linear prediction of the next token is solved.
 
 | attribute | symbol | shape | meaning |
 |---|---|---|---|
@@ -6,8 +6,8 @@
 | `cross` | n C1 | (S, d, d) | sum over texts and tokens of p_t h_{t+1}^T |
 
 h_t is the hidden state of token t at one of S layers; its past p_t is the prefix sum s_t = h_1 + ... + h_t (the paper's
-choice), the prefix mean s_t / t, or h_t alone. They are sums: they add over batches, processes and machines in any
-order, and no label enters them.
+choice), the prefix mean s_t / t, or h_t alone. Being sums, the moments add over batches, processes and machines in any
+order. No label enters them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LayerMoments:
         C0: (d, d) past Gram, E[sum_t p_t p_t^T].
         C1: (d, d) cross moment, E[sum_t p_t h_{t+1}^T].
         n_texts: Number of texts.
-        n_pairs: Number of pairs of a past and a next token: no rank exceeds it.
+        n_pairs: Number of pairs of a past and a next token, which bounds the rank.
         dtype: Arithmetic of a batch, `"float32"` or `"float64"`; it sets the tolerance of the decomposition.
     """
 
@@ -67,14 +67,14 @@ class NextTokenMoments:
     """Stream hidden states into C0 and C1 of several layers; memory does not grow with the number of texts.
 
     Memory: 16 S d^2 bytes on `device` for S layers of width d: 124 MB for 19 layers of width 640, 8.9 GB for 33 layers
-    of width 4096. How many texts are enough is a matter of d: C0 has full rank from d pairs of tokens on.
+    of width 4096. How many texts are enough depends on d: C0 can have full rank from d pairs of tokens on.
 
     Args:
         layers: The layer number of each entry of the stack.
         width: d, the width of a hidden state.
         prefix: The past of token t: `"sum"` s_t (the paper), `"mean"` s_t / t, or `"last"` h_t.
         dtype: `torch.float32` or `torch.float64`: arithmetic within a batch. Sums over batches are float64.
-        device: Where the sums are. Hidden states may be elsewhere; products are made where they are.
+        device: Device of the sums. Hidden states may be on another one, where products are then computed.
         matmul_precision: Torch's float32 matmul precision within `update`: `"highest"`, `"high"` (TF32) or `"medium"`
             (bfloat16). `"auto"`: `"high"` on CUDA, `"highest"` elsewhere. The solvers are float64 in any case.
 
@@ -130,7 +130,7 @@ class NextTokenMoments:
 
         Args:
             hidden: (S, B, T, d) or S tensors (B, T, d), any float dtype, in the order of `layers`.
-            mask: (B, T), non-zero where there is a token; padding may be on either side. Every text has a token.
+            mask: (B, T), non-zero where there is a token; padding may be on either side. Every text needs a token.
             pooling: What represents a text: `"mean"` over its tokens, or its `"last"` state.
 
         Returns:
@@ -162,25 +162,25 @@ class NextTokenMoments:
     def _add_layer(self, index: int, states: Tensor, mask: Tensor, pooled: Tensor, pooling: str) -> None:
         """Add one layer of a batch (B, T, d), tokens first, and fill in its pooled states (B, d).
 
-        Nothing is added before all that needs memory is there, so that a batch for which a GPU has too little memory is
-        added in halves.
+        Nothing is added before everything is computed, so a batch that does not fit into a GPU's memory can be added in
+        halves.
         """
         try:
-            gram, cross, last = self._products(states, mask, pooling)
+            gram, cross, batch_pooled = self._products(states, mask, pooling)
         except torch.cuda.OutOfMemoryError:
             if len(mask) == 1:
                 raise
         else:
             self.past_gram[index] += gram.to(self.past_gram.device)  # into float64, without another copy
             self.cross[index] += cross.to(self.cross.device)
-            pooled.copy_(last)
+            pooled.copy_(batch_pooled)
             return
         half = len(mask) // 2  # outside the handler, which would keep the memory of the failed attempt
-        for part in (slice(None, half), slice(half, None)):
-            self._add_layer(index, states[part], mask[part], pooled[part], pooling)
+        for rows in (slice(None, half), slice(half, None)):
+            self._add_layer(index, states[rows], mask[rows], pooled[rows], pooling)
 
     def _products(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what a batch adds to the past Gram and the cross moment, (d, d) each, and its pooled states (B, d)."""
+        """Return a batch's terms of the past Gram and the cross moment, (d, d) each, and its pooled states (B, d)."""
         states = states.to(self.dtype).masked_fill(~mask[:, :, None], 0.0)
         sums = states.cumsum(1)
         lengths = mask.sum(1)
@@ -188,7 +188,9 @@ class NextTokenMoments:
             pooled = sums[:, -1] / lengths[:, None]
         else:
             pooled = states[torch.arange(len(mask), device=mask.device), lengths - 1]
-            pooled = pooled.masked_fill(~sums[:, -1].isfinite(), torch.nan)  # an earlier state is not finite: it shows
+            pooled = pooled.masked_fill(
+                ~sums[:, -1].isfinite(), torch.nan
+            )  # an earlier state is not finite: let it show
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
@@ -232,7 +234,7 @@ class NextTokenMoments:
         )
 
     def all_reduce(self) -> None:
-        """Add the sums of all processes of `torch.distributed`, in every one of them."""
+        """Replace the sums in every process of `torch.distributed` by those of all processes together."""
         device = self.past_gram.device
         counts = self.counts.to(device)
         for sums in (self.past_gram, self.cross, counts):
@@ -240,7 +242,7 @@ class NextTokenMoments:
         self.counts = counts.cpu()
 
     def __add__(self, other: NextTokenMoments) -> NextTokenMoments:
-        """Return the moments of both sets of texts together; the dtype is the coarser one.
+        """Return the moments of both sets of texts together, with the coarser of their dtypes.
 
         Raises:
             NtpsError: If layers, width or prefix differ.

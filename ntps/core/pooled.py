@@ -1,4 +1,4 @@
-"""Pooled moments: what the labels need of one vector per text, as means over texts."""
+"""Pooled moments: means over texts, of one vector per text and its target, from which readouts are solved."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PooledMoments:
         return self.M.shape[0]
 
     def centered(self, mean_x: Tensor | None = None, mean_y: Tensor | None = None) -> PooledMoments:
-        """Return the moments about the means, or about given ones, those of training folds for instance."""
+        """Return the moments about the means, or about other ones, such as those of training folds."""
         a = self.mean_x if mean_x is None else mean_x
         b = self.mean_y if mean_y is None else mean_y
         return PooledMoments(

@@ -1,4 +1,4 @@
-"""Everything that is solved once for a layer, and what a score implies for the loss, exactly and as bounds.
+"""A layer, solved once: both encoders, scores at all ranks, and the loss they imply, exactly and as bounds.
 
 With U the perception encoder and V the next-token encoder, P the orthogonal projector on the first k_V columns of V:
 
@@ -65,7 +65,7 @@ def loss_bounds(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Solved:
-    """A layer, solved: both encoders, and every quantity that depends on ranks, from which any pair of ranks is read.
+    """The solution of a layer: both encoders, and every quantity that depends on ranks, at all ranks.
 
     Attributes:
         states: (n, d) pooled states.
@@ -130,7 +130,7 @@ class Solved:
         return min(self.r2_at(k_v) / self.ceiling, 1.0) if self.ceiling > 0 else math.nan
 
     def excess_at(self, k_u: int, k_v: int) -> float:
-        """Return the excess loss; where U is whole it cannot be negative, and rounding must not make it so."""
+        """Return the excess loss, at least 0 if U is complete: then only rounding could make it negative."""
         explained = float(self.explained[k_v - 1]) if k_v else 0.0
         excess = float(self.U.eigenvalues[:k_u].sum()) - explained
         return max(excess, 0.0) if k_u >= self.U.rank else excess
@@ -152,7 +152,7 @@ class Solved:
         return held_out_explained(self.folds, self.V.vectors, ks)
 
     def without_fold(self, fold: int) -> Solved:
-        """Return the solution without the texts of one fold: the label side is solved anew, V stays as it is.
+        """Return the solution without the texts of one fold: the label side is solved anew, V is kept.
 
         Args:
             fold: Index in `folds`.
@@ -191,9 +191,9 @@ def solve_layer(
     Args:
         states: (n, d) pooled states, any float dtype; they may be memory-mapped.
         targets: (n,) class numbers from 0, or (n, c) one-hot labels or real targets.
-        next_token: The layer's C0 and C1, of these texts or of others of the same kind: they have seen no label.
+        next_token: The layer's C0 and C1, of these texts or of others of the same kind: no label enters them.
         fold_of: (n,) fold of each text, for held-out values.
-        center: Solve U from centred moments: the mean direction, which explains the label frequencies, then is no u.
+        center: Solve U from centred moments, which leaves out the mean direction: it explains the label frequencies.
         k_u: Number of perception directions needed; those beyond the rank of X are arbitrary.
         rtol: Relative tolerance of the decompositions; by default what fits the dtype of the sums.
 
@@ -219,9 +219,9 @@ def solve_layer(
 
 
 def _solve_labels(
-    *, pooled: PooledMoments, V: Encoder, center: bool, k_u: int, pooled_rtol: float, **given: Any
+    *, pooled: PooledMoments, V: Encoder, center: bool, k_u: int, pooled_rtol: float, **inputs: Any
 ) -> Solved:
-    """Solve the perception encoder and what depends on it; `given` are further attributes of the solution."""
+    """Solve the perception encoder and all that depends on it; `inputs` are further attributes of the solution."""
     plain = whitening(pooled.M, rtol=pooled_rtol, max_rank=pooled.n)
     about_means = pooled.centered()
     centered = whitening(about_means.M, rtol=pooled_rtol, max_rank=pooled.n - 1, scale=plain.largest)
@@ -235,7 +235,7 @@ def _solve_labels(
     explained_about_means = explained if center else explained_curve(centered, about_means.X, V.vectors)
     reachable = float((centered.whiten.T @ about_means.X).square().sum())
     return Solved(
-        **given,
+        **inputs,
         pooled=pooled,
         V=V,
         center=center,

@@ -8,14 +8,14 @@ from ntps.errors import NtpsError
 
 
 def nested_basis(vectors: Tensor, *, rtol: float = 1e-9) -> Tensor:
-    """Orthonormalise columns so that the first k span what the first k given ones span, for every k.
+    """Orthonormalise columns so that, for every k, the first k results span the same space as the first k columns.
 
-    A thin QR does it when all columns are independent. A column that the ones before it already span must add
-    nothing: QR would put an arbitrary direction there. Then we go column by column instead, and leave zeros.
+    A thin QR does it when all columns are independent. A column that depends on the ones before it must add nothing,
+    but QR would put an arbitrary direction there: then columns are added one by one, and such a column is left zero.
 
     Args:
         vectors: (m, K) float64.
-        rtol: A column is dependent when less than this share of its length is new.
+        rtol: A column counts as dependent if less than this share of its length is new.
 
     Returns:
         (m, K): orthonormal columns, or zero columns where nothing new was added.
@@ -68,8 +68,8 @@ def ntps_table(U: Tensor, V: Tensor) -> Tensor:
 def explained_curve(M: Whitening, X: Tensor, V: Tensor) -> Tensor:
     """Return Explained(V_k) = tr((V^T M V)^-1 V^T X X^T V) for k = 1, ..., b.
 
-    What the best linear readout of the first k directions takes off the squared error: whitened by M, the share of
-    M^(-1/2) X that lies in M^(1/2) V_k.
+    It is what the best linear readout of the first k directions takes off the squared error: the part of M^(-1/2) X
+    that lies in the span of M^(1/2) V_k.
 
     Args:
         M: The decomposed Gram of pooled states.
@@ -104,7 +104,7 @@ def principal_angles(first: Tensor, second: Tensor) -> Tensor:
         raise NtpsError(f"the subspaces have shapes {shapes}; both must be (d, k) with the same d.")
     a, b = _orthonormal(first), _orthonormal(second)
     if a.shape[1] < b.shape[1]:
-        a, b = b, a  # the smaller one against the larger: then no sine belongs to a direction that has no partner
+        a, b = b, a  # the smaller against the larger, so that every sine belongs to a direction with a partner
     cosines = torch.linalg.svdvals(a.T @ b).clamp(0.0, 1.0)
     sines = torch.linalg.svdvals(b - a @ (a.T @ b)).clamp(0.0, 1.0).flip(0)
     return torch.where(cosines.square() > 0.5, torch.asin(sines), torch.acos(cosines))
