@@ -18,11 +18,11 @@ from ntps.finetune.head import fit_readout
 from ntps.finetune.settings import TrainSettings
 from ntps.models.forward import encode, halving, pool, pooled_features
 from ntps.models.language_model import without_head
-from ntps.models.load import random_network
+from ntps.models.pretrained import random_network
 
 if TYPE_CHECKING:
-    from ntps.models.load import LanguageModel
-    from ntps.tasks.load import Task
+    from ntps.models.language_model import LanguageModel
+    from ntps.tasks import Task
 
 STATE_FILE = "state.safetensors"
 STATE_KIND = "ntps-train-state"

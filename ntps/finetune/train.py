@@ -28,8 +28,8 @@ from ntps.finetune.settings import TrainSettings
 from ntps.models.forward import encode, pooled_features
 
 if TYPE_CHECKING:
-    from ntps.models.load import LanguageModel
-    from ntps.tasks.load import Task
+    from ntps.models.language_model import LanguageModel
+    from ntps.tasks import Task
 
 
 @dataclass(eq=False, kw_only=True)

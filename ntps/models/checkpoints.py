@@ -1,4 +1,4 @@
-"""Where a model is and what its directory holds, checked and fingerprinted before any weight is loaded."""
+"""Find a model, check the files in its directory and fingerprint them, before any weight is loaded."""
 
 import difflib
 import hashlib
@@ -22,14 +22,14 @@ _TOKENIZER = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLocation:
-    """Where a model is.
+    """Location of a model.
 
     Attributes:
         kind: "bundled", "directory", "gguf", "hub" or "objects".
         name: Name given by the user.
         path: Directory, or name on the hub.
         gguf_file: Name of the GGUF file in it, or None.
-        preset: The paper's entry for it, or None.
+        preset: Preset of a model of the paper, or None.
     """
 
     kind: str
@@ -117,7 +117,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _check_safetensors(file: Path) -> None:
-    """Read the header, which also compares the file's length with what the header says."""
+    """Read the header, which makes safetensors compare the file's length with it."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -127,8 +127,8 @@ def _check_safetensors(file: Path) -> None:
         raise NtpsError(f"{file} is damaged: {_hub.first_line(error)}.") from error
 
 
-def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> dict[str, Any]:
-    """Return the configuration of a model directory after checking that the model in it is complete.
+def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> None:
+    """Check that the model in a directory is complete.
 
     Raises:
         NtpsError: If a file is missing or damaged; the message names it.
@@ -140,7 +140,7 @@ def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> 
         with file.open("rb") as opened:
             if opened.read(4) != b"GGUF":
                 raise NtpsError(f"{file} is not a GGUF file: it does not begin with the letters GGUF.")
-        return {}
+        return
     if not (path / "config.json").is_file():
         gguf = sorted(path.glob("*.gguf"))
         if (path / "adapter_config.json").is_file():
@@ -155,14 +155,13 @@ def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> 
         raise NtpsError(f"{path / 'config.json'} is not a model configuration: model_type is missing.")
     if not random_weights:
         weight_files(path)
-    return config
 
 
 def check_causal(config: Any, name: str) -> None:
     """Refuse models that do not predict the next token from the past alone, by their configuration.
 
-    The score compares directions that help to predict the next token from the tokens before it; a model that
-    sees the whole text at once has no such directions.
+    The score is about directions that help to predict the next token from the tokens before it; a model that sees the
+    whole text at once has none.
 
     Raises:
         NtpsError: If the model is an encoder-decoder, an encoder, or a type without a causal language model.

@@ -1,4 +1,4 @@
-"""Texts to mean-pooled last states, with or without gradients: what a head reads."""
+"""From texts to mean-pooled last states, the features of a head, with or without gradients; batches that fit."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +10,7 @@ from ntps.errors import NtpsError
 from ntps.models.plan import DEFAULT_MAX_LENGTH, plan_batches
 
 if TYPE_CHECKING:
-    from ntps.models.load import LanguageModel
+    from ntps.models.language_model import LanguageModel
 
 T = TypeVar("T")
 
@@ -22,14 +22,14 @@ def encode(model: "LanguageModel", texts: Sequence[str], max_length: int | None)
         NtpsError: If a text has no token.
     """
     ids = model.tokenize(texts, DEFAULT_MAX_LENGTH if max_length is None else max_length).ids
-    empty = next((place for place, row in enumerate(ids) if not row), None)
+    empty = next((index for index, row in enumerate(ids) if not row), None)
     if empty is not None:
         raise NtpsError(f"text {empty + 1} ({texts[empty][:40]!r}) has no token; leave such texts out.")
     return ids
 
 
 def pool(model: "LanguageModel", network: Any, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the mean over tokens (n, d), float32, of the states after the final norm."""
+    """Return the means over tokens of the states after the final norm, (n, d) float32."""
     tokens, mask = model.pad(ids)
     output = network(
         input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, return_dict=True
@@ -42,7 +42,7 @@ def pool(model: "LanguageModel", network: Any, ids: Sequence[Sequence[int]]) -> 
 def pooled_features(
     model: "LanguageModel", network: Any, ids: Sequence[Sequence[int]], batch_size: int = 32
 ) -> torch.Tensor:
-    """Return `pool` of all texts on the CPU, without gradients or dropout; on a GPU short of memory in smaller batches.
+    """Return `pool` of all texts on the CPU, without gradients or dropout; batches shrink to fit a GPU's memory.
 
     Raises:
         NtpsError: If not even one text fits.
@@ -56,7 +56,7 @@ def pooled_features(
 
 
 def halving(batches: Iterable[np.ndarray], run: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
-    """Run batches one after another and yield each with its result; one that does not fit is run in smaller parts.
+    """Run batches one after another and yield each with its result; one that does not fit is halved until it does.
 
     Args:
         batches: Arrays of text indices.

@@ -1,4 +1,4 @@
-"""`LanguageModel`: a causal network and its tokenizer, from texts to ids to hidden states."""
+"""`LanguageModel`: a causal network with its tokenizer, from texts to token ids to hidden states."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ class Tokenized:
 
     Attributes:
         ids: One list of ids per text, without padding, with the special tokens that the tokenizer adds. Empty for a
-            text that is blank or of which the tokenizer makes nothing but special tokens.
-        n_truncated: Number of texts that were longer than allowed and lost their end.
+            text that is blank or becomes nothing but special tokens.
+        n_truncated: Number of texts that were too long and lost their end.
     """
 
     ids: list[list[int]]
@@ -40,7 +40,7 @@ class LanguageModel:
         tokenizer: Its tokenizer, set to pad and truncate on the right.
         revision: Commit hash of a hub model, else None.
         dtype: Name of the weights' type, such as "float32".
-        source: Where it was loaded from and how, as JSON values.
+        source: Origin and options of loading, as JSON values.
         n_layers: Number of hidden states, blocks + 1: layer 0 is the embedding output, the last follows the final norm.
         width: Width d of the hidden states.
         max_positions: Longest text in tokens, or None if the model sets no limit.
@@ -124,8 +124,8 @@ class LanguageModel:
     def pad(self, ids: Sequence[Sequence[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return (input ids, attention mask), int64 of shape (B, T) on the model's device, padded on the right.
 
-        Padding is id 0 under a mask of 0: a causal model's states before it do not depend on it, so no padding token,
-        and no change of the vocabulary, is needed.
+        Padding is id 0 with a mask of 0: the states of a causal model do not depend on what follows, so neither a
+        padding token nor a change of the vocabulary is needed.
         """
         import torch
 
@@ -142,7 +142,7 @@ class LanguageModel:
         return hidden_states(self.model, ids, mask)
 
     def is_causal(self) -> bool:
-        """Return whether hidden states stay as they are when a later token changes (one forward pass, 2 by 8)."""
+        """Return whether no hidden state depends on a later token, by a forward pass over two texts of eight tokens."""
         import torch
 
         ids = torch.arange(8, device=self.device).remainder(self.vocabulary).repeat(2, 1)
@@ -215,9 +215,9 @@ def check_tokenizer(tokenizer: Any, name: str) -> Any:
 
 
 def _encode(tokenizer: Any, texts: list[str], max_length: int | None = None, special: bool = True) -> list[list[int]]:
-    """Return token ids without padding; `max_length` cuts on the right. No warning is printed about long texts."""
+    """Return token ids without padding, cut on the right at `max_length`, without the warning about long texts."""
     ids: list[list[int]] = []
-    same: dict[int, int] = {}  # one object for each number: 10,000 texts of 500 tokens then take 40 MB, not 180
+    shared: dict[int, int] = {}  # one object for each number: 10,000 texts of 500 tokens then take 40 MB, not 180
     for start in range(0, len(texts), _CHUNK):
         encoded = tokenizer(
             texts[start : start + _CHUNK],
@@ -229,5 +229,5 @@ def _encode(tokenizer: Any, texts: list[str], max_length: int | None = None, spe
             return_token_type_ids=False,
             verbose=False,
         )
-        ids += [[same.setdefault(number, int(number)) for number in row] for row in encoded["input_ids"]]
+        ids += [[shared.setdefault(number, int(number)) for number in row] for row in encoded["input_ids"]]
     return ids

@@ -1,4 +1,4 @@
-"""The next-token loss of texts, of a model's own network or of a tuned one under the same language-model head."""
+"""The next-token loss of texts, under a model's own network or a tuned one with the same language-model head."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,19 @@ from ntps.models.language_model import without_head
 from ntps.models.plan import plan_batches
 
 if TYPE_CHECKING:
-    from ntps.models.load import LanguageModel
+    from ntps.models.language_model import LanguageModel
 
-_LOGITS = 1 << 25  # largest number of logits in a batch: a vocabulary may be wider than everything else together
+_BATCH_SIZE = 32
+_LOGITS = 1 << 25  # most logits in a batch: they can take more memory than everything else together
 
 
-def next_token_loss(
-    model: "LanguageModel", ids: Sequence[Sequence[int]], *, network: Any = None, batch_size: int = 32
-) -> float:
+def next_token_loss(model: "LanguageModel", ids: Sequence[Sequence[int]], *, network: Any = None) -> float:
     """Return the mean negative log-likelihood of all tokens after the first, in nats per token.
 
     Args:
         model: A model loaded with `head=True`.
         ids: Token ids of the texts.
-        network: Network without a head that takes the place of the model's own under the same head.
-        batch_size: Largest number of texts in a batch.
+        network: Network without a head to put under the model's head, instead of its own.
 
     Raises:
         NtpsError: If no text has two tokens, or the memory is too small for a single text.
@@ -44,7 +42,7 @@ def next_token_loss(
     n_predicted = int(np.maximum(lengths - 1, 0).sum())
     if not n_predicted:
         raise NtpsError("every text has a single token; a next-token loss needs texts of two tokens or more.")
-    batches = plan_batches(lengths, batch_size, max(1, _LOGITS // model.vocabulary))
+    batches = plan_batches(lengths, _BATCH_SIZE, max(1, _LOGITS // model.vocabulary))
     setattr(causal, name, backbone if network is None else network)
     try:
         with torch.inference_mode():

@@ -1,6 +1,6 @@
 """One pass of a model over texts: hidden states become pooled states and next-token moments; no label is read.
 
-Several processes split the batches: sums agree with those of one process to rounding in float64. Start them with
+Several processes split the batches; their sums agree with those of one process up to float64 rounding. Start them with
 `torchrun --nproc-per-node N -m ntps score ...`.
 """
 
@@ -51,19 +51,20 @@ def collect(
 
     Args:
         model: From `ntps.load_model`.
-        texts: A task from `ntps.load_task`, whose labels go along unread, or texts.
+        texts: A task from `ntps.load_task`, whose labels are not read, or texts.
         layers: `"all"`, a number, a list, or text such as `"0,6,-1"`. Layer 0 is the embedding output, the last one the
             state after the final norm.
-        max_length: Most tokens of a text; longer ones are cut and counted. By default 512, or the model's positions.
-        pooling: What represents a text: `"mean"` over its tokens (the paper), or its `"last"` state.
-        prefix: The past of a token: `"sum"` of the states so far (the paper), their `"mean"`, or the `"last"`.
-        batch_size: Most texts in a batch. It changes speed and memory, and the result by rounding only. On a GPU out of
-            memory a batch is halved until it fits.
+        max_length: Largest number of tokens of a text; longer texts are cut and counted. By default 512, or the model's
+            positions if fewer.
+        pooling: State that represents a text: the `"mean"` over its tokens (the paper's), or the `"last"`.
+        prefix: The past of a token: `"sum"` of the states so far (the paper's), their `"mean"`, or the `"last"`.
+        batch_size: Largest number of texts in a batch. It affects speed and memory, and the result by rounding only. A
+            batch for which a GPU has too little memory is halved until it fits.
         matmul_precision: See `ntps.core.NextTokenMoments`.
-        state_dtype: `"float32"`, or `"float16"` for half the memory (float32 all the same where a state is beyond the
-            65,504 that float16 holds).
-        folder: Keep the result in this folder and use it again for the same model, texts and settings.
-        progress: Show a progress bar on stderr; by default when it is a terminal.
+        state_dtype: Type in which pooled states are kept: `"float32"`, or `"float16"` for half the memory (yet float32
+            if a state is beyond the 65,504 that float16 holds).
+        folder: Folder in which to keep the result, and to reuse it for the same model, texts and settings.
+        progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
     Returns:
         Representations of the texts that have tokens; `metadata` counts those skipped and cut.
@@ -87,16 +88,16 @@ def collect(
     processes = Processes(model.device)
     path = None if folder is None else Path(folder) / FILE
     if path is not None:
-        kept = processes.all_agree(lambda: _read_kept(path, key))
-        if kept is not None:
+        earlier = processes.all_agree(lambda: _read_earlier(path, key))
+        if earlier is not None:
             logger.info("using the representations in %s: same model, texts and settings.", path)
-            return replace(kept, task=task)
+            return replace(earlier, task=task)
     tokenized = model.tokenize(texts, settings.max_length)
     lengths = np.array([len(ids) for ids in tokenized.ids], dtype=np.int64)
     if not lengths.any():
         raise NtpsError(f"{'the texts' if task is None else task.name}: none of the {len(texts)} texts has a token.")
     if processes.is_main:
-        _tell_losses(lengths, tokenized, settings.max_length)
+        _log_losses(lengths, tokenized, settings.max_length)
     states, moments = _run(model, texts, tokenized.ids, lengths, settings, batch_size, processes, progress)
     representations = Representations(
         states=states,
@@ -132,26 +133,26 @@ def collect(
 
 
 def _as_texts(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return texts as a tuple after seeing that they are texts."""
+    """Return texts as a tuple, after checking that they are strings."""
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise NtpsError("texts must be a Task or a sequence of strings.")
     return tuple(texts)
 
 
-def _read_kept(path: Path, key: str) -> Representations | None:
-    """Return the representations of an earlier pass if they are those asked for; say so if they are damaged."""
+def _read_earlier(path: Path, key: str) -> Representations | None:
+    """Return the representations of an earlier pass if their key is the same; log it if they are damaged."""
     if not path.is_file():
         return None
     try:
-        kept = Representations.load(path)
+        earlier = Representations.load(path)
     except NtpsError as error:
         logger.warning("%s The model runs again.", error)
         return None
-    return kept if kept.metadata.get("key") == key else None
+    return earlier if earlier.metadata.get("key") == key else None
 
 
-def _tell_losses(lengths: np.ndarray, tokenized: "Tokenized", max_length: int) -> None:
-    """Say how many texts were left out or cut."""
+def _log_losses(lengths: np.ndarray, tokenized: "Tokenized", max_length: int) -> None:
+    """Log how many texts were left out or cut."""
     if not lengths.all():
         logger.warning("%d of %d texts have no token and were left out.", int((lengths == 0).sum()), len(lengths))
     if tokenized.n_truncated:
@@ -175,7 +176,7 @@ def _run(
         width=model.width,
         prefix=settings.prefix,
         dtype=torch.float64 if model.dtype == "float64" else torch.float32,
-        device="cpu" if model.device.type == "mps" else model.device,  # which has no float64
+        device="cpu" if model.device.type == "mps" else model.device,  # MPS has no float64
         matmul_precision=settings.matmul_precision,
     )
     row_of = np.cumsum(lengths > 0) - 1  # row of each given text among those with tokens
@@ -199,7 +200,7 @@ def _run(
             except NonFiniteError as error:
                 index = int(batch[error.text])
                 raise NonFiniteError(error.layer, index, texts[index]) from None
-            except torch.cuda.OutOfMemoryError:  # it halves batches itself: not even one text fits
+            except torch.cuda.OutOfMemoryError:  # `update` halves batches itself, so not even one text fits
                 raise NtpsError(
                     f"the device has too little memory for the sums of a text of {int(lengths[batch].max())} tokens; "
                     "lower max_length or name fewer layers."

@@ -1,4 +1,4 @@
-"""What a pass is asked for: layers, lengths and batches, checked before anything runs."""
+"""The settings of a pass, checked before anything runs, and its plan: layers and batches."""
 
 import math
 import operator
@@ -20,15 +20,13 @@ STATE_DTYPES = ("float32", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class PassSettings:
-    """What shapes the representations, apart from model and texts.
+    """Settings of a pass: all that shapes representations but model and texts.
 
     Attributes:
         layers: Layer numbers, ascending.
-        max_length: Most tokens of a text.
-        pooling: `"mean"` or `"last"`: what represents a text.
-        prefix: `"sum"`, `"mean"` or `"last"`: the past of a token.
-        matmul_precision: See `ntps.core.NextTokenMoments`.
-        state_dtype: `"float32"` or `"float16"`: how pooled states are kept.
+        max_length: Largest number of tokens of a text.
+
+    The others are as for `ntps.collect`.
     """
 
     layers: tuple[int, ...]
@@ -52,7 +50,7 @@ class PassSettings:
     def key(self, model_fingerprint: str, dtype: str, texts_fingerprint: str) -> str:
         """Return a digest of all that the representations depend on: equal keys mean equal representations.
 
-        Batch size and device are left out: they change nothing but rounding.
+        Batch size and device are left out, as they affect rounding only.
         """
         parts = {"model": model_fingerprint, "dtype": dtype, "texts": texts_fingerprint, "version": __version__}
         return sha256_json({**self.to_dict(), **parts})
@@ -86,17 +84,17 @@ def parse_layers(layers: str | int | Sequence[int], n_layers: int) -> tuple[int,
 
 
 def layer_at(depth: float, n_layers: int) -> int:
-    """Return the layer at a share of the depth: 0 the embedding, 1 the last; halves round up."""
+    """Return the layer at a share of the depth: 0 is the embedding, 1 the last layer; halves round up."""
     return math.floor(depth * (n_layers - 1) + 0.5)
 
 
 def plan_batches(lengths: np.ndarray, batch_size: int, max_tokens: int = MAX_BATCH_TOKENS) -> list[np.ndarray]:
-    """Return batches of text indices, longest first (memory runs out at once, or not at all), without empty texts.
+    """Return batches of text indices without empty texts, longest first: memory runs out at once or not at all.
 
     Args:
-        lengths: (n,) tokens of each text.
-        batch_size: Most texts in a batch.
-        max_tokens: Most tokens in a batch, padding included; one text always fits.
+        lengths: (n,) number of tokens of each text.
+        batch_size: Largest number of texts in a batch.
+        max_tokens: Largest number of tokens in a batch, padding included; a single text may exceed it.
     """
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]

@@ -1,4 +1,4 @@
-"""The processes that torchrun started: who reads which batch, and how sums and decisions are shared."""
+"""The processes that torchrun started: which batches each reads, and how they share sums and decisions."""
 
 import atexit
 import os
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def is_main_process() -> bool:
-    """Return whether this process, of several, is the one that reports and writes."""
+    """Return whether this process is the one that reports and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -48,7 +48,7 @@ class Processes:
         return batches[self.rank :: self.count]
 
     def all_agree(self, decide: Callable[[], T | None]) -> T | None:
-        """Return `decide()` where it gives a value in every process, and `None` in all of them otherwise.
+        """Return `decide()` if it gives a value in every process, otherwise `None` in all of them.
 
         The main process decides first and the others follow, so that no process waits for a pass that another skips.
         """
@@ -60,14 +60,14 @@ class Processes:
         return value if self._sum(int(value is not None)) == self.count else None
 
     def add(self, rows: np.ndarray) -> None:
-        """Add an array of all processes to it, in place: each text was read by one, the others hold zeros."""
+        """Replace an array by its sum over processes: one process has read a text, the others hold zeros for it."""
         if self.count > 1:
             total = torch.from_numpy(rows.astype(np.float32)).to(self.device)
             torch.distributed.all_reduce(total)
             rows[...] = total.cpu().numpy()
 
     def any(self, flag: bool) -> bool:
-        """Return whether any process says so."""
+        """Return whether the flag is set in any process."""
         return flag if self.count == 1 else self._sum(int(flag)) > 0
 
     def _sum(self, number: int) -> int:
@@ -77,6 +77,6 @@ class Processes:
 
 
 def _leave() -> None:
-    """Close the process group: its threads must be joined before the interpreter ends, or it may abort."""
+    """Close the process group, whose threads must be joined before the interpreter ends, or it may abort."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a pass of a model over texts leaves: pooled states of every text and next-token moments, without any label."""
+"""The result of a pass: pooled states of every text and next-token moments, without any label."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Representations:
     Attributes:
         states: (S, n, d) pooled states of S layers and the n texts that have tokens, float32 or float16;
             memory-mapped beyond 1 GB.
-        next_token: C0 and C1 of the same layers.
+        next_token: Next-token moments of the same layers.
         text_index: (n,) index of each of those texts among the given ones.
-        lengths: (n_given,) tokens of each given text after cutting; 0 for a text without tokens.
-        metadata: What made them: model, revision, dtype, settings, key, version; JSON values.
+        lengths: (n_given,) number of tokens of each given text after cutting; 0 for a text without tokens.
+        metadata: Origin of the representations as JSON values: model, revision, dtype, settings, key, version.
         task: The task whose texts they are, with its labels, or `None`.
     """
 
@@ -136,7 +136,7 @@ class Representations:
 
 
 def allocate_states(shape: tuple[int, int, int], dtype: str) -> np.ndarray:
-    """Return zeros for pooled states: in memory, or in a temporary file that goes with the array beyond 1 GB."""
+    """Return zeros for pooled states: in memory, or beyond 1 GB in a temporary file that goes when the array does."""
     if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize <= IN_MEMORY:
         return np.zeros(shape, dtype=dtype)
     file = tempfile.TemporaryFile()  # noqa: SIM115  the array holds it

@@ -13,8 +13,8 @@ from ntps.core import HeldOut
 from ntps.core.moments import PREFIXES
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.models import Representations
-from ntps.models.load import DTYPES
 from ntps.models.plan import layer_at
+from ntps.models.pretrained import DTYPES
 from ntps.scoring import LayerScore, ScoreSettings, assign_folds, labels_of, score_layers
 from ntps.scoring.measures import transferability
 from ntps.scoring.reading import ranks_at

@@ -19,13 +19,13 @@ from ntps.errors import NtpsError
 from ntps.models import checkpoints, presets
 from ntps.models.language_model import gives_logits, without_head
 from ntps.models.load import (
-    DTYPES,
     has_language_model_head,
     list_models,
     load_model,
     max_positions,
     model_fingerprint,
 )
+from ntps.models.pretrained import DTYPES
 
 TEXTS = ["The film was good.", "a dull story, and worse", "we liked it", "the"]
 
@@ -370,7 +370,6 @@ def test_whether_a_head_will_load_is_known_beforehand(kind, bare, request, tmp_p
         without_head(network).save_pretrained(path)
     expected = not bare or kind == "gpt2"  # GPT-2's head shares the embedding's weights
     assert has_language_model_head(path) is expected
-    assert has_language_model_head(path, random_weights=True)
     assert load_model(path, random_weights=True, head=True).has_head
     assert not load_model(path).has_head
     if expected:

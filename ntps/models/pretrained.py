@@ -1,0 +1,216 @@
+"""Read configurations, tokenizers and networks with transformers, and say in one sentence why one did not load."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ntps import _hub
+from ntps.errors import NtpsError, one_of
+from ntps.models import checkpoints
+from ntps.models.checkpoints import ModelLocation
+from ntps.models.language_model import check_tokenizer
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Options of `load_model` but the tokenizer."""
+
+    revision: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    device_map: Any = None
+    trust_remote_code: bool = False
+    gguf_file: str | None = None
+    random_weights: bool = False
+    seed: int | None = None
+    head: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            one_of(self.dtype, DTYPES, "dtype")
+        if self.device is not None and self.device_map is not None:
+            raise NtpsError(
+                f"device ({self.device!r}) and device_map ({self.device_map!r}) exclude each other; give one."
+            )
+        if self.random_weights and self.device_map is not None:
+            raise NtpsError("random_weights cannot be spread with device_map; give device.")
+        if self.seed is not None and not self.random_weights:
+            raise NtpsError(f"seed is {self.seed!r}, which has no meaning without random_weights=True.")
+
+    def refuse(self, names: tuple[str, ...], what: str) -> None:
+        """Refuse those of the named options that differ from their defaults."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in names and value != option.default:
+                raise NtpsError(f"{option.name} is {value!r}, which has no meaning for {what}.")
+
+    @property
+    def seed_note(self) -> str:
+        """Substitute for the weights in the fingerprint of a model with random ones."""
+        return f"random weights, seed {self.seed or 0}"
+
+
+def read_config(location: ModelLocation, options: LoadOptions) -> tuple[Any, str | None]:
+    """Load and check a model's configuration.
+
+    Returns:
+        The configuration, and for a hub model the commit it was read at, at which everything else is read too.
+    """
+    from transformers import AutoConfig
+
+    file = location.gguf_file or "config.json"
+    keywords = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    config = _read(location, "configuration", AutoConfig.from_pretrained, keywords, [file])
+    checkpoints.check_causal(config, location.name)
+    return config, None if location.local else _hub.cached_commit(location.path, file, options.revision)
+
+
+def read_tokenizer(location: ModelLocation, revision: str | None, trust_remote_code: bool) -> Any:
+    """Load the tokenizer of a directory or repository, or the one its preset names, and check that it gives ids."""
+    from transformers import AutoTokenizer
+
+    if location.preset and location.preset.tokenizer:
+        return resolve_tokenizer(location, location.preset.tokenizer, trust_remote_code)
+    # Without these files transformers would make do with whatever an interrupted download has left in the cache.
+    files = [location.gguf_file] if location.gguf_file else ["tokenizer_config.json", "tokenizer.json"]
+    keywords = {"revision": revision, "trust_remote_code": trust_remote_code}
+    return check_tokenizer(_read(location, "tokenizer", AutoTokenizer.from_pretrained, keywords, files), location.name)
+
+
+def resolve_tokenizer(location: ModelLocation, tokenizer: Any, trust_remote_code: bool) -> Any:
+    """Return a tokenizer that the user gave, an object or a name or directory, after checking that it gives ids."""
+    if not isinstance(tokenizer, str | os.PathLike):
+        return check_tokenizer(tokenizer, location.name)
+    name, path = os.fspath(tokenizer), Path(tokenizer).expanduser()
+    kind = "directory" if path.is_dir() else "hub"
+    tokenizer_location = ModelLocation(kind=kind, name=name, path=str(path) if path.is_dir() else name)
+    return read_tokenizer(tokenizer_location, None, trust_remote_code)
+
+
+def _factory(config: Any, head: bool) -> Any:
+    """Return the class of transformers that builds a network from its configuration.
+
+    A repository's own code may have a causal language model but no `AutoModel` (OpenELM).
+    """
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    classes = getattr(config, "auto_map", None) or {}
+    no_base = "AutoModelForCausalLM" in classes and "AutoModel" not in classes
+    return AutoModelForCausalLM if head or no_base else AutoModel
+
+
+def random_network(
+    config: Any, *, head: bool = False, seed: int = 0, dtype: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """Build an architecture with random weights; torch's random state is restored afterwards.
+
+    Args:
+        config: Its transformers configuration.
+        head: Whether to build the language-model head too.
+        seed: Seed of the weights.
+        dtype: Name of the weights' type; None or "auto" is the configuration's, or float32 if it names none.
+        trust_remote_code: Whether to run code from the model's repository.
+    """
+    import torch
+
+    torch_dtype = config.dtype if dtype in {None, "auto"} else getattr(torch, dtype or "")
+    with _hub.quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _factory(config, head).from_config(
+            config, dtype=torch_dtype or torch.float32, trust_remote_code=trust_remote_code
+        )
+
+
+def read_network(
+    location: ModelLocation, config: Any, options: LoadOptions, *, revision: str | None, dtype: str
+) -> Any:
+    """Load the weights and check that none is missing; revision and dtype are the resolved ones of the options.
+
+    Raises:
+        NtpsError: If they are damaged, do not fit the configuration, or lack parameters.
+    """
+    keywords: dict[str, Any] = {
+        "revision": revision,
+        "dtype": dtype,
+        "device_map": options.device_map,
+        "trust_remote_code": options.trust_remote_code,
+        "config": None if location.gguf_file else config,
+        "output_loading_info": True,
+    }
+    network, report = _read(location, "weights", _factory(config, options.head).from_pretrained, keywords)
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        raise NtpsError(
+            f"{location.name}: the weights lack {len(missing)} of the model's parameters (first: {missing[0]}), "
+            "which would stay random; the checkpoint belongs to another architecture or is incomplete."
+        )
+    return network
+
+
+def _read(
+    location: ModelLocation,
+    noun: str,
+    from_pretrained: Callable[..., Any],
+    keywords: dict[str, Any],
+    files: Sequence[str] = (),
+) -> Any:
+    """Read something from disk, the local cache or the hub, quietly, and turn failures into sentences.
+
+    The hub is asked only for what the cache lacks, or for a branch or tag, which may have moved.
+
+    Args:
+        location: Location of the model.
+        noun: Noun for what is read, for messages.
+        from_pretrained: The method of transformers that reads it.
+        keywords: Its keyword arguments; those that are None are left out.
+        files: Files without which the cached copy is incomplete.
+
+    Raises:
+        NtpsError: If it cannot be loaded.
+    """
+    keywords = {key: value for key, value in keywords.items() if value is not None}
+    if location.gguf_file:
+        keywords["gguf_file"] = location.gguf_file
+    answers = None
+    try:
+        with _hub.quiet():
+            if location.local:
+                return from_pretrained(location.path, **keywords)
+            if _hub.is_cached(location.path, files, keywords.get("revision")):
+                with suppress(OSError):
+                    return from_pretrained(location.path, local_files_only=True, **keywords)
+            answers = _hub.reachable()
+            return from_pretrained(location.path, local_files_only=not answers, **keywords)
+    except (NtpsError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        if answers is False and isinstance(error, OSError):
+            raise NtpsError(
+                f"model {location.name!r} cannot be loaded: {_hub.why_not_found('it')}; use a local directory or a "
+                f"bundled model (`ntps list` names them).{checkpoints.did_you_mean(location.name)}"
+            ) from error
+        raise NtpsError(f"{location.name}: {_reason(error, noun)}") from error
+
+
+def _reason(error: Exception, noun: str) -> str:
+    """Return a sentence that says why transformers did not load something."""
+    text = " ".join(str(error).split())
+    lowered = text.lower()
+    if "trust_remote_code" in text:
+        return "the model needs code from its own repository; read that code, then pass trust_remote_code=True."
+    if "gated" in lowered:
+        return "the model is gated; request access on its page on the hub, then log in with `hf auth login`."
+    if "not a valid model identifier" in lowered or "repository not found" in lowered:
+        return "no such model on the hub, or it is private; check the spelling, or log in with `hf auth login`."
+    if "does not recognize this architecture" in lowered:
+        return f"transformers does not know this architecture ({text[:160]}...)."
+    if "gguf" in lowered and isinstance(error, ImportError):
+        return "reading GGUF files needs the package gguf; install ntps[gguf]."
+    return f"the {noun} cannot be loaded ({text[:300].rstrip('.') or type(error).__name__})."
