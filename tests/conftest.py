@@ -81,3 +81,8 @@ def fake_miniworld(monkeypatch, tiny_llama):
     monkeypatch.setitem(sys.modules, "ntps.miniworld", fake)
     monkeypatch.setattr(ntps, "miniworld", fake, raising=False)
     return fake
+
+
+def pytest_collection_modifyitems(items):
+    """Start with what is slow, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
