@@ -1,4 +1,4 @@
-"""Frozen results: what a score is, as numbers, as a table for a terminal or a notebook, as JSON."""
+"""The results of scoring, frozen: as numbers, as tables for a terminal or a notebook, as JSON."""
 
 import html
 import json
@@ -48,7 +48,7 @@ class LayerScore:
         null: `ntps` and `explained` under shuffled labels, each a mapping as `Null.to_dict`.
         interval: By quantity (`ntps`, `explained`, `retained`, `explained_heldout`, `ceiling_heldout`), a mapping with
             `low`, `high` and `standard_error`: 95 % intervals; those of held-out shares come with folds.
-        control: The same quantities of the architecture with fresh weights.
+        control: The same quantities for the architecture with random weights.
         curve: Lists over `k_v`: `ntps`, `excess_loss`, `explained` and, with folds, `explained_heldout`. With the
             official convention `fraction` and `ntps`.
     """
@@ -82,30 +82,35 @@ class LayerScore:
 
     @property
     def through_v(self) -> float:
-        """The share of label variance explained through V, held out where folds were kept."""
+        """The share of label variance explained through V, on held-out folds if there are any."""
         return self.explained if self.explained_heldout is None else self.explained_heldout
 
     @property
-    def headline(self) -> float:
-        """The number to quote: what all d directions explain on held-out folds; without folds, what V's explain.
+    def through_all(self) -> float:
+        """The share of label variance explained by all d directions, on held-out folds if there are any."""
+        return self.ceiling if self.ceiling_heldout is None else self.ceiling_heldout
 
-        Of the quantities tried it goes best with a linear probe's accuracy on tasks and models that it was not tuned on
-        (`python -m benchmarks.default_quantity`). In sample it would be near 1 for any labels of fewer texts than
-        directions, so without folds the share through the few directions of V stands in.
+    @property
+    def headline(self) -> float:
+        """The number to quote: the share explained by all d directions on held-out folds; without folds, through V.
+
+        Of the quantities tried, it correlates best with a linear probe's accuracy on tasks and models that it was not
+        tuned on (`python -m benchmarks.default_quantity`). In sample it would be near 1 for any labels of fewer texts
+        than directions, so without folds the share through the few directions of V takes its place.
         """
         return self.explained if self.ceiling_heldout is None else self.ceiling_heldout
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class ScoreResult:
-    """The scores of a model's layers on one task, with what made them.
+    """The scores of a model's layers on one task, with their settings and origin.
 
     Attributes:
         layers: One `LayerScore` per layer.
         convention: `"theory"` or `"official"`.
-        n_texts: Texts used.
-        n_tokens: Tokens of those texts.
-        n_classes: Classes of the task.
+        n_texts: Number of texts scored.
+        n_tokens: Number of their tokens.
+        n_classes: Number of classes.
         settings: Every option that shaped the numbers.
         metadata: Model, revision, dtype, task fingerprint, package version.
     """
@@ -130,14 +135,14 @@ class ScoreResult:
 
     @property
     def held_out(self) -> bool:
-        """Whether explained shares were also judged on held-out folds."""
+        """Whether explained shares were also computed on held-out folds."""
         return self.layers[0].explained_heldout is not None
 
     @cached_property
     def best(self) -> LayerScore:
-        """The layer of the largest `headline`: it explains most of the labels on held-out folds.
+        """The layer with the largest `headline`.
 
-        It is chosen on the data it is reported on: with few texts, read it with that in mind.
+        It is chosen on the data that it is reported on, which flatters it when texts are few.
         """
         return max(self.layers, key=lambda layer: (not math.isnan(layer.headline), layer.headline))
 
@@ -159,10 +164,10 @@ class ScoreResult:
             row = {key: value for key, value in asdict(scored).items() if key not in _NESTED}
             for kind, (lower, upper) in scored.bounds.items():
                 row[f"bound_{kind}_lower"], row[f"bound_{kind}_upper"] = lower, upper
-            for name, part in (scored.null or {}).items():
-                row |= {f"{name}_shuffled": part["mean"], f"{name}_z": part["z"], f"{name}_p": part["p_value"]}
-            for name, part in (scored.interval or {}).items():
-                row[f"{name}_low"], row[f"{name}_high"] = part["low"], part["high"]
+            for name, null in (scored.null or {}).items():
+                row |= {f"{name}_shuffled": null["mean"], f"{name}_z": null["z"], f"{name}_p": null["p_value"]}
+            for name, interval in (scored.interval or {}).items():
+                row[f"{name}_low"], row[f"{name}_high"] = interval["low"], interval["high"]
             for name, value in (scored.control or {}).items():
                 row[f"{name}_random"] = value
             rows.append(row)
@@ -197,7 +202,7 @@ class ScoreResult:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
 
     def to_text(self) -> str:
-        """Return a table of at most 80 columns and sentences that read it."""
+        """Return a table of at most 80 columns and sentences that explain it."""
         columns = self._columns()
         lines = ["  layer" + "".join(f"{name:>{width}}" for name, width, _ in columns)]
         room = min(80 - len(lines[0]) - 2, BAR_WIDTH)
@@ -237,7 +242,7 @@ class ScoreResult:
         return "ceiling_heldout" if self.held_out else "explained"
 
     def sentence(self) -> str:
-        """Say what the best layer's numbers mean."""
+        """Return what the best layer's numbers mean, in words."""
         best = self.best
         if self.convention == "official":
             score = f"NTPS by the released code's procedure averages {fixed(best.ntps)} over its 19 fractions"
@@ -247,16 +252,17 @@ class ScoreResult:
         share = percent(best.headline)
         if _known(ends):
             share += f" [{percent(ends['low'])}, {percent(ends['high'])}]"
-        used = f"{best.k_v} directions that next-token prediction uses most"
+        used = "that next-token prediction uses most"
         if self.held_out:
             text = (
                 f"* Layer {best.layer} is best: a linear readout of all {best.d} directions explains {share} of the "
-                f"label variance on held-out texts, of the {used} {percent(best.through_v)}. {score}"
+                f"label variance on held-out texts; a readout of the {best.k_v} {used} explains "
+                f"{percent(best.through_v)}. {score}"
             )
         else:
             text = (
-                f"* Layer {best.layer} is best: a linear readout of the {used} explains {share} of the label variance "
-                f"in sample; all {best.d} explain {percent(best.ceiling)}. {score}"
+                f"* Layer {best.layer} is best: a linear readout of the {best.k_v} directions {used} explains {share} of "
+                f"the label variance in sample; a readout of all {best.d} explains {percent(best.ceiling)}. {score}"
             )
         if best.null is not None:
             ntps, explained = best.null["ntps"], best.null["explained"]
@@ -266,7 +272,7 @@ class ScoreResult:
             )
         text += "."
         if best.control is not None:
-            text += f" Fresh weights explain {percent(best.control[self._headline])}."
+            text += f" Random weights explain {percent(best.control[self._headline])}."
         return text
 
     def _title(self) -> str:
