@@ -39,7 +39,7 @@ def run(
     folds: shared.Folds = "auto",
     permutations: Annotated[int, typer.Option(help="Also score this many shuffles of the labels: z and p.")] = 0,
     intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals over folds, V held fixed.")] = False,
-    control: Annotated[bool, typer.Option("--control", help="Also score fresh weights of the architecture.")] = False,
+    control: Annotated[bool, typer.Option("--control", help="Also score random weights of the architecture.")] = False,
     k_u: Annotated[int | None, typer.Option("--k-u", help="Perception rank.  [default: rank of X]")] = None,
     k_v: Annotated[int | None, typer.Option("--k-v", help="Next-token rank.  [default: max(k_u, d/8)]")] = None,
     convention: Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")] = "theory",
@@ -48,11 +48,13 @@ def run(
     state_dtype: Annotated[str, typer.Option(help="Pooled states in float32, or float16: half the size.")] = "float32",
     output: Annotated[Path | None, typer.Option(help="Write a report here; its pass is used again.")] = None,
     json_file: shared.JsonFile = None,
-    seed: Annotated[int, typer.Option(help="Seed of sample, folds, permutations and fresh weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sample, folds, permutations and random weights.")] = 0,
     revision: shared.Revision = None,
     tokenizer: shared.Tokenizer = None,
     trust_remote_code: shared.TrustRemoteCode = False,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Fresh weights instead.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Random weights instead of the model's.")
+    ] = False,
     quiet: shared.Quiet = False,
 ) -> None:
     """Score a causal language model on a labelled text set, layer by layer."""
@@ -104,7 +106,7 @@ def run(
         seed=seed,
     )
     representations: list[Representations] = []
-    for fresh in (random_weights, True) if control else (random_weights,):
+    for with_random_weights in (random_weights, True) if control else (random_weights,):
         loaded = load_model(
             model,
             tokenizer=tokenizer,
@@ -113,8 +115,8 @@ def run(
             device=device,
             device_map=device_map,
             trust_remote_code=trust_remote_code,
-            random_weights=fresh,
-            seed=seed if fresh else None,
+            random_weights=with_random_weights,
+            seed=seed if with_random_weights else None,
         )
         folder = output if output is None or not representations else output / "control"
         representations.append(

@@ -31,7 +31,7 @@ def run(
     folds: Annotated[int, typer.Option(help="Folds of held-out shares, intervals and probes.")] = 5,
     permutations: Annotated[int, typer.Option(help="Shuffles of the labels for the null.")] = 200,
     seeds: Annotated[int, typer.Option(help="Repetitions, each with samples and folds of its own.")] = 1,
-    control: Annotated[bool, typer.Option("--control/--no-control", help="Also fresh weights.")] = True,
+    control: Annotated[bool, typer.Option("--control/--no-control", help="Also random weights.")] = True,
     measure_layers: Annotated[str, typer.Option(help="Probes and measures at 'default' layers, or 'all'.")] = "default",
     prefix: shared.Prefix = "sum",
     center: shared.Center = False,

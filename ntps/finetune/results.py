@@ -146,17 +146,14 @@ class LoraResult:
         """Columns of rows (layer before, layer after)."""
         share = "held out" if self.before.score.held_out else "explained"
 
-        def ceiling(layer: Any) -> float:
-            return layer.ceiling if layer.ceiling_heldout is None else layer.ceiling_heldout
-
         return (
             Column("layer", lambda row: str(row[0].layer)),
             Column("NTPS before", lambda row: row[0].ntps),
             Column("after", lambda row: row[1].ntps),
             Column(f"{share} before", lambda row: row[0].through_v),
             Column("after", lambda row: row[1].through_v),
-            Column("ceiling before", lambda row: ceiling(row[0])),
-            Column("after", lambda row: ceiling(row[1])),
+            Column("ceiling before", lambda row: row[0].through_all),
+            Column("after", lambda row: row[1].through_all),
         )
 
     def sentence(self) -> str:

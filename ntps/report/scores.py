@@ -151,13 +151,9 @@ def _contents(sections: Sequence[dict[str, Any]]) -> Markup:
         Column("NTPS", of_best("ntps")),
         Column("chance", of_best("chance")),
         Column("explained", of_best("through_v")),
-        Column("ceiling", lambda section: _ceiling(section["best"])),
+        Column("ceiling", of_best("through_all")),
     ]
     return html_table(columns, sections)
-
-
-def _ceiling(scored: LayerScore) -> float:
-    return scored.ceiling if scored.ceiling_heldout is None else scored.ceiling_heldout
 
 
 def _layer_columns(result: ScoreResult) -> list[Column]:

@@ -1,4 +1,4 @@
-"""Intervals of a layer's numbers from folds: over held-out folds, and by leaving out one fold after another."""
+"""Intervals of a layer's numbers: from the spread over held-out folds, and by leaving out one fold after another."""
 
 import math
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def layer_intervals(solved: Solved, k_u: int, k_v: int, *, confidence: float = 0
 
 
 def _values(solved: Solved, k_u: int, k_v: int) -> dict[str, float]:
-    """Return what has a jackknife interval, at ranks within what the solution has."""
+    """Return the quantities that have a jackknife interval; without a fold the rank of U may be smaller."""
     k_u = min(k_u, solved.U.vectors.shape[1])
     return {"ntps": solved.ntps_at(k_u, k_v), "explained": solved.r2_at(k_v), "retained": solved.retained_at(k_v)}
 

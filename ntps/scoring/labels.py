@@ -1,4 +1,4 @@
-"""Which texts of a pass have a label, of which class, and in which fold they are held out."""
+"""The labels of a pass's texts, and the folds in which these are held out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from ntps.tasks.columns import read_labels
 from ntps.tasks.tables import Table
 
 DEFAULT_FOLDS = 5
+LabelSource = str | LabelColumn | Sequence[Any] | np.ndarray | None  # see `labels_of`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Labels:
-    """Labels of the texts of a pass that have one.
+    """Labels of those texts of a pass that have one.
 
     Attributes:
         name: Name of the label column.
@@ -50,16 +51,13 @@ class Labels:
         return states if len(self.rows) == len(states) else states[self.rows]
 
 
-def labels_of(
-    representations: Representations, labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None
-) -> Labels:
+def labels_of(representations: Representations, labels: LabelSource = None) -> Labels:
     """Return the labels to score representations against.
 
     Args:
         representations: From `ntps.collect`.
         labels: `None` for the first label column of the task they were collected from, the name of one of its columns,
-            a `LabelColumn`, or one label for each given text: integers, strings or booleans, `None` where a text has
-            none.
+            a `LabelColumn`, or one label per given text: integers, strings or booleans, `None` where a text has none.
 
     Raises:
         NtpsError: If there are no such labels, their number does not fit, or no text has one.
@@ -89,7 +87,7 @@ def labels_of(
 
 
 def _read_given(labels: Any) -> LabelColumn:
-    """Return labels in memory as a column."""
+    """Return labels in memory as a label column."""
     try:
         values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     except TypeError:
@@ -102,16 +100,15 @@ def _read_given(labels: Any) -> LabelColumn:
 def assign_folds(labels: np.ndarray, folds: int | str = "auto", *, seed: int = 0) -> np.ndarray | None:
     """Return the fold (n,) of each text, stratified: every class is spread evenly, at random.
 
-    scikit-learn's `StratifiedKFold` warns about every class of fewer texts than folds; here they are spread as far as
-    they go.
+    A class may have fewer texts than there are folds, about which scikit-learn's `StratifiedKFold` would warn.
 
     Args:
         labels: (n,) class numbers.
-        folds: Number of folds; 0 for none; `"auto"` for 5, or as many as the largest class has texts (0 if that is 1).
+        folds: Number of folds; 0 for none; `"auto"` for 5, or the size of the largest class if smaller (none if 1).
         seed: Seed of the shuffle.
 
     Returns:
-        The folds, or `None` for none.
+        The fold numbers from 0, or `None` without folds.
 
     Raises:
         NtpsError: If the number is 1, negative, or above the size of the largest class.
@@ -126,7 +123,9 @@ def assign_folds(labels: np.ndarray, folds: int | str = "auto", *, seed: int = 0
     if not 2 <= folds <= largest:
         raise NtpsError(f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the largest class's size.")
     order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # by class, shuffled within; folds then go round and round
+    order = order[
+        np.argsort(labels[order], kind="stable")
+    ]  # by class, shuffled within each; folds are then dealt in turn
     assigned = np.empty(len(labels), dtype=np.int64)
     assigned[order] = np.arange(len(labels)) % folds
     return assigned

@@ -1,6 +1,6 @@
-"""Measures of how well features suit labels that need no gradient training: LogME, H-score, reduced-rank R^2.
+"""Transferability: measures of how well features suit labels that need no training: LogME, H-score, reduced-rank R^2.
 
-They read the same pooled features as the probes and the score. Range, and what leaves each measure unchanged:
+They read the same pooled features as the probes and the score. The range of each, and the effect of rescaling:
 
 | measure | range | scale of all features | scale of one feature | shift |
 |---|---|---|---|---|
@@ -99,8 +99,8 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
 def h_score(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | str | None = None) -> float:
     """H-score: tr(cov(f)^-1 cov(E[f | y])) (Bao et al., ICIP 2019), in [0, classes - 1].
 
-    The variance between classes in coordinates where the features are white, which for one-hot labels is the sum of
-    squared canonical correlations; with few texts it approaches its maximum whatever the labels. Shrinkage (Ibrahim et
+    It is the variance between classes in coordinates where the features are white: for one-hot labels, the sum of
+    squared canonical correlations. With few texts it approaches its maximum whatever the labels. Shrinkage (Ibrahim et
     al., 2021, "Newer is not always better") replaces cov(f) by (1 - a) cov(f) + a tr(cov(f)) / d I and the
     between-class covariance by (1 - a) times itself, with the Ledoit-Wolf a. Without shrinkage the pseudo-inverse is
     used, with a tolerance relative to each feature's variance, so that features that are constant or copies of others
@@ -112,7 +112,7 @@ def h_score(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | str | 
         shrinkage: `None`, `"ledoit-wolf"`, or the number a in [0, 1].
 
     Raises:
-        NtpsError: If shapes or values are unusable, all features are constant, or `shrinkage` is none of the above.
+        NtpsError: If shapes or values are unusable, all features are constant, or `shrinkage` is invalid.
     """
     x, y = check_features(features, labels)
     mean, scale = column_scaling(x)
@@ -189,15 +189,14 @@ def reduced_rank_r2(
 
 
 def transferability(
-    features: ArrayLike, labels: ArrayLike, *, folds: Folds = "auto", rank: int | None = None, random_state: int = 0
+    features: ArrayLike, labels: ArrayLike, *, folds: Folds = "auto", random_state: int = 0
 ) -> dict[str, float | None]:
-    """Return the linear probe and all measures of one set of features as one flat dictionary, the row of a study.
+    """Return the linear probe and all measures of one set of features as one flat dictionary.
 
     Args:
         features: (n, d), finite, not all constant.
         labels: Class indices (n,), at least two different.
         folds: Folds of the probes and of `rrr_r2_heldout`, as in `linear_probe`.
-        rank: Rank of `rrr_r2` and `rrr_r2_heldout`; `None` is full rank.
         random_state: Seed of the folds.
 
     Returns:
@@ -206,7 +205,7 @@ def transferability(
         (Ledoit-Wolf), `knn_accuracy`, `rrr_r2` (in sample) and `rrr_r2_heldout`; what is not finite is `None`.
 
     Raises:
-        NtpsError: If shapes, values, rank or folds are unusable, or all features are constant.
+        NtpsError: If shapes, values or folds are unusable, or all features are constant.
     """
     probe = linear_probe(features, labels, folds=folds, random_state=random_state)
     names = ("accuracy", "balanced_accuracy", "macro_f1", "above_majority", "majority_rate", "r2", "mse")
@@ -216,8 +215,8 @@ def transferability(
         "h_score": h_score(features, labels),
         "h_score_shrunk": h_score(features, labels, shrinkage="ledoit-wolf"),
         "knn_accuracy": knn_accuracy(features, labels, folds=folds, random_state=random_state),
-        "rrr_r2": reduced_rank_r2(features, labels, rank=rank),
-        "rrr_r2_heldout": reduced_rank_r2(features, labels, rank=rank, folds=folds, random_state=random_state),
+        "rrr_r2": reduced_rank_r2(features, labels),
+        "rrr_r2_heldout": reduced_rank_r2(features, labels, folds=folds, random_state=random_state),
     }
     return jsonable(row)
 

@@ -1,8 +1,8 @@
-"""Shuffled labels: NTPS and explained share under permutations, with z and p.
+"""Permutation nulls: NTPS and explained share under shuffled labels, with z and p.
 
-No second pass over the texts: of all moments only X = E[x y^T] depends on which label goes with which text, and X of
-many permutations is one product of the pooled states with their shuffled one-hot labels. A permutation asks whether
-labels matter at all, and keeps the states as they are; it is the level that in-sample shares reach by fitting noise.
+They need no second pass over the texts: of all moments only X = E[x y^T] depends on which label goes with which text,
+and X of many permutations is one product of the pooled states with the shuffled one-hot labels. The null shows whether
+labels matter at all: it is the level that in-sample shares reach by fitting noise.
 """
 
 import math
@@ -23,11 +23,11 @@ _BLOCK = 8_000_000  # numbers of one product held at once
 
 @dataclass(frozen=True, kw_only=True)
 class Null:
-    """One quantity beside its values under shuffled labels.
+    """One quantity, and its distribution under shuffled labels.
 
     Attributes:
         observed: The value with the labels as they are.
-        mean: Mean under shuffled labels: what fitting noise reaches.
+        mean: Mean under shuffled labels, the level that fitting noise reaches.
         std: Standard deviation under shuffled labels.
         z: (observed - mean) / std; NaN when the null does not vary.
         p_value: One-sided (large is evidence), (1 + hits) / (1 + permutations), in (0, 1].
@@ -98,7 +98,7 @@ def shuffled_labels(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndar
 
 
 def against_null(values: np.ndarray | Sequence[float]) -> Null:
-    """Set the first value against the others."""
+    """Return the null of the first value, whose permuted values are the others."""
     values = np.asarray(values, dtype=float)
     observed, null = float(values[0]), values[1:]
     if not np.isfinite(values).all():
@@ -124,7 +124,7 @@ def _layer_values(solved: Solved, labels: np.ndarray, k_u: int, k_v: int) -> tup
     x = solved.states.double()
     shifted = x - solved.pooled.mean_x
     M, V = solved.U.whitening, solved.V.vectors[:, :k_v]
-    perception = (shifted if solved.center else x) @ M.whiten  # (n, r): no direction drowns
+    perception = (shifted if solved.center else x) @ M.whiten  # (n, r)
     inside = shifted @ solved.centered.whiten @ nested_basis(solved.centered.half @ V)  # (n, k_v)
     basis = nested_basis(V)
     variance = float(solved.pooled.centered().yy.trace())

@@ -1,8 +1,8 @@
-"""Probes on pooled features: what a linear or nearest-neighbour reader gets from them, judged on held-out texts.
+"""Probes on pooled features: linear and nearest-neighbour classifiers, judged on held-out texts.
 
 The linear probe is the usual one (standardise, multinomial logistic regression with a cross-validated C); ridge
-regression on one-hot labels beside it gives a squared error; k nearest neighbours need no training. All are out of
-fold: every text is predicted by a probe that has not seen it, and the standardisation uses training texts alone.
+regression on one-hot labels gives a squared error beside it; k nearest neighbours need no training. Every text is
+predicted by a probe that has not seen it, and standardised by the training texts alone.
 Measures that need no probe are in `ntps.scoring.measures`.
 """
 
@@ -30,8 +30,8 @@ class ProbeResult:
     """How well a linear probe predicts texts it was not fitted on.
 
     Attributes:
-        accuracy: Share of texts whose class is predicted, in [0, 1].
-        balanced_accuracy: Mean over classes of the share of their texts that are predicted, in [0, 1].
+        accuracy: Share of texts whose class is predicted right, in [0, 1].
+        balanced_accuracy: Mean over classes of the share of their texts predicted right, in [0, 1].
         macro_f1: Mean over classes of F1, in [0, 1].
         above_majority: `accuracy - majority_rate`.
         majority_rate: Share of the most frequent class among the texts judged.
@@ -81,8 +81,8 @@ def linear_probe(
 ) -> ProbeResult:
     """Judge a linear probe out of fold.
 
-    In every fold C is chosen by log loss (accuracy ties on easy tasks) over `inner_folds` folds of the training texts,
-    and the chosen C is fitted on all of them; see `choose_c`. The ridge penalty is chosen by leave-one-out error.
+    In every fold, C is chosen by log loss (accuracy ties on easy tasks) over `inner_folds` folds of the training texts,
+    and the probe is then fitted on all of them; see `choose_c`. The ridge penalty is chosen by leave-one-out error.
     Accuracy, balanced accuracy and F1 are computed over all texts at once, not averaged over folds.
 
     A class absent from a fold's training texts is never predicted there, so its texts count as wrong; a class without
@@ -176,8 +176,8 @@ def knn_accuracy(
 def one_thread() -> AbstractContextManager[Any]:
     """Context in which BLAS and OpenMP use one thread.
 
-    Fits here are thousands of small products. Spread over threads on a machine that has other work, their barriers wait
-    for each other: measured with two cores, 41 s against 1 s.
+    A fit takes thousands of small products. Spread over threads on a busy machine, these wait for each other: measured
+    with two cores, 41 s against 1 s.
     """
     from threadpoolctl import threadpool_limits
 
@@ -272,7 +272,7 @@ def column_scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardize(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give every column mean 0 and variance 1 on `train`, and apply the same map to `test`; see `column_scaling`."""
+    """Scale columns to mean 0 and variance 1 on `train`, and apply the same map to `test`; see `column_scaling`."""
     mean, scale = column_scaling(train)
     return (train - mean) * scale, (test - mean) * scale
 
@@ -294,7 +294,7 @@ def choose_c(x: np.ndarray, y: np.ndarray, cs: Sequence[float], folds: int, seed
         seed: Seed of the folds.
 
     Returns:
-        The choice; the smallest candidate if there is nothing to choose from or by.
+        The chosen C; the smallest candidate if there is nothing to choose from, or no text to choose by.
     """
     sizes = np.bincount(y)
     folds = min(folds, int(sizes.max()))
@@ -303,9 +303,9 @@ def choose_c(x: np.ndarray, y: np.ndarray, cs: Sequence[float], folds: int, seed
     loss = np.full((folds, len(cs)), np.inf)
     smallest = np.finfo(np.float32).tiny
     for losses, (train, test) in zip(loss, make_folds(y, folds, seed), strict=True):
-        for i, probabilities in enumerate(_logistic_path(x[train], y[train], cs, x[test], len(sizes))):
-            losses[i] = -np.log(np.maximum(probabilities[np.arange(len(test)), y[test]], smallest)).mean()
-            if losses[i] > 1.02 * losses.min():  # past the minimum: weaker penalties only cost time
+        for index, probabilities in enumerate(_logistic_path(x[train], y[train], cs, x[test], len(sizes))):
+            losses[index] = -np.log(np.maximum(probabilities[np.arange(len(test)), y[test]], smallest)).mean()
+            if losses[index] > 1.02 * losses.min():  # past the minimum: weaker penalties only cost time
                 break
     return cs[int(loss.mean(0).argmin())]
 

@@ -1,4 +1,4 @@
-"""One way to count a permutation p-value, for nulls of scores, of rank correlations and of selections."""
+"""The permutation p-value of scores, rank correlations and selections."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ TIE = 1e-9  # permuted values this close to the observed one, relative to the la
 def permutation_p(observed: float, null: np.ndarray, *, two_sided: bool = False, exact: bool = False) -> float:
     """Return the share of permuted values at least as large as the observed one.
 
-    Equal arrangements give values that differ by rounding; within `TIE` they count as ties, which are hits. Random
-    permutations count the observed arrangement in, (1 + hits) / (1 + B), so that the p-value is never zero and the test
-    keeps its level (Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010).
+    Equal arrangements give values that differ by rounding; within `TIE` they count as ties, and ties as hits. With
+    random permutations the observed arrangement is counted too, (1 + hits) / (1 + B): then the p-value is never zero and
+    the test keeps its level (Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010).
 
     Args:
-        observed: The value as it is.
+        observed: The value of the data as they are.
         null: Values (B,) under permutation, B >= 1, finite.
-        two_sided: Compare absolute values.
-        exact: `null` holds every permutation, the observed one among them: hits / B.
+        two_sided: Whether to compare absolute values.
+        exact: Whether `null` holds every permutation, the observed one included; then the p-value is hits / B.
 
     Returns:
         The p-value, in (0, 1]; NaN if `observed` is.

@@ -1,4 +1,4 @@
-"""One pair of ranks, read off a solved layer."""
+"""Read the score at one pair of ranks off a solved layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +10,20 @@ from ntps.scoring.results import LayerScore
 
 
 def default_ranks(rank_u: int, rank_v: int, d: int) -> tuple[int, int]:
-    """Return the default (k_u, k_v): the rank of X, and max(k_u, round(d / 8)), within what exists."""
+    """Return the default (k_u, k_v): the rank of X, and max(k_u, round(d / 8)), at most the rank of V."""
     return rank_u, min(max(rank_u, round(d / 8), 1), rank_v)
 
 
 def ranks_at(shares: Sequence[float], solved: Solved) -> list[int]:
-    """Return the rank of V at each share of the width, at least 1 and within what exists."""
+    """Return the number of next-token directions at each share of the width, at least 1 and at most the rank of V."""
     return [min(max(1, round(share * solved.d)), solved.V.rank) for share in shares] if solved.V.rank else []
 
 
 def chosen_ranks(solved: Solved, k_u: int | None, k_v: int | None) -> tuple[int, int]:
-    """Return the ranks asked for, or the default ones.
+    """Return (k_u, k_v), by default those of `default_ranks`.
 
     Raises:
-        NtpsError: If one is below 1 or above what the layer has; the message gives the range.
+        NtpsError: If one is out of range; the message gives the range.
     """
     default_u, default_v = default_ranks(solved.U.rank, solved.V.rank, solved.d)
     ranks = (default_u if k_u is None else k_u, default_v if k_v is None else k_v)
@@ -35,7 +35,7 @@ def chosen_ranks(solved: Solved, k_u: int | None, k_v: int | None) -> tuple[int,
 
 
 def curve_ranks(rank_v: int, k_v: int) -> list[int]:
-    """Return 1, 2, 4, ..., rank_v and k_v, in order; nothing when there is no direction."""
+    """Return 1, 2, 4, ..., rank_v and k_v, in order; an empty list without directions."""
     if rank_v == 0:
         return []
     powers = {2**power for power in range(rank_v.bit_length()) if 2**power <= rank_v}

@@ -1,10 +1,8 @@
-"""From representations and labels to scores: each layer is solved once, and all that is asked for is read off."""
+"""From representations and labels to scores: each layer is solved once, and everything is read off its solution."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 
 from ntps.core import HeldOut, Solved, official_curve, solve_layer
@@ -12,11 +10,10 @@ from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
 from ntps.scoring.intervals import Interval, layer_intervals
-from ntps.scoring.labels import Labels, assign_folds, labels_of
+from ntps.scoring.labels import Labels, LabelSource, assign_folds, labels_of
 from ntps.scoring.nulls import LayerNull, layer_null
 from ntps.scoring.reading import chosen_ranks, curve_ranks, ranks_at, read_layer
 from ntps.scoring.results import LayerScore, ScoreResult
-from ntps.tasks import LabelColumn
 
 CONVENTIONS = ("theory", "official")
 CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout")
@@ -24,22 +21,7 @@ CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """What shapes a score, apart from representations and labels.
-
-    Attributes:
-        folds: Held-out folds; 0 for none; `"auto"` for 5, or as many as the largest class has texts.
-        seed: Seed of folds and permutations.
-        k_u: Perception rank; the rank of X by default, at most the number of classes. Directions beyond it are
-            arbitrary.
-        k_v: Next-token rank; max(k_u, round(d / 8)) by default.
-        center: Solve U and the excess loss from centred moments. Explained, ceiling and retained are always centred (a
-            readout with an intercept).
-        convention: `"theory"` (the paper's text), or `"official"`, the released code's procedure, which replaces
-            `ntps`, `chance` and `curve`; the losses have one definition and stay.
-        rtol: Relative tolerance of the decompositions; by default what fits the dtype of the sums.
-        permutations: Number of shuffles of the labels to score; 0 for none.
-        intervals: Whether to add jackknife intervals over folds, with V held fixed.
-    """
+    """Options of a score, apart from representations and labels: the arguments of `score` by the same names."""
 
     folds: int | str = "auto"
     seed: int = 0
@@ -60,19 +42,21 @@ class ScoreSettings:
         if self.rtol is not None and not 0 < self.rtol < 1:
             raise NtpsError(f"rtol is {self.rtol}; it must lie between 0 and 1.")
         if self.convention == "official" and (self.permutations or self.intervals):
-            raise NtpsError("permutations and intervals are of the theory's score; they need convention='theory'.")
+            raise NtpsError(
+                "permutations and intervals are defined for the theory's score only; they need convention='theory'."
+            )
         if self.intervals and isinstance(self.folds, int) and self.folds < 3:
             raise NtpsError(f"intervals leave out one fold at a time and need at least 3 folds, not {self.folds}.")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScoredLayer:
-    """A layer's solution and what was read off it.
+    """A layer's solution and its score.
 
     Attributes:
         solved: The solution.
         score: The score at the settings' ranks.
-        held_out: Held-out values at every rank of the curve and of the shares asked for; `None` without folds.
+        held_out: Held-out values at every rank of the curve and of the requested shares; `None` without folds.
     """
 
     solved: Solved
@@ -83,7 +67,7 @@ class ScoredLayer:
 def score(
     representations: Representations,
     *,
-    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None,
+    labels: LabelSource = None,
     control: Representations | None = None,
     layers: Sequence[int] | None = None,
     folds: int | str = "auto",
@@ -101,24 +85,24 @@ def score(
     Args:
         representations: From `ntps.collect`.
         labels: See `ntps.scoring.labels_of`; by default the first label column of the task.
-        control: Representations of the same texts by the same architecture with fresh weights
-            (`load_model(..., random_weights=True)`); its values go beside the model's.
+        control: Representations of the same texts by the same architecture with random weights
+            (`load_model(..., random_weights=True)`), whose values are given beside the model's.
         layers: Layer numbers; all by default.
-        folds: Held-out folds; 0 for none; `"auto"` for 5, or as many as the largest class has texts.
+        folds: Held-out folds; 0 for none; `"auto"` for 5, or the size of the largest class if smaller.
         seed: Seed of folds and permutations.
-        k_u: Perception rank; by default the rank of X, at most the number of classes.
+        k_u: Perception rank; by default the rank of X, at most the number of classes. Directions beyond that are
+            arbitrary.
         k_v: Next-token rank; by default max(k_u, round(d / 8)).
-        center: Solve U and the excess loss from centred moments.
-        convention: `"theory"` (the paper's text), or `"official"` (the released code's procedure).
-        rtol: Relative tolerance of the decompositions.
+        center: Whether to solve U and the excess loss from centred moments. Explained, ceiling and retained are always
+            centred (a readout with an intercept).
+        convention: `"theory"` (the paper's text), or `"official"`, the released code's procedure, which replaces
+            `ntps`, `chance` and `curve`; the losses have one definition and stay.
+        rtol: Relative tolerance of the decompositions; by default one that fits the dtype of the sums.
         permutations: Number of shuffles of the labels to score; 0 for none.
         intervals: Whether to add jackknife intervals over folds, with V held fixed.
 
-    Returns:
-        ScoreResult, frozen. Every option is explained at `ScoreSettings`.
-
     Raises:
-        NtpsError: If an option, rank or layer is out of range, the labels do not fit, the control is of other texts or
+        NtpsError: If an option, rank or layer is out of range, the labels do not fit, the control has other texts or
             layers, or the moments cannot be solved.
     """
     settings = ScoreSettings(
@@ -150,7 +134,7 @@ def score_task(
 
 def _score_labels(
     representations: Representations,
-    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None,
+    labels: LabelSource,
     settings: ScoreSettings,
     control: Representations | None,
     layers: Sequence[int] | None,
@@ -160,11 +144,11 @@ def _score_labels(
     resolved = labels_of(representations, labels)
     scored = [row.score for row in score_layers(representations, resolved, settings, layers=layers)]
     if control is not None:
-        plain = replace(settings, permutations=0, intervals=False)
-        fresh = score_layers(control, labels_of(control, labels), plain, layers=layers)
+        values_only = replace(settings, permutations=0, intervals=False)
+        of_control = score_layers(control, labels_of(control, labels), values_only, layers=layers)
         scored = [
             replace(pretrained, control={name: getattr(random.score, name) for name in CONTROLLED})
-            for pretrained, random in zip(scored, fresh, strict=True)
+            for pretrained, random in zip(scored, of_control, strict=True)
         ]
     return score_result(representations, resolved, settings, scored)
 
@@ -172,27 +156,27 @@ def _score_labels(
 def score_result(
     representations: Representations, labels: Labels, settings: ScoreSettings, scored: Sequence[LayerScore]
 ) -> ScoreResult:
-    """Return scored layers with what made them."""
+    """Combine scored layers with their settings and origin."""
     metadata = dict(representations.metadata)
     task = representations.task
     if task is not None:
-        plain = [column.name for column in task.columns] == [labels.name]  # its only labels
+        only_labels = [column.name for column in task.columns] == [labels.name]
         metadata |= {
-            "task": task.name if plain else f"{task.name}:{labels.name}",
+            "task": task.name if only_labels else f"{task.name}:{labels.name}",
             "task_fingerprint": task.fingerprint,
             "task_source": task.source,
         }
     n_tokens = int(representations.lengths[representations.text_index[labels.rows]].sum())
     fold_of = assign_folds(labels.values, settings.folds, seed=settings.seed)
     n_folds = 0 if fold_of is None else int(fold_of.max()) + 1
-    own = {name: value for name, value in asdict(settings).items() if name != "convention"}
+    scoring = {name: value for name, value in asdict(settings).items() if name != "convention"}
     return ScoreResult(
         layers=tuple(scored),
         convention=settings.convention,
         n_texts=len(labels.values),
         n_tokens=n_tokens,
         n_classes=labels.n_classes,
-        settings={**metadata.pop("settings", {}), **own, "folds": n_folds},
+        settings={**metadata.pop("settings", {}), **scoring, "folds": n_folds},
         metadata={
             **metadata,
             "label_column": labels.name,
@@ -210,15 +194,14 @@ def score_layers(
     layers: Sequence[int] | None = None,
     shares: Sequence[float] = (),
 ) -> Iterator[ScoredLayer]:
-    """Solve layers one after another and yield each solution with its score, for those who need more than the score.
+    """Solve layers one after another and yield each solution with its score.
 
     Args:
         representations: From `ntps.collect`.
         labels: From `labels_of`.
         settings: See `ScoreSettings`.
         layers: Layer numbers; all by default.
-        shares: Ranks of V, as shares of the width in (0, 1], at which held-out values are wanted beside those of the
-            curve.
+        shares: Further ranks at which to compute held-out values, as shares of the width in (0, 1].
 
     Raises:
         NtpsError: As `score`.
@@ -242,16 +225,16 @@ def score_layers(
             null = layer_null(solved, scored.k_u, scored.k_v, settings.permutations, seed=settings.seed)
             scored = replace(scored, null={"ntps": null.ntps.to_dict(), "explained": null.explained.to_dict()})
         if settings.intervals:
-            jackknifed = layer_intervals(solved, scored.k_u, scored.k_v)
-            more = {name: interval.to_dict() for name, interval in jackknifed.items()}
-            scored = replace(scored, interval={**more, **(scored.interval or {})})
+            intervals = layer_intervals(solved, scored.k_u, scored.k_v)
+            jackknifed = {name: interval.to_dict() for name, interval in intervals.items()}
+            scored = replace(scored, interval={**jackknifed, **(scored.interval or {})})
         yield ScoredLayer(solved=solved, score=scored, held_out=held_out)
 
 
 def solve_layers(
     representations: Representations, labels: Labels, settings: ScoreSettings, *, layers: Sequence[int] | None = None
 ) -> Iterator[Solved]:
-    """Solve layers one after another; a solution is as large as ten matrices (d, d), so keep only what you need.
+    """Solve layers one after another; a solution holds about ten (d, d) matrices, so keep only what you need.
 
     Raises:
         NtpsError: As `score`.
@@ -277,13 +260,13 @@ def solve_layers(
 
 
 def check_control(representations: Representations, control: Representations) -> None:
-    """See that a control is of the same texts and layers.
+    """Check that a control has the same texts and layers.
 
     Raises:
-        NtpsError: If it is not.
+        NtpsError: If it has not.
     """
     if representations.metadata.get("texts_fingerprint") != control.metadata.get("texts_fingerprint"):
-        raise NtpsError("the control was collected from other texts; collect both from the same ones.")
+        raise NtpsError("the control was collected from other texts; collect both from the same texts.")
     if representations.layers != control.layers:
         raise NtpsError(
             f"layers {list(representations.layers)} and {list(control.layers)} differ; the control must be of the same "
@@ -294,7 +277,7 @@ def check_control(representations: Representations, control: Representations) ->
 def permutation_null(
     representations: Representations,
     *,
-    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None,
+    labels: LabelSource = None,
     layers: Sequence[int] | None = None,
     permutations: int = 200,
     seed: int = 0,
@@ -318,7 +301,7 @@ def permutation_null(
 def jackknife(
     representations: Representations,
     *,
-    labels: str | LabelColumn | Sequence[Any] | np.ndarray | None = None,
+    labels: LabelSource = None,
     layers: Sequence[int] | None = None,
     folds: int | str = "auto",
     seed: int = 0,

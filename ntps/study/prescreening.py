@@ -253,7 +253,7 @@ def frozen_inputs(representations: Representations, *, folds: int = 5, seed: int
     scored = score(representations, folds=folds, seed=seed)
     labels = labels_of(representations)
     fold_of = np.asarray(assign_folds(labels.values, folds, seed=seed))
-    ceilings = [math.nan if layer.ceiling_heldout is None else layer.ceiling_heldout for layer in scored.layers]
+    ceilings = [layer.through_all for layer in scored.layers]
     middle = scored.layers[layer_at(DEPTH, len(scored.layers))]
     states = labels.states(representations, scored.layers[-1].layer)
     probe = linear_probe(states, labels.values, folds=fold_of, random_state=seed)

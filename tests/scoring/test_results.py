@@ -141,7 +141,7 @@ def test_what_a_score_is_read_against_stands_in_table_frame_and_picture():
         text, legend = str(result), result.plot().get_legend().get_texts()
         assert max(map(len, text.splitlines())) <= 80
         assert ("shuffled" in text, "random" in text.splitlines()[2]) == (there, there)
-        assert ("Fresh weights explain" in " ".join(text.split())) == there
+        assert ("Random weights explain" in " ".join(text.split())) == there
         assert any("shuffled" in entry.get_text() for entry in legend) == there
         assert ("shuffled" in result._repr_html_()) == there
         assert ({"null", "control"} <= result.to_dict()["layers"][0].keys()) == there
