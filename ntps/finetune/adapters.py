@@ -1,4 +1,4 @@
-"""Low-rank adapters (PEFT): where they go, how they are attached, and how trained weights are written."""
+"""Low-rank adapters (PEFT): choose their modules, attach them, and write trained weights."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ _SAVING = ".saving."  # prefix of temporary folders
 
 
 def linear_modules(network: Any) -> dict[str, Any]:
-    """Return the network's linear maps by module name, in order; GPT-2's `Conv1D`, a transposed one, counts."""
+    """Return the network's linear maps by module name, in order; GPT-2's transposed `Conv1D` is one too."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -89,8 +89,8 @@ def write_adapter(adapter: Any, folder: Path, base: str) -> None:
 
     Args:
         adapter: From `attach`.
-        folder: Destination folder, made if it is not there.
-        base: Path or hub name of the base model, kept in the configuration.
+        folder: Destination folder; created if it does not exist.
+        base: Path or hub name of the base model, for the configuration.
 
     Raises:
         NtpsError: If the files cannot be written.
@@ -116,7 +116,7 @@ def write_network(network: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def _install(folder: Path, save: Callable[[str], None], names: tuple[str, ...] | None = None) -> None:
-    """Let a library save into a folder of its own, then move file by file: each is there as a whole or not at all."""
+    """Let a library save into a temporary folder, then move file by file: none is ever there in part."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{_SAVING}*"):  # of a process that was killed while it saved

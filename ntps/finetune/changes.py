@@ -1,8 +1,8 @@
-"""What fine-tuning changed: the two subspaces of a layer, and the top singular vectors of the weight matrices.
+"""The changes that fine-tuning makes: in the two subspaces of a layer, and in the singular vectors of weights.
 
 U (the directions that labels need) and V (those that next-token prediction needs) have the same coordinates before and
-after: the channels of the model. A channel's scale may have changed too, which matters to the score and not to the
-explained share. With s the root mean square of each pooled channel, U = diag(s)^-1 U' and V = diag(s)^-1 V', where U'
+after: the model's channels. The scale of a channel may change too, which affects the score but not the explained share.
+With s the root mean square of each pooled channel, U = diag(s)^-1 U' and V = diag(s)^-1 V', where U'
 and V' are directions in units of each channel's own scale. The score is then a function f(U', V', s) of three things,
 each of which exists before (0) and after (1). The parts of its change, averaged over the two orders (scale last, scale
 first), are:
@@ -12,7 +12,7 @@ first), are:
     both   = mean over s of  what changing the two together adds to u + v
     scale  = mean over (U'0, V'0) and (U'1, V'1) of  f(., ., s1) - f(., ., s0)
 
-and u + v + both + scale = f(U'1, V'1, s1) - f(U'0, V'0, s0), exactly: a Shapley value of the scale against the rest.
+and u + v + both + scale = f(U'1, V'1, s1) - f(U'0, V'0, s0), exactly: the Shapley values of the scale and the rest.
 
 Intruder dimensions are singular vectors of a tuned weight matrix that the original matrix does not have: low-rank
 fine-tuning tends to put new directions, nearly orthogonal to all old ones, at the top of a matrix's spectrum, whereas
@@ -35,10 +35,12 @@ from ntps.errors import NtpsError, in_range
 from ntps.finetune.adapters import linear_modules
 from ntps.scoring.scores import ScoredLayer
 
+TOP_VECTORS = 10  # singular vectors of a matrix that are examined
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A change and its four parts, which add up to it; see the module's page.
+    """A change and its four parts, which add up to it; see the module's docstring.
 
     Attributes:
         before: The value before.
@@ -99,7 +101,7 @@ def split_change(value: Callable[[int, int, int], float]) -> Parts:
     """Split the change of f(U', V', s) into its four parts.
 
     Args:
-        value: f at (u, v, s), each 0 for before and 1 for after.
+        value: Function f of u, v and s, each 0 for before or 1 for after.
     """
     f = {(u, v, s): value(u, v, s) for u in (0, 1) for v in (0, 1) for s in (0, 1)}
     u = sum(f[1, 0, s] - f[0, 0, s] for s in (0, 1)) / 2
@@ -112,8 +114,8 @@ def split_change(value: Callable[[int, int, int], float]) -> Parts:
 def layer_change(before: ScoredLayer, after: ScoredLayer) -> LayerChange:
     """Compare one layer before and after fine-tuning, on the same texts, at the smaller ranks of the two scores.
 
-    The explained share is judged on held-out folds if both sides have folds. There "u" is the label side as a whole, M
-    and X, and the scale has no part: a readout undoes it (up to its ridge).
+    The explained share is judged on held-out folds if both sides have folds. Then "u" is the label side as a whole, M
+    and X, and the scale contributes nothing: a readout undoes it (up to its ridge).
 
     Args:
         before: The layer of the original model, from `ntps.scoring.score_layers`.
@@ -214,12 +216,12 @@ class Intruders:
 
 
 def intruder_dimensions(
-    before: Tensor, after: Tensor, *, k: int = 10, epsilon: float = 0.6
+    before: Tensor, after: Tensor, *, k: int = TOP_VECTORS, epsilon: float = 0.6
 ) -> tuple[list[int], Tensor]:
     """Return which of the tuned matrix's top left singular vectors are new, and how close each is to an old one.
 
-    Computed in float64. The vectors of two equal singular values are not determined: a tiny change may turn them
-    freely in their plane, which can look like an intruder.
+    They are computed in float64. The vectors of two equal singular values are not determined: a tiny change may turn
+    them freely in their plane, which can look like an intruder.
 
     Args:
         before: (m, n) original weights.
@@ -249,19 +251,17 @@ def intruder_dimensions(
     return torch.nonzero(cosines < epsilon).flatten().tolist(), cosines.cpu()
 
 
-def find_intruders(before: Any, after: Any, *, k: int = 10, epsilon: float = 0.6) -> tuple[Intruders, ...]:
-    """Look for intruder dimensions in every linear map of a network, after LoRA (merged) or full fine-tuning.
+def find_intruders(before: Any, after: Any) -> tuple[Intruders, ...]:
+    """Return the intruder dimensions of every linear map of a network, after LoRA (merged) or full fine-tuning.
 
-    It costs two singular value decompositions per matrix that has changed.
+    This costs two singular value decompositions per matrix that has changed.
 
     Args:
         before: The original network.
         after: The tuned network, adapters merged.
-        k: Number of top singular vectors to examine per matrix, at least 1.
-        epsilon: Threshold of the cosine, as in `intruder_dimensions`.
 
     Raises:
-        NtpsError: If a linear map of one network is missing, or of another shape, in the other.
+        NtpsError: If a linear map is missing, or has another shape, in the tuned network.
     """
     tuned, rows = linear_modules(after), []
     for name, module in linear_modules(before).items():
@@ -270,9 +270,9 @@ def find_intruders(before: Any, after: Any, *, k: int = 10, epsilon: float = 0.6
         old, new = _matrix(module), _matrix(tuned[name])
         if old.shape == new.shape and torch.equal(old, new):
             ranks: list[int] = []
-            cosines, change = torch.ones(min(k, *old.shape)), 0.0
+            cosines, change = torch.ones(min(TOP_VECTORS, *old.shape)), 0.0
         else:
-            ranks, cosines = intruder_dimensions(old, new, k=k, epsilon=epsilon)
+            ranks, cosines = intruder_dimensions(old, new)
             size = float(old.double().norm())
             change = float((new.double() - old.double()).norm()) / size if size else float("inf")
         block = re.search(r"\.(\d+)\.", f".{name}.")

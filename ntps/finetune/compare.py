@@ -1,9 +1,9 @@
 """Before and after fine-tuning: accuracy, scores of every layer, next-token loss, and what changed in the weights.
 
-The texts are split once, stratified: 60 % train, 15 % choose the step by their loss, 25 % are the test texts. "Before"
-is the frozen linear probe fitted on the training texts, which is also the head that fine-tuning starts from; "after" is
-the tuned network with its head. Accuracies, scores and next-token losses of both are those of the same test texts.
-Neither training nor the choice of the step sees a text or label of them.
+The texts are split once, stratified: 60 % for training, 15 % to choose the step by their loss, 25 % for the test.
+"Before" is the frozen linear probe fitted on the training texts, which is also the head that fine-tuning starts from;
+"after" is the tuned network with its head. Accuracies, scores and next-token losses of both are measured on the test
+texts, of which neither training nor the choice of the step sees anything.
 """
 
 import math
@@ -36,7 +36,7 @@ from ntps.scoring.scores import score_result
 if TYPE_CHECKING:
     from ntps.tasks import Task
 
-TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15  # of all texts; the others are trained on
+TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15  # of all texts; the model is trained on the others
 ANALYSES = ("changes", "intruders")
 
 
@@ -58,14 +58,14 @@ def before_and_after(
     Args:
         model: A name or path, which is loaded by `load_for_training`; for other options give a model loaded by
             `ntps.load_model`, with `head=True` for the next-token loss.
-        task: From `ntps.load_task`; its first label column counts. Texts without tokens are left out and counted.
+        task: From `ntps.load_task`; its first label column is used. Texts without tokens are left out and counted.
         settings: Options of the training; `None` is LoRA with the defaults of `TrainSettings`.
         seed: Seed of the split, of training, and of the folds.
         folds: Folds of the test texts for held-out shares; 0 for none; `"auto"` for 5, or fewer if no class has as many
             test texts.
         layers: Layers to score, as for `ntps.collect`.
-        analyses: What to examine beside the scores: `"changes"`, the subspaces of each layer (with folds it takes as
-            long as the scores), and `"intruders"`, the singular vectors of each trained matrix.
+        analyses: Further analyses: `"changes"`, of the subspaces of each layer (with folds it takes as long as the
+            scores), and `"intruders"`, of the singular vectors of each trained matrix.
         output: Folder for training state, adapter, head and `training.json`.
         resume: Continue from the state in `output`, if there is one.
         progress: Whether to show progress bars on stderr; by default when it is a terminal.
@@ -89,7 +89,6 @@ def before_and_after(
     tuned = fine_tune(
         frozen, train, validation, settings=settings, seed=seed, output=output, resume=resume, progress=progress
     )
-    n_trained = tuned.n_trained
     probe, larger_probe = _frozen_probes(frozen, tuned, train, validation)
     merged = tuned.merge()
 
@@ -136,7 +135,7 @@ def before_and_after(
             "task_source": task.source,
             "classes": list(task.classes),
             "n_skipped": n_skipped,
-            "n_trained": n_trained,
+            "n_trained": tuned.n_trained,
             "split": {"validation": VALIDATION_SHARE, "test": TEST_SHARE, "stratified": True},
             "pooling": "mean over tokens, after the final norm",
             "folds": scores[0].settings["folds"],
@@ -160,17 +159,8 @@ def repeat(
 ) -> LoraRepeats:
     """Run `before_and_after` under several seeds; the model is loaded once.
 
-    Args:
-        model: A name or path, or a loaded model, as for `before_and_after`.
-        task: The task.
-        seeds: The seeds, or their number, which then are 0, 1, ...
-        settings: Options of the training.
-        folds: Folds of the test texts.
-        layers: Layers to score.
-        analyses: What to examine beside the scores.
-        output: Folder in which every run has a folder of its own, `seed-N`.
-        resume: Continue from the states in these folders, where there are any.
-        progress: Whether to show progress bars.
+    `seeds` are the seeds, or their number: then they are 0, 1, ... Each run has its own folder `seed-N` in `output`.
+    All other arguments are those of `before_and_after`.
 
     Raises:
         NtpsError: If there is no seed or one is given twice, or a run fails; see `before_and_after`.
@@ -207,14 +197,7 @@ def fine_tune_gain(
     seed: int = 0,
     folds: int | str = "auto",
 ) -> dict[str, Any]:
-    """Return what a study needs of one fine-tuning, as JSON values: gains and headline scores.
-
-    Args:
-        model: A name or path, or a loaded model, as for `before_and_after`.
-        task: The task.
-        settings: Options of the training.
-        seed: Seed of the split, of training, and of the folds.
-        folds: Folds of the test texts.
+    """Return the part of `before_and_after` that a study needs, as JSON values; the arguments are the same.
 
     Returns:
         `accuracy_before`, `accuracy_after`, `gain`, `standard_error` (of the gain, paired over test texts), `n_test`,
@@ -258,37 +241,20 @@ def fine_tune_gain(
 def load_for_training(
     model: str | os.PathLike[str] | LanguageModel,
     *,
-    tokenizer: Any = None,
     revision: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a model with its language-model head, or without if its configuration names a class that has none.
-
-    Args:
-        model: A name or path as for `ntps.load_model`, or a loaded model, which is returned as it is.
-        tokenizer: A tokenizer, or the name or directory of one; by default the model's own.
-        revision: Branch, tag or commit of a hub model.
-        dtype: Type of the weights, as for `ntps.load_model`.
-        device: Device as torch names it; by default the first CUDA device, or else the CPU.
-        trust_remote_code: Whether to run model code from the model's repository.
+    """Load a model as `ntps.load_model` does, with its language-model head if its checkpoint has one.
 
     Raises:
         NtpsError: If the model cannot be loaded, or an option is given together with a loaded model.
     """
-    head = False  # of a loaded model: load_model then refuses every other option too
-    if not isinstance(model, LanguageModel):
-        head = has_language_model_head(model, revision=revision, trust_remote_code=trust_remote_code)
-    return load_model(
-        model,
-        tokenizer=tokenizer,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        trust_remote_code=trust_remote_code,
-        head=head,
-    )
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    # A loaded model is returned as it is, and refuses every option, the head too.
+    head = not isinstance(model, LanguageModel) and has_language_model_head(model, **options)
+    return load_model(model, dtype=dtype, device=device, head=head, **options)
 
 
 def split_task(task: "Task", *, seed: int = 0) -> "tuple[Task, Task, Task]":
@@ -300,8 +266,8 @@ def split_task(task: "Task", *, seed: int = 0) -> "tuple[Task, Task, Task]":
     check_classes(task, "labelled")
     rest, test = task.split(TEST_SHARE, seed=seed)
     train, validation = rest.split(VALIDATION_SHARE / (1 - TEST_SHARE), seed=seed)
-    for name, part in {"training": train, "validation": validation, "test": test}.items():
-        check_classes(replace(part, name=task.name), name)
+    for name, texts in {"training": train, "validation": validation, "test": test}.items():
+        check_classes(replace(texts, name=task.name), name)
     return train, validation, test
 
 
@@ -334,7 +300,7 @@ def _compare_layers(
     *,
     with_changes: bool,
 ) -> tuple[tuple[ScoreResult, ScoreResult], list[LayerChange]]:
-    """Score both sides, and compare their solutions layer by layer, as each is solved once and then let go."""
+    """Score both sides, and compare their solutions layer by layer; each is solved once and then released."""
     labels = labels_of(before)
     scores: list[tuple[LayerScore, LayerScore]] = []
     changes: list[LayerChange] = []

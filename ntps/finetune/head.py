@@ -12,7 +12,7 @@ from ntps.scoring.probes import CS, check_features, choose_c, column_scaling, on
 class Readout(torch.nn.Module):
     """Linear head in float32: logits = W ((x - mean) * scale) + b.
 
-    Mean and scale stay fixed. W is trained in standardised coordinates, so that the few very large channels of
+    Mean and scale are fixed. W is trained in standardised coordinates, so that the few very large channels of
     pretrained models do not dictate the step size of all others.
     """
 
@@ -68,6 +68,6 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
     weights, bias = np.asarray(probe.coef_), np.asarray(probe.intercept_)
     if len(present) == 2:  # scikit-learn gives one row, the log odds of the second class: split it evenly
         weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])
-    full, offset = np.zeros((n_classes, x.shape[1])), np.full(n_classes, -20.0)
-    full[present], offset[present] = weights, bias
-    return Readout(*(torch.as_tensor(array, dtype=torch.float32) for array in (full, offset, mean, scale)))
+    all_weights, all_biases = np.zeros((n_classes, x.shape[1])), np.full(n_classes, -20.0)
+    all_weights[present], all_biases[present] = weights, bias
+    return Readout(*(torch.as_tensor(array, dtype=torch.float32) for array in (all_weights, all_biases, mean, scale)))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.safetensors"
 STATE_KIND = "ntps-train-state"
-_WINDOW = 8  # batches that are sorted by length together: less padding, and still another mixture in every epoch
+_WINDOW = 8  # number of batches sorted by length together: less padding, and still another mixture in every epoch
 _ADVICE = "name another output, delete it, or train without resume"
 
 
@@ -35,8 +35,8 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
     Args:
         lengths: (n,) number of tokens of each text.
-        batch_size: Largest number of texts in a batch; sizes differ by at most one, lest the one text of a last batch
-            moves the weights as far as a whole batch does.
+        batch_size: Largest number of texts in a batch; sizes differ by at most one, so that no small last batch moves
+            the weights as far as a full one.
         seed: Seed; the order depends on it and on `epoch` alone.
         epoch: Number of the epoch, from 0.
     """
@@ -51,13 +51,13 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The validation texts, judged at one step; losses in nats.
+    """The evaluation of one step on the validation texts; losses in nats.
 
     Attributes:
         step: Number of steps completed.
-        loss: Mean training loss since the last evaluation; at step 0 the probe's.
+        loss: Mean training loss since the last evaluation; at step 0 that of the probe.
         validation_loss: Mean loss of the validation texts.
-        validation_accuracy: Share of them that is predicted right.
+        validation_accuracy: Share of them whose class is predicted right.
     """
 
     step: int
@@ -68,10 +68,10 @@ class Evaluation:
 
 @dataclass(kw_only=True)
 class Progress:
-    """What a run has come to, apart from its tensors; JSON values.
+    """The state of a run apart from its tensors, as JSON values.
 
     Attributes:
-        micro_batch: Texts that go through the network at once: halved when memory runs out.
+        micro_batch: Number of texts that go through the network at once; halved when memory runs out.
         step: Steps completed.
         best_step: The step whose weights are chosen: that of the lowest validation loss among those below the initial
             one by the settings' margin; 0 when there is none.
@@ -89,10 +89,10 @@ class Progress:
 
 
 class Trainer:
-    """One run of training: a copy of the model's network with a head, and what the run has come to.
+    """One run of training: a copy of the model's network with a head, and the progress of the run.
 
-    Dropout of a step and order of an epoch are drawn from the seed and their number, so that a resumed run needs no
-    generator's state. Torch's global generator is used for it; `fine_tune` restores it.
+    The dropout of a step and the order of an epoch are drawn from the seed and their number, so a resumed run needs
+    no generator state. They use torch's global generator, which `fine_tune` restores.
 
     Attributes:
         settings: The options, for this model's width.
@@ -101,8 +101,8 @@ class Trainer:
         readout: The head.
         initial_readout: A copy of the head before the first step, which is the frozen linear probe.
         parameters: The trained tensors by name.
-        best: The same at the best step so far, on the CPU.
-        progress: Step, curve and the like.
+        best: The trained tensors at the best step so far, on the CPU.
+        progress: Step, curve and other JSON values.
     """
 
     def __init__(
@@ -116,16 +116,7 @@ class Trainer:
         folder: Path | None = None,
         resume: bool = False,
     ) -> None:
-        """Build the network, fit the head, and read the state.
-
-        Args:
-            model: The model; a language-model head is left aside.
-            train: Texts to train on.
-            validation: Texts that choose the best step.
-            settings: The options.
-            seed: Seed of everything that is random.
-            folder: Folder of the state, which is written after every evaluation; `None` writes none.
-            resume: Continue from the state in `folder`, if there is one.
+        """Build the network, fit the head, and read the state; arguments as for `fine_tune`, `folder` as its `output`.
 
         Raises:
             NtpsError: If a text has no token, the network lacks a target, or the state is damaged or of another run.
@@ -169,7 +160,7 @@ class Trainer:
         """Train to the end and put the best weights in place.
 
         Yields:
-            The number of each step, when the step is complete: evaluated and written, where it is to be.
+            The number of each step once it is complete, evaluated and written if that is due.
 
         Raises:
             NtpsError: If the loss is not finite, memory is too small, or the state cannot be written.
@@ -228,7 +219,7 @@ class Trainer:
         return sum(losses)
 
     def _add_gradients(self, batch: np.ndarray, n_texts: int) -> float:
-        """Add the gradients of some texts' share of the mean loss over `n_texts`, and return that share."""
+        """Add the gradients of a batch's share of the mean loss over `n_texts`, and return that share."""
         if self.features is not None:
             features = self.features[batch]
         else:
@@ -246,7 +237,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self, loss: float) -> None:
-        """Judge the validation texts, add a row to the curve, and keep the weights if they are better by the margin."""
+        """Evaluate the validation texts, add to the curve, and keep the weights if they are better by the margin."""
         progress, features = self.progress, self.validation_features
         if features is None:
             features = pooled_features(self.model, self.network, self.validation_ids)
@@ -260,7 +251,7 @@ class Trainer:
             )
         if not progress.curve:
             progress.initial_losses = losses.tolist()
-        saved = np.array(progress.initial_losses) - losses  # of each text, by the steps so far
+        saved = np.array(progress.initial_losses) - losses  # by each validation text
         better = saved.mean() > self.settings.margin * saved.std(ddof=1) / math.sqrt(len(saved))
         best_loss = next((e.validation_loss for e in progress.curve if e.step == progress.best_step), math.inf)
         if not progress.curve or (better and validation_loss < best_loss):
@@ -280,7 +271,7 @@ class Trainer:
         return self.settings.patience is not None and since >= self.settings.patience
 
     def _write_state(self, path: Path) -> None:
-        """Write all that the run needs to continue; of a finished one the best weights alone."""
+        """Write all that the run needs to continue; once it is finished, the best weights alone."""
         tensors = {f"best|{name}": value for name, value in self.best.items()}
         scalars: dict[str, dict[str, Any]] = {}  # of the optimiser
         if not self.progress.finished:
@@ -295,7 +286,7 @@ class Trainer:
         save_tensors(path, tensors, header)
 
     def _read_state(self, path: Path) -> None:
-        """Put what `_write_state` wrote into place.
+        """Restore what `_write_state` wrote.
 
         Raises:
             NtpsError: If it is damaged, or of another model, other texts, other settings or another seed; the message
@@ -315,10 +306,10 @@ class Trainer:
         self.progress = Progress(**header["progress"], curve=curve)
         state = {int(index): dict(entries) for index, entries in header["scalars"].items()}
         for name, value in tensors.items():
-            part, _, rest = name.partition("|")
-            if part == "best":
+            group, _, rest = name.partition("|")
+            if group == "best":
                 self.best[rest] = value
-            elif part == "now":
+            elif group == "now":
                 self.parameters[rest].data.copy_(value)
             else:
                 index, _, key = rest.partition("|")

@@ -1,4 +1,4 @@
-"""What fine-tuning gained and changed: frozen results as numbers, as tables for a terminal or a notebook, as JSON."""
+"""The results of fine-tuning, frozen: as numbers, as tables for a terminal or a notebook, as JSON."""
 
 import json
 import math
@@ -42,12 +42,12 @@ class Side:
     """A model before or after fine-tuning, judged on the test texts.
 
     Attributes:
-        accuracy: Share of texts that its head predicts right, in [0, 1].
-        balanced_accuracy: Mean over classes of the share of their texts predicted right.
-        macro_f1: Mean over classes of F1.
+        accuracy: Share of texts whose class is predicted right, in [0, 1].
+        balanced_accuracy: Mean over classes of the share of their texts predicted right, in [0, 1].
+        macro_f1: Mean over classes of F1, in [0, 1].
         next_token_loss: Nats per token after the first, under the original language-model head; `None` without one.
         score: Scores of its layers.
-        accuracy_with_validation: Before only: accuracy of the frozen probe fitted on training and validation texts.
+        accuracy_with_validation: Accuracy of the frozen probe fitted on training and validation texts, before only.
     """
 
     accuracy: float
@@ -58,7 +58,7 @@ class Side:
     accuracy_with_validation: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; `layers` is that of a score's JSON."""
+        """Return JSON values; `layers` are those of `ScoreResult.to_dict`."""
         values = {name: value for name, value in vars(self).items() if name != "score"}
         if self.accuracy_with_validation is None:
             del values["accuracy_with_validation"]
@@ -74,11 +74,11 @@ class LoraResult:
         task: The task's name.
         n_train: Number of texts trained on.
         n_validation: Number of texts that chose the step.
-        n_test: Number of texts that accuracies and scores are of.
+        n_test: Number of test texts.
         before: The original model with the frozen linear probe as its head.
         after: The tuned model with its head.
-        gain_standard_error: Standard error of `gain` over test texts, paired: each is judged before and after.
-        settings: Every option of the training.
+        gain_standard_error: Standard error of `gain`, paired over test texts.
+        settings: Options of the training, as JSON values.
         seed: Seed of split, training and folds.
         curve: One row per evaluation, with the entries of `ntps.finetune.loop.Evaluation`.
         best_step: The step whose weights were chosen; 0 is the frozen probe itself.
@@ -128,7 +128,7 @@ class LoraResult:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
 
     def to_text(self) -> str:
-        """Return two tables of at most 80 columns and the sentences that read them."""
+        """Return two tables of at most 80 columns and sentences that explain them."""
         metrics = [f"  {line}" for line in text_table(_METRIC_COLUMNS, self._metrics())]
         layers = text_table(self._layer_columns(), self._layers())
         return "\n".join([*metrics, "", *layers, "", *textwrap.wrap(self.sentence(), WIDTH)])
@@ -157,7 +157,7 @@ class LoraResult:
         )
 
     def sentence(self) -> str:
-        """Say in words what was gained, how certain that is, and what it cost."""
+        """Return in words what was gained, how certain that is, and what it cost."""
         text = (
             f"{_method(self.settings)} changed accuracy by {100 * self.gain:+.1f} points over the frozen linear probe, "
             f"with a standard error of {100 * self.gain_standard_error:.1f} ({self.n_test} test texts)."
@@ -166,7 +166,7 @@ class LoraResult:
             text += f" The weights of step {self.best_step} of {self.curve[-1]['step']} were chosen."
         else:
             text += (
-                " At no evaluation was the validation loss lower by more than "
+                " No evaluation lowered the validation loss by more than "
                 f"{self.settings['margin']:g} standard errors, so the probe itself was kept."
             )
         before, after = self.before.next_token_loss, self.after.next_token_loss
@@ -213,7 +213,7 @@ class LoraRepeats:
 
     @property
     def gain_interval(self) -> tuple[float, float]:
-        """Interval of the mean gain by Student's t over the seeds; NaN for a single one."""
+        """Interval of the mean gain by Student's t over the seeds; NaN for a single seed."""
         from scipy.stats import t as student
 
         half = student.ppf(0.5 + self.confidence / 2, max(len(self.runs) - 1, 1)) * self.gain_standard_error
@@ -255,7 +255,7 @@ class LoraRepeats:
         return "\n".join([*text_table(_RUN_COLUMNS, self.runs), "", *textwrap.wrap(self.sentence(), WIDTH)])
 
     def sentence(self) -> str:
-        """Say in words what was gained over the seeds."""
+        """Return in words what was gained over the seeds."""
         low, high = self.gain_interval
         text = (
             f"{_method(self.runs[0].settings)} changed accuracy by {100 * self.gain:+.1f} points over the frozen "
@@ -276,7 +276,7 @@ class LoraRepeats:
 
 
 def _method(settings: dict[str, Any]) -> str:
-    """Return the method in words, to begin a sentence with."""
+    """Return the method in words that can begin a sentence."""
     names = {
         "lora": f"LoRA of rank {settings['rank']}",
         "probe": "Training the head alone",

@@ -24,15 +24,15 @@ class TrainSettings:
             `"full"`: all weights; `"scratch"`: all weights, starting from random ones (as in the paper's Table 1).
         steps: Number of optimiser steps, at least 1.
         rank: Rank r of the adapters, from 1 to the model's width.
-        alpha: Scale of the adapters, above 0: their product is multiplied by alpha / rank.
+        alpha: Scale of the adapters, above 0: their output is multiplied by alpha / rank.
         dropout: Share of an adapter's inputs dropped in training, from 0 to 0.999.
         target: Modules that get adapters: `"all-linear"`, `"paper"` (the linear maps inside attention), or a tuple of
             endings of module names.
-        learning_rate: Peak learning rate, above 0; `None` takes the method's, which is smaller for a wider model.
+        learning_rate: Peak learning rate, above 0; `None` is the method's, which is smaller for a wider model.
         weight_decay: Decoupled weight decay of matrices, at least 0.
         optimizer: `"adamw"`, or `"adafactor"` (the paper's).
-        warmup: Share of the steps, in [0, 1], in which the learning rate rises linearly; then it falls to zero as a
-            cosine.
+        warmup: Share of the steps, in [0, 1], over which the learning rate rises linearly; it then falls to zero along
+            a cosine.
         clip_norm: Largest norm of the gradient, above 0.
         batch_size: Texts per batch.
         accumulation: Batches per step.
@@ -110,7 +110,7 @@ class TrainSettings:
         return replace(self, learning_rate=LEARNING_RATES[self.method] * shrink)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; `learning_rate` is the one that is used."""
+        """Return JSON values; `learning_rate` is the rate used."""
         return jsonable({**asdict(self), "learning_rate": self.step_size})
 
     def rate(self, step: int) -> float:

@@ -1,12 +1,12 @@
 """Fine-tune a causal language model with a linear head on mean-pooled states: a plain torch training loop.
 
-The model reads a text, the states after the final norm are averaged over its tokens, and a linear head in float32 gives
-the logits of a cross-entropy. The head is initialised with the frozen linear probe (`ntps.finetune.head`). A later
+The states of a text after the final norm are averaged over its tokens, and a linear head in float32 turns the mean into
+logits for a cross-entropy. The head is initialised with the frozen linear probe (`ntps.finetune.head`). A later
 evaluation replaces that start only if its validation loss is lower by `margin` standard errors (compare the
 one-standard-error rule of Breiman et al., 1984): where there is nothing to learn, the probe stays, instead of weights
 that suit a handful of validation texts by chance.
 
-Everything depends on the seed alone, and torch's global generator is restored afterwards.
+All randomness comes from the seed, and torch's global generator is restored afterwards.
 """
 
 import json
@@ -60,14 +60,14 @@ class FineTuned:
     best_step: int
     n_trained: int
 
-    def features(self, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Return mean-pooled last states (n, d), float32, of texts that have tokens.
+    def features(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the mean-pooled last states (n, d), float32, of texts.
 
         Raises:
-            NtpsError: If a text has none.
+            NtpsError: If a text has no token.
         """
         ids = encode(self.base, texts, self.settings.max_length)
-        return pooled_features(self.base, self.network, ids, batch_size).numpy()
+        return pooled_features(self.base, self.network, ids).numpy()
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """Return the class index (n,) of each text."""
@@ -76,8 +76,8 @@ class FineTuned:
     def merge(self) -> "LanguageModel":
         """Return the tuned model as an ordinary one, with the adapters added to the weights.
 
-        To save memory the network itself becomes that model: save the adapter first. In bfloat16 or float16 adding
-        rounds, so that hidden states differ from the adapter's in the last digits of that type.
+        To save memory the network itself becomes that model: save the adapter first. In bfloat16 or float16 the sum is
+        rounded, so hidden states differ from the adapter's in the last digits of that type.
         """
         from ntps.models.load import load_model
 
@@ -97,8 +97,8 @@ class FineTuned:
         logits = weight x + bias.
 
         Args:
-            folder: Destination folder, made if it is not there.
-            classes: Names of the classes, kept in the files.
+            folder: Destination folder; created if it does not exist.
+            classes: Names of the classes, written into the files.
 
         Raises:
             NtpsError: If a file cannot be written.
@@ -139,24 +139,24 @@ def fine_tune(
     resume: bool = False,
     progress: bool | None = None,
 ) -> FineTuned:
-    """Fine-tune a copy of a model on one task; the loss on other texts chooses among the evaluations.
+    """Fine-tune a copy of a model on one task, and choose the step by the loss on validation texts.
 
     Args:
-        model: From `ntps.load_model`; a language-model head is left aside. Its network is copied, which takes its
-            memory once more.
+        model: From `ntps.load_model`; a language-model head is ignored. The network is copied, which takes its memory
+            once more.
         train: Texts to train on.
         validation: Texts that choose the step whose weights are used; the start, step 0, is a candidate.
         settings: Options of the training; `None` is LoRA with the defaults of `TrainSettings`.
         seed: Seed of adapters, random weights, order, dropout, and the folds of the initial probe.
-        output: Folder for the state, written after every evaluation, and for what `FineTuned.save` writes in the end.
-        resume: Continue from the state in `output`, if there is one; the result is that of an uninterrupted run.
+        output: Folder for the state, written after every evaluation, and for the files of `FineTuned.save`.
+        resume: Whether to continue from the state in `output`, if there is one, to the result of an uninterrupted run.
         progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
     On a GPU, matrices are multiplied in bfloat16 while training (not in evaluations). Where its memory runs out, a
     batch is split in halves whose gradients add up.
 
     Raises:
-        NtpsError: If an option is out of range, a class has no text in one of the two parts, the network lacks a
+        NtpsError: If an option is out of range, a class has no training or no validation text, the network lacks a
             target, the loss is not finite, or the state belongs to another run.
     """
     in_range(seed, 0, None, "seed")
@@ -194,11 +194,7 @@ def fine_tune(
 
 
 def check_classes(task: "Task", part: str) -> None:
-    """Refuse texts that lack a class.
-
-    Args:
-        task: The texts.
-        part: Name of the part for the message, such as "training".
+    """Refuse a part of the texts ("training", for the message) that lacks a class.
 
     Raises:
         NtpsError: If there are fewer texts than classes, or a class has none; the message names class and part.

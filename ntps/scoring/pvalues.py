@@ -9,7 +9,7 @@ def permutation_p(observed: float, null: np.ndarray, *, two_sided: bool = False,
     """Return the share of permuted values at least as large as the observed one.
 
     Equal arrangements give values that differ by rounding; within `TIE` they count as ties, and ties as hits. With
-    random permutations the observed arrangement is counted too, (1 + hits) / (1 + B): then the p-value is never zero and
+    random permutations the observed arrangement is counted too, (1 + hits) / (1 + B): the p-value is never zero, and
     the test keeps its level (Phipson and Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010).
 
     Args:
