@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import read_json, sha256_json
+from ntps._files import jsonable, read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range
 from ntps.study.gain import gain_frame
+from ntps.study.records import from_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,9 +131,9 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with a checksum."""
-        body = json.loads(json.dumps(asdict(self), allow_nan=False))
-        whole = {"kind": "ntps-calibration", "schema": CALIBRATION_SCHEMA, "version": __version__, **body}
-        return {**whole, "checksum": sha256_json(whole)}
+        header = {"kind": "ntps-calibration", "schema": CALIBRATION_SCHEMA, "version": __version__}
+        content = jsonable({**header, **asdict(self)})
+        return {**content, "checksum": sha256_json(content)}
 
     def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
@@ -155,15 +156,8 @@ class Calibration:
             raise NtpsError(f"{source} has schema {content.get('schema')}; this version reads {CALIBRATION_SCHEMA}.")
         if content.get("checksum") != sha256_json(content):
             raise NtpsError(f"{source} is damaged: its checksum does not fit; write it again from the study.")
-        return cls(
-            inputs=tuple(content["inputs"]),
-            coefficients=tuple(content["coefficients"]),
-            errors=tuple(content["errors"]),
-            ranges=tuple((low, high) for low, high in content["ranges"]),
-            confidence=content["confidence"],
-            coverage=content["coverage"],
-            about=content["about"],
-        )
+        header = ("kind", "schema", "version", "checksum")
+        return from_json(cls, {name: value for name, value in content.items() if name not in header}, source)
 
 
 def calibrate(

@@ -1,9 +1,9 @@
-"""A study's cells: each a model on a task, computed once, written atomically, and shared by any number of processes.
+"""A study's cells, each a model on a task: computed once, written atomically, shared by any number of processes.
 
-A cell's file is named by a key of all that it depends on, and is believed only when checksum, key and version fit;
-otherwise the cell is computed again, and said so. A study may be killed at any moment: the next start computes what is
-missing. Every cell has a lock of its own, which the operating system releases when its process dies: any number of
-processes, on any machines that see the folder, share one study, each computing cells that nobody else has locked.
+A cell's file is named by a key of all that it depends on, and is used only if checksum, key and version fit; otherwise
+the cell is computed again, and a message says why. A study may be killed at any moment: the next start computes what is
+missing. Every cell has its own lock, which the operating system releases when its process dies: any number of
+processes, on any machines that see the folder, share one study, each computing cells that no other has locked.
 """
 
 import json
@@ -30,7 +30,7 @@ from ntps.tasks import Task
 if TYPE_CHECKING:
     from ntps.finetune.settings import TrainSettings
 
-_KEY_DIGITS = 24  # of the key, in names of files
+_KEY_DIGITS = 24  # digits of the key in a file's name
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds before asking again for cells that other processes compute
 
 logger = logging.getLogger(__name__)
@@ -40,10 +40,7 @@ class CellStore:
     """The files of a study's cells: `cells/TASK-KEY.json`, each with a lock in `locks/`."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Name the folder; it is made when the first cell is written.
-
-        Args:
-            folder: The study's folder.
+        """Take the study's folder, which is created when the first cell is written.
 
         Raises:
             NtpsError: If it is a file.
@@ -53,12 +50,12 @@ class CellStore:
             raise NtpsError(f"output {self.folder} is a file; name a folder.")
 
     def path(self, cell: Cell) -> Path:
-        """Return a cell's file: the task's name, readable, and the start of the key."""
+        """Return the path of a cell's file: the task's name, in safe characters, and the start of the key."""
         words = re.sub(r"[^\w.-]+", "-", cell.task).strip("-")[-60:]
         return self.folder / "cells" / f"{words}-{cell.key[:_KEY_DIGITS]}.json"
 
     def read(self, cell: Cell) -> tuple[CellResult | None, str]:
-        """Return a cell's result and an empty text, or `None` and why the file that is there cannot be used."""
+        """Return a cell's result and an empty string, or `None` and why an existing file cannot be used."""
         path = self.path(cell)
         if not path.is_file():
             return None, ""
@@ -78,7 +75,7 @@ class CellStore:
             return None, f"{path} is damaged ({error})"
         if result.key != cell.key:
             return None, f"{path} belongs to another cell"
-        return replace(result, **cell.place), ""  # a control may have been computed for another model
+        return replace(result, **cell.position), ""  # a control may have been computed for another model
 
     def written(self, cell: Cell) -> int:
         """Return when a cell's file was written, in nanoseconds; 0 when there is none."""
@@ -98,16 +95,16 @@ class CellStore:
         atomic_write(self.path(cell), json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
 
     def outdated(self, cells: Sequence[Cell]) -> dict[str, str]:
-        """Return, by key of a cell that has no file, why a file of the same place in the grid is not used."""
+        """Return, by key of a cell that has no file, why a file of the same position in the grid is not used."""
         files = {self.path(cell): cell for cell in cells}
-        missing = {json.dumps(cell.place): cell.key for path, cell in files.items() if not path.is_file()}
+        missing = {json.dumps(cell.position): cell.key for path, cell in files.items() if not path.is_file()}
         reasons: dict[str, str] = {}
         for path in sorted((self.folder / "cells").glob("*.json")) if missing else ():
             try:
                 content = {} if path in files else read_json(path)
                 version, result = content["version"], content["result"]
-                key = missing[json.dumps({name: result[name] for name in cells[0].place})]
-            except (NtpsError, KeyError, TypeError):  # of another place, or not a cell
+                key = missing[json.dumps({name: result[name] for name in cells[0].position})]
+            except (NtpsError, KeyError, TypeError):  # of another position, or not a cell
                 continue
             reasons[key] = (
                 f"{path} is of other weights, texts or settings"
@@ -165,9 +162,9 @@ def run_cells(
 ) -> list[CellResult]:
     """Compute the cells that are missing, wait for those that other processes compute, and return all results.
 
-    Every model is loaded once, and equal texts are read once: their representations are kept until the next texts. A
+    Every model is loaded once, and equal texts are read once: their representations are kept until other texts come. A
     failure becomes a result with its reason, and the other cells go on. A cell that failed before this call is tried
-    again: the reason may be gone.
+    again, as its reason may be gone.
 
     Args:
         grid: The grid.
@@ -175,7 +172,7 @@ def run_cells(
         settings: See `StudySettings`.
         lora: How models are fine-tuned in cells of kind `"gain"`.
         device: As in `ntps.load_model`.
-        batch_size: Most texts in a batch.
+        batch_size: As in `ntps.collect`.
         show: Whether to show progress on stderr; by default when it is a terminal.
 
     Returns:
@@ -186,8 +183,10 @@ def run_cells(
     """
     store.sweep()
     results: dict[str, CellResult] = {}
-    missing: dict[str, Cell] = {}  # by key, which controls of one architecture share
-    written: dict[str, int] = {}  # when the unusable file of a missing cell was written: a newer one is another's
+    missing: dict[str, Cell] = {}  # by key, which controls of one architecture have in common
+    written: dict[
+        str, int
+    ] = {}  # when the unusable file of a missing cell was written: another process writes a newer one
     outdated = store.outdated(grid.cells)
     for cell in grid.cells:
         if cell.key in results or cell.key in missing:
@@ -211,7 +210,7 @@ def run_cells(
                     if result is not None:
                         results[cell.key] = result
                         bar.update()
-                    elif first_round:  # first each process takes models that no other works on; then it helps
+                    elif first_round:  # at first a process takes models that no other works on; then it helps
                         held += group[index:]
                         break
                     else:
@@ -223,7 +222,7 @@ def run_cells(
                 wait = min(2 * wait, _LONGEST_WAIT)
             groups, first_round = grid.loadings(held), False
     store.sweep()
-    return [replace(results[cell.key], **cell.place) for cell in grid.cells]
+    return [replace(results[cell.key], **cell.position) for cell in grid.cells]
 
 
 def _claim(cell: Cell, store: CellStore, written: int, worker: "_Worker") -> CellResult | None:
@@ -252,7 +251,7 @@ class _Worker:
         self._logged: set[str] = set()
 
     def compute(self, cell: Cell) -> CellResult:
-        """Return a cell's result; a failure is one, too."""
+        """Return a cell's result, which may be a failure."""
         started = time.monotonic()
         try:
             if cell.reason:
@@ -266,10 +265,10 @@ class _Worker:
                 score = measure(representations, self.settings, seed=cell.seed, control=cell.control)
         except NtpsError as error:
             return self.failure(cell, str(error))
-        except Exception as error:  # the other cells go on; what it was stands in the log and in the cell
+        except Exception as error:  # the other cells go on; the log and the cell hold the traceback
             return self.failure(cell, f"{type(error).__name__}: {error}", trace=traceback.format_exc())
         seconds = round(time.monotonic() - started, 3)
-        return CellResult(**cell.place, key=cell.key, status="done", seconds=seconds, score=score, gain=gain)
+        return CellResult(**cell.position, key=cell.key, status="done", seconds=seconds, score=score, gain=gain)
 
     def failure(self, cell: Cell, reason: str, *, trace: str | None = None) -> CellResult:
         """Return the result of a cell that failed, and log each reason once."""
@@ -277,10 +276,10 @@ class _Worker:
         if reason not in self._logged:  # the cells of a missing model need not all say so
             self._logged.add(reason)
             logger.log(logging.ERROR if trace else logging.WARNING, "%s failed: %s", cell, reason, exc_info=bool(trace))
-        return CellResult(**cell.place, key=cell.key, status="failed", reason=reason, traceback=trace)
+        return CellResult(**cell.position, key=cell.key, status="failed", reason=reason, traceback=trace)
 
     def model(self, cell: Cell) -> Any:
-        """Return the network of a cell; what went wrong with it is kept too: its other cells need not try again."""
+        """Return the network of a cell; a failure to load it is kept too, so that no other cell tries again."""
         if self._loading != cell.loading:
             self._loading, self._model, self._representations = cell.loading, None, None
             try:
@@ -309,7 +308,7 @@ class _Worker:
         """Return the representations of a task, from the last pass if its texts were the same."""
         last = self._representations
         if last is None or last.task is None or last.task.texts_fingerprint != task.texts_fingerprint:
-            self._representations = last = None  # frees the last ones before the next come
+            self._representations = last = None  # frees the last ones before the next pass
             last = collect(
                 model,
                 task,

@@ -1,4 +1,4 @@
-"""A study's grid: which cells there are, what each depends on, and in which order they cost least."""
+"""A study's grid: its cells, what each depends on, and the order in which they cost least."""
 
 import hashlib
 import json
@@ -11,42 +11,25 @@ from ntps._version import __version__
 from ntps.errors import NtpsError
 from ntps.models.load import model_fingerprint
 from ntps.study.measure import StudySettings
+from ntps.study.records import CellId
 from ntps.tasks import Task, load_task
+from ntps.tasks.tables import EXTENSIONS
 
 if TYPE_CHECKING:
     from ntps.finetune.settings import TrainSettings
 
 CELL_SCHEMA = 3  # of the cells' files; it enters their keys
-_FILE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".ndjson")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One cell of the grid: what is asked for, its content key, or why it cannot be computed.
+class Cell(CellId):
+    """One cell of the grid, to be computed.
 
     Attributes:
-        model: Name of the model.
-        task: Name of the task in the study.
-        seed: Seed of sample, folds and permutations, and of a control's weights.
-        control: Whether the weights are random.
-        kind: `"score"`, or `"gain"`: what LoRA gains is a cell of its own, so that a study can be given it later.
-        key: SHA-256 hex digest over fingerprints of model and task, seed, settings and package version; controls of
-            models with one architecture share it, and are computed once.
-        reason: Why the model or the task cannot be read; empty when both can.
+        reason: Why the model or the task cannot be read; empty if both can.
     """
 
-    model: str
-    task: str
-    seed: int
-    control: bool
-    kind: str
-    key: str
     reason: str = ""
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """The cell's place in the grid: model, task, seed, control and kind."""
-        return {name: getattr(self, name) for name in ("model", "task", "seed", "control", "kind")}
 
     @property
     def loading(self) -> tuple[Any, ...]:
@@ -60,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """All cells of a study, and the tasks that they read, by name and seed."""
+    """All cells of a study, and its tasks by name and seed."""
 
     cells: tuple[Cell, ...]
     tasks: dict[tuple[str, int], Task]
@@ -82,24 +65,22 @@ class Grid:
 
 
 def name_tasks(tasks: Sequence[str | Task]) -> dict[str, str | Task]:
-    """Return tasks by name: a `Task`'s own, `NAME` of `NAME=PATH`, the stem of a file, or else the text itself.
+    """Return tasks by name: that of a `Task`, `NAME` of `NAME=PATH`, the stem of a file's name, or the given name.
 
     Raises:
-        NtpsError: If two have one name.
+        NtpsError: If two have the same name.
     """
     named: dict[str, str | Task] = {}
-    for given in tasks:
-        source: str | Task = given
-        if isinstance(given, Task):
-            name = given.name
+    for task in tasks:
+        source: str | Task = task
+        if isinstance(task, Task):
+            name = task.name
         else:
-            name, separator, path = given.partition("=")
-            if separator and not Path(given).exists():
-                source = path
-            else:
-                name = Path(given).stem if Path(given).suffix.lower() in _FILE_SUFFIXES else given
+            name, separator, source = task.partition("=")
+            if not separator or Path(task).exists():
+                name, source = Path(task).stem if Path(task).suffix.lower() in EXTENSIONS else task, task
         if name in named:
-            raise NtpsError(f"two tasks are named {name!r}; give each a name of its own, as NAME=PATH.")
+            raise NtpsError(f"two tasks are named {name!r}; give each its own name, as NAME=PATH.")
         named[name] = source
     return named
 
@@ -122,7 +103,7 @@ def make_grid(
     *,
     lora: "TrainSettings | None" = None,
 ) -> Grid:
-    """Read all tasks, fingerprint all models, and return the grid; what cannot be read becomes a cell's reason.
+    """Read all tasks, fingerprint all models, and return the grid; cells of what cannot be read say why.
 
     Args:
         models: Names or directories, each once.
@@ -185,7 +166,7 @@ def make_grid(
 
 
 def _fingerprint(model: str, control: bool) -> tuple[str, str]:
-    """Return a model's fingerprint, and why it has none; the seed of a control's weights is in the cell's key."""
+    """Return a model's fingerprint, and why it has none; the cell's key holds the seed of a control's weights."""
     try:
         return model_fingerprint(model, random_weights=control), ""
     except NtpsError as error:

@@ -43,12 +43,12 @@ class Correlation:
         reason: Why something is `nan` or left out, else an empty string.
     """
 
-    spearman: float
-    interval: tuple[float, float]
-    p_value: float
-    kendall: float
-    kendall_interval: tuple[float, float]
-    kendall_p_value: float
+    spearman: float = math.nan
+    interval: tuple[float, float] = (math.nan, math.nan)
+    p_value: float = math.nan
+    kendall: float = math.nan
+    kendall_interval: tuple[float, float] = (math.nan, math.nan)
+    kendall_p_value: float = math.nan
     n: int
     n_models: int = 1
     n_permutations: int = 0
@@ -89,7 +89,7 @@ def spearman(
     rank_x, rank_y = unit(centered_ranks(xs)), unit(centered_ranks(ys))
     if not (rank_x.any() and rank_y.any()):
         side = "second" if rank_x.any() else "first"
-        return _undefined(n, 1, confidence, f"the {side} variable is constant: its ranks say nothing")
+        return Correlation(n=n, confidence=confidence, reason=f"the {side} variable is constant: its ranks say nothing")
     rho = float(np.clip(rank_x @ rank_y, -1, 1))
     tau, tau_null = _kendall(xs, ys, order)
     return Correlation(
@@ -158,25 +158,27 @@ def grid_spearman(
         defined = np.asarray(rank_x.any(1) & rank_y.any(1))
         rank_x, empty = rank_x / max(int(defined.sum()), 1), not bool(defined.any())
     if empty:
-        return _undefined(t, m, confidence, "every model has a constant predictor or target")
+        reason = "every model has a constant predictor or target"
+        return Correlation(n=t, n_models=m, confidence=confidence, reason=reason)
     value = float((rank_x * rank_y).sum())
     null = _joint_null(rank_x, rank_y, order)
-    centre = float((rank_x.sum(1) * rank_y.sum(1)).sum() / t)  # the mean over all joint permutations, in closed form
+    null_mean = float((rank_x.sum(1) * rank_y.sum(1)).sum() / t)  # over all joint permutations, in closed form
     left_out = np.flatnonzero(~defined)
-    tau, tau_interval, tau_p = math.nan, (math.nan, math.nan), math.nan
+    kendall: dict[str, Any] = {}
     if view == "within":
         each = [_kendall(xs[model], ys[model], order) for model in np.flatnonzero(defined)]
         tau = float(np.mean([model_tau for model_tau, _ in each]))
         tau_null = np.mean([model_null for _, model_null in each], axis=0)
-        tau_p = permutation_p(tau, tau_null, two_sided=True, exact=exact)
-        tau_interval = _grid_interval(xs, ys, tau, view=view, confidence=confidence, kind="kendall")
+        kendall = {
+            "kendall": tau,
+            "kendall_interval": _grid_interval(xs, ys, tau, view=view, confidence=confidence, kind="kendall"),
+            "kendall_p_value": permutation_p(tau, tau_null, two_sided=True, exact=exact),
+        }
     return Correlation(
         spearman=float(np.clip(value, -1, 1)),
         interval=_grid_interval(xs, ys, value, view=view, confidence=confidence),
-        p_value=permutation_p(value - centre, null - centre, two_sided=True, exact=exact),
-        kendall=tau,
-        kendall_interval=tau_interval,
-        kendall_p_value=tau_p,
+        p_value=permutation_p(value - null_mean, null - null_mean, two_sided=True, exact=exact),
+        **kendall,
         n=t,
         n_models=m,
         n_permutations=len(order),
@@ -330,8 +332,8 @@ def _grid_interval(
     z = np.array([_fisher(float(v), t, kind) for v in means])
     error = math.sqrt((t - 1) / t * float(np.square(z - z.mean()).sum()))
     half = float(student.ppf(0.5 + confidence / 2, t - 2)) * error
-    centre = _fisher(value, t, kind)
-    return math.tanh(centre - half), math.tanh(centre + half)
+    middle = _fisher(value, t, kind)
+    return math.tanh(middle - half), math.tanh(middle + half)
 
 
 def _fisher(r: float, n: int, kind: str = "spearman") -> float:
@@ -342,19 +344,3 @@ def _fisher(r: float, n: int, kind: str = "spearman") -> float:
 @lru_cache(maxsize=8)
 def _all_permutations(n: int) -> np.ndarray:
     return np.array(list(permutations(range(n))), dtype=np.int16)
-
-
-def _undefined(n: int, n_models: int, confidence: float, reason: str) -> Correlation:
-    nan, pair = math.nan, (math.nan, math.nan)
-    return Correlation(
-        spearman=nan,
-        interval=pair,
-        p_value=nan,
-        kendall=nan,
-        kendall_interval=pair,
-        kendall_p_value=nan,
-        n=n,
-        n_models=n_models,
-        confidence=confidence,
-        reason=reason,
-    )

@@ -1,13 +1,13 @@
-"""What a study keeps of a model on a task, as frozen dataclasses that are checked once, when they are read from JSON.
+"""The records of a study, frozen dataclasses that are checked once, when they are read from JSON.
 
-In JSON a number that is not finite is `null`; here it is NaN.
+A number that is not finite is `null` in JSON and NaN here.
 """
 
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from ntps.models.plan import layer_at
 
 STATUSES = ("done", "failed")
 KINDS = ("score", "gain")
-# Numbers of `ntps.LayerScore` that a study keeps under their own names.
+# Values of `ntps.scoring.LayerScore` that a study keeps under the same names.
 SCORED = (
     "layer", "d", "k_u", "k_v", "ntps", "chance", "explained", "explained_heldout", "retained", "ceiling_heldout",
 )  # fmt: skip
@@ -25,7 +25,7 @@ SCORED = (
 
 @dataclass(frozen=True, kw_only=True)
 class RankProfile:
-    """A layer's numbers at ranks that are shares of its width; every field has one entry per share.
+    """A layer at ranks that are shares of its width; every field has one entry per share.
 
     Attributes:
         share: Shares of the width, ascending.
@@ -46,27 +46,17 @@ class RankProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRecord:
-    """What a study keeps of one layer; names as in `ntps.LayerScore`.
+    """The record of one layer; attributes that are not listed are those of `ntps.scoring.LayerScore`.
 
     Attributes:
-        layer: Number of the layer; 0 is the embedding.
-        d: Width.
-        k_u: Perception rank.
-        k_v: Next-token rank.
-        ntps: NTPS at these ranks, in [0, 1].
-        chance: k_v / d.
-        explained: Share of label variance explained through V, in sample.
-        explained_heldout: The same on held-out folds.
-        retained: `explained` over what all directions explain.
-        ceiling_heldout: Share that all directions explain on held-out folds.
         ntps_z: NTPS against shuffled labels, in standard deviations.
         ntps_p: Its one-sided p-value.
         explained_z: `explained` against shuffled labels, in standard deviations.
         explained_p: Its one-sided p-value.
         intervals: Low and high end of the 95 % interval, by name of the quantity.
         profile: The layer at other ranks.
-        measures: Probe results and transferability measures by name, as `transferability` gives them; `None` at layers
-            where they were not taken.
+        measures: Probe results and transferability measures by name, as `ntps.scoring.measures.transferability` returns
+            them; `None` at layers where they were not computed.
     """
 
     layer: int
@@ -90,14 +80,14 @@ class LayerRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord:
-    """A model's layers on one task.
+    """The record of a model on one task.
 
     Attributes:
         n_texts: Number of texts with tokens.
         n_tokens: Number of their tokens.
         n_classes: Number of classes.
         layers: All layers, from the embedding to the last.
-        provenance: Model, task, settings and versions behind the numbers, as JSON values.
+        provenance: Model, task, settings and versions, as JSON values.
 
     Raises:
         NtpsError: If a layer is missing, or the last one has no measures.
@@ -123,7 +113,7 @@ class ScoreRecord:
 
     @property
     def probe(self) -> dict[str, float]:
-        """Measures of the last layer, the probe's results among them."""
+        """Measures of the last layer, including the probe's results."""
         return self.last.measures or {}
 
     def at_depth(self, depth: float) -> LayerRecord:
@@ -133,7 +123,7 @@ class ScoreRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TunedNumbers:
-    """A layer's numbers on the test texts, before or after fine-tuning; names as in `LayerRecord`."""
+    """A layer's values on the test texts, before or after fine-tuning."""
 
     ntps: float
     explained_heldout: float
@@ -150,19 +140,7 @@ class TunedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class GainRecord:
-    """What fine-tuning gained; fields as `ntps.finetune.compare.fine_tune_gain` returns them.
-
-    Attributes:
-        accuracy_before: Accuracy of the frozen probe on the test texts, in [0, 1].
-        accuracy_after: Accuracy after fine-tuning on the same texts, in [0, 1].
-        gain: Their difference.
-        standard_error: Standard error of the gain, paired over test texts.
-        n_test: Number of test texts.
-        best_step: Step whose weights were kept.
-        next_token_loss_before: Next-token loss in nats per token; NaN for a model without a language-model head.
-        next_token_loss_after: The same after fine-tuning.
-        layers: Layers that were scored, by number as text.
-    """
+    """The gain from fine-tuning, as `ntps.finetune.compare.fine_tune_gain` returns it."""
 
     accuracy_before: float
     accuracy_after: float
@@ -189,25 +167,17 @@ class GainRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellResult:
-    """One cell of a study, computed or failed.
+class CellId:
+    """The position of a cell in a study's grid, and its key.
 
     Attributes:
         model: Name of the model.
         task: Name of the task in the study.
         seed: Seed of sample, folds and permutations, and of a control's weights.
         control: Whether the weights are random.
-        kind: `"score"` or `"gain"`.
-        key: SHA-256 hex digest of all that the result depends on.
-        status: `"done"` or `"failed"`.
-        reason: Why it failed.
-        traceback: Traceback of a failure that is not an `NtpsError`.
-        seconds: Time it took.
-        score: The result of kind `"score"`.
-        gain: The result of kind `"gain"`.
-
-    Raises:
-        NtpsError: If kind or status is unknown, or a result that is done lacks its numbers.
+        kind: `"score"`, or `"gain"`: gains have cells of their own, so that they can be added to a study later.
+        key: SHA-256 hex digest of fingerprints of model and task, seed, settings and package version; controls of
+            models with one architecture share it, and are computed once.
     """
 
     model: str
@@ -216,6 +186,29 @@ class CellResult:
     control: bool
     kind: str
     key: str
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Model, task, seed, control and kind."""
+        return {name: getattr(self, name) for name in ("model", "task", "seed", "control", "kind")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult(CellId):
+    """One cell of a study, computed or failed.
+
+    Attributes:
+        status: `"done"` or `"failed"`.
+        reason: Reason of a failure.
+        traceback: Traceback of a failure that is not an `NtpsError`.
+        seconds: Duration of the computation.
+        score: The result of kind `"score"`.
+        gain: The result of kind `"gain"`.
+
+    Raises:
+        NtpsError: If kind or status is unknown, or a result that is done lacks its record.
+    """
+
     status: str
     reason: str | None = None
     traceback: str | None = None
@@ -254,40 +247,31 @@ def from_json(kind: Any, value: Any, name: str = "the record") -> Any:
     Args:
         kind: A dataclass, `tuple[X, ...]`, `dict[str, X]`, `X | None`, `float`, `int`, `str`, `bool` or `Any`.
         value: JSON values.
-        name: What they are, for error messages.
+        name: Name of the values, for error messages.
 
     Raises:
         NtpsError: If they do not fit; the message names the field.
     """
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
+    if kind is Any or type(value) is kind:
         return value
+    if kind is float and (value is None or type(value) is int):
+        return math.nan if value is None else float(value)
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else from_json(inner[0], value, name)
-    if kind is float and value is None:
-        return math.nan
     if is_dataclass(kind) and isinstance(value, Mapping):
         hints = _hints(typing.cast(type, kind))
-        for key in [*value, *(field for field in hints if field not in value)]:
-            if key not in hints or key not in value:
-                raise NtpsError(f"{name} {'lacks' if key in hints else 'has an unknown'} field {key!r}.")
+        if differing := sorted(hints.keys() ^ value.keys()):
+            problem = "lacks" if differing[0] in hints else "has an unknown"
+            raise NtpsError(f"{name} {problem} field {differing[0]!r}.")
         return kind(**{key: from_json(hints[key], item, f"{name}.{key}") for key, item in value.items()})  # type: ignore[operator]
     if origin is dict and isinstance(value, Mapping):
         return {key: from_json(inner[1], item, f"{name}[{key!r}]") for key, item in value.items()}
-    if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
-        each = [inner[0]] * len(value) if inner[-1] is ... else list(inner)
-        if len(each) == len(value):
-            return tuple(
-                from_json(k, item, f"{name}[{i}]") for i, (k, item) in enumerate(zip(each, value, strict=True))
-            )
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
+        if len(kinds) == len(value):
+            return tuple(from_json(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(kinds, value, strict=True)))
     raise NtpsError(f"{name} is {value!r}; {getattr(kind, '__name__', kind)} is needed.")
 
 
-@lru_cache
-def _hints(kind: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+_hints = lru_cache(typing.get_type_hints)
