@@ -38,11 +38,11 @@ def main() -> None:
         status = 130
     except typer.Exit as error:
         status = error.exit_code
-    except BrokenPipeError:  # the reader of our output, `head` for instance, has left
+    except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         sys.stderr.close()
         status = 0
     except Exception as error:
-        if not hasattr(error, "format_message"):  # what the parser raises has it; anything else is a fault of ours
+        if not hasattr(error, "format_message"):  # the parser's exceptions have it; any other is a bug
             raise
         status = _refuse(f"{error.format_message()} See ntps --help.")
     if status == 130:

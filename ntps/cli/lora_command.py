@@ -23,12 +23,14 @@ def run(
     task: shared.TaskArgument,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
     rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = 32,
-    alpha: Annotated[float, typer.Option(help="Their scale: they enter times alpha / rank.")] = 32,
+    alpha: Annotated[
+        float, typer.Option(help="Scale of the adapters: their output is multiplied by alpha / rank.")
+    ] = 32,
     dropout: Annotated[float, typer.Option(help="Share of an adapter's inputs dropped in training.")] = 0.05,
     learning_rate: Annotated[float | None, typer.Option(help="Peak step size.  [default: the method's]")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, or adafactor (the paper's).")] = "adamw",
     target: Annotated[
-        str, typer.Option(help="Where adapters go: all-linear, paper (attention), or module names with commas.")
+        str, typer.Option(help="Modules with adapters: all-linear, paper (attention), or names separated by commas.")
     ] = "all-linear",
     method: Annotated[str, typer.Option(help="lora, full, probe (the head alone) or scratch.")] = "lora",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 16,
@@ -36,7 +38,7 @@ def run(
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on the validation texts.")] = 25,
     patience: Annotated[int | None, typer.Option(help="Stop after this many evaluations without progress.")] = None,
     margin: Annotated[
-        float, typer.Option(help="Standard errors of validation loss by which weights must be better to be kept.")
+        float, typer.Option(help="Standard errors by which the validation loss must fall for weights to be chosen.")
     ] = 2.0,
     text_column: shared.TextColumn = None,
     label_column: shared.LabelColumn = None,
@@ -47,13 +49,13 @@ def run(
     layers: shared.Layers = "all",
     folds: shared.Folds = "auto",
     seed: Annotated[int, typer.Option(help="Seed of sample, split, training and folds.")] = 0,
-    seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, from --seed on.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, starting from --seed.")] = 1,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
     revision: shared.Revision = None,
     trust_remote_code: shared.TrustRemoteCode = False,
     output: Annotated[Path | None, typer.Option(help="Folder for training state, adapter, head and lora.json.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --output.")] = False,
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -64,7 +66,7 @@ def run(
         in_range(limit, 1, None, "limit")
     requested_folds = shared.parse_folds(folds)
     if resume and output is None:
-        raise NtpsError("--resume needs --output, the folder of the run to go on with.")
+        raise NtpsError("--resume needs --output, the folder of the run to continue.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise NtpsError("ntps lora trains in one process; start it without torchrun.")
     check_output(output, json_file)
@@ -75,7 +77,7 @@ def run(
     from ntps.finetune.compare import load_for_training
     from ntps.tasks import load_task
 
-    # Checked when made: what can be refused before anything is loaded is refused here.
+    # Settings are checked when they are made, before anything is loaded.
     endings = tuple(name.strip() for name in target.split(","))
     settings = TrainSettings(
         method=method,

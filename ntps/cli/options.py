@@ -1,4 +1,4 @@
-"""What the commands share: options, messages on stderr, output as JSON or text, sentences that name options."""
+"""Common parts of the commands: options, messages on stderr, JSON or text output, sentences that name options."""
 
 import logging
 import re
@@ -23,10 +23,10 @@ LabelColumns = Annotated[
 Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
 Config = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
 Limit = Annotated[int | None, typer.Option(help="Use a random sample of at most this many texts.")]
-TaskLimit = Annotated[int, typer.Option(help="Most texts of a task, a random sample.")]
+TaskLimit = Annotated[int, typer.Option(help="Use a random sample of at most this many texts per task.")]
 Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
-MaxLength = Annotated[int | None, typer.Option(help="Most tokens of a text.  [default: 512]")]
-BatchSize = Annotated[int, typer.Option(help="Most texts in a batch.")]
+MaxLength = Annotated[int | None, typer.Option(help="Cut texts to this many tokens.  [default: 512]")]
+BatchSize = Annotated[int, typer.Option(help="Largest number of texts in a batch.")]
 Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
 Folds = Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")]
 Center = Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")]
@@ -59,7 +59,7 @@ def show_messages() -> None:
 
 
 def hide_messages() -> None:
-    """Show nothing less than an error."""
+    """Show errors only."""
     logging.getLogger("ntps").setLevel(logging.ERROR)
 
 
@@ -76,14 +76,9 @@ def parse_folds(folds: str) -> int | str:
     return int(folds)
 
 
-def is_stdout(file: Path | None) -> bool:
-    """Return whether JSON goes to standard output."""
-    return str(file) == "-"
-
-
 def emit(json_text: str, json_file: Path | None, text: object, quiet: bool) -> None:
-    """Write JSON where it was asked for; print the text unless JSON is on standard output or nothing shall be said."""
-    if is_stdout(json_file):
+    """Write JSON to its file, if one was given, and print the text unless JSON goes to stdout or `quiet` is set."""
+    if str(json_file) == "-":
         sys.stdout.flush()
         sys.stdout.buffer.write(json_text.encode("utf-8") + b"\n")  # whatever the terminal's encoding
         sys.stdout.buffer.flush()
@@ -95,13 +90,9 @@ def emit(json_text: str, json_file: Path | None, text: object, quiet: bool) -> N
 
 
 def name_options(message: str, parameters: Iterable[Any]) -> str:
-    """Return a sentence of the library with the command's options in place of the parameters it names.
+    """Return a message of the library with the command's options in place of the parameters it names.
 
     A parameter is recognised where it is written as code (`name=`), by an underscore, or as the first word.
-
-    Args:
-        message: The sentence.
-        parameters: The command's click parameters.
     """
     for parameter in parameters:
         option = next((word for word in parameter.opts if word.startswith("--")), None)

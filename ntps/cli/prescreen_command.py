@@ -20,7 +20,7 @@ EXAMPLES = (
 def run(
     model: shared.ModelArgument,
     task: shared.TaskList,
-    budget: Annotated[int | None, typer.Option(help="How many tasks may be fine-tuned.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Number of tasks that may be fine-tuned.")] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="calibration.json of a study with --lora.  [default: the bundled one]")
     ] = None,

@@ -45,8 +45,10 @@ def run(
     convention: Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")] = "theory",
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance of the decompositions.")] = None,
     matmul_precision: Annotated[str, typer.Option(help="auto, highest, high (TF32) or medium.")] = "auto",
-    state_dtype: Annotated[str, typer.Option(help="Pooled states in float32, or float16: half the size.")] = "float32",
-    output: Annotated[Path | None, typer.Option(help="Write a report here; its pass is used again.")] = None,
+    state_dtype: Annotated[
+        str, typer.Option(help="Type of pooled states: float32, or float16 for half the size.")
+    ] = "float32",
+    output: Annotated[Path | None, typer.Option(help="Folder of the report; the pass in it is reused.")] = None,
     json_file: shared.JsonFile = None,
     seed: Annotated[int, typer.Option(help="Seed of sample, folds, permutations and random weights.")] = 0,
     revision: shared.Revision = None,
@@ -59,9 +61,6 @@ def run(
 ) -> None:
     """Score a causal language model on a labelled text set, layer by layer."""
     in_range(batch_size, 1, None, "batch_size")
-    in_range(seed, 0, None, "seed")
-    if limit is not None:
-        in_range(limit, 1, None, "limit")
     if control and (random_weights or device_map is not None):
         other = "--random-weights" if random_weights else "--device-map"
         raise NtpsError(f"--control and {other} exclude each other; give one of them.")
@@ -76,7 +75,7 @@ def run(
     from ntps.scoring import ScoreSettings, score_task
     from ntps.tasks import load_task
 
-    # Checked when made: what can be refused before anything is loaded is refused here.
+    # Settings are checked when they are made, before anything is loaded.
     settings = ScoreSettings(
         folds=shared.parse_folds(folds),
         seed=seed,
@@ -134,7 +133,7 @@ def run(
                 progress=False if quiet else None,
             )
         )
-        del loaded  # frees it before the control comes
+        del loaded  # frees it before the control is loaded
     if not is_main_process():
         return
     results = score_task(representations[0], settings, control=representations[1] if control else None)

@@ -30,20 +30,26 @@ def run(
     max_length: shared.MaxLength = None,
     folds: Annotated[int, typer.Option(help="Folds of held-out shares, intervals and probes.")] = 5,
     permutations: Annotated[int, typer.Option(help="Shuffles of the labels for the null.")] = 200,
-    seeds: Annotated[int, typer.Option(help="Repetitions, each with samples and folds of its own.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Repetitions, each with its own samples and folds.")] = 1,
     control: Annotated[bool, typer.Option("--control/--no-control", help="Also random weights.")] = True,
-    measure_layers: Annotated[str, typer.Option(help="Probes and measures at 'default' layers, or 'all'.")] = "default",
+    measure_layers: Annotated[str, typer.Option(help="Layers of probes and measures: 'default' or 'all'.")] = "default",
     prefix: shared.Prefix = "sum",
     center: shared.Center = False,
-    lora: Annotated[bool, typer.Option("--lora", help="Also fine-tune each model on each task: the gain.")] = False,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Also fine-tune each model on each task, for the gains.")
+    ] = False,
     lora_steps: Annotated[int, typer.Option(help="Optimiser steps of --lora.")] = 100,
     lora_rank: Annotated[int, typer.Option(help="Rank of its adapters.")] = 32,
-    lora_target: Annotated[str, typer.Option(help="Where they go: all-linear, or paper (attention).")] = "all-linear",
-    target: Annotated[str, typer.Option(help="What is predicted, of the last layer's probe.")] = "above_majority",
+    lora_target: Annotated[
+        str, typer.Option(help="Modules with adapters: all-linear, or paper (attention).")
+    ] = "all-linear",
+    target: Annotated[
+        str, typer.Option(help="Result of the last layer's probe to predict, or gain.")
+    ] = "above_majority",
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
-    output: Annotated[Path, typer.Option(help="Folder of cells and report; start again to go on.")] = Path("study"),
+    output: Annotated[Path, typer.Option(help="Folder of cells and report; run again to resume.")] = Path("study"),
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -110,7 +116,7 @@ def _write_calibration(study: Any, output: Path, limit: int) -> None:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """Return a table of at most 80 columns and what it says."""
+    """Return a table of at most 80 columns and its summary."""
     from ntps.report.study import lead
 
     cells = result["cells"]

@@ -1,4 +1,4 @@
-"""What `make demo` shows: the bundled model on the bundled tasks, beside the same model before pretraining."""
+"""The demo, `make demo`: the bundled model on the bundled tasks, beside the same model before pretraining."""
 
 import json
 import time
@@ -33,8 +33,8 @@ class Demo:
             pretrained model, `k_v` and `d`.
         d: Width of the model.
         k_v: Number of next-token directions.
-        seconds: Time that it took, in seconds.
-        report: Path of the page that was written.
+        seconds: Duration of the demo.
+        report: Path of the page.
     """
 
     rows: list[dict[str, Any]]
@@ -106,7 +106,7 @@ def run_demo(output: str | Path, *, progress: bool | None = None) -> Demo:
 
 
 def _row(name: str, task: Task, pretrained: Representations, random: Representations) -> dict[str, Any]:
-    """Return what both models have of a task at the last layer."""
+    """Return a task's row, from both models at the last layer."""
     last_layer = pretrained.layers[-1]
     after, before = (
         score(replace(representations, task=task), folds=FOLDS, layers=[last_layer])[last_layer]

@@ -1,4 +1,4 @@
-"""What all pages share: templates that escape, pictures that a page carries inside it, tables."""
+"""Common parts of all pages: templates that escape, pictures that a page contains, tables."""
 
 import base64
 import io
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, as a file of its own and as part of a page.
+    """A picture, both a file and a part of a page.
 
     Attributes:
         file: Name of its file, such as `"layers.png"`.
-        alt: What it shows, in words.
-        png: Its content.
+        alt: Description of the picture.
+        png: Content of the file.
         wide: Whether it needs the whole width of a page.
     """
 
@@ -45,11 +45,11 @@ class Picture:
 def draw_picture(
     file: str, alt: str, draw: Callable[["Figure"], Any], *, figsize: tuple[float, float] = (6.4, 4.6)
 ) -> Picture:
-    """Return a picture of what `draw` puts on a new figure; the caller's own matplotlib state is left alone.
+    """Return a picture of what `draw` puts on a new figure; the caller's matplotlib state is not touched.
 
     Args:
         file: Name of its file.
-        alt: What it shows, in words.
+        alt: Description of the picture.
         draw: Function that draws on a figure.
         figsize: Width and height in inches.
     """
@@ -78,13 +78,13 @@ def _environment() -> Environment:
 
 
 def render(template: str, *, title: str, heading: str, **content: Any) -> str:
-    """Return a whole HTML page that needs nothing beside it.
+    """Return a whole, self-contained HTML page.
 
     Args:
         template: File in `templates/` that extends `base.html`.
         title: Title of the page's window.
         heading: First heading of the page.
-        **content: What the template shows; everything but `Markup` is escaped.
+        **content: Variables of the template; everything but `Markup` is escaped.
     """
     page = _environment().get_template(template)
     return page.render(title=title, heading=heading, version=__version__, **content)

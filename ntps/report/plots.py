@@ -33,11 +33,11 @@ def new_axes(ax: Axes | None = None, *, figsize: tuple[float, float] = (6.4, 4.0
 
 def legend_below(ax: Axes, *, columns: int = 2) -> None:
     """Put the legend below the axis label, where it covers no data."""
-    # In points, so that the gap to the axis label does not depend on the height of the axes.
     from matplotlib.transforms import ScaledTranslation
 
     figure = ax.get_figure(root=True)
     assert figure is not None
+    # In points, so that the gap to the axis label does not depend on the height of the axes.
     below = ax.transAxes + ScaledTranslation(0, -32 / 72, figure.dpi_scale_trans)
     ax.legend(
         frameon=False,
@@ -158,7 +158,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
 
 
 def plot_runs(results: Sequence[LoraResult], axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Draw the validation accuracy of each run by step, and what its kept weights gained and cost.
+    """Draw the validation accuracy of each run by step, and the gain and cost of its chosen weights.
 
     Args:
         results: At least two runs on one task that differ in their settings.
@@ -174,7 +174,7 @@ def plot_runs(results: Sequence[LoraResult], axes: Sequence[Axes] | None = None)
     runs = runs_by_setting(results)
     if axes is None:
         _, axes = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
-    training, kept = axes
+    training, outcome = axes
     palette = sns.color_palette("colorblind", n_colors=len(runs))
     for index, ((name, run), color) in enumerate(zip(runs.items(), palette, strict=True)):
         marker = MARKERS[index % len(MARKERS)]
@@ -184,17 +184,17 @@ def plot_runs(results: Sequence[LoraResult], axes: Sequence[Axes] | None = None)
         gain, cost, intruders = outcomes(run)
         label = f"{name}: {intruders:.0f} intruders"
         error = 100 * run.gain_standard_error
-        kept.errorbar(cost, gain, yerr=error, color=color, marker=marker, ms=7, ls="", label=label)
+        outcome.errorbar(cost, gain, yerr=error, color=color, marker=marker, ms=7, ls="", label=label)
     training.set(xlabel="step", ylabel="validation accuracy", title="During training")
     training.locator_params(axis="x", integer=True)
-    kept.axhline(0, color="0.3", lw=0.8)
-    kept.set(xlabel="change of the next-token loss, nats per token", ylabel="gain, points of accuracy")
-    kept.set_title("Kept weights, test texts")
-    figure = kept.figure
+    outcome.axhline(0, color="0.3", lw=0.8)
+    outcome.set(xlabel="change of the next-token loss, nats per token", ylabel="gain, points of accuracy")
+    outcome.set_title("Kept weights, test texts")
+    figure = outcome.figure
     if figure is not None and figure.get_layout_engine() is not None:
         figure.legend(loc="outside lower center", ncols=min(4, len(runs)), frameon=False, fontsize="small")
     else:
-        kept.legend(frameon=False, fontsize="small")
+        outcome.legend(frameon=False, fontsize="small")
     return axes
 
 
@@ -226,12 +226,12 @@ def setting_name(result: LoraResult) -> str:
 
 
 def outcomes(result: LoraResult) -> tuple[float, float, float]:
-    """Return what the kept weights gained and cost: points of accuracy, nats per token, intruder dimensions."""
+    """Return gain and cost of the chosen weights: points of accuracy, nats per token, intruder dimensions."""
     return 100 * result.gain, next_token_cost(result), float(intruder_count(result))
 
 
 def next_token_cost(result: LoraResult) -> float:
-    """Return the next-token loss after minus before, in nats per token; NaN if the model has no next-token head."""
+    """Return the next-token loss after minus before, in nats per token; NaN if the model has no language-model head."""
     before, after = result.before.next_token_loss, result.after.next_token_loss
     return math.nan if before is None or after is None else after - before
 
@@ -250,6 +250,6 @@ def _number(value: float | None) -> float:
 
 
 def _share_axis(ax: Axes, values: Iterable[float]) -> None:
-    """Show shares from 0 to 1, and what lies below 0 down to -0.5: a held-out share has no lower end."""
+    """Show shares from 0 to 1, and negative ones down to -0.5: a held-out share has no lower bound."""
     lowest = min((value for value in values if not math.isnan(value)), default=0.0)
     ax.set_ylim(max(min(-0.03, lowest - 0.03), -0.5), 1.03)

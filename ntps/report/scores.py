@@ -1,4 +1,4 @@
-"""A folder that shows scores: one self-contained page, the numbers as JSON and CSV, the pictures as PNG."""
+"""The report of scores: a folder with one self-contained page, the numbers as JSON and CSV, pictures as PNG."""
 
 import json
 import re
@@ -74,8 +74,8 @@ def _section_names(results: Sequence[ScoreResult]) -> list[str]:
         raise NtpsError("results is empty; give at least one ScoreResult.")
     names = [str(result.metadata.get("label_column", result.task)) for result in results]
     if len({result.model for result in results}) > 1 or len(set(names)) < len(names):
-        given = ", ".join(f"{short_name(result.model)}: {name}" for result, name in zip(results, names, strict=True))
-        raise NtpsError(f"results are of {given}; one page takes one model and different label columns.")
+        listed = ", ".join(f"{short_name(result.model)}: {name}" for result, name in zip(results, names, strict=True))
+        raise NtpsError(f"results are of {listed}; one page takes one model and different label columns.")
     return names
 
 
@@ -103,9 +103,9 @@ def _csv(results: Sequence[ScoreResult], names: Sequence[str]) -> str:
 
 
 def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
-    """Return what the page shows of one result."""
+    """Return the variables of a page's section on one result."""
     best, of = result.best, f" of {name}" if suffix else ""
-    made_by = {key: value for key, value in result.metadata.items() if key not in _LEFT_OUT} | dict(result.settings)
+    origin = {key: value for key, value in result.metadata.items() if key not in _LEFT_OUT} | dict(result.settings)
     return {
         "id": f"labels{suffix}",
         "name": name,
@@ -130,7 +130,7 @@ def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
             best=best,
         ),
         "evidence": _evidence(result),
-        "settings": settings_table(made_by),
+        "settings": settings_table(origin),
     }
 
 
@@ -168,12 +168,12 @@ def _bounds(kind: str) -> Callable[[LayerScore], str]:
 
 
 def _evidence(result: ScoreResult) -> list[tuple[str, Markup]]:
-    """Return one table per quantity that has a null, an interval or a control: what its values are read against."""
+    """Return one table per quantity that has a null, an interval or a control, with its values beside them."""
 
     def entry(field: str, name: str, key: str | None = None) -> Callable[[LayerScore], Any]:
         def value(scored: LayerScore) -> Any:
-            found = (getattr(scored, field) or {}).get(name)
-            return found if key is None or found is None else found[key]
+            content = (getattr(scored, field) or {}).get(name)
+            return content if key is None or content is None else content[key]
 
         return value
 

@@ -1,4 +1,4 @@
-"""A folder that shows a study: one self-contained page, the table as CSV, the pictures as PNG."""
+"""The report of a study: a folder with one self-contained page, the table as CSV, pictures as PNG."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
@@ -66,7 +66,7 @@ def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | No
 
 
 def lead(result: Mapping[str, Any]) -> str:
-    """Return one or two sentences that say what the study found.
+    """Return the study's result in one or two sentences.
 
     Args:
         result: `Study.to_dict()`.
@@ -90,7 +90,7 @@ def lead(result: Mapping[str, Any]) -> str:
 
 
 def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
-    """Return a few sentences that say what fine-tuning gained and how well that was predicted.
+    """Return in a few sentences what fine-tuning gained and how well that was predicted.
 
     Args:
         study: From `ntps.run_study`, with `lora`.
@@ -130,7 +130,7 @@ def _with_interval(correlation: Mapping[str, Any]) -> str:
 
 
 def _of_second(value: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the function of the second part of a row that is a name and its entry."""
+    """Return the function that applies `value` to the entry of a row (name, entry)."""
     return lambda row: value(row[1])
 
 
@@ -167,7 +167,7 @@ def _failed_table(cells: list[dict[str, Any]]) -> Markup | None:
 
 
 def _gain(study: Study, gain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what fine-tuning gained, what goes with it, and how well it is predicted."""
+    """Return the variables of a page's section on gains: their table, correlations and errors of prediction."""
     frame = study.frame().dropna(subset=["gain"])
     error_columns = [
         Column("inputs", itemgetter(0), words=True),

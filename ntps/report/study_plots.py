@@ -1,4 +1,4 @@
-"""Pictures of a study: a predictor against accuracy or gain, and what choosing a rank and a layer is worth."""
+"""Pictures of a study: a predictor against accuracy or gain, and the effect of choosing a rank and a layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def plot_against(
         study: From `ntps.run_study`.
         predictor: A column of `Study.frame()`.
         ax: Axes to draw on; new ones by default.
-        target: Another column of it.
+        target: Another column of `Study.frame()`.
         models: Names of the models to draw; all by default.
     """
     import seaborn as sns
@@ -87,7 +87,7 @@ def plot_models(
         study: From `ntps.run_study`.
         predictor: A column of `Study.frame()`.
         figure: Figure to draw on; a new one by default.
-        target: Another column of it.
+        target: Another column of `Study.frame()`.
         correlations: `study.correlations(target=target)`; without it, no correlations are shown.
     """
     frame = study.frame()
@@ -199,7 +199,7 @@ def plot_options(
 
 
 def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) -> "Axes":
-    """Draw the best correlation over ranks and layers beside what is best on permuted tasks.
+    """Draw the best correlation over ranks and layers beside the best ones on permuted tasks.
 
     Args:
         study: From `ntps.run_study`.

@@ -1,10 +1,10 @@
-"""From what is known before fine-tuning to the gain it would bring: a small regression, its interval, its verdict.
+"""Calibrations: a small regression from inputs known before fine-tuning to its gain, with interval and verdict.
 
 The regression is linear in few inputs (`INPUTS`). Its interval comes from its errors on tasks left out, not from its
 fit: of n such errors the interval takes the ones of rank (n + 1) (1 -+ confidence) / 2, as in split conformal
-prediction (Vovk, Gammerman, Shafer, *Algorithmic Learning in a Random World*, 2005). It covers tasks that come from
-where the calibration's came from; one fitted on a generated language says little about film reviews, and `about` says
-what it was fitted on.
+prediction (Vovk, Gammerman, Shafer, *Algorithmic Learning in a Random World*, 2005). It holds for tasks of
+the same kind as the calibration's: one fitted on a generated language says little about film reviews. `about` says what
+it was fitted on.
 """
 
 import json
@@ -38,14 +38,14 @@ INPUTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class GainForecast:
-    """The gain to expect on one task.
+    """The expected gain on one task.
 
     Attributes:
         expected: Accuracy after minus before, in [-1, 1].
         low, high: Ends of the interval.
         verdict: `"little"` when the upper end is at most `WORTH` (one point, as printed), `"pays"` when the lower end
             is at least that, else `"unknown"`.
-        outside: Inputs that lie outside what the calibration has seen.
+        outside: Inputs that lie outside the calibration's ranges.
     """
 
     expected: float
@@ -73,7 +73,7 @@ class Calibration:
         inputs: Names of the inputs, columns of a study's table.
         coefficients: Intercept, then one for each input.
         errors: Gain minus prediction of every cell, each predicted without its task, ascending.
-        ranges: Least and largest value of each input in the fit.
+        ranges: Smallest and largest value of each input in the fit.
         confidence: Level of the intervals.
         coverage: Share of cells inside their interval when task and errors are both left out; below `confidence` where
             tasks differ more than cells do.
@@ -108,13 +108,13 @@ class Calibration:
         Raises:
             NtpsError: If an input is missing or not finite.
         """
-        given = []
+        row = []
         for name in self.inputs:
             value = values.get(name, math.nan)
             if not math.isfinite(value):
                 raise NtpsError(f"the calibration needs a number for {name!r}; got {values.get(name)!r}.")
-            given.append(float(value))
-        expected = self.coefficients[0] + float(np.dot(self.coefficients[1:], given))
+            row.append(float(value))
+        expected = self.coefficients[0] + float(np.dot(self.coefficients[1:], row))
         below, above = error_interval(self.errors, self.confidence)
         accuracy = float(values.get("accuracy", math.nan))
         least, most = (-1.0, 1.0) if math.isnan(accuracy) else (-accuracy, 1 - accuracy)
@@ -124,7 +124,7 @@ class Calibration:
         low = min(max(expected + below, least), most)
         outside = tuple(
             name
-            for name, value, (first, last) in zip(self.inputs, given, self.ranges, strict=True)
+            for name, value, (first, last) in zip(self.inputs, row, self.ranges, strict=True)
             if not first - 1e-9 <= value <= last + 1e-9
         )
         return GainForecast(expected=expected, low=low, high=high, verdict=_verdict(low, high), outside=outside)
@@ -167,7 +167,7 @@ def calibrate(
     confidence: float = 0.8,
     about: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """Fit the gain of a study's cells.
+    """Fit a regression of the gain on a study's cells.
 
     Args:
         frame: `Study.frame()` of a study with gains; seeds are averaged.

@@ -1,6 +1,6 @@
-"""Does a score known before fine-tuning predict what LoRA gains? Judged on tasks and models left out.
+"""Predict the gain of LoRA from scores known before fine-tuning, and judge it on tasks and models left out.
 
-Rank correlation is not prediction: it forgets the size, and gains fall with probe accuracy by themselves (there is
+Rank correlation is not prediction: it ignores the size of a gain, and gains fall with probe accuracy anyway (there is
 less left to gain). So a small regression is fitted without the task, the model, or both, and its mean absolute error
 is set beside that of predictors that need no score.
 """
@@ -25,7 +25,7 @@ INPUTS = {
     "accuracy + ntps": "linear in both",
 }
 OVER = ("task", "model", "both")
-STUDY_INPUTS = {  # what a study knows beside INPUTS: columns of its table, linear in each
+STUDY_INPUTS = {  # further inputs that a study has: columns of its table, linear in each
     "accuracy + explained": ("accuracy", "explained_heldout"),
     "accuracy + ceiling": ("accuracy", "ceiling_heldout"),
     "accuracy + held back": ("accuracy", "held_back"),
@@ -37,7 +37,7 @@ def to_grid(frame: "pd.DataFrame", column: str) -> np.ndarray:
     """Return one column as a complete (models, data sets) array, both in order of first appearance.
 
     Args:
-        frame: Columns `model`, `dataset` and the one asked for.
+        frame: Table with the columns `model`, `dataset` and `column`.
         column: Name of the column.
 
     Raises:
@@ -55,7 +55,7 @@ def to_grid(frame: "pd.DataFrame", column: str) -> np.ndarray:
 
 
 def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a study's table (`Study.frame`) with `task` as `dataset`, averaged over seeds, where there is a gain.
+    """Return the rows of a study's table (`Study.frame`) that have a gain, averaged over seeds, `task` as `dataset`.
 
     Raises:
         NtpsError: If it has no column `gain`.
@@ -77,22 +77,23 @@ def gain_prediction(
     n_bootstrap: int = 2000,
     random_state: int = 0,
 ) -> "pd.DataFrame":
-    """Error of predicting the gain of left-out tasks or models, against baselines.
+    """Return the errors of predicting the gain of left-out tasks or models, beside those of baselines.
 
-    Least squares on all cells but the left-out ones. `over="task"` leaves one task out in all models, `"model"` one
-    model with all its tasks (the other models have seen the same tasks), `"both"` predicts each cell from cells that
-    share neither its task nor its model. The score is standardised within a model over all tasks, left-out ones
-    included: scores are known before any fine-tuning; no gain is used. Intervals: bootstrap over tasks with everything
-    refitted (a task drawn twice counts twice in fit and in error, and is left out as one); with 12 tasks percentile
-    intervals are somewhat narrow. Where the score's rank and layer were themselves chosen with the gains of all cells
-    in sight, as in the paper's figures, its error is optimistic, and a margin over the baseline is not evidence.
+    Predictions are least squares on all cells but those left out. `over="task"` leaves one task out in all models,
+    `"model"` one model with all its tasks (the other models have seen the same tasks), and `"both"` predicts each cell
+    from cells that share neither its task nor its model. The score is standardised within a model over all tasks,
+    left-out ones included: scores are known before any fine-tuning, and no gain is used. Intervals are by bootstrap
+    over tasks with everything refitted (a task drawn twice counts twice in fit and in error, and is left out as one);
+    with 12 tasks such percentile intervals are somewhat narrow. If the score's rank and layer were themselves chosen
+    with the gains of all cells in sight, as in the paper's figures, its error is optimistic, and a margin over the
+    baseline is not evidence.
 
     Args:
-        frame: Columns `model`, `dataset`, `gain` and the two named next, complete: from `gain_frame`, say.
+        frame: Complete table with columns `model`, `dataset`, `gain` and the two named next, such as `gain_frame`'s.
         over: `"task"`, `"model"` or `"both"`.
-        score: Column with the score before fine-tuning.
-        accuracy: Column with the probe's accuracy before fine-tuning.
-        inputs: Further regressions, from their names to the columns each is linear in; `STUDY_INPUTS` for a study.
+        score: Name of the column of the score before fine-tuning.
+        accuracy: Name of the column of the probe's accuracy before fine-tuning.
+        inputs: Further regressions, as a mapping from names to columns; `STUDY_INPUTS` for a study.
         confidence: Level of the intervals.
         n_bootstrap: Number of bootstrap samples.
         random_state: Seed of the bootstrap.

@@ -1,4 +1,4 @@
-"""What a study measures of one model on one task: scores of every layer with nulls and intervals, probes and measures.
+"""Measure one model on one task for a study: scores of every layer with nulls and intervals, probes and measures.
 
 Everything comes from the representations of one pass, and each layer is solved once.
 """
@@ -28,19 +28,19 @@ DEFAULT_LIMIT = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """What a study computes, apart from its models and tasks.
+    """Options of a study, apart from its models and tasks.
 
     Attributes:
-        limit: Most texts of a task, a seeded random sample; all when `None`.
-        max_length: Most tokens of a text; `None` as in `ntps.collect`.
+        limit: Largest number of texts of a task, a seeded random sample; all when `None`.
+        max_length: As in `ntps.collect`.
         folds: Folds of held-out shares, intervals and probes; at least 3.
         permutations: Number of shuffles of the labels for the null; at least 1.
-        measure_layers: `"default"` (half the depth and the last) or `"all"`: where probes and measures are taken.
+        measure_layers: Layers of probes and measures, `"default"` (at half the depth and the last) or `"all"`.
         center: As in `ntps.score`.
         prefix: As in `ntps.collect`.
         dtype: As in `ntps.load_model`.
         seeds: Number of repetitions: samples, folds and control weights are drawn with seeds 0, ..., seeds - 1.
-        control: Whether to score random weights of each model's architecture, too; models of one architecture share
+        control: Whether to score random weights of each model's architecture too; models of one architecture share
             them.
 
     Raises:
@@ -72,24 +72,24 @@ class StudySettings:
             one_of(self.dtype, DTYPES, "dtype")
 
     def of_scores(self) -> dict[str, Any]:
-        """Return what shapes a cell of kind `"score"`: how many seeds and whether there are controls does not."""
+        """Return the options that a cell of kind `"score"` depends on: all but `seeds` and `control`."""
         return {name: value for name, value in asdict(self).items() if name not in ("seeds", "control")}
 
     def of_gains(self) -> dict[str, Any]:
-        """Return what shapes a cell of kind `"gain"`, beside the training settings."""
+        """Return the options that a cell of kind `"gain"` depends on, beside the training settings."""
         return {name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype")}
 
 
 def measure(
     representations: Representations, settings: StudySettings, *, seed: int = 0, control: bool = False
 ) -> ScoreRecord:
-    """Return what a study keeps of a model on a task; it depends on the arguments alone.
+    """Return the record of a model on a task, which depends on the arguments alone.
 
     Args:
         representations: From `ntps.collect` of a task, all layers; the task's first label column is scored.
         settings: See `StudySettings`.
         seed: Seed of folds, permutations and probes.
-        control: Take the measures of the last layer only: the random-weight control needs no more.
+        control: Whether to measure the last layer only, which is enough for a control with random weights.
 
     Raises:
         NtpsError: If a layer cannot be solved or has no next-token direction.

@@ -1,4 +1,4 @@
-"""Which tasks are worth fine-tuning for: the expected gain of each, from the frozen model alone.
+"""Rank tasks by the gain that fine-tuning is expected to bring, from the frozen model alone.
 
 Scores, ceilings and a probe of the frozen model cost one pass over the texts, and tasks on equal texts share it; the
 calibration (`ntps.study.calibration`) turns them into an expected gain with an interval. Nothing is trained but the
@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PrescreenSettings:
-    """What shapes a prescreening, apart from model, tasks and calibration; defaults as in a study.
+    """Options of a prescreening, apart from model, tasks and calibration; defaults as in a study.
 
     Attributes:
-        limit: Most texts of a task, a seeded random sample; all when `None`.
-        max_length: Most tokens of a text; `None` as in `ntps.collect`.
+        limit: Largest number of texts of a task, a seeded random sample; all when `None`.
+        max_length: As in `ntps.collect`.
         folds: Folds of probe and held-out shares, at least 3.
         seed: Seed of sample and folds.
 
@@ -77,8 +77,8 @@ class Prescreening:
             layer), `held_back`, `expected`, `low`, `high` (gain in accuracy), `verdict`, `sentence`, `outside`,
             `chosen` (within the budget).
         budget: Number of tasks that may be fine-tuned; `None` for no limit.
-        calibration: What made the forecasts.
-        settings: What shaped the numbers.
+        calibration: The calibration behind the forecasts.
+        settings: Options of the prescreening.
     """
 
     model: str
@@ -116,7 +116,7 @@ class Prescreening:
 
     @property
     def basis(self) -> str:
-        """Say what the forecasts rest on."""
+        """The basis of the forecasts, in words."""
         about, level = self.calibration.about, self.calibration.confidence
         error, plain = about["mean_absolute_error"], about["mean_absolute_error_of_the_mean_gain"]
         text = (
@@ -128,7 +128,7 @@ class Prescreening:
         read, fewest = about.get("limit"), min((row["n_texts"] for row in self.rows if "n_texts" in row), default=0)
         if read and fewest < 0.9 * read:
             text += (
-                f" What is held back shows less with fewer texts: the fit read {read} per task, this run as few as "
+                f" With fewer texts, less of what is held back shows: the fit read {read} per task, this run as few as "
                 f"{fewest}, so gains may be larger."
             )
         return text
@@ -176,20 +176,20 @@ def prescreen(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> Prescreening:
-    """Rank tasks by the accuracy that fine-tuning with LoRA is expected to gain on them.
+    """Rank tasks by the gain in accuracy that is expected from fine-tuning with LoRA.
 
     Args:
-        model: A name or path for `ntps.load_model`, or a model loaded by it, with whatever options.
+        model: A name or path for `ntps.load_model`, or a model that it has loaded.
         tasks: Names, files (`NAME=PATH` names one) or `Task` objects, with different names.
         budget: Number of tasks that may be fine-tuned: that many, the best first, are marked `chosen`, unless their
             verdict is `"little"`.
         calibration: From `ntps.calibrate` or `load_calibration`; the bundled one when `None`.
         settings: See `PrescreenSettings`; its defaults when `None`.
         batch_size: As in `ntps.collect`.
-        progress: Show the passes' bars on stderr; by default when it is a terminal.
+        progress: Whether to show progress bars on stderr; by default when it is a terminal.
 
     Raises:
-        NtpsError: If an option is out of range, two tasks have one name, the model cannot be loaded, or every task
+        NtpsError: If an option is out of range, two tasks have the same name, the model cannot be loaded, or every task
             fails.
     """
     if not tasks:
@@ -240,7 +240,7 @@ def prescreen(
 
 
 def frozen_inputs(representations: Representations, *, folds: int = 5, seed: int = 0) -> dict[str, Any]:
-    """Return what a study's table says of a frozen model on a task, by the same names.
+    """Return the inputs of a forecast for a frozen model on a task, named as in a study's table.
 
     Args:
         representations: From `ntps.collect` of a task, all layers.

@@ -1,7 +1,7 @@
 """Rank correlations for few points: intervals, permutation p-values, grids of models by tasks, corrections.
 
-A study has about ten tasks and a handful of models that all see the *same* tasks. Two habits go wrong there:
-large-sample p-values, and treating models x tasks as that many independent points. Here p-values come from
+A study has about ten tasks and a handful of models that all see the *same* tasks. Two common practices go wrong there:
+large-sample p-values, and treating models x tasks as so many independent points. Here p-values come from
 permutations (all of them for up to seven points), and in a grid whole tasks are permuted, the same way in every model,
 so that what models share is kept. Ranks are computed once; a permutation only reorders them, so thousands cost one
 matrix product.
@@ -25,7 +25,7 @@ EXACT_UP_TO = 7  # 7! = 5,040 permutations: fewer than are drawn at random for m
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """A rank correlation with what is needed to read it.
+    """A rank correlation with its uncertainty.
 
     Attributes:
         spearman: Spearman's rho (mid-ranks for ties), in [-1, 1]; for a grid the mean over models, or the pooled one.
@@ -119,9 +119,9 @@ def grid_spearman(
 
     `view="within"` averages Spearman's rho over models (levels of different models never mix); `view="pooled"` ranks
     all cells together. Null: the tasks of `y` are permuted, the same way in every model. What models share in `x` and
-    in `y` stays, so the p-value is right however dependent the models are, where permuting all cells freely is not: a
-    task that is easy for one model is easy for all, and ten models are nowhere near ten times the evidence.
-    The pooled statistic's null is not centred on zero (models differ in level); deviations from its mean are compared.
+    in `y` stays, so the p-value is right however dependent the models are. That of freely permuted cells would not be:
+    a task that is easy for one model is easy for all, and ten models are nowhere near ten times the evidence. The null
+    of the pooled statistic is not centred on zero (models differ in level); deviations from its mean are compared.
 
     Interval: a jackknife over tasks on Fisher's z (for a single model that of `spearman`), with t quantiles of n - 2
     degrees of freedom. Simulated with 8 models and 6 to 20 tasks it covered 93 to 98 % at a nominal 95 %, for
@@ -189,7 +189,7 @@ def grid_spearman(
 
 
 def adjust(p_values: ArrayLike, *, method: str = "holm") -> np.ndarray:
-    """Adjust p-values for having looked at several.
+    """Adjust p-values for multiple testing.
 
     Args:
         p_values: P-values (m,) in [0, 1]; `nan` entries are passed through and not counted.
@@ -252,7 +252,7 @@ def unit(ranks: np.ndarray) -> np.ndarray:
 
 
 def draw_permutations(n: int, count: int, random_state: int) -> tuple[np.ndarray, bool]:
-    """Return permutations (B, n) of n points and whether they are all n! (then `count` is ignored)."""
+    """Return permutations (B, n) of n points, and whether these are all n! (`count` is then ignored)."""
     in_range(count, 1, None, "n_permutations")
     if n <= EXACT_UP_TO:
         return _all_permutations(n), True

@@ -1,4 +1,4 @@
-"""Choosing a rank and a layer by correlation, and what that choice is worth.
+"""Choosing a rank and a layer by correlation, and how much of the result is due to the choice.
 
 The paper chooses (rank, layer) per model as the pair whose score correlates best with the target, on the tasks it then
 reports. The best of many options correlates with anything: with 12 tasks and 50 unrelated options, the median best
@@ -29,16 +29,16 @@ class Selection:
     Attributes:
         spearman: Correlation of the chosen option; over several models the mean of theirs (of their absolute values
             when each model chose its own option in direction `"any"`).
-        interval: 95 % interval of the chosen option as if it had been fixed: it does not know of the choice.
+        interval: 95 % interval of the chosen option as if it had been fixed, which ignores the choice.
         p_value: Selection-aware permutation p-value in (0, 1]: how often the best option of permuted tasks does as
             well.
-        naive_p_value: The p-value that forgets the choice, for comparison.
+        naive_p_value: The p-value that ignores the choice, for comparison.
         options: Chosen option per model, or one for all.
         correlations: Mean correlation over models of each option (options,); zero where an option is constant.
         null_quantiles: The 5, 50 and 95 % points of the best correlation on permuted tasks (absolute for `"any"`).
         null: All permuted best correlations (B,).
         n, n_models, n_options, n_permutations: Numbers of tasks, models, options and permutations.
-        direction: Sign that was looked for.
+        direction: Sign of the correlations searched for.
     """
 
     spearman: float
@@ -62,7 +62,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutSelection:
-    """What an option chosen elsewhere achieves on the task or model left out.
+    """The result of options that were chosen without the task or model they are judged on.
 
     Attributes:
         spearman: Mean over models of the correlation between collected positions and targets; `nan` if undefined.
@@ -105,16 +105,16 @@ def select_and_correlate(
     n_permutations: int = 1999,
     random_state: int = 0,
 ) -> Selection:
-    """Choose the option that correlates best with the target and say how often chance does as well.
+    """Choose the option that correlates best with the target, and test it against chance.
 
-    The null permutes the tasks (the same way in every model), chooses anew among all options, and keeps the best
-    correlation: dependence among options and among models is kept, nothing is assumed about either.
+    For the null, the tasks are permuted (the same way in every model) and the best correlation among all options is
+    chosen anew. Dependence among options and among models is kept, and nothing is assumed about either.
 
     Args:
         values: Scores (options, tasks) or (options, models, tasks), finite; an option is a rank and layer, say.
         target: (tasks,) or (models, tasks), finite.
         per_model: Choose an option for each model, as the paper does; else one option for all, by its mean correlation.
-        direction: `"any"` looks for the largest absolute correlation, `"positive"` or `"negative"` for one sign.
+        direction: `"any"` for the largest absolute correlation, `"positive"` or `"negative"` for one sign.
         n_permutations: Random permutations; all of them with up to seven tasks.
         random_state: Seed of the random permutations.
 
@@ -166,13 +166,13 @@ def leave_one_out_selection(
     n_permutations: int = 499,
     random_state: int = 0,
 ) -> HeldOutSelection:
-    """Choose the option without a task (or model), use it there, and correlate what was collected.
+    """Choose the option without a task (or model), apply it there, and correlate the collected results.
 
     The choice is the option with the best mean within-model Spearman correlation on what remains.
 
-    `over="task"`: scores of different options do not compare (a layer's level is not another's), so the raw value of
-    the left-out task cannot be collected. Collected is its *position* among the remaining tasks under the chosen
-    option, half the sum of signs of its differences from them, times the sign of the option's correlation. Positions
+    `over="task"`: scores of different options do not compare (layers differ in level), so the left-out task's raw value
+    cannot be collected. Its *position* among the remaining tasks under the chosen option is collected instead: half the
+    sum of signs of its differences from them, times the sign of the option's correlation. Positions
     are on one scale for all options, and when every fold chooses one option they are exactly its centred ranks, so the
     result equals the fixed option's correlation. Only scores decide a position: the left-out task's target enters
     nowhere.
@@ -188,7 +188,7 @@ def leave_one_out_selection(
         values: Scores (options, models, tasks) or (options, tasks), finite.
         targets: (models, tasks) or (tasks,), finite; at least five tasks for `over="task"`, two models for `"model"`.
         over: `"task"` or `"model"`.
-        direction: Sign that is looked for; `"any"` learns it with the option.
+        direction: Sign of the correlations searched for; with `"any"` it is chosen with the option.
         n_permutations: Random joint permutations of the tasks; all of them with up to seven tasks.
         random_state: Seed of the random permutations.
 
@@ -242,7 +242,7 @@ def _leave_task_out(
         scores
     )  # half the sum over the others of sign(v_i - v_j): the position of i among the others
     positions, chosen, signs = np.empty((b, m, t)), np.empty((b, t), dtype=int), np.empty((b, t), dtype=int)
-    for i in range(t):
+    for i in range(t):  # the task left out
         others = [j for j in range(t) if j != i]
         rest = _correlations(unit(centered_ranks(scores[:, :, others])), unit(centered_ranks(targets[:, :, others])))
         mean = rest.mean(2)
@@ -266,14 +266,13 @@ def _leave_model_out(
 
 
 def _correlations(ranks: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Unit ranks (options, models, tasks) times (B, models, tasks) -> correlations (B, options, models)."""
-    return np.stack([targets[:, u] @ ranks[:, u].T for u in range(ranks.shape[1])], axis=2)
+    """Return correlations (B, options, models) of unit ranks (options, models, tasks) and (B, models, tasks)."""
+    return np.stack([targets[:, model] @ ranks[:, model].T for model in range(ranks.shape[1])], axis=2)
 
 
 def _mean_correlation(positions: np.ndarray, target_ranks: np.ndarray) -> np.ndarray:
-    """Mean within-model Spearman (B,) of collected positions with unit target ranks."""
-    each = (unit(centered_ranks(positions)) * target_ranks).sum(-1)
-    return each.mean(-1)
+    """Return the mean within-model Spearman (B,) of collected positions with unit target ranks."""
+    return (unit(centered_ranks(positions)) * target_ranks).sum(-1).mean(-1)
 
 
 def _score(correlations: np.ndarray, direction: str) -> np.ndarray:
@@ -283,7 +282,7 @@ def _score(correlations: np.ndarray, direction: str) -> np.ndarray:
 
 
 def _best(correlations: np.ndarray, per_model: bool, direction: str) -> tuple[np.ndarray, np.ndarray]:
-    """Best value (B,) and the option per model (B, models) from correlations (B, options, models)."""
+    """Return the best value (B,) and its option per model (B, models), of correlations (B, options, models)."""
     if per_model:
         score = _score(correlations, direction)
         return score.max(1).mean(1), score.argmax(1)

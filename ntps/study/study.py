@@ -1,11 +1,11 @@
-"""Studies: models by tasks, resumable, and correlations that say how rank and layer were chosen.
+"""Studies of models by tasks: resumable, with correlations that state how rank and layer were chosen.
 
     study = run_study(["miniworld-base", "miniworld-base@step150"], ["miniworld/topic", ...], output="study")
     study.frame()           # one row per model and task: scores, nulls, intervals, control, measures, accuracy
     study.correlations()    # one entry per predictor, with what its rank and layer were chosen on
 
-What is predicted (the target) is the cross-validated accuracy of a linear probe of the last layer above the majority
-rate: one number for a model and task, whatever layer and rank the score is read at.
+The target, which scores are to predict, is the cross-validated accuracy of a linear probe of the last layer above the
+majority rate: one number per model and task, whatever layer and rank the score is read at.
 """
 
 import json
@@ -47,14 +47,14 @@ MAX_HELD_OUT_PERMUTATIONS = 499  # each repeats the whole choice
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The results of a grid of models by tasks, and what to read off them.
+    """The results of a grid of models by tasks, with tables and correlations.
 
     Attributes:
         cells: One result per cell, in the grid's order.
-        models: Names in the order given.
-        tasks: Names in the order given.
-        settings: What shaped the cells.
-        lora: How models were fine-tuned for the gains; `None` when they were not.
+        models: Names of the models, in the order given.
+        tasks: Names of the tasks, in the order given.
+        settings: Settings of the cells.
+        lora: Settings of fine-tuning for the gains; `None` without gains.
     """
 
     cells: tuple[CellResult, ...]
@@ -75,14 +75,14 @@ class Study:
 
     @cached_property
     def _frames(self) -> dict[float, "pd.DataFrame"]:
-        """Tables by depth, each made once."""
+        """Tables by depth, each built once."""
         return {}
 
     def frame(self, *, depth: float = DEPTH) -> "pd.DataFrame":
         """Return one row per model, task and seed, read at the default rank of the layer at a share of the depth.
 
-        Columns: what is `PREDICTORS` (`explained_gain` and `*_random` with controls), low and high ends of the
-        intervals, p-values of the null, and the probe's results at the last layer. With gains also `GAINS`.
+        Columns: `PREDICTORS` (`explained_gain` and `*_random` with controls), low and high ends of the intervals,
+        p-values of the null, and the probe's results at the last layer. With gains also `GAINS`.
 
         Args:
             depth: Share of the depth, in [0, 1].
@@ -102,15 +102,15 @@ class Study:
         return self._frames[depth]
 
     def _row(self, cell: CellResult, depth: float) -> dict[str, Any]:
-        place = (cell.model, cell.task, cell.seed)
-        row: dict[str, Any] = dict(zip(("model", "task", "seed"), place, strict=True))
-        row |= {"status": cell.status, "reason": cell.reason}
+        row: dict[str, Any] = {name: getattr(cell, name) for name in ("model", "task", "seed", "status", "reason")}
         if cell.score is not None:
-            row |= score_row(cell.score, self._scores.get((*place, True)), depth)
-        return row if self.lora is None else row | gain_row(self._gains.get(place), row.get("layer"))
+            row |= score_row(cell.score, self._scores.get((cell.model, cell.task, cell.seed, True)), depth)
+        if self.lora is None:
+            return row
+        return row | gain_row(self._gains.get((cell.model, cell.task, cell.seed)), row.get("layer"))
 
     def table(self, column: str, *, depth: float = DEPTH) -> "pd.DataFrame":
-        """Return one column of `frame`, averaged over seeds, models down and tasks across; empty cells are NaN.
+        """Return one column of `frame`, averaged over seeds, one row per model and one column per task; NaN if missing.
 
         Raises:
             NtpsError: If there is no such column of numbers.
@@ -121,7 +121,7 @@ class Study:
         return wide.reindex(index=list(self.models), columns=list(self.tasks))
 
     def usable(self, *, target: str = "above_majority") -> tuple[list[str], list[str]]:
-        """Return models and tasks of a full grid: models with at least half of their cells, tasks that all those have.
+        """Return models and tasks of a full grid: models with at least half of their cells, and the tasks they share.
 
         Raises:
             NtpsError: If fewer than four tasks remain: a correlation of three points says nothing.
@@ -138,7 +138,7 @@ class Study:
         return names, [name for name, usable in zip(self.tasks, tasks, strict=True) if usable]
 
     def options(self, quantity: str) -> tuple[np.ndarray, list[dict[str, float]]]:
-        """Return values (options, models, tasks) at every depth and rank of `SHARES`, and what each option is.
+        """Return values (options, models, tasks) at every depth and rank of `SHARES`, and the options.
 
         Depth and rank are shares of the model's own, so that an option means the same in each model. Values are
         rounded to six decimals: at full rank NTPS is 1 up to rounding, and ranks of rounding errors mean nothing.
@@ -165,7 +165,7 @@ class Study:
         return values, options
 
     def correlations(
-        self, *, target: str = "above_majority", depth: float = DEPTH, n_permutations: int = 1999, random_state: int = 0
+        self, *, target: str = "above_majority", depth: float = DEPTH, n_permutations: int = 1999
     ) -> dict[str, dict[str, Any]]:
         """Return rank correlations of predictors with the target, over tasks within models.
 
@@ -180,8 +180,7 @@ class Study:
         Args:
             target: One of `TARGETS`.
             depth: Share of the depth at which fixed predictors are read.
-            n_permutations: Random permutations of each null.
-            random_state: Seed of the permutations.
+            n_permutations: Number of random permutations for each null.
 
         Raises:
             NtpsError: If fewer than four tasks are complete, the target is unknown, or it is the gain and there is
@@ -192,7 +191,7 @@ class Study:
             self._need_gains()
         models, tasks = self.usable(target=target)
         targets = self.table(target, depth=depth).loc[models, tasks].to_numpy(dtype=float)
-        options: dict[str, Any] = {"n_permutations": n_permutations, "random_state": random_state}
+        options: dict[str, Any] = {"n_permutations": n_permutations}
         entries: dict[str, dict[str, Any]] = {}
         frame = self._frame(depth)
         for name in GAIN_PREDICTORS if target == "gain" else PREDICTORS:
@@ -201,13 +200,13 @@ class Study:
             values = self.table(name, depth=depth).loc[models, tasks].to_numpy(dtype=float)
             if not np.isfinite(values).all():
                 continue
-            whole = grid_spearman(values, targets, **options).to_dict()
+            overall = grid_spearman(values, targets, **options).to_dict()
             per_model = {}
             for model, x, y in zip(models, values, targets, strict=True):
                 per_model[model] = spearman(x, y, **options).to_dict()
             extra = {"n": len(tasks), "n_models": len(models), "per_model": per_model}
-            extra |= {key: whole[key] for key in ("kendall", "kendall_interval", "kendall_p_value", "reason")}
-            entries[name] = _entry(whole, "fixed", target, {**extra, "depth": depth})
+            extra |= {key: overall[key] for key in ("kendall", "kendall_interval", "kendall_p_value", "reason")}
+            entries[name] = _entry(overall, "fixed", target, {**extra, "depth": depth})
         for name in CHOSEN:
             if name in entries:
                 entries |= self._chosen(name, targets, target, options)
@@ -232,13 +231,13 @@ class Study:
         return entries
 
     def to_dict(self, *, target: str = "above_majority", n_permutations: int = 1999) -> dict[str, Any]:
-        """Return JSON values that do not depend on how often the study was stopped, nor on how long it took.
+        """Return JSON values, which do not depend on how often the study was stopped or how long it took.
 
         With fewer than four complete tasks `correlations` is empty and `refused` says why.
 
         Args:
             target: One of `TARGETS`.
-            n_permutations: Random permutations of each null.
+            n_permutations: Number of random permutations for each null.
         """
         try:
             correlations, refused = self.correlations(target=target, n_permutations=n_permutations), None
@@ -313,24 +312,24 @@ def run_study(
     batch_size: int = 32,
     progress: bool | None = None,
 ) -> Study:
-    """Compute the cells of a grid that are not there yet, and return the study.
+    """Compute the missing cells of a grid, and return the study.
 
-    Any number of processes may run the same study, or others, in one folder, also on several machines that see it: each
-    computes cells that no other is computing, and all return the whole study.
+    Any number of processes, on any machines that see the folder, may run the same study or others in it: each computes
+    cells that no other is computing, and all return the whole study.
 
     Args:
         models: Names or directories, each once.
         tasks: Names, files (`NAME=PATH` names one) or `Task` objects, with different names.
-        output: Folder whose `cells/` keeps every cell. Stop and start as you like.
+        output: Folder whose `cells/` keeps every cell, so that the study can be stopped and resumed at any time.
         settings: See `StudySettings`; its defaults when `None`.
-        lora: Also fine-tune every model on every task like this, and note what it gains.
+        lora: Settings with which also to fine-tune every model on every task, for the gains.
         device: As in `ntps.load_model`.
         batch_size: As in `ntps.collect`.
-        progress: Show cells and time left on stderr; by default when it is a terminal.
+        progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
     Raises:
-        NtpsError: If an option is out of range, a name comes twice, the folder cannot be written, or no cell has a
-            result.
+        NtpsError: If an option is out of range, a name is given twice, the folder cannot be written, or every cell
+            failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # its processes wait for each other within every pass
         raise NtpsError("a study is not for torchrun; start as many plain processes as you like with the same output.")

@@ -1,4 +1,4 @@
-"""One row of a study's table: what a cell says at one layer, beside its control and its gain."""
+"""One row of a study's table: a cell at one layer, with its control and its gain."""
 
 import math
 from collections.abc import Sequence
@@ -58,8 +58,8 @@ def score_row(score: ScoreRecord, control: ScoreRecord | None, depth: float) -> 
     """Return the columns of a model's scores on a task.
 
     Args:
-        score: Of the pretrained model.
-        control: Of random weights; without it the columns that need it are left out.
+        score: Record of the pretrained model.
+        control: Record of random weights; without it the columns that need it are left out.
         depth: Share of the depth at which scores and measures are read; a layer whose measures were not taken has NaN.
     """
     layer, last = score.at_depth(depth), score.probe
