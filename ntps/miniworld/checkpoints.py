@@ -1,4 +1,4 @@
-"""The bundled models as directories: their names, where they are, and whether their files are whole."""
+"""The bundled models: their names, directories and checksums."""
 
 import hashlib
 from pathlib import Path
@@ -32,7 +32,7 @@ def _order(name: str) -> tuple[int, bool, int]:
 
 
 def model_names() -> tuple[str, ...]:
-    """Return the bundled models' names: three sizes, and of one of them `@stepN`, the checkpoints along pretraining."""
+    """Return the bundled models' names: three sizes, and the checkpoints during pretraining (`@stepN`) of one."""
     return tuple(sorted(read_json(FOLDER / CHECKSUMS), key=_order))
 
 
@@ -43,8 +43,8 @@ def model_path(name: str) -> Path:
         name: One of `model_names()`, such as `miniworld-base` or `miniworld-base@step100`.
 
     Raises:
-        NtpsError: If there is no such model, or a file is missing or damaged; the message says which, and
-            how to get it back.
+        NtpsError: If there is no such model, or a file is missing or damaged; the message says which, and how to
+            restore it.
     """
     one_of(name, model_names(), "bundled model")
     path = FOLDER / name
@@ -52,15 +52,15 @@ def model_path(name: str) -> Path:
         if not (path / file).is_file() or _sha256(path / file) != expected:
             size = name.removeprefix("miniworld-").partition("@")[0]
             raise NtpsError(
-                f"{path / file} is missing or damaged: get it back with `git checkout -- ntps/miniworld/models`, "
-                f"with `pip install --force-reinstall --no-deps ntps` where there is no clone, or train anew: "
+                f"{path / file} is missing or damaged: restore it with `git checkout -- ntps/miniworld/models`, "
+                f"with `pip install --force-reinstall --no-deps ntps` without a clone, or train it again: "
                 f"`python -m ntps.miniworld.train --size {size} --output {FOLDER}`."
             )
     return path
 
 
 def describe_model(name: str) -> dict[str, Any]:
-    """Return what is known of a bundled model.
+    """Return the training record of a bundled model.
 
     Returns:
         `name`, `path`, `description` (one line), `size`, `step`, `n_parameters`, `width`, `n_blocks`, `loss` and

@@ -1,4 +1,4 @@
-"""The hidden factors of a document, and the knobs that say how strongly each shapes the words."""
+"""The hidden factors of a document, and the knobs that set how strongly each shapes the words."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ class Knobs:
     """How strongly each factor shapes the words.
 
     Attributes:
-        topic: Strength in [0, 1] with which sentences keep to the document's topic. The strengths of the other factors
-            read the same way: 0, the factor leaves no trace; 1, every expressing choice takes its value.
-        tense: Of the verbs and of the adverbials of time.
-        person: Of the actors: "I" and "we", or "the cook".
-        register: Of the function words: "whilst", "upon", "several", or "while", "on", "some".
-        sentiment: Of adjectives and adverbs of mood.
-        intent: Of what people do with words: ask, promise, thank, warn.
-        first_mentioned: Of later mentions: at 1 only the person named first is the subject again, at 0 either one.
+        topic: Strength in [0, 1] with which sentences keep to the document's topic. As for the other factors, 0 means
+            that the factor leaves no trace, and 1 that every choice expressing it takes its value.
+        tense: Strength of the tense in verbs and adverbials of time.
+        person: Strength of the person in actors: "I" and "we", or "the cook".
+        register: Strength of the register in function words: "whilst", "upon", "several", or "while", "on", "some".
+        sentiment: Strength of the sentiment in adjectives and adverbs of mood.
+        intent: Strength of the intent in speech acts: ask, promise, thank, warn.
+        first_mentioned: Strength in later mentions: at 1 only the person named first is the subject again, at 0 either.
         watermark: Probability of stamping every further sentence with the interjection that stamps one at random.
         noise: Share in [0, 1] of all expressing choices that ignore their factor: it multiplies strengths by 1 - noise.
-        vocabulary: Words kept of every list of content words and names, 1 to 6.
+        vocabulary: Number of words to use of every list of content words and names, 1 to 6.
     """
 
     topic: float = 1.0

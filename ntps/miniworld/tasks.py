@@ -1,7 +1,7 @@
-"""The tasks of the bundled world, from what next-token prediction must learn to what it has no use for.
+"""The tasks of the bundled world, from those that next-token prediction must learn to those it has no use for.
 
 All tasks of one seed, split and setting of the knobs share their documents and differ in the labels only. The Bayes
-accuracy of a task is what a perfect observer of the text reaches who knows the language; `bayes_accuracy` computes it.
+accuracy of a task is that of a perfect observer of the text who knows the language; `bayes_accuracy` computes it.
 """
 
 import math
@@ -22,18 +22,18 @@ from ntps.miniworld.likelihood import factor_gain, posterior
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What a task asks.
+    """One task: its question, and the answers to expect.
 
     Attributes:
         name: The task's name.
         classes: Names of the labels, in order.
-        question: What the label says, one line.
+        question: Question that the label answers, in one line.
         reason: Why next-token prediction should or should not care.
         bayes: Bayes accuracy with the default knobs, from 20,000 documents and rounded to two decimals; it is 1
             where the text shows the label outright, and 0.5 for noise.
         care: How much next-token prediction has to care: "a lot", "somewhat", "a little" or "not at all".
-        gain: What inferring it is worth to next-token prediction with the default knobs, in nats per document, rounded
-            to two decimals: see `prediction_gain`.
+        gain: Gain for next-token prediction from inferring the label with the default knobs, in nats per document,
+            rounded to two decimals: see `prediction_gain`.
     """
 
     name: str
@@ -113,7 +113,7 @@ TASKS = {info.name: info for info in _INFOS}
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the tasks' names, from what next-token prediction must learn to what it has no use for."""
+    """Return the tasks' names, from those that next-token prediction must learn to those it has no use for."""
     return tuple(TASKS)
 
 

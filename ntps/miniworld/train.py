@@ -1,7 +1,8 @@
 """The recipe of the bundled models: `python -m ntps.miniworld.train --size all --output DIR`.
 
 Plain next-token prediction on documents of the `pretrain` stream, each seen once, with a small Llama. Seeded: the same
-machine and number of threads give the same losses. With `--resume` an interrupted run continues as if it had not been.
+machine and number of threads give the same losses. With `--resume` an interrupted run continues as if it had never
+stopped.
 """
 
 import argparse
@@ -50,10 +51,8 @@ def make_batches(rows: list[list[int]], batch: int, seed: int | None) -> list[to
             order = np.random.default_rng((seed, start)).permutation(len(group))
             group = [group[i] for i in order]
         batches += group
-    return [
-        torch.tensor([row + [0] * (max(map(len, rows_)) - len(row)) for row in rows_], dtype=torch.long)
-        for rows_ in batches
-    ]
+    sequences = [[torch.tensor(row, dtype=torch.long) for row in group] for group in batches]
+    return [torch.nn.utils.rnn.pad_sequence(group, batch_first=True) for group in sequences]
 
 
 def loss_sum(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -77,7 +76,7 @@ def evaluate(model: Any, tokenizer: Any, sample: Sample) -> float:
 
 @dataclass(kw_only=True)
 class Progress:
-    """What a run has come to, apart from its tensors; JSON values.
+    """The state of a run apart from its tensors, as JSON values.
 
     Attributes:
         step: Steps completed.
@@ -210,7 +209,7 @@ class Pretraining:
         save_tensors(self.state_path, tensors, header)
 
     def _read_state(self) -> None:
-        """Put what `_write_state` wrote into place.
+        """Restore what `_write_state` wrote.
 
         Raises:
             NtpsError: If it is damaged or belongs to another run.
@@ -250,13 +249,13 @@ def train(
         resume: Continue an interrupted run of the same size, seed, steps and knobs, if there is one.
         device: Torch device.
         progress: Whether to show a progress bar; by default when stderr is a terminal.
-        knobs: Attributes of `ntps.miniworld.Knobs`: the world to train on.
+        knobs: Attributes of `ntps.miniworld.Knobs` for the world to train on.
 
     Returns:
         The training record, as in `training.json`.
 
     Raises:
-        NtpsError: If an argument is bad, or the state to resume from is damaged or belongs to another run.
+        NtpsError: If an argument is out of range, or the state to resume from is damaged or belongs to another run.
     """
     run = Pretraining(size, output, seed=seed, steps=steps, resume=resume, device=device, knobs=knobs)
     with progress_bar(run.steps, "steps", progress, initial=run.progress.step, desc=run.name) as bar:
