@@ -17,7 +17,7 @@ import numpy as np
 
 from ntps._files import jsonable
 from ntps._version import __version__
-from ntps.errors import NtpsError, in_range, one_of
+from ntps.errors import NtpsError, one_of, whole
 from ntps.finetune.changes import LayerChange, find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
@@ -166,7 +166,7 @@ def repeat(
         NtpsError: If there is no seed or one is given twice, or a run fails; see `before_and_after`.
     """
     if isinstance(seeds, int):
-        in_range(seeds, 1, None, "seeds")
+        whole(seeds, 1, None, "seeds")
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise NtpsError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")

@@ -20,7 +20,7 @@ import torch
 
 from ntps._files import atomic_write, save_tensors
 from ntps._text import progress as progress_bar
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 from ntps.finetune import adapters
 from ntps.finetune.head import Readout
 from ntps.finetune.loop import Trainer
@@ -159,7 +159,7 @@ def fine_tune(
         NtpsError: If an option is out of range, a class has no training or no validation text, the network lacks a
             target, the loss is not finite, or the state belongs to another run.
     """
-    in_range(seed, 0, None, "seed")
+    whole(seed, 0, None, "seed")
     if resume and output is None:
         raise NtpsError("resume needs output, the folder of the run to continue.")
     if len(getattr(model.model, "hf_device_map", None) or {}) > 1:

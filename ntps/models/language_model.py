@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ntps import _hub
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 from ntps.models import checkpoints
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class LanguageModel:
             NtpsError: If `max_length` is below 1, or an id lies beyond the model's embedding.
         """
         if max_length is not None:
-            in_range(max_length, 1, None, "max_length")
+            whole(max_length, 1, None, "max_length")
         limits = [limit for limit in (max_length, self.max_positions) if limit is not None]
         ids = _encode(self.tokenizer, list(texts)) if len(texts) else []
         bare = self.tokenizer.num_special_tokens_to_add(pair=False)

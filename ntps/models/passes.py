@@ -16,7 +16,7 @@ import torch
 from ntps._text import progress as progress_bar
 from ntps._version import __version__
 from ntps.core import NextTokenMoments, NonFiniteError
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 from ntps.models.forward import halving
 from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings, parse_layers, plan_batches
 from ntps.models.processes import Processes
@@ -72,8 +72,8 @@ def collect(
     Raises:
         NtpsError: If an option is out of range, no text has a token, or a hidden state is not finite.
     """
-    in_range(batch_size, 1, None, "batch_size")
-    max_length = in_range(DEFAULT_MAX_LENGTH if max_length is None else max_length, 2, None, "max_length")
+    whole(batch_size, 1, None, "batch_size")
+    max_length = whole(DEFAULT_MAX_LENGTH if max_length is None else max_length, 2, None, "max_length")
     task, texts = (texts, texts.texts) if isinstance(texts, Task) else (None, _as_texts(texts))
     settings = PassSettings(
         layers=parse_layers(layers, model.n_layers),

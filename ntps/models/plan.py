@@ -11,7 +11,7 @@ import numpy as np
 from ntps._files import sha256_json
 from ntps._version import __version__
 from ntps.core.moments import POOLINGS, PRECISIONS, PREFIXES
-from ntps.errors import NtpsError, in_range, one_of
+from ntps.errors import NtpsError, one_of, whole
 
 MAX_BATCH_TOKENS = 8192  # padding included: bounds the memory that the hidden states of all layers take
 DEFAULT_MAX_LENGTH = 512
@@ -37,7 +37,7 @@ class PassSettings:
     state_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        in_range(self.max_length, 2, None, "max_length")
+        whole(self.max_length, 2, None, "max_length")
         one_of(self.pooling, POOLINGS, "pooling")
         one_of(self.prefix, PREFIXES, "prefix")
         one_of(self.matmul_precision, PRECISIONS, "matmul_precision")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntps._files import jsonable
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, in_range, whole
 from ntps.scoring.labels import assign_folds
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths of the logistic penalty, on standardised features
@@ -102,7 +102,7 @@ def linear_probe(
     """
     x, y = check_features(features, labels)
     pairs = make_folds(y, folds, random_state)
-    in_range(inner_folds, 2, None, "inner_folds")
+    whole(inner_folds, 2, None, "inner_folds")
     if not len(cs) or not all(c > 0 and math.isfinite(c) for c in cs):
         raise NtpsError(f"cs is {tuple(cs)!r}; give at least one positive number.")
     n_classes = int(y.max()) + 1
@@ -227,7 +227,7 @@ def make_folds(labels: np.ndarray, folds: Folds, random_state: int = 0) -> list[
         if largest < 2:
             raise NtpsError(f"each of the {n} texts has a class of its own; folds need a class of at least two texts.")
         if folds != "auto":
-            in_range(folds, 2, largest, "folds")
+            whole(folds, 2, largest, "folds")
         fold_of = np.asarray(assign_folds(labels, folds, seed=random_state))
     else:
         entries = list(folds) if isinstance(folds, Iterable) and not isinstance(folds, str) else []

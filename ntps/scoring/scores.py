@@ -290,7 +290,7 @@ def permutation_null(
     Raises:
         NtpsError: As `score`, or if `permutations` is below 1.
     """
-    in_range(permutations, 1, None, "permutations")
+    whole(permutations, 1, None, "permutations")
     settings = ScoreSettings(folds=0, seed=seed, k_u=k_u, k_v=k_v, center=center, permutations=permutations)
     nulls = []
     for solved in solve_layers(representations, labels_of(representations, labels), settings, layers=layers):

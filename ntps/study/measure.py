@@ -11,7 +11,7 @@ import numpy as np
 from ntps._files import jsonable
 from ntps.core import HeldOut
 from ntps.core.moments import PREFIXES
-from ntps.errors import NtpsError, in_range, one_of
+from ntps.errors import NtpsError, one_of, whole
 from ntps.models import Representations
 from ntps.models.plan import layer_at
 from ntps.models.pretrained import DTYPES
@@ -60,12 +60,12 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            in_range(self.limit, 10, None, "limit")
+            whole(self.limit, 10, None, "limit")
         if self.max_length is not None:
-            in_range(self.max_length, 2, None, "max_length")
-        in_range(self.folds, 3, None, "folds")
-        in_range(self.permutations, 1, None, "permutations")
-        in_range(self.seeds, 1, None, "seeds")
+            whole(self.max_length, 2, None, "max_length")
+        whole(self.folds, 3, None, "folds")
+        whole(self.permutations, 1, None, "permutations")
+        whole(self.seeds, 1, None, "seeds")
         one_of(self.measure_layers, ("default", "all"), "measure_layers")
         one_of(self.prefix, PREFIXES, "prefix")
         if self.dtype is not None:

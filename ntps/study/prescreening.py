@@ -18,7 +18,7 @@ import numpy as np
 from ntps._files import jsonable
 from ntps._text import counted, short_name
 from ntps._version import __version__
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.plan import layer_at
 from ntps.scoring import assign_folds, labels_of, linear_probe, score
@@ -59,11 +59,11 @@ class PrescreenSettings:
 
     def __post_init__(self) -> None:
         if self.limit is not None:
-            in_range(self.limit, 10, None, "limit")
+            whole(self.limit, 10, None, "limit")
         if self.max_length is not None:
-            in_range(self.max_length, 2, None, "max_length")
-        in_range(self.folds, 3, None, "folds")
-        in_range(self.seed, 0, None, "seed")
+            whole(self.max_length, 2, None, "max_length")
+        whole(self.folds, 3, None, "folds")
+        whole(self.seed, 0, None, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ def prescreen(
     if not tasks:
         raise NtpsError("prescreening needs at least one task.")
     if budget is not None:
-        in_range(budget, 1, None, "budget")
+        whole(budget, 1, None, "budget")
     settings = settings or PrescreenSettings()
     named = name_tasks(tasks)
     calibration = calibration or load_calibration()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntps._files import jsonable
-from ntps.errors import NtpsError, in_range, one_of
+from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.scoring.pvalues import TIE, permutation_p
 
 EXACT_UP_TO = 7  # 7! = 5,040 permutations: fewer than are drawn at random for more points
@@ -253,7 +253,7 @@ def unit(ranks: np.ndarray) -> np.ndarray:
 
 def draw_permutations(n: int, count: int, random_state: int) -> tuple[np.ndarray, bool]:
     """Return permutations (B, n) of n points, and whether these are all n! (`count` is then ignored)."""
-    in_range(count, 1, None, "n_permutations")
+    whole(count, 1, None, "n_permutations")
     if n <= EXACT_UP_TO:
         return _all_permutations(n), True
     rng = np.random.default_rng(random_state)

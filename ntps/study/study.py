@@ -21,7 +21,7 @@ import numpy as np
 
 from ntps._files import jsonable
 from ntps._version import __version__
-from ntps.errors import NtpsError, in_range, one_of
+from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction
 from ntps.study.grid import make_grid
@@ -334,7 +334,7 @@ def run_study(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # its processes wait for each other within every pass
         raise NtpsError("a study is not for torchrun; start as many plain processes as you like with the same output.")
     settings = settings or StudySettings()
-    in_range(batch_size, 1, None, "batch_size")
+    whole(batch_size, 1, None, "batch_size")
     store = CellStore(output)
     if lora is not None:
         lora = replace(lora, max_length=lora.max_length or settings.max_length)

@@ -558,3 +558,9 @@ def test_two_processes_equal_one(tiny_llama, tmp_path):
     assert texts_read("again") == [0, 0]
     for rank in (0, 1):
         assert (tmp_path / f"agreed-{rank}.txt").read_text() == "['both', None, None, None]"
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_length"])
+def test_numbers_are_whole(tiny_llama, name):
+    with pytest.raises(NtpsError, match=f"{name} is 2.5"):
+        collect(load_model(str(tiny_llama)), ["a good film"], **{name: 2.5})
