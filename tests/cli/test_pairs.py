@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from ntps.cli import app as cli
+from ntps.models import load_model
 
 WORDS = ["a good film", "a bad film it was", "the dog saw a cat", "she read the old book", "rain in the city ."]
 OPTIONS = {
@@ -44,9 +45,24 @@ def reviews(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def load_once():
+    """Models that were loaded before: what is tested is what the options do together."""
+    loaded = {}
+
+    def load(name, *, dtype=None, random_weights=False, **options):
+        if (dtype, random_weights) not in loaded:
+            options |= {"dtype": dtype, "random_weights": random_weights}
+            loaded[dtype, random_weights] = load_model(name, **options)
+        return loaded[dtype, random_weights]
+
+    return load
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", OPTIONS)
-def test_a_pair_of_options_runs_or_is_refused(first, tiny_gpt2, reviews, monkeypatch, capsys):
+def test_a_pair_of_options_runs_or_is_refused(first, tiny_gpt2, reviews, load_once, monkeypatch, capsys):
+    monkeypatch.setattr("ntps.models.load_model", load_once)
     later = list(OPTIONS)[list(OPTIONS).index(first) + 1 :]
     for pair in [{first, second} for second in later]:
         options = list(itertools.chain.from_iterable(OPTIONS[name] for name in sorted(pair)))
