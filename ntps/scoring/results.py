@@ -256,12 +256,13 @@ class ScoreResult:
         if self.held_out:
             text = (
                 f"* Layer {best.layer} is best: a linear readout of all {best.d} directions explains {share} of the "
-                f"label variance on held-out texts; one of the {used} explains {percent(best.through_v)}. {score}"
+                f"label variance on held-out texts; a readout of only the {used} explains "
+                f"{percent(best.through_v)}. {score}"
             )
         else:
             text = (
                 f"* Layer {best.layer} is best: a linear readout of the {used} explains {share} of the label variance "
-                f"in sample; one of all {best.d} explains {percent(best.ceiling)}. {score}"
+                f"in sample; a readout of all {best.d} explains {percent(best.ceiling)}. {score}"
             )
         if best.null is not None:
             ntps, explained = best.null["ntps"], best.null["explained"]
