@@ -59,7 +59,7 @@ exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
 	$(BIN)/python -m tools.notebooks exercises
 
 test-notebooks: $(VENV)/.test ## Execute every lesson and solution from its .py, within its limits of time and memory.
-	$(PYTEST) -m notebooks
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m notebooks
 
 test-browser: $(VENV)/.dev ## Use every lesson's panels in a real browser (Debian: apt-get install chromium).
 	$(PYTEST) -m browser
