@@ -112,7 +112,7 @@ def make_grid(
         lora: How models are fine-tuned for the gains; no gains when `None`.
 
     Raises:
-        NtpsError: If there is no model or no task, or a name comes twice.
+        NtpsError: If no model or no task is given, or a name is given twice.
     """
     if not models or not tasks:
         raise NtpsError("a study needs at least one model and one task.")
