@@ -6,9 +6,10 @@ of the encoder are generalized eigenvectors, (F F^T) u = lambda B u with u^T B u
 - perception, U: B = M = E[x x^T], F = X = E[x y^T]; lambda_i is what direction i takes off the squared error;
 - next token, V: B = C0 = E[sum s_t s_t^T], F = C1 = E[sum s_t h_{t+1}^T].
 
-Both are solved in float64: decompose B = Q diag(w) Q^T, whiten with W = Q w^(-1/2) where w is above a relative
-tolerance, and take the left singular vectors of W^T F. F F^T is never formed: squaring would lose half the digits. In
-float32 the score of a real model moved from 0.76 to 0.46, so there is no option for it here.
+Both are solved in float64: scale B to a unit diagonal, so that a channel 1e5 times louder than the others hides none of
+them, decompose S B S = Q diag(w) Q^T, whiten with W = S Q w^(-1/2) where w is above a relative tolerance, and take the
+left singular vectors of W^T F. F F^T is never formed: squaring would lose half the digits. In float32 the score of a
+real model moved from 0.76 to 0.46, so there is no option for it here.
 """
 
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from torch import Tensor
 from ntps.core.moments import LayerMoments
 from ntps.errors import NtpsError
 
-# Eigenvalues of M below this share of the largest are rounding: M is summed in float64 from exact float32 states.
+# Eigenvalues of M, scaled to a unit diagonal, below this share of the largest are rounding: M is summed in float64.
 POOLED_RTOL = 1e-12
-# C0 may be summed in float32, whose rounding is about 1e-7 of the scale of each *channel*, not of the largest one.
+# C0 may be summed in float32, whose rounding is about 1e-7 of the scale of each channel.
 PREFIX_RTOL = {"float64": 1e-12, "float32": 1e-10}
 # B has no negative eigenvalues: one that appears is rounding, and so are eigenvalues up to a few times its size. Where
 # features are rank-deficient (a vocabulary smaller than the width, at layer 0), float32 sums leave 1e-8 of the largest
@@ -32,50 +33,55 @@ NOISE_MARGIN = 4.0
 SINGULAR_RTOL = 1e-8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Whitening:
-    """A symmetric positive matrix B (d, d) cut to its numerical range.
+    """A symmetric positive matrix B (d, d) cut to its numerical range, of rank r.
 
     Attributes:
-        spectrum: All eigenvalues, descending (d,).
-        basis: Q (d, r), eigenvectors of the r eigenvalues that were kept.
-        rank: r.
+        gram: B in float64.
+        whiten: W (d, r): W^T B W = I, with columns in the range of B.
+        half: H (r, d): H^T H = B and H W = I; a square root of B.
     """
 
-    spectrum: Tensor
-    basis: Tensor
-    rank: int
+    gram: Tensor
+    whiten: Tensor
+    half: Tensor
+
+    @property
+    def rank(self) -> int:
+        """The numerical rank r of B."""
+        return self.whiten.shape[1]
 
     @cached_property
-    def whiten(self) -> Tensor:
-        """W = Q w^(-1/2), (d, r): W^T B W = I."""
-        return self.basis / self.spectrum[: self.rank].sqrt()
-
-    @cached_property
-    def half(self) -> Tensor:
-        """B^(1/2) in the basis Q: w^(1/2) Q^T, (r, d)."""
-        return (self.basis * self.spectrum[: self.rank].sqrt()).T
+    def _extremes(self) -> tuple[float, float]:
+        values = torch.linalg.eigvalsh(self.gram)
+        largest = max(float(values[-1]), 0.0)
+        rounding = len(values) * torch.finfo(torch.float64).eps * largest
+        return (max(float(values[0]) - rounding, 0.0) if self.rank == len(values) else 0.0), largest
 
     @property
     def smallest(self) -> float:
-        """The smallest eigenvalue of B; 0 when B is rank-deficient."""
-        return float(self.spectrum[-1]) if self.rank == len(self.spectrum) else 0.0
+        """The smallest eigenvalue of B, less what rounding may have added; 0 when B is rank-deficient."""
+        return self._extremes[0]
 
     @property
     def largest(self) -> float:
         """The largest eigenvalue of B."""
-        return float(self.spectrum[0])
+        return self._extremes[1]
 
 
-def whitening(B: Tensor, *, rtol: float, max_rank: int | None = None, scale: float | None = None) -> Whitening:
-    """Decompose a symmetric positive semi-definite B (d, d) and keep w > rtol * scale, and w above rounding.
+def whitening(B: Tensor, *, rtol: float, max_rank: int | None = None, diagonal: Tensor | None = None) -> Whitening:
+    """Decompose a symmetric positive semi-definite B (d, d), scaled so that no channel is louder than another.
+
+    Kept are the eigenvalues w of the scaled matrix above `rtol` times the largest (or times 1, its diagonal), and above
+    rounding. A channel whose diagonal entry is 0 is left out.
 
     Args:
         B: (d, d), converted to float64.
         rtol: Relative tolerance, in (0, 1).
         max_rank: An upper bound that is known, such as the number of texts: further eigenvalues are rounding.
-        scale: Value that the tolerance is relative to; the largest eigenvalue by default. For a centred matrix, give
-            that of the uncentred one: what centring cancels leaves rounding on that scale.
+        diagonal: (d,) squared scale of each channel; the diagonal of B by default. For a centred matrix, give that of
+            the uncentred one: what centring cancels leaves rounding on that scale.
 
     Raises:
         NtpsError: If B is not square or not finite.
@@ -84,16 +90,26 @@ def whitening(B: Tensor, *, rtol: float, max_rank: int | None = None, scale: flo
         raise NtpsError(f"expected a square matrix; its shape is {tuple(B.shape)}.")
     if not torch.isfinite(B).all():
         raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
-    values, vectors = torch.linalg.eigh(B.to(torch.float64))
-    rounding = max(-float(values[0]), 0.0)
-    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)
-    threshold = max(rtol * (float(values[0]) if scale is None else scale), NOISE_MARGIN * rounding)
-    rank = int((values > max(threshold, torch.finfo(torch.float64).tiny)).sum())
-    rank = rank if max_rank is None else min(rank, max_rank)
-    return Whitening(values, vectors[:, :rank], rank)
+    B = B.to(torch.float64)
+    squares = B.diagonal() if diagonal is None else diagonal.to(B)
+    used = torch.nonzero(squares > torch.finfo(torch.float64).tiny)[:, 0]
+    units = squares[used].sqrt()[:, None]
+    values, vectors = torch.linalg.eigh(B[used][:, used] / units / units.T)
+    values, vectors = values.flip(0), vectors.flip(1)
+    rank = 0
+    if len(used):
+        threshold = max(rtol * max(float(values[0]), 1.0), -NOISE_MARGIN * float(values[-1]))
+        rank = min(int((values > threshold).sum()), len(used) if max_rank is None else max_rank)
+    roots, kept = values[:rank].sqrt(), vectors[:, :rank]
+    whiten, half = B.new_zeros(len(B), rank), B.new_zeros(rank, len(B))
+    whiten[used], half[:, used] = kept / units / roots, (kept * units * roots).T
+    if rank < len(used):  # of all W with W^T B W = I, the shortest: the one without a part that B maps to zero
+        null = torch.linalg.qr(vectors[:, rank:] / units)[0]
+        whiten[used] -= null @ (null.T @ whiten[used])
+    return Whitening(gram=B, whiten=whiten, half=half)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Encoder:
     """A closed-form linear encoder: directions in order of use.
 
@@ -101,7 +117,7 @@ class Encoder:
         vectors: (d, r) float64; column i is the i-th generalized eigenvector, with vectors^T B vectors = I. The sign
             is fixed: the entry of largest magnitude of each column is positive.
         eigenvalues: (r,) float64, descending: the amount that each direction takes off the squared error.
-        coordinates: (rank of B, r), B^(1/2) vectors in the eigenbasis of B: orthonormal columns.
+        coordinates: (rank of B, r), H vectors, with H the square root `whitening.half` of B: orthonormal columns.
         whitening: The decomposition of B.
         rank: Number of directions whose eigenvalue is not zero; columns beyond it are arbitrary.
     """
@@ -125,8 +141,8 @@ def solve_encoder(B: Whitening, F: Tensor, *, columns: int = 0) -> Encoder:
     Raises:
         NtpsError: If the shapes do not fit, or F is not finite.
     """
-    if F.ndim != 2 or F.shape[0] != len(B.spectrum):
-        raise NtpsError(f"the cross moment has shape {tuple(F.shape)}; its first axis must be {len(B.spectrum)}.")
+    if F.ndim != 2 or F.shape[0] != len(B.gram):
+        raise NtpsError(f"the cross moment has shape {tuple(F.shape)}; its first axis must be {len(B.gram)}.")
     if not torch.isfinite(F).all():
         raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
     half = B.whiten.T @ F.to(torch.float64)
@@ -141,7 +157,7 @@ def solve_encoder(B: Whitening, F: Tensor, *, columns: int = 0) -> Encoder:
         vectors, left = vectors * signs, left * signs
     eigenvalues = torch.zeros(keep, dtype=torch.float64, device=vectors.device)
     eigenvalues[: min(keep, len(singular))] = singular[:keep].square()
-    return Encoder(vectors, eigenvalues, left, B, rank)
+    return Encoder(vectors=vectors, eigenvalues=eigenvalues, coordinates=left, whitening=B, rank=rank)
 
 
 def perception_encoder(
@@ -150,7 +166,7 @@ def perception_encoder(
     *,
     rtol: float = POOLED_RTOL,
     max_rank: int | None = None,
-    scale: float | None = None,
+    diagonal: Tensor | None = None,
     columns: int = 0,
 ) -> Encoder:
     """Solve min over E, W of E||y - W E^T x||^2 (the paper's supervised encoder).
@@ -158,15 +174,15 @@ def perception_encoder(
     Args:
         M: (d, d) Gram of pooled states, E[x x^T].
         X: (d, c) cross moment with the labels, E[x y^T].
-        rtol: Eigenvalues of M below `rtol` times the largest are dropped.
+        rtol: Relative tolerance, see `whitening`.
         max_rank: Largest rank M can have, the number of texts.
-        scale: See `whitening`.
+        diagonal: See `whitening`.
         columns: See `solve_encoder`. At most c directions have an eigenvalue, so further ones are arbitrary.
 
     Returns:
         Encoder with at most c columns, or `columns` if that is more.
     """
-    return solve_encoder(whitening(M, rtol=rtol, max_rank=max_rank, scale=scale), X, columns=columns)
+    return solve_encoder(whitening(M, rtol=rtol, max_rank=max_rank, diagonal=diagonal), X, columns=columns)
 
 
 def autoregressive_encoder(
@@ -177,7 +193,7 @@ def autoregressive_encoder(
     Args:
         C0: (d, d) Gram of prefix states.
         C1: (d, d) cross moment of prefix and next state.
-        rtol: Eigenvalues of C0 below `rtol` times the largest are dropped.
+        rtol: Relative tolerance, see `whitening`.
         max_rank: Largest rank C0 can have, the number of (prefix, next) pairs.
 
     Returns:

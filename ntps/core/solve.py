@@ -224,7 +224,7 @@ def _solve_labels(
     """Solve the perception encoder and all that depends on it; `inputs` are further attributes of the solution."""
     plain = whitening(pooled.M, rtol=pooled_rtol, max_rank=pooled.n)
     about_means = pooled.centered()
-    centered = whitening(about_means.M, rtol=pooled_rtol, max_rank=pooled.n - 1, scale=plain.largest)
+    centered = whitening(about_means.M, rtol=pooled_rtol, max_rank=pooled.n - 1, diagonal=pooled.M.diagonal())
     gram, cross = (centered, about_means.X) if center else (plain, pooled.X)
     U = solve_encoder(gram, cross, columns=k_u)
     basis = nested_basis(gram.half @ V.vectors)

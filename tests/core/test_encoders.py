@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import naive
-from helpers.problems import make_problem, pooled_tensor, stream
+from helpers.problems import make_problem, pooled_tensor, solve, stream
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ntps.core import PooledMoments, autoregressive_encoder, perception_encoder
 from ntps.core.encoders import layer_autoregressive_encoder, solve_encoder, whitening
@@ -170,6 +172,100 @@ def test_rank_deficient_features_summed_in_float32(seed):
     assert V.whitening.rank == 7
     past, following = naive.pairs(problem.texts)
     assert naive.loss(past @ V.vectors.numpy(), following) == pytest.approx(naive.loss(past, following), rel=1e-5)
+
+
+def changed(problem, change):
+    """The problem with every state changed."""
+    problem.texts = [change(h) for h in problem.texts]
+    return problem
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 5),
+    channel=st.integers(0, 15),
+    power=st.floats(-4, 5),
+    mean=st.sampled_from([0.0, 5.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    center=st.booleans(),
+)
+def test_no_channel_hides_the_others(seed, channel, power, mean, dtype, center):
+    """One channel times 1e-4 to 1e5: what does not depend on the scale of the next token stays as it was."""
+    offset, factor = mean * np.eye(16)[channel], 1 + (10**power - 1) * np.eye(16)[channel]
+    plain, scaled = (
+        solve(changed(make_problem(seed=seed, n=200, d=16), lambda h: (h + offset) * f), dtype=dtype, center=center)  # noqa: B023
+        for f in (1.0, factor)
+    )
+    for solved in (plain, scaled):
+        assert (solved.plain.rank, solved.centered.rank, solved.V.whitening.rank, solved.V.rank) == (16,) * 4
+        assert solved.whitened_ntps_at(2, 16) == pytest.approx(1, rel=1e-6)
+        assert solved.excess_at(solved.U.rank, 16) == pytest.approx(0, abs=1e-6)
+    assert scaled.U.rank == plain.U.rank
+    assert scaled.ceiling == pytest.approx(plain.ceiling, rel=1e-6)
+    assert scaled.r2_at(16) == pytest.approx(plain.r2_at(16), rel=1e-6)
+    assert torch.allclose(scaled.U.eigenvalues, plain.U.eigenvalues, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 5), powers=st.lists(st.floats(-5, 5), min_size=8, max_size=8), few=st.booleans())
+def test_an_encoder_does_not_depend_on_the_scales_of_its_inputs(seed, powers, few):
+    """V of scaled prefix states predicts the same next states, so its directions are the same with other units."""
+    moments, factor = next_token(make_problem(seed=seed, n=4 if few else 100)), 10.0 ** torch.tensor(powers).double()
+    n_pairs = moments.n_pairs
+    plain = solve_encoder(whitening(moments.C0, rtol=1e-12, max_rank=n_pairs), moments.C1)
+    B = moments.C0 * torch.outer(factor, factor)
+    scaled = solve_encoder(whitening(B, rtol=1e-12, max_rank=n_pairs), moments.C1 * factor[:, None])
+    assert (scaled.rank, scaled.whitening.rank) == (plain.rank, plain.whitening.rank)
+    assert torch.allclose(scaled.eigenvalues, plain.eigenvalues, rtol=1e-6, atol=1e-9 * float(plain.eigenvalues[0]))
+
+
+@pytest.mark.parametrize("n", [5, 12, 200])
+def test_what_whitening_promises(n):
+    """W^T B W = I, H W = I, H^T H = B, W in the range of B; a channel that is always 0 takes no part."""
+    x = np.random.default_rng(0).normal(size=(n, 12)) * 10.0 ** np.linspace(-2, 2, 12)
+    x[:, 3] = 0
+    B = torch.from_numpy(x.T @ x / n)
+    made = whitening(B, rtol=1e-12, max_rank=n)
+    identity = torch.eye(made.rank, dtype=torch.float64)
+    assert made.rank == min(n, 11)
+    assert torch.allclose(made.half @ made.whiten, identity, rtol=0, atol=1e-9)
+    assert torch.allclose(made.whiten.T @ B @ made.whiten, identity, rtol=0, atol=1e-9)
+    units = B.diagonal().sqrt()
+    assert ((made.half.T @ made.half - B).abs() <= 1e-12 * torch.outer(units, units)).all()
+    assert (made.whiten[3] == 0).all()
+    assert (made.half[:, 3] == 0).all()
+    assert torch.allclose(made.whiten, torch.linalg.pinv(made.half), rtol=1e-6, atol=1e-7)
+    assert made.largest == pytest.approx(float(torch.linalg.matrix_norm(B, 2)))
+    assert made.smallest == 0.0
+
+
+def test_duplicated_features_do_not_raise_the_rank():
+    plain, doubled = (
+        solve(changed(make_problem(seed=2, n=150), lambda h: np.tile(h, (1, times))))  # noqa: B023
+        for times in (1, 2)
+    )
+    assert (doubled.plain.rank, doubled.centered.rank, doubled.V.whitening.rank, doubled.V.rank) == (8,) * 4
+    assert doubled.ceiling == pytest.approx(plain.ceiling, rel=1e-9)
+    assert torch.allclose(doubled.table, plain.table, rtol=1e-7)
+    assert torch.allclose(doubled.r2, plain.r2, rtol=1e-7)
+
+
+def test_the_order_of_classes_does_not_matter():
+    problem = make_problem(seed=2, n=150)
+    plain, turned = solve(problem), solve(problem, targets=problem.targets[:, [2, 0, 1]])
+    assert torch.allclose(turned.U.vectors, plain.U.vectors, rtol=1e-8)
+    assert torch.allclose(turned.table, plain.table, rtol=1e-9)
+
+
+def test_what_centring_cancels_is_judged_by_each_channel():
+    """Constant channels, loud or not, are no direction, while one that varies beside a large mean is."""
+    x = np.random.default_rng(0).normal(size=(300, 6)) + np.array([0, 0, 1e4, 0, 0, 0])
+    x[:, 4], x[:, 5] = 1e6, 1e-3
+    states = torch.from_numpy(x)
+    pooled = PooledMoments.of(states, torch.ones(300, 1))
+    made = whitening(pooled.centered().M, rtol=1e-12, diagonal=pooled.M.diagonal())
+    assert made.rank == 4
+    assert made.whiten[4:].abs().max() < 1e-3 * made.whiten[:4].abs().max()
 
 
 def test_known_rank_cuts_rounding():
