@@ -7,7 +7,7 @@ They read the same pooled features as the probes and the score. The range of eac
 | `logme` | any real number, higher is better | unchanged | changes it | changes it |
 | `h_score` | [0, classes - 1] | unchanged | unchanged | unchanged |
 | `h_score(shrinkage=...)` | [0, classes - 1] | unchanged | changes it | unchanged |
-| `reduced_rank_r2` | [0, 1] in sample | unchanged | unchanged | unchanged |
+| `reduced_rank_r2` | [0, 1] | unchanged | unchanged | unchanged |
 """
 
 import math
@@ -23,10 +23,7 @@ from ntps.scoring.probes import (
     column_scaling,
     knn_accuracy,
     linear_probe,
-    make_folds,
     one_thread,
-    share_explained,
-    standardize,
 )
 
 _CONSTANT = "every feature is constant and so says nothing about the labels; give features that vary."
@@ -142,50 +139,34 @@ def h_score(features: ArrayLike, labels: ArrayLike, *, shrinkage: float | str | 
         return float((1 - a) * np.sum(between.T * np.linalg.solve(covariance, between.T)))
 
 
-def reduced_rank_r2(
-    features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    rank: int | None = None,
-    folds: Folds | None = None,
-    random_state: int = 0,
-) -> float:
-    """Share of the one-hot labels' variance that a reduced-rank regression with intercept explains.
+def reduced_rank_r2(features: ArrayLike, labels: ArrayLike, *, rank: int | None = None) -> float:
+    """Share of the one-hot labels' variance that a reduced-rank regression with intercept explains in sample.
 
-    In sample (`folds=None`) it is the R^2 of reduced-rank regression (Izenman 1975): lambda_1 + ... + lambda_rank of
-    the centred perception encoder over tr Cov(y), at full rank the `ceiling` of the score. It is in [0, 1], does not
-    decrease with the rank, and is 1 if there are at most as many texts as features plus one. With `folds` the
-    regression is fitted on the texts of the other folds and judged out of fold; it can then be negative.
+    It is the R^2 of reduced-rank regression (Izenman 1975): lambda_1 + ... + lambda_rank of the centred perception
+    encoder over tr Cov(y), at full rank the `ceiling` of the score. It does not decrease with the rank, and is 1 if
+    there are at most as many texts as features plus one. `linear_probe` has a value for texts not fitted on, `r2`.
 
     Args:
         features: (n, d), finite.
         labels: Class indices (n,), at least two different.
         rank: Rank of the coefficients, at least 1; `None` is full rank, which classes - 1 already reaches.
-        folds: `None` for the value in sample, or as in `linear_probe`.
-        random_state: Seed of the folds.
+
+    Returns:
+        The share, in [0, 1].
 
     Raises:
-        NtpsError: If shapes, values, rank or folds are unusable, or all features are constant.
+        NtpsError: If shapes, values or rank are unusable, or all features are constant.
     """
     x, y = check_features(features, labels)
     if rank is not None:
         in_range(rank, 1, None, "rank")
     targets = np.eye(int(y.max()) + 1)[y]
-    all_texts = np.arange(len(y))
-    pairs = [(all_texts, all_texts)] if folds is None else make_folds(y, folds, random_state)
-    squared_error = squared_deviation = 0.0
-    for train, test in pairs:
-        mean = targets[train].mean(0)
-        with one_thread():
-            x_train, x_test = standardize(x[train], x[test])
-            whitener = _whitener(x_train)
-            cross = x_train.T @ (targets[train] - mean) / len(train)  # (d, classes)
-            left, singular, right = np.linalg.svd(whitener.T @ cross, full_matrices=False)
-            coefficients = whitener @ (left[:, :rank] * singular[:rank]) @ right[:rank]
-            deviation = targets[test] - mean
-            squared_error += float(np.square(deviation - x_test @ coefficients).sum())
-            squared_deviation += float(np.square(deviation).sum())
-    return share_explained(squared_error, squared_deviation)
+    targets = targets - targets.mean(0)
+    with one_thread():
+        mean, scale = column_scaling(x)
+        scaled = (x - mean) * scale
+        singular = np.linalg.svd(_whitener(scaled).T @ (scaled.T @ targets) / len(y), compute_uv=False)
+    return min(float(np.square(singular[:rank]).sum() / np.square(targets).mean(0).sum()), 1.0)
 
 
 def transferability(
@@ -196,13 +177,13 @@ def transferability(
     Args:
         features: (n, d), finite, not all constant.
         labels: Class indices (n,), at least two different.
-        folds: Folds of the probes and of `rrr_r2_heldout`, as in `linear_probe`.
+        folds: Folds of the probes, as in `linear_probe`.
         random_state: Seed of the folds.
 
     Returns:
         `probe_accuracy`, its standard error `probe_accuracy_se`, `probe_balanced_accuracy`, `probe_macro_f1`,
         `probe_above_majority`, `majority_rate`, `probe_r2`, `probe_mse`, `logme`, `h_score`, `h_score_shrunk`
-        (Ledoit-Wolf), `knn_accuracy`, `rrr_r2` (in sample) and `rrr_r2_heldout`; what is not finite is `None`.
+        (Ledoit-Wolf), `knn_accuracy`, and `rrr_r2` (in sample); what is not finite is `None`.
 
     Raises:
         NtpsError: If shapes, values or folds are unusable, or all features are constant.
@@ -216,7 +197,6 @@ def transferability(
         "h_score_shrunk": h_score(features, labels, shrinkage="ledoit-wolf"),
         "knn_accuracy": knn_accuracy(features, labels, folds=folds, random_state=random_state),
         "rrr_r2": reduced_rank_r2(features, labels),
-        "rrr_r2_heldout": reduced_rank_r2(features, labels, folds=folds, random_state=random_state),
     }
     return jsonable(row)
 

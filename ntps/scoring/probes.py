@@ -263,11 +263,12 @@ def _check_pair(pair: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
 def column_scaling(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (mean, scale), each (d,): (x - mean) * scale has mean 0 and variance 1 on `train`, constant columns 0.
 
-    A column counts as constant if it varies by no more than the rounding error of its largest value in the features'
+    A column counts as constant if its range is no more than the rounding error of its largest value in the features'
     own precision, so the decision does not depend on their scale.
     """
     mean, deviation = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
-    constant = deviation <= 4 * np.finfo(train.dtype).eps * np.abs(train).max(0)
+    low, high = train.min(0).astype(np.float64), train.max(0).astype(np.float64)
+    constant = high - low <= 4 * np.finfo(train.dtype).eps * np.maximum(np.abs(low), np.abs(high))
     return mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
 
 
