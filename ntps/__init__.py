@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ntps.finetune import TrainSettings, before_and_after, fine_tune
     from ntps.models import LanguageModel, Representations, collect, list_models, load_model
     from ntps.report import plot_layers, write_report
-    from ntps.scoring import ScoreResult, h_score, jackknife, linear_probe, logme, permutation_null, score
+    from ntps.scoring import ScoreResult, compare, h_score, jackknife, linear_probe, logme, permutation_null, score
     from ntps.study import StudySettings, calibrate, load_calibration, prescreen, run_study
     from ntps.tasks import Task, list_tasks, load_task
 
@@ -50,7 +50,7 @@ _ROOMS = {
     ),
     "tasks": ("Task", "list_tasks", "load_task"),
     "models": ("LanguageModel", "Representations", "collect", "list_models", "load_model"),
-    "scoring": ("ScoreResult", "h_score", "jackknife", "linear_probe", "logme", "permutation_null", "score"),
+    "scoring": ("ScoreResult", "compare", "h_score", "jackknife", "linear_probe", "logme", "permutation_null", "score"),
     "finetune": ("TrainSettings", "before_and_after", "fine_tune"),
     "study": ("StudySettings", "calibrate", "load_calibration", "prescreen", "run_study"),
     "report": ("plot_layers", "write_report"),
@@ -71,6 +71,7 @@ __all__ = [
     "before_and_after",
     "calibrate",
     "collect",
+    "compare",
     "fine_tune",
     "h_score",
     "jackknife",

@@ -38,7 +38,12 @@ def run(
     prefix: shared.Prefix = "sum",
     folds: shared.Folds = "auto",
     permutations: Annotated[int, typer.Option(help="Also score this many shuffles of the labels: z and p.")] = 0,
-    intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals over folds, V held fixed.")] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="Also the jackknife: in-sample share, spread of NTPS.")
+    ] = False,
+    probes: Annotated[
+        bool, typer.Option("--probes/--no-probes", help="Logistic probe, TF-IDF, learning curve beside.")
+    ] = True,
     control: Annotated[bool, typer.Option("--control", help="Also score random weights of the architecture.")] = False,
     k_u: Annotated[int | None, typer.Option("--k-u", help="Perception rank.  [default: rank of X]")] = None,
     k_v: Annotated[int | None, typer.Option("--k-v", help="Next-token rank.  [default: max(k_u, d/8)]")] = None,
@@ -86,6 +91,7 @@ def run(
         rtol=rtol,
         permutations=permutations,
         intervals=intervals,
+        probes=probes,
     )
     PassSettings(
         layers=(0,),

@@ -1,7 +1,7 @@
 """The compute core: next-token moments, encoders, subspaces and scores in closed form; torch and nothing else."""
 
 from ntps.core.encoders import Encoder, autoregressive_encoder, perception_encoder
-from ntps.core.heldout import HeldOut, held_out_explained
+from ntps.core.heldout import HeldOut, held_out_errors, shuffled_errors
 from ntps.core.moments import LayerMoments, NextTokenMoments, NonFiniteError
 from ntps.core.official import official_curve
 from ntps.core.pooled import PooledMoments
@@ -18,12 +18,13 @@ __all__ = [
     "Solved",
     "autoregressive_encoder",
     "explained_curve",
-    "held_out_explained",
+    "held_out_errors",
     "loss_bounds",
     "nested_basis",
     "ntps_table",
     "official_curve",
     "perception_encoder",
     "principal_angles",
+    "shuffled_errors",
     "solve_layer",
 ]

@@ -1,117 +1,318 @@
-"""Held-out explained variance in closed form, from the pooled moments of folds, without reading the texts again.
+"""Held-out R^2: ridge readouts of a layer's states, judged text by text on folds that they were not fitted on.
 
-For each fold, a ridge readout W of the first k next-token directions is fitted on the moments of the other folds, and
-its squared error is computed on the moments of this one: tr E[y y^T] - 2 tr(W^T X) + tr(W^T M W), all about the means
-of the other folds. V itself comes from all texts: it has seen no label.
+For each fold, states are standardised on the other folds, a ridge readout of the first k next-token directions (and of
+all d) is fitted there, and the squared error of every text of the fold is kept. One decomposition serves all penalties:
+of the k x k Gram, or of the n x n kernel where the training texts are fewer. V comes from all texts: it has seen no
+label.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ntps.core.pooled import PooledMoments
 from ntps.errors import NtpsError
 
 # A label variance below this share of the mean square is rounding: the labels are constant.
 VARIANCE_RTOL = 1e-14
-RIDGES = tuple(10.0**power for power in range(-8, 1))  # in units of tr(M) / d
+# Half decades, in units of the mean variance of the standardised states. At the largest, a readout says no more than
+# the label frequencies, which is right for labels that have nothing to do with the states.
+RIDGES = tuple(10.0 ** (half / 2) for half in range(-16, 11))
+_EIGENVALUE_RTOL = 1e-13
+_BLOCK = 4_000_000  # numbers of one product held at once
+_ROWS = 8192  # texts converted to float64 at a time
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class HeldOut:
-    """Held-out R^2 of linear readouts; at most 1, and below 0 where the readout is worse than the label frequencies.
+    """Squared errors of readouts on texts that they were not fitted on.
+
+    R^2 = 1 - (sum of errors) / (sum of baseline errors) is at most 1, and below 0 where the readout is worse than the
+    label frequencies; for one-hot labels it is the Brier skill score.
 
     Attributes:
         ks: The requested numbers of next-token directions.
-        explained: R^2 through the first k directions, for each of `ks`.
-        ceiling: R^2 through all d directions.
-        fold_explained: R^2 of each fold, one tuple per entry of `ks`.
-        fold_ceiling: R^2 of each fold through all directions.
+        errors: (len(ks), n) squared error of each text's out-of-fold prediction from the first k directions.
+        ceiling_errors: (n,) the same from all d directions.
+        baseline: (n,) squared error of predicting the mean target of the other folds.
+        predicted: (n,) target with the largest out-of-fold prediction from all directions: the class, if one-hot.
     """
 
     ks: tuple[int, ...]
-    explained: tuple[float, ...]
-    ceiling: float
-    fold_explained: tuple[tuple[float, ...], ...]
-    fold_ceiling: tuple[float, ...]
+    errors: Tensor = field(repr=False)
+    ceiling_errors: Tensor = field(repr=False)
+    baseline: Tensor = field(repr=False)
+    predicted: Tensor = field(repr=False)
 
-    def at(self, k: int) -> tuple[float, tuple[float, ...]]:
-        """Return R^2 through the first k directions, over all texts and by fold; NaN for k = 0.
+    @property
+    def ceiling(self) -> float:
+        """R^2 through all d directions; NaN for constant targets."""
+        return r2_of(self.ceiling_errors, self.baseline)
+
+    @property
+    def explained(self) -> tuple[float, ...]:
+        """R^2 through the first k directions, for each of `ks`."""
+        return tuple(self.at(k) for k in self.ks)
+
+    def errors_at(self, k: int) -> Tensor:
+        """Return the errors (n,) through the first k directions; NaN for k = 0.
 
         Raises:
             NtpsError: If k is not among `ks`.
         """
         if k == 0:
-            return math.nan, (math.nan,) * len(self.fold_ceiling)
+            return torch.full_like(self.baseline, math.nan)
         if k not in self.ks:
             raise NtpsError(f"no held-out value was computed for k = {k}; there are {', '.join(map(str, self.ks))}.")
-        index = self.ks.index(k)
-        return self.explained[index], self.fold_explained[index]
+        return self.errors[self.ks.index(k)]
+
+    def at(self, k: int) -> float:
+        """Return R^2 through the first k directions; NaN for k = 0 or constant targets.
+
+        Raises:
+            NtpsError: If k is not among `ks`.
+        """
+        return r2_of(self.errors_at(k), self.baseline)
 
 
-def held_out_explained(
-    folds: Sequence[PooledMoments], V: Tensor, ks: Sequence[int], *, ridges: Sequence[float] = RIDGES
+def r2_of(errors: Tensor, baseline: Tensor) -> float:
+    """Return 1 - sum(errors) / sum(baseline); NaN where the baseline makes no error."""
+    total = float(baseline.sum())
+    return 1 - float(errors.sum()) / total if total > 0 else math.nan
+
+
+def held_out_errors(
+    states: Tensor,
+    targets: Tensor,
+    fold_of: Tensor,
+    V: Tensor,
+    ks: Sequence[int],
+    *,
+    part: Tensor | None = None,
+    ridges: Sequence[float] = RIDGES,
 ) -> HeldOut:
     """Evaluate readouts of V's first k directions, and of all d, on folds they were not fitted on.
 
-    The ridge penalty is chosen for each fold and each k by the error on the *other* folds, so no text judges a penalty
-    that it chose. One Cholesky factor serves every k: its leading blocks are the factors of the leading problems.
+    The penalty is chosen for each fold and each k by the error on the *other* folds, so no text judges a penalty that
+    it chose.
 
     Args:
-        folds: Moments of at least two folds.
+        states: (n, d) pooled states, any float dtype; they may be memory-mapped.
+        targets: (n, c) float64, one-hot labels or real targets.
+        fold_of: (n,) fold of each text; at least two folds.
         V: (d, r) next-token directions, best first.
         ks: Numbers of directions, each in [1, r].
-        ridges: Penalties in units of tr(M) / d.
+        part: (n,) whether a text may be trained on; all by default. Every text is judged all the same.
+        ridges: Penalties in units of the mean variance of the standardised states.
 
     Raises:
         NtpsError: If there are fewer than two folds.
     """
-    if len(folds) < 2:
-        raise NtpsError(f"held-out values need at least two folds, not {len(folds)}.")
-    d = V.shape[0]
-    basis, _ = torch.linalg.qr(V, mode="complete")  # the first k columns span V's first k, and all d span everything
-    sizes = [*ks, d]
-    whole = sum(folds[1:], folds[0])
-    losses = torch.zeros(len(folds), len(ridges), len(sizes), dtype=torch.float64)
-    totals = torch.zeros(len(folds), dtype=torch.float64)
-    counts = torch.tensor([fold.n for fold in folds], dtype=torch.float64)
-    for index, fold in enumerate(folds):
-        others = whole - fold
-        test, train = fold.centered(others.mean_x, others.mean_y), others.centered()
-        train_M, test_M = (basis.T @ M @ basis for M in (train.M, test.M))
-        train_X, test_X = (basis.T @ X for X in (train.X, test.X))
-        totals[index] = float(test.yy.trace())
-        scale = float(train.M.trace()) / d
-        for ridge_index, ridge in enumerate(ridges):
-            # A tiny number keeps the factor defined when the penalty and the features are both zero.
-            penalty = ridge * scale + torch.finfo(torch.float64).tiny ** 0.5
-            factor, failed = torch.linalg.cholesky_ex(train_M + penalty * torch.eye(d, dtype=torch.float64))
-            if failed:  # the penalty is lost in rounding: a larger one is in the list
-                losses[index, ridge_index] = torch.inf
-                continue
-            half = torch.linalg.solve_triangular(factor, train_X, upper=False)
-            for size_index, k in enumerate(sizes):
-                readout = torch.linalg.solve_triangular(factor[:k, :k].T, half[:k], upper=True)
-                fitted = (readout * (test_M[:k, :k] @ readout)).sum() - 2 * (readout * test_X[:k]).sum()
-                losses[index, ridge_index, size_index] = totals[index] + float(fitted)
-    weighted = losses * counts[:, None, None]
-    elsewhere = weighted.sum(0, keepdim=True) - weighted  # the error on the other folds
-    elsewhere = torch.where(torch.isfinite(elsewhere), elsewhere, torch.inf)
-    chosen = elsewhere.argmin(1, keepdim=True)
-    picked = losses.gather(1, chosen)[:, 0]  # (folds, sizes)
-    total = float((totals * counts).sum())
-    if total <= VARIANCE_RTOL * whole.n * float(whole.yy.trace()) or not torch.isfinite(picked).all():
-        overall, per_fold = [math.nan] * len(sizes), [[math.nan] * len(folds)] * len(sizes)
-    else:
-        overall = (1 - (picked * counts[:, None]).sum(0) / total).tolist()
-        per_fold = (1 - picked / totals[:, None].clamp_min(torch.finfo(torch.float64).tiny)).T.tolist()
+    n, d = len(states), states.shape[1]
+    sizes = sorted({*ks, d})
+    errors = torch.zeros(len(sizes), len(ridges), n, dtype=torch.float64)
+    predicted = torch.zeros(len(ridges), n, dtype=torch.int32)
+    baseline = torch.zeros(n, dtype=torch.float64)
+    for split in splits(states, fold_of, V=V[:, : max(ks, default=0)], part=part):
+        train, test = targets[split.train], targets[split.test]
+        mean = train.mean(0)
+        baseline[split.test] = (test - mean).square().sum(1)
+        cross = split.cross(train - mean)
+        for index, k in enumerate(sizes):
+            for rows, fitted in split.ridge(cross[:k], ridges):
+                values = fitted + mean
+                errors[index][:, split.test[rows]] = (test[rows] - values).square().sum(2)
+                if k == d:
+                    predicted[:, split.test[rows]] = values.argmax(2).int()
+    chosen = torch.stack([choose_elsewhere(losses, fold_of) for losses in errors])  # (sizes, n)
+    picked = errors.gather(1, chosen[:, None])[:, 0]
+    if float(baseline.sum()) <= VARIANCE_RTOL * float(targets.square().sum()):
+        baseline, picked = torch.zeros_like(baseline), torch.zeros_like(picked)
     return HeldOut(
         ks=tuple(ks),
-        explained=tuple(overall[:-1]),
-        ceiling=overall[-1],
-        fold_explained=tuple(map(tuple, per_fold[:-1])),
-        fold_ceiling=tuple(per_fold[-1]),
+        errors=picked[[sizes.index(k) for k in ks]],
+        ceiling_errors=picked[-1],
+        baseline=baseline,
+        predicted=predicted.gather(0, chosen[-1:])[0].long(),
     )
+
+
+def choose_elsewhere(losses: Tensor, fold_of: Tensor) -> Tensor:
+    """Return for each text the option with the smallest summed loss on the texts of all other folds.
+
+    Args:
+        losses: (options, n) loss of each option on each text.
+        fold_of: (n,) fold of each text.
+
+    Returns:
+        (n,) option indices, equal within a fold.
+    """
+    chosen = torch.zeros(len(fold_of), dtype=torch.long)
+    for fold in fold_of.unique():
+        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin()
+    return chosen
+
+
+def shuffled_errors(states: Tensor, fold_of: Tensor, labels: Tensor, *, ridges: Sequence[float] = RIDGES) -> Tensor:
+    """Return the fold sums from which held-out R^2 (all directions) of many labellings of the same texts follows.
+
+    The readout is linear in the targets, so each fold is decomposed once for all labellings; the penalty is chosen anew
+    for each.
+
+    Args:
+        states: (n, d) pooled states.
+        fold_of: (n,) fold of each text.
+        labels: (B, n) class numbers.
+        ridges: As for `held_out_errors`.
+
+    Returns:
+        (B, folds, 2) float64: summed squared error and summed baseline error on each fold.
+    """
+    classes, count = int(labels.max()) + 1, len(labels)
+    parts = list(splits(states, fold_of))
+    step = max(1, _BLOCK // (classes * len(states)))
+    results = []
+    for start in range(0, count, step):
+        targets = torch.nn.functional.one_hot(labels[start : start + step].long(), classes).double()  # (b, n, c)
+        targets = targets.permute(1, 0, 2)
+        size = targets.shape[1]
+        losses = torch.zeros(len(parts), len(ridges), size, dtype=torch.float64)
+        sums = torch.zeros(size, len(parts), 2, dtype=torch.float64)
+        for index, split in enumerate(parts):
+            mean = targets[split.train].mean(0)
+            train = (targets[split.train] - mean).reshape(len(split.train), -1)
+            test = targets[split.test] - mean
+            sums[:, index, 1] = test.square().sum((0, 2))
+            for rows, fitted in split.ridge(split.cross(train), ridges):
+                residual = test[rows] - fitted.reshape(len(ridges), -1, size, classes)
+                losses[index] += residual.square().sum((1, 3))
+        elsewhere = losses.sum(0, keepdim=True) - losses
+        sums[:, :, 0] = losses.gather(1, elsewhere.argmin(1, keepdim=True))[:, 0].T
+        results.append(sums)
+    return torch.cat(results)
+
+
+def splits(
+    states: Tensor, fold_of: Tensor, *, V: Tensor | None = None, part: Tensor | None = None
+) -> Iterator["Split"]:
+    """Yield training and test texts of each fold, standardised on the training ones.
+
+    Args:
+        states: (n, d) pooled states.
+        fold_of: (n,) fold of each text.
+        V: (d, r) next-token directions, which the first coordinates are to follow.
+        part: (n,) whether a text may be trained on; all by default. Every text of a fold is judged all the same.
+
+    Raises:
+        NtpsError: If there are fewer than two folds.
+    """
+    folds = fold_of.unique()
+    if len(folds) < 2:
+        raise NtpsError(f"held-out values need at least two folds, not {len(folds)}.")
+    for fold in folds:
+        inside = fold_of == fold
+        train = ~inside if part is None else ~inside & part
+        yield Split(states=states, train=torch.nonzero(train)[:, 0], test=torch.nonzero(inside)[:, 0], V=V)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Split:
+    """Training and test texts of one fold, in coordinates that are standardised on the training texts.
+
+    Attributes:
+        states: (n, d) all states.
+        train: Rows of the training texts.
+        test: Rows of the test texts.
+        V: (d, r) directions whose first k span the first k coordinates, for every k; `None` for the channels.
+    """
+
+    states: Tensor
+    train: Tensor
+    test: Tensor
+    V: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.train):
+            raise NtpsError("a fold leaves no text to fit a readout on; use fewer folds or more texts.")
+
+    @cached_property
+    def _mean_and_scale(self) -> tuple[Tensor, Tensor]:
+        """(d,) means, and 1 / standard deviation or 0 for a channel that is constant up to rounding."""
+        states = self.states[self.train]
+        largest, smallest = states.amax(0).double(), states.amin(0).double()
+        rounding = torch.finfo(states.dtype).eps * torch.maximum(largest.abs(), smallest.abs())
+        varies = largest - smallest > 4 * rounding
+        mean = torch.stack([block.double().sum(0) for block in states.split(_ROWS)]).sum(0) / len(states)
+        squares = torch.stack([(block.double() - mean).square().sum(0) for block in states.split(_ROWS)]).sum(0)
+        return mean, torch.where(varies, (squares / len(states)).where(varies, 1.0).rsqrt(), 0.0)
+
+    @cached_property
+    def _rotation(self) -> Tensor | None:
+        if self.V is None or not self.V.numel():
+            return None
+        # V^T (x - mean) = (V / scale)^T z for standardised z; a constant channel says nothing about a text.
+        scale = self._mean_and_scale[1]
+        return torch.linalg.qr(self.V / scale.where(scale > 0, torch.inf)[:, None], mode="complete")[0]
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """Return the coordinates (len(rows), d) of some texts, float64."""
+        mean, scale = self._mean_and_scale
+        standardized = (self.states[rows].double() - mean) * scale
+        return standardized if self._rotation is None else standardized @ self._rotation
+
+    @cached_property
+    def _test_coordinates(self) -> Tensor:
+        return self.coordinates(self.test)
+
+    @cached_property
+    def _train_coordinates(self) -> Tensor:
+        return self.coordinates(self.train)
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        """(d, d) Gram of the training texts."""
+        return self._train_coordinates.T @ self._train_coordinates
+
+    def cross(self, targets: Tensor) -> Tensor:
+        """Return Z^T Y (d, m) of the training texts' coordinates Z and their centred targets Y (n_train, m)."""
+        return self._train_coordinates.T @ targets
+
+    def eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
+        """Decompose the first k coordinates Z_k of the training texts.
+
+        Returns:
+            Orthonormal E (k, r) and the eigenvalues (r,) of E^T Z_k^T Z_k E, which is diagonal.
+        """
+        if k <= len(self.train):
+            values, basis = torch.linalg.eigh(self._gram[:k, :k])
+        else:
+            rows = self._train_coordinates[:, :k]
+            values, vectors = torch.linalg.eigh(rows @ rows.T)
+            basis = rows.T @ vectors / values.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+        keep = values > _EIGENVALUE_RTOL * len(values) * values[-1:].clamp_min(0.0)
+        return basis[:, keep], values[keep]
+
+    def ridge(self, cross: Tensor, ridges: Sequence[float]) -> Iterator[tuple[slice, Tensor]]:
+        """Yield predictions of the test texts, about the mean, by readouts of the first k coordinates.
+
+        Args:
+            cross: The first k rows (k, m) of `cross`.
+            ridges: Penalties in units of the mean variance of the standardised states.
+
+        Yields:
+            Which test texts, and their predictions (len(ridges), texts, m).
+        """
+        k, targets = cross.shape
+        basis, values = self.eigenbasis(k)
+        unit = len(self.train) * float((self._mean_and_scale[1] > 0).double().mean())
+        penalties = unit * torch.tensor(ridges, dtype=torch.float64)
+        weights = (basis.T @ cross) / (values + penalties[:, None])[:, :, None]  # (ridges, r, m)
+        flat = weights.permute(1, 0, 2).reshape(len(values), -1)
+        step = max(1, _BLOCK // max(1, flat.shape[1]))
+        for start in range(0, len(self.test), step):
+            rows = slice(start, start + step)
+            fitted = (self._test_coordinates[rows, :k] @ basis) @ flat
+            yield rows, fitted.reshape(-1, len(ridges), targets).permute(1, 0, 2)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ntps.core.encoders import POOLED_RTOL, Encoder, Whitening, layer_autoregressive_encoder, solve_encoder, whitening
-from ntps.core.heldout import VARIANCE_RTOL, HeldOut, held_out_explained
+from ntps.core.heldout import VARIANCE_RTOL, HeldOut, held_out_errors
 from ntps.core.moments import LayerMoments
 from ntps.core.pooled import PooledMoments
 from ntps.core.subspaces import explained_curve, nested_basis, ntps_table
@@ -144,12 +144,14 @@ class Solved:
         return tuple(PooledMoments.of(self.states[rows], self.targets[rows]) for rows in members)
 
     def held_out(self, ks: Sequence[int]) -> HeldOut:
-        """Return held-out R^2 through V's first k directions, for each of `ks`, and through all directions.
+        """Return out-of-fold errors through V's first k directions, for each of `ks`, and through all directions.
 
         Raises:
             NtpsError: If there are no folds.
         """
-        return held_out_explained(self.folds, self.V.vectors, ks)
+        if self.fold_of is None:
+            raise NtpsError("this layer was solved without folds.")
+        return held_out_errors(self.states, self.targets, self.fold_of, self.V.vectors, ks)
 
     def without_fold(self, fold: int) -> Solved:
         """Return the solution without the texts of one fold: the label side is solved anew, V is kept.

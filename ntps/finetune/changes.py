@@ -24,13 +24,13 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ntps._files import jsonable
-from ntps.core import Solved, explained_curve, held_out_explained, ntps_table, principal_angles
+from ntps.core import Solved, explained_curve, held_out_errors, ntps_table, principal_angles
 from ntps.errors import NtpsError, in_range
 from ntps.finetune.adapters import linear_modules
 from ntps.scoring.scores import ScoredLayer
@@ -150,7 +150,9 @@ def layer_change(before: ScoredLayer, after: ScoredLayer) -> LayerChange:
             return _own_share(sides[u], k_v, held_out)
         moved = (scales[v] / scales[u])[:, None] * V[v]  # the other side's directions, in this side's channels
         if held_out:
-            return held_out_explained(solved[u].folds, moved, [k_v]).explained[0]
+            return held_out_errors(
+                solved[u].states, solved[u].targets, cast(Tensor, solved[u].fold_of), moved, [k_v]
+            ).at(k_v)
         return _share_through(solved[u], moved)
 
     shares = {(u, v): share(u, v) for u in (0, 1) for v in (0, 1)}
@@ -171,7 +173,7 @@ def _own_share(side: ScoredLayer, k_v: int, held_out: bool) -> float:
     if not held_out or side.held_out is None:
         return side.solved.r2_at(k_v)
     values = side.held_out if k_v in side.held_out.ks else side.solved.held_out([k_v])
-    return values.at(k_v)[0]
+    return values.at(k_v)
 
 
 def _share_through(solved: Solved, V: Tensor) -> float:

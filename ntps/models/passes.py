@@ -104,6 +104,7 @@ def collect(
         next_token=moments,
         text_index=np.flatnonzero(lengths),
         lengths=lengths,
+        text_group=_groups([ids for ids in tokenized.ids if len(ids)]),
         metadata={
             "model": model.name,
             "model_fingerprint": model.fingerprint,
@@ -130,6 +131,12 @@ def collect(
     if path is not None and processes.is_main:
         representations.save(path)
     return representations
+
+
+def _groups(ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return for each text the number of the first one with the same tokens."""
+    first: dict[tuple[int, ...], int] = {}
+    return np.array([first.setdefault(tuple(tokens), index) for index, tokens in enumerate(ids)], dtype=np.int64)
 
 
 def _as_texts(texts: Sequence[str]) -> tuple[str, ...]:

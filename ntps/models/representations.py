@@ -17,7 +17,7 @@ from ntps.errors import NtpsError, one_of
 if TYPE_CHECKING:
     from ntps.tasks import Task
 
-KIND = "ntps-representations"
+KIND = "ntps-representations-2"
 IN_MEMORY = 1 << 30  # bytes of pooled states that are held in memory; more are memory-mapped from disk
 
 
@@ -31,6 +31,7 @@ class Representations:
         next_token: Next-token moments of the same layers.
         text_index: (n,) index of each of those texts among the given ones.
         lengths: (n_given,) number of tokens of each given text after cutting; 0 for a text without tokens.
+        text_group: (n,) equal numbers for texts of equal tokens, which a model cannot tell apart.
         metadata: Origin of the representations as JSON values: model, revision, dtype, settings, key, version.
         task: The task whose texts they are, with its labels, or `None`.
     """
@@ -39,6 +40,7 @@ class Representations:
     next_token: NextTokenMoments
     text_index: np.ndarray
     lengths: np.ndarray
+    text_group: np.ndarray
     metadata: dict[str, Any] = field(default_factory=dict)
     task: Task | None = None
 
@@ -94,6 +96,7 @@ class Representations:
             "counts": moments.counts,
             "text_index": torch.from_numpy(self.text_index),
             "lengths": torch.from_numpy(self.lengths),
+            "text_group": torch.from_numpy(self.text_group),
         }
         header = {
             "kind": KIND,
@@ -130,6 +133,7 @@ class Representations:
             next_token=moments,
             text_index=tensors["text_index"].numpy(),
             lengths=tensors["lengths"].numpy(),
+            text_group=tensors["text_group"].numpy(),
             metadata=header["metadata"],
             task=task,
         )

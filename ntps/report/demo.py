@@ -109,7 +109,7 @@ def _row(name: str, task: Task, pretrained: Representations, random: Representat
     """Return a task's row, from both models at the last layer."""
     last_layer = pretrained.layers[-1]
     after, before = (
-        score(replace(representations, task=task), folds=FOLDS, layers=[last_layer])[last_layer]
+        score(replace(representations, task=task), folds=FOLDS, layers=[last_layer], probes=False)[last_layer]
         for representations in (pretrained, random)
     )
     return {

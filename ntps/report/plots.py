@@ -51,9 +51,10 @@ def legend_below(ax: Axes, *, columns: int = 2) -> None:
 
 
 def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
-    """Draw NTPS with its chance level, and the share explained through V and by all directions, against the layer.
+    """Draw NTPS with its chance level, and R^2 through V and through all directions, against the layer.
 
-    With nulls, intervals and a control, these are drawn too. A grey band marks the best layer.
+    With nulls, intervals and a control, these are drawn too. A grey band marks the best layer, a lighter one each layer
+    that ties with it; there is none where no layer holds the labels.
 
     Args:
         result: From `ntps.score`.
@@ -66,23 +67,23 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
     through_v, by_all = ("explained_heldout", "ceiling_heldout") if result.held_out else ("explained", "ceiling")
     lines: list[tuple[str, list[float], str, dict[str, Any]]] = [
         (
-            f"explained by all {scores[0].d} directions ({held})",
+            f"R2 of all {scores[0].d} directions ({held})",
             _values(scores, by_all),
             "U",
             {"marker": "^"},
         ),
-        (f"explained through V ({held})", _values(scores, through_v), "V", {"marker": "o"}),
+        (f"R2 through V ({held})", _values(scores, through_v), "V", {"marker": "o"}),
         ("NTPS", _values(scores, "ntps"), "ntps", {"marker": "s"}),
         ("NTPS of a random subspace", _values(scores, "chance"), "chance", {"ls": ":"}),
     ]
-    if result.best.control is not None:
+    if scores[0].control is not None:
         controls = [scored.control or {} for scored in scores]
-        for words, name, color in (("through V", through_v, "V"), ("by all directions", by_all, "U")):
+        for words, name, color in (("through V", through_v, "V"), ("all directions", by_all, "U")):
             values = [_number(control.get(name)) for control in controls]
             lines.append((f"{words}, random weights", values, color, {"ls": ":", "lw": 1}))
     for label, values, color, style in lines:
         ax.plot(layers, values, label=label, color=COLORS[color], **{"ms": 4, **style})
-    if result.best.null is not None:
+    if scores[0].null is not None:
         quantiles = [(scored.null or {})["ntps"]["quantiles"] or (None, None, None) for scored in scores]
         low, high = ([_number(ends[end]) for ends in quantiles] for end in (0, 2))
         ax.fill_between(layers, low, high, color=COLORS["ntps"], alpha=0.2, lw=0, label="NTPS, shuffled labels (90 %)")
@@ -91,10 +92,15 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
         if any(ends):
             low, high = ([_number(each.get(end)) for each in ends] for end in ("low", "high"))
             ax.vlines(layers, low, high, color=COLORS[color], lw=1, alpha=0.6)
-    ax.axvline(result.best.layer, color="0.9", lw=8, zorder=0)
+    if result.best is not None:
+        ax.axvline(result.best.layer, color="0.85", lw=8, zorder=0)
+        for layer in result.best.tied:
+            ax.axvline(layer, color="0.95", lw=8, zorder=0)
     _share_axis(ax, (value for _, values, _, _ in lines for value in values))
     ax.locator_params(axis="x", integer=True)
-    ax.set(xlabel="layer (0 is the embedding)", ylabel="share", title=f"{short_name(result.model)} on {result.task}")
+    ax.set(
+        xlabel="layer (0 is the embedding)", ylabel="R2, or share", title=f"{short_name(result.model)} on {result.task}"
+    )
     legend_below(ax)
     return ax
 
@@ -116,8 +122,8 @@ def plot_curve(scored: LayerScore, ax: Axes | None = None) -> Axes:
         ks = curve["k_v"]
         held_out = curve.get("explained_heldout")
         if held_out is not None:
-            ax.plot(ks, held_out, "o-", color=COLORS["V"], ms=4, label="explained through V, held out")
-        ax.plot(ks, curve["explained"], "--", color=COLORS["V"], alpha=0.6, label="explained through V, in sample")
+            ax.plot(ks, held_out, "o-", color=COLORS["V"], ms=4, label="R2 through V, held out")
+        ax.plot(ks, curve["explained"], "--", color=COLORS["V"], alpha=0.6, label="R2 through V, in sample")
         ax.plot(ks, curve["ntps"], "s-", color=COLORS["ntps"], ms=4, label="NTPS")
         ax.plot(ks, [k / scored.d for k in ks], ":", color=COLORS["chance"], label="NTPS of a random subspace")
         ax.axvline(scored.k_v, color="0.9", lw=8, zorder=0)

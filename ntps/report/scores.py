@@ -3,30 +3,41 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from ntps._files import atomic_write
-from ntps._text import Column, html_table, short_name
+from ntps._text import Column, fixed, html_table, short_name
 from ntps.errors import NtpsError
 from ntps.report.page import draw_picture, render, settings_table
 from ntps.report.plots import plot_curve, plot_layers
+from ntps.scoring.learning import LearningCurve
 from ntps.scoring.results import LayerScore, ScoreResult
 
 QUANTITIES = {
+    "ceiling_heldout": "R2, all directions",
+    "explained_heldout": "R2 through V",
+    "retained_heldout": "share through V",
+    "accuracy_heldout": "accuracy",
     "ntps": "NTPS",
-    "explained": "explained",
-    "retained": "retained",
-    "explained_heldout": "explained, held out",
-    "ceiling": "ceiling",
-    "ceiling_heldout": "ceiling, held out",
+    "chance": "chance",
+    "explained": "through V, in sample",
+    "ceiling": "all directions, in sample",
 }
 _LAYER = Column("layer", attrgetter("layer"))
 _EXCESS = Column("excess loss", attrgetter("excess_loss"), digits=4)
-_LEFT_OUT = ("settings", "classes", "task_source")
+_BASELINES = [
+    Column("read by", attrgetter("name"), words=True),
+    Column("R2", attrgetter("r2")),
+    Column("95 % interval", lambda row: _ends(row.interval)),
+    Column("accuracy", attrgetter("accuracy")),
+    Column("balanced accuracy", attrgetter("balanced_accuracy")),
+    Column("log loss (nats)", attrgetter("log_loss")),
+]
+_LEFT_OUT = ("settings", "classes", "class_sizes", "task_source")
 
 
 def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Path) -> list[Path]:
@@ -104,31 +115,31 @@ def _csv(results: Sequence[ScoreResult], names: Sequence[str]) -> str:
 
 def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
     """Return the variables of a page's section on one result."""
-    best, of = result.best, f" of {name}" if suffix else ""
+    shown, of = result.shown, f" of {name}" if suffix else ""
     origin = {key: value for key, value in result.metadata.items() if key not in _LEFT_OUT} | dict(result.settings)
+    bounds = [_LAYER, _EXCESS, Column("whitened bounds", _bounds("whitened")), Column("raw bounds", _bounds("raw"))]
     return {
         "id": f"labels{suffix}",
         "name": name,
         "result": result,
-        "best": best,
+        "shown": shown,
         "counts": f"{result.n_texts:,} texts, {result.n_classes} classes, {result.n_tokens:,} tokens.",
-        "sentence": result.sentence().removeprefix("* "),
+        "sentences": [sentence.removeprefix("* ") for sentence in result.sentences()],
+        "notes": result.notes(),
         "layers": draw_picture(
             f"layers{suffix}.png",
-            f"Score and explained share{of} by layer",
+            f"R2 and NTPS{of} by layer",
             lambda figure: plot_layers(result, figure.add_subplot()),
         ),
         "curve": draw_picture(
             f"curve{suffix}.png",
-            f"Score and explained share{of} by number of directions",
-            lambda figure: plot_curve(best, figure.add_subplot()),
+            f"R2 and NTPS{of} by number of directions",
+            lambda figure: plot_curve(shown, figure.add_subplot()),
         ),
-        "table": html_table(_layer_columns(result), result.layers, best=best),
-        "bounds": html_table(
-            [_LAYER, _EXCESS, Column("whitened bounds", _bounds("whitened")), Column("raw bounds", _bounds("raw"))],
-            result.layers,
-            best=best,
-        ),
+        "table": html_table(_layer_columns(result), result.layers, best=_best_row(result)),
+        "baselines": html_table(_BASELINES, result.baselines) if result.baselines else "",
+        "learning": _learning(result.learning) if result.learning else "",
+        "bounds": html_table(bounds, result.layers) if result.losses_mean_something else "",
         "evidence": _evidence(result),
         "settings": settings_table(origin),
     }
@@ -140,27 +151,49 @@ def _contents(sections: Sequence[dict[str, Any]]) -> Markup:
     def link(section: dict[str, Any]) -> Markup:
         return Markup('<a href="#{}">{}</a>').format(section["id"], section["name"])
 
-    def of_best(name: str) -> Callable[[dict[str, Any]], Any]:
-        return lambda section: getattr(section["best"], name)
+    def of_shown(name: str) -> Callable[[dict[str, Any]], Any]:
+        return lambda section: getattr(section["shown"], name)
+
+    def best(section: dict[str, Any]) -> Any:
+        found = section["result"].best
+        return "none" if found is None else ", ".join(map(str, (found.layer, *found.tied)))
 
     columns = [
         Column("labels", link, words=True),
         Column("classes", lambda section: section["result"].n_classes),
         Column("texts", lambda section: f"{section['result'].n_texts:,}"),
-        Column("best layer", of_best("layer")),
-        Column("NTPS", of_best("ntps")),
-        Column("chance", of_best("chance")),
-        Column("explained", of_best("through_v")),
-        Column("ceiling", of_best("through_all")),
+        Column("best layers", best),
+        Column("R2", of_shown("through_all")),
+        Column("through V", of_shown("through_v")),
+        Column("NTPS", of_shown("ntps")),
+        Column("chance", of_shown("chance")),
     ]
     return html_table(columns, sections)
 
 
+def _best_row(result: ScoreResult) -> LayerScore | None:
+    return None if result.best is None else result[result.best.layer]
+
+
 def _layer_columns(result: ScoreResult) -> list[Column]:
-    names = ["ntps", "chance", "explained", "explained_heldout", "ceiling", "ceiling_heldout", "retained"]
-    if not result.held_out:
-        names = [name for name in names if not name.endswith("_heldout")]
-    return [_LAYER, *(Column(QUANTITIES.get(name, name), attrgetter(name)) for name in names), _EXCESS]
+    in_sample = ("explained", "ceiling")
+    names = (
+        in_sample
+        if not result.held_out
+        else [name for name in QUANTITIES if name not in (*in_sample, "ntps", "chance")]
+    )
+    tie = Column("", lambda scored: {"*": "best", "=": "ties", " ": ""}[result.mark(scored.layer)], words=True)
+    return [_LAYER, *(Column(QUANTITIES[name], attrgetter(name)) for name in (*names, "ntps", "chance")), tie]
+
+
+def _learning(curve: LearningCurve) -> Markup:
+    """Return the learning curve as a table."""
+    rows = [*zip(curve.n, curve.r2, strict=True), (f"twice as many, expected {_ends(curve.interval)}", curve.twice)]
+    return html_table([Column("training texts", itemgetter(0)), Column("R2 on held-out texts", itemgetter(1))], rows)
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return f"[{fixed(interval[0])}, {fixed(interval[1])}]"
 
 
 def _bounds(kind: str) -> Callable[[LayerScore], str]:
@@ -180,15 +213,15 @@ def _evidence(result: ScoreResult) -> list[tuple[str, Markup]]:
     tables = []
     for name, quantity in QUANTITIES.items():
         beside = []
-        if name in (result.best.null or {}):
+        if name in (result.shown.null or {}):
             beside.append(Column("shuffled", entry("null", name, "mean")))
             beside.append(Column("z", entry("null", name, "z"), digits=2))
             beside.append(Column("p", entry("null", name, "p_value")))
-        if name in (result.best.interval or {}):
+        if name in (result.shown.interval or {}):
             beside += [Column(end, entry("interval", name, end)) for end in ("low", "high")]
-        if (result.best.control or {}).get(name) is not None:
+        if (result.shown.control or {}).get(name) is not None:
             beside.append(Column("random weights", entry("control", name)))
         if beside:
             columns = [_LAYER, Column("value", attrgetter(name)), *beside]
-            tables.append((quantity, html_table(columns, result.layers, best=result.best)))
+            tables.append((quantity, html_table(columns, result.layers, best=_best_row(result))))
     return tables

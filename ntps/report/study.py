@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 PICTURED = ("explained_heldout", "ntps")
 PICTURED_GAINS = ("accuracy", "held_back", "ntps")
 SHOWN = ("ntps", "ntps_p", "explained", "explained_heldout", "explained_heldout_random", "retained", "logme", "hscore",
-         "knn", "accuracy", "majority_rate", "above_majority")  # fmt: skip
-ERROR_COLUMNS = ["mae", "low", "high", "margin", "margin_low", "margin_high"]
+         "knn", "balanced_accuracy", "r2", "accuracy", "majority_rate")  # fmt: skip
+ERROR_COLUMNS = ["mae", "low", "high", "margin", "margin_low", "margin_high", "margin_to_mean", "margin_to_accuracy"]
 LEFT_OUT = {"task": "each task", "model": "each model", "both": "task and model"}
 
 
@@ -78,7 +78,11 @@ def lead(result: Mapping[str, Any]) -> str:
     parts = [
         f"{NAMES.get(name, name)} {_with_interval(correlations[name])}" for name in names if _known(correlations, name)
     ]
-    text = f"Rank correlation with probe accuracy above the majority rate, rank and layer fixed: {'; '.join(parts)}."
+    first = next(iter(correlations.values()))
+    text = (
+        f"Rank correlation with {NAMES[result['target']]} on other texts, over {independent(first)}, rank and layer "
+        f"fixed: {'; '.join(parts)}."
+    )
     if "ntps:same_tasks" in correlations and _known(correlations, "ntps:held_out_task"):
         same, held_out = correlations["ntps:same_tasks"], correlations["ntps:held_out_task"]
         text += (
@@ -87,6 +91,12 @@ def lead(result: Mapping[str, Any]) -> str:
             f"{held_out['spearman']:+.2f}."
         )
     return text
+
+
+def independent(entry: Mapping[str, Any]) -> str:
+    """Return how many independent points a correlation has, in words: tasks, however many models see them."""
+    tasks, models = counted(entry["n"], "task"), entry["n_models"]
+    return tasks if models == 1 else f"{tasks} within each of {models} models ({entry['n']} independent tasks)"
 
 
 def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
@@ -99,17 +109,23 @@ def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
     frame = study.frame().dropna(subset=["gain"])
     if frame.empty:
         return "No cell finished fine-tuning."
-    below = int((frame["gain"] < 0).sum())
-    text = (
-        f"LoRA ({gain['settings']['steps']} steps) gains {100 * frame['gain'].mean():+.1f} points of accuracy on "
-        f"average over {len(frame)} cells; accuracy after is below before in {below}."
-    )
+    changes, steps = gain["changes"], gain["settings"]["steps"]
+    n_tuned = changes["n_tuned"]
+    text = f"LoRA ({steps} steps): {n_tuned} of {counted(changes['n_cells'], 'cell')} tuned"
+    text += "; in the others the frozen probe was kept and nothing changed." if n_tuned < changes["n_cells"] else "."
+    if n_tuned:
+        below = int((frame["gain"] < 0).sum())
+        text += (
+            f" The tuned ones gain {_points(changes['gain'])} points of accuracy on average over "
+            f"{counted(changes['n_tasks'], 'task')}; accuracy after is below before in {below}."
+        )
     for name, words in (("ntps", "NTPS"), ("accuracy", "probe accuracy"), ("held_back", "held back")):
         if _known(gain["correlations"], name):
             text += f" Rank correlation of {words} with the gain: {_with_interval(gain['correlations'][name])}."
     errors = gain["errors"].get("task")
     if errors:
         inputs = {
+            "zero": "predicting no gain",
             "mean": "the mean gain",
             "accuracy": "probe accuracy",
             "accuracy + ntps": "it and NTPS",
@@ -117,7 +133,16 @@ def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
         }
         parts = [f"{100 * errors[name]['mae']:.1f} from {words}" for name, words in inputs.items()]
         text += f" Error in points on tasks left out: {', '.join(parts)}."
+        beats = [words for name, words in inputs.items() if errors[name]["margin_low"] > 0]
+        text += f" {' and '.join(beats) or 'None'} beats predicting no gain beyond doubt."
     return text
+
+
+def _points(change: Mapping[str, Any]) -> str:
+    """Return a mean over tasks in points, with its interval if it has one."""
+    if change["low"] is None or change["low"] != change["low"]:
+        return f"{100 * change['mean']:+.1f}"
+    return f"{100 * change['mean']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
 
 
 def _known(correlations: Mapping[str, Any], name: str) -> bool:
@@ -141,6 +166,9 @@ def _correlation_table(correlations: Mapping[str, Any]) -> Markup:
         Column("low", _of_second(lambda entry: (entry["interval"] or (None, None))[0])),
         Column("high", _of_second(lambda entry: (entry["interval"] or (None, None))[1])),
         Column("p", _of_second(itemgetter("p_value"))),
+        Column("with R^2", _of_second(lambda entry: entry.get("spearman_r2"))),
+        Column("tasks", _of_second(itemgetter("n"))),
+        Column("models", _of_second(itemgetter("n_models"))),
         Column("chosen on", _of_second(itemgetter("selected_on")), words=True),
     ]
     return html_table(columns, correlations.items())

@@ -10,7 +10,7 @@ from ntps.report.plots import COLORS, MARKERS, legend_below, new_axes
 from ntps.study.measure import SHARES
 from ntps.study.ranks import centered_ranks, unit
 from ntps.study.selection import select_and_correlate
-from ntps.study.study import OPTION_DEPTHS, Study
+from ntps.study.study import OPTION_DEPTHS, TARGET, Study
 from ntps.study.table import GAIN_PREDICTORS
 
 if TYPE_CHECKING:
@@ -24,12 +24,21 @@ NAMES = {
     "explained_heldout": "explained through V (held out)",
     "ceiling_heldout": "explained by all directions (held out)",
     "retained": "retained share",
+    "balanced_accuracy": "the probe's balanced accuracy",
+    "r2": "the probe's R²",
+    "macro_f1": "the probe's macro F1",
     "above_majority": "probe accuracy above majority",
     "accuracy": "accuracy of the frozen linear probe",
     "held_back": "held back: best layer's ceiling minus the last's",
     "gain": "gain of LoRA (accuracy)",
 }
-_STANDARD_ERRORS = {"above_majority": "accuracy_se", "accuracy": "accuracy_se", "gain": "gain_se"}
+_STANDARD_ERRORS = {
+    "balanced_accuracy": "balanced_accuracy_se",
+    "r2": "r2_se",
+    "above_majority": "accuracy_se",
+    "accuracy": "accuracy_se",
+    "gain": "gain_se",
+}
 
 
 def plot_against(
@@ -37,7 +46,7 @@ def plot_against(
     predictor: str = "explained_heldout",
     ax: "Axes | None" = None,
     *,
-    target: str = "above_majority",
+    target: str = TARGET,
     models: Sequence[str] | None = None,
 ) -> "Axes":
     """Draw a predictor against the probe's result, one colour per model, with intervals where there are any.
@@ -78,7 +87,7 @@ def plot_models(
     predictor: str = "explained_heldout",
     figure: "Figure | None" = None,
     *,
-    target: str = "above_majority",
+    target: str = TARGET,
     correlations: Mapping[str, Any] | None = None,
 ) -> "Figure":
     """Draw one small picture per model, with points named by task and the rank correlation in its title.
@@ -139,7 +148,7 @@ def small_multiples(count: int) -> tuple[float, float]:
 
 
 def option_map(study: Study, quantity: str = "ntps", *, permute: int | None = None) -> np.ndarray:
-    """Return the mean within-model correlation with accuracy at every layer and rank.
+    """Return the mean within-model correlation with balanced accuracy at every layer and rank.
 
     Args:
         study: From `ntps.run_study`.
@@ -192,7 +201,7 @@ def plot_options(
     ax.set(
         xlabel="rank, as a share of the width",
         ylabel="layer",
-        title=f"Spearman of {NAMES.get(quantity, quantity)}\nwith probe accuracy, {tasks}",
+        title=f"Spearman of {NAMES.get(quantity, quantity)}\nwith balanced accuracy, {tasks}",
     )
     ax.tick_params(axis="y", rotation=0)
     return ax
@@ -219,6 +228,6 @@ def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) 
 
 
 def _targets(study: Study) -> np.ndarray:
-    """Return the probes' accuracy above the majority rate, (models, tasks), of the complete part of the grid."""
+    """Return the probes' balanced accuracy, (models, tasks), of the complete part of the grid."""
     models, tasks = study.usable()
-    return study.table("above_majority").loc[models, tasks].to_numpy(dtype=float)
+    return study.table(TARGET).loc[models, tasks].to_numpy(dtype=float)

@@ -6,18 +6,23 @@ from ntps.scoring.measures import h_score, logme, reduced_rank_r2
 from ntps.scoring.nulls import LayerNull, Null, layer_null
 from ntps.scoring.probes import knn_accuracy, linear_probe
 from ntps.scoring.reading import read_layer
-from ntps.scoring.results import LayerScore, ScoreResult
-from ntps.scoring.scores import ScoreSettings, jackknife, permutation_null, score, score_layers, score_task
+from ntps.scoring.readouts import Comparison, Readout, tied_groups
+from ntps.scoring.results import Best, LayerScore, ScoreResult
+from ntps.scoring.scores import ScoreSettings, compare, jackknife, permutation_null, score, score_layers, score_task
 
 __all__ = [
+    "Best",
+    "Comparison",
     "Interval",
     "Labels",
     "LayerNull",
     "LayerScore",
     "Null",
+    "Readout",
     "ScoreResult",
     "ScoreSettings",
     "assign_folds",
+    "compare",
     "h_score",
     "jackknife",
     "knn_accuracy",
@@ -32,4 +37,5 @@ __all__ = [
     "score",
     "score_layers",
     "score_task",
+    "tied_groups",
 ]

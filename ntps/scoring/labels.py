@@ -27,6 +27,7 @@ class Labels:
         classes: Class names.
         rows: (m,) row of each labelled text among the representations' states.
         n_missing: Number of texts with tokens but without a label.
+        groups: (m,) equal numbers for equal texts.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Labels:
     classes: tuple[str, ...]
     rows: np.ndarray
     n_missing: int
+    groups: np.ndarray
 
     @property
     def n_classes(self) -> int:
@@ -83,6 +85,7 @@ def labels_of(representations: Representations, labels: LabelSource = None) -> L
         classes=column.classes,
         rows=rows,
         n_missing=len(values) - len(rows),
+        groups=representations.text_group[rows],
     )
 
 
@@ -97,23 +100,32 @@ def _read_given(labels: Any) -> LabelColumn:
     return read_labels(table, "labels", allow_missing=True)
 
 
-def assign_folds(labels: np.ndarray, folds: int | str = "auto", *, seed: int = 0) -> np.ndarray | None:
+def assign_folds(
+    labels: np.ndarray, folds: int | str = "auto", *, groups: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray | None:
     """Return the fold (n,) of each text, stratified: every class is spread evenly, at random.
 
-    A class may have fewer texts than there are folds, about which scikit-learn's `StratifiedKFold` would warn.
+    Equal texts share a fold: a readout that was fitted on a text must not be judged on its repeat. A class may have
+    fewer texts than there are folds, which scikit-learn's `StratifiedGroupKFold` would refuse or warn about.
 
     Args:
         labels: (n,) class numbers.
-        folds: Number of folds; 0 for none; `"auto"` for 5, or the size of the largest class if smaller (none if 1).
+        folds: Number of folds; 0 for none; `"auto"` for 5, or the number of different texts in the largest class if
+            smaller (none if 1).
+        groups: (n,) equal numbers for equal texts; by default all texts differ.
         seed: Seed of the shuffle.
 
     Returns:
         The fold numbers from 0, or `None` without folds.
 
     Raises:
-        NtpsError: If the number is 1, negative, or above the size of the largest class.
+        NtpsError: If the number is 1, negative, or above the number of different texts in the largest class.
     """
-    largest = int(np.bincount(labels, minlength=1).max())
+    _, first, group = np.unique(
+        np.arange(len(labels)) if groups is None else groups, return_index=True, return_inverse=True
+    )
+    class_of = labels[first]  # where equal texts have different labels, that of the first one
+    largest = int(np.bincount(class_of, minlength=1).max())
     if folds == "auto":
         folds = min(DEFAULT_FOLDS, largest) if largest > 1 else 0
     if isinstance(folds, bool) or not isinstance(folds, int | np.integer):
@@ -121,11 +133,18 @@ def assign_folds(labels: np.ndarray, folds: int | str = "auto", *, seed: int = 0
     if folds == 0:
         return None
     if not 2 <= folds <= largest:
-        raise NtpsError(f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the largest class's size.")
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[
-        np.argsort(labels[order], kind="stable")
-    ]  # by class, shuffled within each; folds are then dealt in turn
-    assigned = np.empty(len(labels), dtype=np.int64)
-    assigned[order] = np.arange(len(labels)) % folds
-    return assigned
+        raise NtpsError(
+            f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the number of different texts in the "
+            "largest class."
+        )
+    order = np.random.default_rng(seed).permutation(len(first))
+    sizes = np.bincount(group)
+    order = order[np.lexsort((-sizes[order], class_of[order]))]  # by class, the most repeated first
+    dealt = np.zeros((folds, int(class_of.max()) + 1))  # number of texts of each class in each fold
+    fold_of_group = np.empty(len(first), dtype=np.int64)
+    for index in order:
+        of_class = dealt[:, class_of[index]]
+        fold = int(np.lexsort((dealt.sum(1), of_class))[0])  # fewest of its class, then fewest texts
+        fold_of_group[index] = fold
+        dealt[fold, class_of[index]] += sizes[index]
+    return fold_of_group[group]

@@ -1,8 +1,9 @@
-"""Permutation nulls: NTPS and explained share under shuffled labels, with z and p.
+"""Permutation nulls: NTPS and held-out R^2 under shuffled labels, with z and p.
 
 They need no second pass over the texts: of all moments only X = E[x y^T] depends on which label goes with which text,
-and X of many permutations is one product of the pooled states with the shuffled one-hot labels. The null shows whether
-labels matter at all: it is the level that in-sample shares reach by fitting noise.
+and X of many permutations is one product of the pooled states with the shuffled one-hot labels. The null of NTPS is the
+level that labels without meaning reach at this number of texts; that of held-out R^2 says whether the labels can be
+read at all.
 """
 
 import math
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ntps._files import jsonable
-from ntps.core import Solved, nested_basis
+from ntps.core import Solved, nested_basis, shuffled_errors
 from ntps.scoring.pvalues import TIE, permutation_p
 
 _BLOCK = 8_000_000  # numbers of one product held at once
@@ -50,7 +51,18 @@ class Null:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNull:
-    """The permutation null of one layer, for `ntps` and `explained` (in sample), at ranks k_u and k_v."""
+    """The permutation null of one layer.
+
+    Attributes:
+        layer: The layer's number.
+        k_u: Perception rank.
+        k_v: Next-token rank.
+        permutations: Number of shuffles.
+        ntps: The null of NTPS(k_u, k_v).
+        explained: The null of the share of label variance explained through V_k in sample.
+        ceiling_heldout: The null of held-out R^2 through all directions; `None` without folds.
+        fold_sums: (permutations + 1, folds, 2) errors behind the last; see `ntps.core.shuffled_errors`.
+    """
 
     layer: int
     k_u: int
@@ -58,14 +70,23 @@ class LayerNull:
     permutations: int
     ntps: Null
     explained: Null
+    ceiling_heldout: Null | None = None
+    fold_sums: np.ndarray | None = field(default=None, repr=False)
+
+    def quantities(self) -> dict[str, Any]:
+        """Return the null of each quantity as JSON values."""
+        nulls = {"ntps": self.ntps, "explained": self.explained, "ceiling_heldout": self.ceiling_heldout}
+        return {name: null.to_dict() for name, null in nulls.items() if null is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         row = {"layer": self.layer, "k_u": self.k_u, "k_v": self.k_v, "permutations": self.permutations}
-        return {**row, "ntps": self.ntps.to_dict(), "explained": self.explained.to_dict()}
+        return {**row, **self.quantities()}
 
 
-def layer_null(solved: Solved, k_u: int, k_v: int, permutations: int, *, seed: int = 0) -> LayerNull:
+def layer_null(
+    solved: Solved, k_u: int, k_v: int, permutations: int, *, groups: np.ndarray | None = None, seed: int = 0
+) -> LayerNull:
     """Score shuffled labels at one layer.
 
     V, M and the label frequencies stay; X is computed for all permutations at once. Whitened first (A = W^T X, r x c),
@@ -77,10 +98,15 @@ def layer_null(solved: Solved, k_u: int, k_v: int, permutations: int, *, seed: i
         k_u: Perception rank.
         k_v: Next-token rank.
         permutations: At least 1; the smallest p-value is 1 / (permutations + 1).
+        groups: (n,) equal numbers for equal texts, which are given one label.
         seed: Seed of the permutations; all layers see the same ones.
     """
-    labels = shuffled_labels(solved.targets.argmax(1).numpy(), permutations, seed=seed)
+    labels = shuffled_labels(solved.targets.argmax(1).numpy(), permutations, groups=groups, seed=seed)
     ntps, explained = _layer_values(solved, labels, k_u, k_v)
+    fold_sums = held_out = None
+    if solved.fold_of is not None:
+        fold_sums = shuffled_errors(solved.states, solved.fold_of, torch.from_numpy(labels)).numpy()
+        held_out = against_null(r2_of_sums(fold_sums))
     return LayerNull(
         layer=solved.layer,
         k_u=k_u,
@@ -88,13 +114,40 @@ def layer_null(solved: Solved, k_u: int, k_v: int, permutations: int, *, seed: i
         permutations=permutations,
         ntps=against_null(ntps),
         explained=against_null(explained),
+        ceiling_heldout=held_out,
+        fold_sums=fold_sums,
     )
 
 
-def shuffled_labels(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
-    """Return (count + 1, n) labels: the first row as given, the others shuffled."""
+def shuffled_labels(labels: np.ndarray, count: int, *, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Return (count + 1, n) labels: the first row as given, the others shuffled.
+
+    What is exchangeable are different texts: a repeat follows the first of its kind.
+    """
     rng = np.random.default_rng(seed)
-    return np.vstack([labels[None], rng.permuted(np.broadcast_to(labels, (count, len(labels))), axis=1)])
+    _, first, group = np.unique(
+        np.arange(len(labels)) if groups is None else groups, return_index=True, return_inverse=True
+    )
+    shuffled = rng.permuted(np.broadcast_to(labels[first], (count, len(first))), axis=1)
+    return np.vstack([labels[None], shuffled[:, group]])
+
+
+def r2_of_sums(fold_sums: np.ndarray) -> np.ndarray:
+    """Return held-out R^2 (B + 1,) from summed errors and baseline errors of folds (B + 1, folds, 2)."""
+    errors, baseline = fold_sums.sum(1).T
+    return np.where(baseline > 0, 1 - errors / np.where(baseline > 0, baseline, 1), math.nan)
+
+
+def choice_p(nulls: Sequence[LayerNull]) -> float:
+    """Return the p-value of the held-out R^2 of a layer that is chosen, in each fold, by the errors on the others.
+
+    The choice is repeated for every shuffle of the labels, which all layers share.
+    """
+    sums = np.stack([null.fold_sums for null in nulls if null.fold_sums is not None])  # (layers, B + 1, folds, 2)
+    errors = sums[..., 0]
+    chosen = (errors.sum(2, keepdims=True) - errors).argmin(0)[None]
+    picked = np.take_along_axis(errors, chosen, 0)[0]
+    return against_null(r2_of_sums(np.stack([picked, sums[0, ..., 1]], axis=-1))).p_value
 
 
 def against_null(values: np.ndarray | Sequence[float]) -> Null:

@@ -112,7 +112,7 @@ def linear_probe(
         with one_thread():
             x_train, x_test = standardize(x[train], x[test])
             c = choose_c(x_train, y[train], sorted(cs), inner_folds, random_state + number)
-            probabilities = next(_logistic_path(x_train, y[train], [c], x_test, n_classes))
+            probabilities = next(logistic_path(x_train, y[train], [c], x_test, n_classes))
             alpha, fitted = ridge(x_train, targets[train], x_test)
         squared_error = np.square(targets[test] - fitted).mean(1)
         squared_deviation = np.square(targets[test] - targets[train].mean(0)).mean(1)
@@ -304,14 +304,14 @@ def choose_c(x: np.ndarray, y: np.ndarray, cs: Sequence[float], folds: int, seed
     loss = np.full((folds, len(cs)), np.inf)
     smallest = np.finfo(np.float32).tiny
     for losses, (train, test) in zip(loss, make_folds(y, folds, seed), strict=True):
-        for index, probabilities in enumerate(_logistic_path(x[train], y[train], cs, x[test], len(sizes))):
+        for index, probabilities in enumerate(logistic_path(x[train], y[train], cs, x[test], len(sizes))):
             losses[index] = -np.log(np.maximum(probabilities[np.arange(len(test)), y[test]], smallest)).mean()
             if losses[index] > 1.02 * losses.min():  # past the minimum: weaker penalties only cost time
                 break
     return cs[int(loss.mean(0).argmin())]
 
 
-def _logistic_path(
+def logistic_path(
     x: np.ndarray, y: np.ndarray, cs: Sequence[float], test: np.ndarray, n_classes: int
 ) -> Iterator[np.ndarray]:
     """Yield class probabilities (len(test), n_classes) for each C, each fit starting from the one before."""
@@ -322,7 +322,7 @@ def _logistic_path(
     x, test = x.astype(np.float32), test.astype(np.float32)  # half the time, and far finer than the tolerance
     model = LogisticRegression(tol=1e-4, max_iter=300, warm_start=True)
     for c in cs:
-        probabilities = np.zeros((len(test), n_classes))
+        probabilities = np.zeros((test.shape[0], n_classes))
         if len(present) == 1:
             probabilities[:, present] = 1
         else:

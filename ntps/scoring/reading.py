@@ -1,11 +1,15 @@
 """Read the score at one pair of ranks off a solved layer."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from ntps.core import HeldOut, Solved, loss_bounds
 from ntps.errors import NtpsError
-from ntps.scoring.intervals import fold_interval
+from ntps.scoring.readouts import Readout
 from ntps.scoring.results import LayerScore
 
 
@@ -43,7 +47,12 @@ def curve_ranks(rank_v: int, k_v: int) -> list[int]:
 
 
 def read_layer(
-    solved: Solved, *, k_u: int | None = None, k_v: int | None = None, held_out: HeldOut | None = None
+    solved: Solved,
+    *,
+    k_u: int | None = None,
+    k_v: int | None = None,
+    held_out: HeldOut | None = None,
+    readouts: Mapping[str, Readout] | None = None,
 ) -> LayerScore:
     """Read one pair of ranks off a layer's solution.
 
@@ -52,6 +61,7 @@ def read_layer(
         k_u: Perception rank; the rank of X by default.
         k_v: Next-token rank; max(k_u, round(d / 8)) by default.
         held_out: Held-out values at `k_v` and at the ranks of the curve, at least.
+        readouts: From `readouts_of`, with `held_out`.
 
     Raises:
         NtpsError: If a rank is out of range.
@@ -70,16 +80,20 @@ def read_layer(
         "explained": [solved.r2_at(k) for k in ranks],
     }
     held_out_values: dict[str, Any] = {}
-    if held_out is not None:
-        curve["explained_heldout"] = [held_out.at(k)[0] for k in ranks]
-        explained, by_fold = held_out.at(k_v)
-        held_out_values = {
-            "explained_heldout": explained,
-            "ceiling_heldout": held_out.ceiling,
-            "interval": {"ceiling_heldout": fold_interval(held_out.ceiling, held_out.fold_ceiling)},
-        }
+    if held_out is not None and readouts is not None:
+        curve["explained_heldout"] = [held_out.at(k) for k in ranks]
+        through_v, through_all = readouts["v"], readouts["all"]
+        intervals = {"ceiling_heldout": through_all.to_dict()}
         if k_v:
-            held_out_values["interval"]["explained_heldout"] = fold_interval(explained, by_fold)
+            intervals["explained_heldout"] = through_v.to_dict()
+        above = through_all.interval()[0] > 0
+        held_out_values = {
+            "explained_heldout": through_v.r2,
+            "ceiling_heldout": through_all.r2,
+            "retained_heldout": through_v.r2 / through_all.r2 if above else math.nan,
+            "accuracy_heldout": float((held_out.predicted == solved.targets.argmax(1)).double().mean()),
+            "interval": intervals,
+        }
     return LayerScore(
         layer=solved.layer,
         d=solved.d,
@@ -99,3 +113,16 @@ def read_layer(
         curve=curve,
         **held_out_values,
     )
+
+
+def readouts_of(held_out: HeldOut, layer: int, k_v: int, groups: np.ndarray, origin: str) -> dict[str, Readout]:
+    """Return the readouts `"all"` (all directions) and `"v"` (the first k_v next-token directions) of a layer."""
+    through_all = Readout(
+        name=f"layer {layer}",
+        errors=held_out.ceiling_errors.numpy(),
+        baseline=held_out.baseline.numpy(),
+        groups=groups,
+        origin=origin,
+    )
+    through_v = replace(through_all, name=f"layer {layer} through V", errors=held_out.errors_at(k_v).numpy())
+    return {"all": through_all, "v": through_v}

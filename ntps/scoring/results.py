@@ -3,13 +3,16 @@
 import html
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from ntps._files import jsonable
 from ntps._text import BAR_WIDTH, bar, fixed, percent, short_name, wrap
+from ntps.errors import NtpsError, one_of
+from ntps.scoring.classifiers import Classifier
+from ntps.scoring.learning import LearningCurve
+from ntps.scoring.readouts import LayerChoice, Readout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 _LEAST_BAR = 6
 _NESTED = ("bounds", "curve", "null", "interval", "control")
-_OPTIONAL = ("explained_heldout", "ceiling_heldout", "null", "interval", "control")
+_OPTIONAL = (
+    "explained_heldout", "ceiling_heldout", "retained_heldout", "accuracy_heldout", "null", "interval", "control"
+)  # fmt: skip
+_ENOUGH = 10  # texts per direction from which in-sample losses say something of other texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +48,15 @@ class LayerScore:
             on the texts it was fitted on, in [0, 1].
         ceiling: The same for all d directions.
         retained: explained / ceiling, in [0, 1]; NaN when the ceiling is 0.
-        explained_heldout: `explained` on folds that the readout was not fitted on, at most 1, below 0 when the
-            readout is worse than the label frequencies; `None` without folds.
-        ceiling_heldout: `ceiling` on held-out folds.
-        null: `ntps` and `explained` under shuffled labels, each a mapping as `Null.to_dict`.
-        interval: By quantity (`ntps`, `explained`, `retained`, `explained_heldout`, `ceiling_heldout`), a mapping with
-            `low`, `high` and `standard_error`: 95 % intervals; those of held-out shares come with folds.
+        explained_heldout: R^2 of a ridge readout of V's first k_v directions on folds that it was not fitted on, at
+            most 1, below 0 when it is worse than the label frequencies; `None` without folds.
+        ceiling_heldout: The same for all d directions: the number to quote.
+        retained_heldout: explained_heldout / ceiling_heldout; NaN unless the interval of the latter is above 0.
+        accuracy_heldout: Share of texts for whose class the readout of all directions predicts the largest value.
+        null: `ntps`, `explained` and, with folds, `ceiling_heldout` under shuffled labels, each as `Null.to_dict`.
+        interval: By quantity, a mapping with `estimate`, `low`, `high` (95 %) and `standard_error`:
+            `explained_heldout` and `ceiling_heldout` come with folds, `explained` and `ntps` from the jackknife. `ntps`
+            has a standard error only, its spread at this number of texts.
         control: The same quantities for the architecture with random weights.
         curve: Lists over `k_v`: `ntps`, `excess_loss`, `explained` and, with folds, `explained_heldout`. With the
             official convention `fraction` and `ntps`.
@@ -71,6 +80,8 @@ class LayerScore:
     curve: dict[str, list[Any]]
     explained_heldout: float | None = None
     ceiling_heldout: float | None = None
+    retained_heldout: float | None = None
+    accuracy_heldout: float | None = None
     null: dict[str, Any] | None = None
     interval: dict[str, Any] | None = None
     control: dict[str, Any] | None = None
@@ -90,15 +101,25 @@ class LayerScore:
         """The share of label variance explained by all d directions, on held-out folds if there are any."""
         return self.ceiling if self.ceiling_heldout is None else self.ceiling_heldout
 
-    @property
-    def headline(self) -> float:
-        """The number to quote: the share explained by all d directions on held-out folds; without folds, through V.
 
-        Of the quantities tried, it correlates best with a linear probe's accuracy on tasks and models that it was not
-        tuned on (`python -m benchmarks.default_quantity`). In sample it would be near 1 for any labels of fewer texts
-        than directions, so without folds the share through the few directions of V takes its place.
-        """
-        return self.explained if self.ceiling_heldout is None else self.ceiling_heldout
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The layer that reads the labels best.
+
+    Attributes:
+        layer: The layer with the largest held-out R^2.
+        tied: Further layers within one paired standard error of it.
+        r2: Held-out R^2 of the layer chosen, in each fold, by the errors on the other folds: choosing does not flatter
+            it.
+        interval: 95 % interval of `r2`.
+        p_value: Of `r2` under shuffled labels, the choice repeated for each shuffle; `None` without permutations.
+    """
+
+    layer: int
+    tied: tuple[int, ...]
+    r2: float
+    interval: tuple[float, float]
+    p_value: float | None = None
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -113,6 +134,11 @@ class ScoreResult:
         n_classes: Number of classes.
         settings: Every option that shaped the numbers.
         metadata: Model, revision, dtype, task fingerprint, package version.
+        best: The best layer; `None` where no layer reads the labels better than their frequencies, or without folds.
+        choice: How it was chosen; `None` without folds.
+        readouts: Out-of-fold errors by layer, `"all"` directions and through `"v"`; empty without folds.
+        baselines: The logistic probe of the best layer, TF-IDF and label frequencies, on the same folds.
+        learning: The learning curve of the best layer.
     """
 
     layers: tuple[LayerScore, ...]
@@ -122,6 +148,11 @@ class ScoreResult:
     n_classes: int
     settings: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    best: Best | None = None
+    choice: LayerChoice | None = field(default=None, compare=False)
+    readouts: dict[str, tuple[Readout, ...]] = field(default_factory=dict, compare=False)
+    baselines: tuple[Classifier, ...] = ()
+    learning: LearningCurve | None = None
 
     @property
     def model(self) -> str:
@@ -138,16 +169,40 @@ class ScoreResult:
         """Whether explained shares were also computed on held-out folds."""
         return self.layers[0].explained_heldout is not None
 
-    @cached_property
-    def best(self) -> LayerScore:
-        """The layer with the largest `headline`.
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Numbers of the layers."""
+        return tuple(scored.layer for scored in self.layers)
 
-        It is chosen on the data that it is reported on, which flatters it when texts are few.
+    @property
+    def shown(self) -> LayerScore:
+        """The layer that sentences and pictures are about: that of the largest held-out R^2; the last without folds."""
+        return self.layers[-1] if self.choice is None else self[self.choice.layer]
+
+    def readout(self, layer: int | None = None, *, through: str = "all") -> Readout:
+        """Return the out-of-fold errors of a layer's readout, for `ntps.compare`.
+
+        Args:
+            layer: Layer number; by default, the layer chosen in each fold by the errors on the other folds.
+            through: `"all"` directions, or `"v"`, the first k_v next-token directions.
+
+        Raises:
+            NtpsError: If there are no folds, or the layer was not scored.
         """
-        return max(self.layers, key=lambda layer: (not math.isnan(layer.headline), layer.headline))
+        one_of(through, ("all", "v"), "through")
+        if self.choice is None:
+            raise NtpsError("without folds nothing is held out; score with folds to compare.")
+        if layer is None and through == "all":
+            return replace(self.choice.readout, name=short_name(self.model))
+        number = self.choice.layer if layer is None else layer
+        one_of(number, self.layer_numbers, "layer")
+        readout = self.readouts[through][self.layer_numbers.index(number)]
+        return replace(readout, name=f"{short_name(self.model)}, {readout.name}")
 
     def __repr__(self) -> str:
-        return f"ScoreResult({self._title()}; {len(self.layers)} layers, best {self.best.layer})"
+        return (
+            f"ScoreResult({self._title()}; {len(self.layers)} layers, best {self.best.layer if self.best else 'none'})"
+        )
 
     def __getitem__(self, layer: int) -> LayerScore:
         for scored in self.layers:
@@ -190,7 +245,9 @@ class ScoreResult:
                 "n_classes": self.n_classes,
                 "d": self.layers[0].d,
                 "convention": self.convention,
-                "best_layer": self.best.layer,
+                "best": None if self.best is None else asdict(self.best),
+                "baselines": [classifier.to_dict() for classifier in self.baselines],
+                "learning_curve": None if self.learning is None else self.learning.to_dict(),
                 "settings": self.settings,
                 "provenance": provenance,
                 "layers": layers,
@@ -207,73 +264,132 @@ class ScoreResult:
         lines = ["  layer" + "".join(f"{name:>{width}}" for name, width, _ in columns)]
         room = min(80 - len(lines[0]) - 2, BAR_WIDTH)
         for scored in self.layers:
-            mark = "*" if scored is self.best else " "
             numbers = "".join(f"{value(scored):>{width}}" for _, width, value in columns)
-            drawn = bar(scored.headline, room) if room >= _LEAST_BAR else ""
-            lines.append(f"{mark} {scored.layer:5d}{numbers}  {drawn}".rstrip())
-        return "\n".join([*lines, "", *wrap(self.sentence())])
+            drawn = bar(scored.through_all, room) if room >= _LEAST_BAR and self.held_out else ""
+            lines.append(f"{self.mark(scored.layer)} {scored.layer:5d}{numbers}  {drawn}".rstrip())
+        paragraphs = [wrap(paragraph) for paragraph in (*self.sentences(), *self.notes())]
+        return "\n".join([*lines, *(line for paragraph in paragraphs for line in ("", *paragraph))])
+
+    def mark(self, layer: int) -> str:
+        """Return `*` for the best layer, `=` for one that ties with it, else a space."""
+        if self.best is None:
+            return " "
+        return "*" if layer == self.best.layer else "=" if layer in self.best.tied else " "
 
     def _columns(self) -> list[tuple[str, int, Callable[[LayerScore], str]]]:
         """Return heading, width and text of each column after the layer."""
-        columns: list[tuple[str, int, Callable[[LayerScore], str]]] = [
-            ("NTPS", 8, lambda scored: fixed(scored.ntps)),
-            ("chance", 8, lambda scored: fixed(scored.chance)),
-            ("retained", 10, lambda scored: fixed(scored.retained)),
-        ]
+        columns: list[tuple[str, int, Callable[[LayerScore], str]]] = []
         if self.held_out:
             columns += [
-                ("excess", 9, lambda scored: fixed(scored.excess_loss, 4)),
-                ("V held out", 12, lambda scored: fixed(scored.through_v)),
-                ("all", 8, lambda scored: fixed(scored.headline)),
+                ("R2", 8, lambda scored: fixed(scored.ceiling_heldout)),
+                ("through V", 11, lambda scored: fixed(scored.explained_heldout)),
+                ("accuracy", 10, lambda scored: fixed(scored.accuracy_heldout)),
             ]
         else:
             columns += [
-                ("excess loss", 13, lambda scored: fixed(scored.excess_loss, 4)),
-                ("explained", 11, lambda scored: fixed(scored.headline)),
+                ("in sample", 11, lambda scored: fixed(scored.ceiling)),
+                ("through V", 11, lambda scored: fixed(scored.explained)),
             ]
-        if self.best.null is not None:
-            columns.insert(2, ("shuffled", 10, lambda scored: fixed((scored.null or {})["ntps"]["mean"])))
-        if self.best.control is not None:
-            columns.append(("random", 8, lambda scored: fixed((scored.control or {})[self._headline])))
+        columns += [
+            ("NTPS", 8, lambda scored: fixed(scored.ntps)),
+            ("chance", 8, lambda scored: fixed(scored.chance)),
+        ]
+        if self.layers[0].null is not None:
+            columns.append(("shuffled", 10, lambda scored: fixed((scored.null or {})["ntps"]["mean"])))
+        if self.layers[0].control is not None:
+            columns.append(("random", 8, lambda scored: fixed((scored.control or {})[self._quantity])))
         return columns
 
     @property
-    def _headline(self) -> str:
-        return "ceiling_heldout" if self.held_out else "explained"
+    def _quantity(self) -> str:
+        return "ceiling_heldout" if self.held_out else "ceiling"
 
-    def sentence(self) -> str:
-        """Return what the best layer's numbers mean, in words."""
-        best = self.best
-        if self.convention == "official":
-            score = f"NTPS by the released code's procedure averages {fixed(best.ntps)} over its 19 fractions"
-        else:
-            score = f"NTPS is {fixed(best.ntps)}, where a random subspace of that size would have {best.chance:.3f}"
-        ends = (best.interval or {}).get(self._headline, {})
-        share = percent(best.headline)
-        if _known(ends):
-            share += f" [{percent(ends['low'])}, {percent(ends['high'])}]"
-        used = f"{best.k_v} directions that next-token prediction uses most"
-        if self.held_out:
+    def sentences(self) -> list[str]:
+        """Return what is known: whether the labels can be read, and what next-token prediction has to do with it."""
+        if self.choice is None:
+            return [
+                "Nothing is held out without folds: these shares are of the texts that the readouts were fitted on, "
+                "and with few texts they are high for any labels. No layer is called the best."
+            ]
+        sentences = [self._what_is_read(), self._what_v_holds()]
+        if self.learning is not None and self.best is not None:
+            low, high = (fixed(end, 2) for end in self.learning.interval)
+            sentences.append(
+                f"Twice as many labelled texts would bring R2 to about {fixed(self.learning.twice, 2)} [{low}, {high}]."
+            )
+        return sentences
+
+    def _what_is_read(self) -> str:
+        choice = cast(LayerChoice, self.choice)
+        low, high = choice.readout.interval()
+        r2 = f"R2 {fixed(choice.readout.r2)} [{fixed(low)}, {fixed(high)}]"
+        p_value = self.best.p_value if self.best is not None else None
+        if self.best is None:
             text = (
-                f"* Layer {best.layer} is best: a linear readout of all {best.d} directions explains {share} of the "
-                f"label variance on held-out texts; a readout of only the {used} explains "
-                f"{percent(best.through_v)}. {score}"
+                "No layer holds these labels: on texts it was not fitted on, a linear readout is no better than the "
+                f"label frequencies ({r2})."
             )
         else:
+            tied = ""
+            if self.best.tied:
+                layers = _listed([str(layer) for layer in sorted(self.best.tied)])
+                tied = f" (=: {'layers' if len(self.best.tied) > 1 else 'layer'} {layers} cannot be told from it)"
             text = (
-                f"* Layer {best.layer} is best: a linear readout of the {used} explains {share} of the label variance "
-                f"in sample; a readout of all {best.d} explains {percent(best.ceiling)}. {score}"
+                f"* Layer {self.best.layer} holds these labels best{tied}: on texts it was not fitted on, a linear "
+                f"readout takes {percent(self.best.r2)} off the error of guessing by label frequencies ({r2}"
+                + (f", p = {fixed(p_value)} under shuffled labels)." if p_value is not None else ").")
             )
-        if best.null is not None:
-            ntps, explained = best.null["ntps"], best.null["explained"]
-            text += (
-                f" and shuffled labels have {fixed(ntps['mean'])} (p = {fixed(ntps['p_value'])} for NTPS, "
-                f"{fixed(explained['p_value'])} for the share explained in sample)"
-            )
-        text += "."
-        if best.control is not None:
-            text += f" Random weights explain {percent(best.control[self._headline])}."
+        if self.baselines:
+            accuracies = _listed([f"{fixed(row.accuracy, 2)} ({row.name})" for row in self.baselines])
+            text += f" Accuracy: {accuracies}."
+        if self.layers[0].control is not None:
+            random = max((scored.control or {})[self._quantity] for scored in self.layers)
+            text += f" The best layer of random weights reads R2 {fixed(random)}."
         return text
+
+    def _what_v_holds(self) -> str:
+        scored = self.shown
+        if self.convention == "official":
+            score = f"NTPS by the released code's procedure averages {fixed(scored.ntps)} over its 19 fractions"
+        else:
+            score = f"NTPS is {fixed(scored.ntps)}, where a random subspace of that size would have {scored.chance:.3f}"
+        if scored.null is not None:
+            null = scored.null["ntps"]
+            score += f" and shuffled labels {fixed(null['mean'])} (p = {fixed(null['p_value'])})"
+        text = f"With {self.n_texts:,} texts and {scored.d} directions, {score}; compare it at equal numbers only."
+        if self.best is None:
+            return text
+        used = f"The {scored.k_v} directions that next-token prediction uses most at layer {scored.layer} read R2 "
+        value = fixed(scored.explained_heldout)
+        if scored.retained_heldout is not None and 0 <= scored.retained_heldout < 1:
+            value += f", {percent(scored.retained_heldout)} of what all {scored.d} read"
+        return f"{used}{value}. {text}"
+
+    def notes(self) -> list[str]:
+        """Return what limits these numbers: classes with few texts, repeated texts, texts without a label."""
+        notes = []
+        sizes = self.metadata.get("class_sizes", ())
+        rare = [
+            f"{name!r} ({size})"
+            for name, size in zip(self.metadata.get("classes", ()), sizes, strict=False)
+            if 0 < size < self.settings.get("folds", 0)
+        ]
+        if rare:
+            named = _listed(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+            notes.append(f"Fewer texts than folds: {named}; such a class hardly counts in these numbers.")
+        if self.metadata.get("n_repeated"):
+            notes.append(
+                f"{self.metadata['n_repeated']:,} of {self.n_texts:,} texts repeat another one; equal texts share a "
+                "fold and count once in intervals."
+            )
+        if self.metadata.get("n_unlabelled"):
+            notes.append(f"{self.metadata['n_unlabelled']:,} texts without a label were left out.")
+        return notes
+
+    @property
+    def losses_mean_something(self) -> bool:
+        """Whether there are at least 10 texts per direction: below, in-sample losses are mostly fits of noise."""
+        return self.n_texts >= _ENOUGH * self.layers[0].d
 
     def _title(self) -> str:
         return (
@@ -290,12 +406,14 @@ class ScoreResult:
         rows = []
         for s in self.layers:
             cells = "".join(f"<td>{value(s)}</td>" for _, _, value in columns)
-            weight = ' style="font-weight:bold"' if s is self.best else ""
-            rows.append(f"<tr{weight}><td>{s.layer}</td>{cells}</tr>")
+            mark = self.mark(s.layer)
+            weight = ' style="font-weight:bold"' if mark == "*" else ""
+            rows.append(f"<tr{weight}><td>{mark} {s.layer}</td>{cells}</tr>")
         head = "".join(f"<th>{name}</th>" for name in heads)
+        text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in (*self.sentences(), *self.notes()))
         return (
             f"<p><b>{html.escape(self._title())}</b></p><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table><p>{html.escape(self.sentence())}</p>"
+            f"<tbody>{''.join(rows)}</tbody></table>{text}"
         )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
@@ -305,5 +423,6 @@ class ScoreResult:
         return plot_layers(self, ax=ax)
 
 
-def _known(interval: Mapping[str, Any]) -> bool:
-    return bool(interval) and all(interval[end] is not None and math.isfinite(interval[end]) for end in ("low", "high"))
+def _listed(items: Sequence[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

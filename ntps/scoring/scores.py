@@ -3,20 +3,24 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 
+from ntps._files import sha256_json
 from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
+from ntps.scoring.headline import baselines_of, best_layer
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, LabelSource, assign_folds, labels_of
 from ntps.scoring.nulls import LayerNull, layer_null
-from ntps.scoring.reading import chosen_ranks, curve_ranks, ranks_at, read_layer
+from ntps.scoring.reading import chosen_ranks, curve_ranks, ranks_at, read_layer, readouts_of
+from ntps.scoring.readouts import CONFIDENCE, Comparison, Readout, compare_readouts
 from ntps.scoring.results import LayerScore, ScoreResult
 
 CONVENTIONS = ("theory", "official")
-CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout")
+CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout", "accuracy_heldout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ class ScoreSettings:
     rtol: float | None = None
     permutations: int = 0
     intervals: bool = False
+    probes: bool = True
 
     def __post_init__(self) -> None:
         one_of(self.convention, CONVENTIONS, "convention")
@@ -57,11 +62,15 @@ class ScoredLayer:
         solved: The solution.
         score: The score at the settings' ranks.
         held_out: Held-out values at every rank of the curve and of the requested shares; `None` without folds.
+        readouts: `"all"` (all directions) and `"v"` (through V), text by text; empty without folds.
+        null: The permutation null, if asked for.
     """
 
     solved: Solved
     score: LayerScore
     held_out: HeldOut | None
+    readouts: dict[str, Readout]
+    null: LayerNull | None
 
 
 def score(
@@ -79,6 +88,7 @@ def score(
     rtol: float | None = None,
     permutations: int = 0,
     intervals: bool = False,
+    probes: bool = True,
 ) -> ScoreResult:
     """Score every layer of a model on labelled texts; each layer is solved once.
 
@@ -88,7 +98,8 @@ def score(
         control: Representations of the same texts by the same architecture with random weights
             (`load_model(..., random_weights=True)`), whose values are given beside the model's.
         layers: Layer numbers; all by default.
-        folds: Held-out folds; 0 for none; `"auto"` for 5, or the size of the largest class if smaller.
+        folds: Held-out folds; 0 for none; `"auto"` for 5, or the size of the largest class if smaller. Equal texts
+            share a fold. Without folds nothing is held out, and no layer is called the best.
         seed: Seed of folds and permutations.
         k_u: Perception rank; by default the rank of X, at most the number of classes. Directions beyond that are
             arbitrary.
@@ -99,7 +110,10 @@ def score(
             `ntps`, `chance` and `curve`; the losses have one definition and stay.
         rtol: Relative tolerance of the decompositions; by default one that fits the dtype of the sums.
         permutations: Number of shuffles of the labels to score; 0 for none.
-        intervals: Whether to add jackknife intervals over folds, with V held fixed.
+        intervals: Whether to add, by the jackknife over folds, an interval of the in-sample explained share and the
+            spread of NTPS. Held-out values always have an interval.
+        probes: Whether to fit logistic probes on the same folds: of the best layer, and of TF-IDF beside it, and to
+            compute the learning curve of the best layer.
 
     Raises:
         NtpsError: If an option, rank or layer is out of range, the labels do not fit, the control has other texts or
@@ -115,6 +129,7 @@ def score(
         rtol=rtol,
         permutations=permutations,
         intervals=intervals,
+        probes=probes,
     )
     return _score_labels(representations, labels, settings, control, layers)
 
@@ -142,15 +157,31 @@ def _score_labels(
     if control is not None:
         check_control(representations, control)
     resolved = labels_of(representations, labels)
-    scored = [row.score for row in score_layers(representations, resolved, settings, layers=layers)]
+    rows = list(score_layers(representations, resolved, settings, layers=layers))
     if control is not None:
         values_only = replace(settings, permutations=0, intervals=False)
         of_control = score_layers(control, labels_of(control, labels), values_only, layers=layers)
-        scored = [
-            replace(pretrained, control={name: getattr(random.score, name) for name in CONTROLLED})
-            for pretrained, random in zip(scored, of_control, strict=True)
+        rows = [
+            replace(row, score=replace(row.score, control={name: getattr(random.score, name) for name in CONTROLLED}))
+            for row, random in zip(rows, of_control, strict=True)
         ]
-    return score_result(representations, resolved, settings, scored)
+    result = score_result(representations, resolved, settings, [row.score for row in rows])
+    fold_of = folds_of(resolved, settings)
+    if fold_of is None:
+        return result
+    readouts = {name: tuple(row.readouts[name] for row in rows) for name in ("all", "v")}
+    nulls = [row.null for row in rows if row.null is not None]
+    best, choice = best_layer(result.layer_numbers, readouts["all"], fold_of, nulls)
+    result = replace(result, best=best, choice=choice, readouts=readouts)
+    if settings.probes:
+        baselines, learning = baselines_of(representations, resolved, fold_of, choice, seed=settings.seed)
+        result = replace(result, baselines=baselines, learning=learning)
+    return result
+
+
+def folds_of(labels: Labels, settings: ScoreSettings) -> np.ndarray | None:
+    """Return the fold of each labelled text, equal texts in one fold; `None` without folds."""
+    return assign_folds(labels.values, settings.folds, groups=labels.groups, seed=settings.seed)
 
 
 def score_result(
@@ -167,7 +198,7 @@ def score_result(
             "task_source": task.source,
         }
     n_tokens = int(representations.lengths[representations.text_index[labels.rows]].sum())
-    fold_of = assign_folds(labels.values, settings.folds, seed=settings.seed)
+    fold_of = folds_of(labels, settings)
     n_folds = 0 if fold_of is None else int(fold_of.max()) + 1
     scoring = {name: value for name, value in asdict(settings).items() if name != "convention"}
     return ScoreResult(
@@ -181,7 +212,9 @@ def score_result(
             **metadata,
             "label_column": labels.name,
             "classes": list(labels.classes),
+            "class_sizes": np.bincount(labels.values, minlength=labels.n_classes).tolist(),
             "n_unlabelled": labels.n_missing,
+            "n_repeated": len(labels.groups) - len(np.unique(labels.groups)),
         },
     )
 
@@ -206,13 +239,16 @@ def score_layers(
     Raises:
         NtpsError: As `score`.
     """
+    fold_of = folds_of(labels, settings)
+    origin = _origin(representations, labels, fold_of)
     for solved in solve_layers(representations, labels, settings, layers=layers):
-        held_out = None
-        if solved.folds:
+        held_out, readouts, null = None, {}, None
+        if solved.fold_of is not None:
             _, k_v = chosen_ranks(solved, None, settings.k_v)
             ranks = {*curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
             held_out = solved.held_out(sorted(ranks))
-        scored = read_layer(solved, k_u=settings.k_u, k_v=settings.k_v, held_out=held_out)
+            readouts = readouts_of(held_out, solved.layer, k_v, labels.groups, origin)
+        scored = read_layer(solved, k_u=settings.k_u, k_v=settings.k_v, held_out=held_out, readouts=readouts)
         if settings.convention == "official":
             curve = official_curve(solved.pooled, solved.next_token)
             scored = replace(
@@ -222,13 +258,27 @@ def score_layers(
                 curve={"fraction": list(FRACTIONS), "ntps": curve},
             )
         if settings.permutations:
-            null = layer_null(solved, scored.k_u, scored.k_v, settings.permutations, seed=settings.seed)
-            scored = replace(scored, null={"ntps": null.ntps.to_dict(), "explained": null.explained.to_dict()})
+            null = layer_null(
+                solved, scored.k_u, scored.k_v, settings.permutations, groups=labels.groups, seed=settings.seed
+            )
+            scored = replace(scored, null=null.quantities())
         if settings.intervals:
             intervals = layer_intervals(solved, scored.k_u, scored.k_v)
             jackknifed = {name: interval.to_dict() for name, interval in intervals.items()}
             scored = replace(scored, interval={**jackknifed, **(scored.interval or {})})
-        yield ScoredLayer(solved=solved, score=scored, held_out=held_out)
+        yield ScoredLayer(solved=solved, score=scored, held_out=held_out, readouts=readouts, null=null)
+
+
+def _origin(representations: Representations, labels: Labels, fold_of: np.ndarray | None) -> str:
+    """Return a fingerprint of texts, labels and folds: only readouts of the same ones are compared."""
+    return sha256_json(
+        {
+            "texts": representations.metadata.get("texts_fingerprint"),
+            "rows": labels.rows.tolist(),
+            "labels": labels.values.tolist(),
+            "folds": None if fold_of is None else fold_of.tolist(),
+        }
+    )
 
 
 def solve_layers(
@@ -244,7 +294,7 @@ def solve_layers(
         raise NtpsError("layers is empty; name at least one layer.")
     if settings.k_u is not None:
         in_range(settings.k_u, 1, representations.width, "k_u")
-    folds = assign_folds(labels.values, settings.folds, seed=settings.seed)
+    folds = folds_of(labels, settings)
     if settings.intervals and (folds is None or folds.max() < 2):
         raise NtpsError(f"intervals need at least 3 folds; the largest class of {labels.name!r} has too few texts.")
     for layer in chosen:
@@ -257,6 +307,24 @@ def solve_layers(
             k_u=settings.k_u,
             rtol=settings.rtol,
         )
+
+
+def compare(a: ScoreResult | Readout, b: ScoreResult | Readout, *, confidence: float = CONFIDENCE) -> Comparison:
+    """Compare two models, layers or ways to read a layer on the same texts, paired text by text.
+
+    A result stands for its best layer, chosen in each fold by the errors on the others; `ScoreResult.readout` gives any
+    other layer, or the readout through V. `tied_groups` sorts more than two.
+
+    Args:
+        a: From `ntps.score`, with folds.
+        b: The same, of the same texts, labels and folds.
+        confidence: Level of the interval, in (0, 1).
+
+    Raises:
+        NtpsError: If texts, labels or folds differ, there are no folds, or `confidence` is out of range.
+    """
+    readouts = [each if isinstance(each, Readout) else each.readout() for each in (a, b)]
+    return compare_readouts(*readouts, confidence=confidence)
 
 
 def check_control(representations: Representations, control: Representations) -> None:
@@ -280,6 +348,7 @@ def permutation_null(
     labels: LabelSource = None,
     layers: Sequence[int] | None = None,
     permutations: int = 200,
+    folds: int | str = "auto",
     seed: int = 0,
     k_u: int | None = None,
     k_v: int | None = None,
@@ -291,11 +360,12 @@ def permutation_null(
         NtpsError: As `score`, or if `permutations` is below 1.
     """
     whole(permutations, 1, None, "permutations")
-    settings = ScoreSettings(folds=0, seed=seed, k_u=k_u, k_v=k_v, center=center, permutations=permutations)
-    nulls = []
-    for solved in solve_layers(representations, labels_of(representations, labels), settings, layers=layers):
-        nulls.append(layer_null(solved, *chosen_ranks(solved, k_u, k_v), permutations, seed=seed))
-    return tuple(nulls)
+    settings = ScoreSettings(folds=folds, seed=seed, k_u=k_u, k_v=k_v, center=center, permutations=permutations)
+    resolved = labels_of(representations, labels)
+    return tuple(
+        layer_null(solved, *chosen_ranks(solved, k_u, k_v), permutations, groups=resolved.groups, seed=seed)
+        for solved in solve_layers(representations, resolved, settings, layers=layers)
+    )
 
 
 def jackknife(
@@ -309,7 +379,7 @@ def jackknife(
     k_v: int | None = None,
     center: bool = False,
 ) -> dict[int, dict[str, Interval]]:
-    """Return intervals of `ntps`, `explained` and `retained` by layer; arguments as `score`, see `layer_intervals`.
+    """Return `layer_intervals` by layer; arguments as `score`.
 
     Raises:
         NtpsError: As `score`, or if there are fewer than 3 folds.

@@ -92,6 +92,7 @@ def representations_of(problem, *stacks, layers=None, metadata=None, dtype=torch
         states=states.numpy(),
         next_token=moments,
         text_index=np.arange(n),
+        text_group=np.arange(n),
         lengths=np.array([len(h) for h in problem.texts]),
         metadata={"model": "a model", "texts_fingerprint": task.texts_fingerprint, **(metadata or {})},
         task=task,

@@ -26,6 +26,7 @@ def representations():
     return dataclasses.replace(
         made,
         text_index=np.array([0, 1, 3, 4, 5]),
+        text_group=np.arange(5),
         lengths=np.array([2, 3, 0, 1, 2, 2]),
         task=Task(name="two", texts=("t",) * 6, columns=columns),
     )

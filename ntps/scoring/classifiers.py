@@ -1,0 +1,140 @@
+"""Logistic regression judged out of fold: the probe of a layer, TF-IDF of the words, and plain label frequencies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ntps._files import jsonable
+from ntps.scoring.probes import CS, class_scores, logistic_path, one_thread, standardize
+from ntps.scoring.readouts import Readout
+
+TFIDF_CS = (0.1, 1.0, 10.0, 100.0)
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """How well a classifier predicts texts it was not fitted on.
+
+    Attributes:
+        name: What it reads.
+        accuracy: Share of texts whose class is predicted right, in [0, 1].
+        balanced_accuracy: Mean over classes of the share of their texts predicted right, in [0, 1].
+        log_loss: Mean of -log of the probability given to the true class, in nats.
+        r2: Brier skill score: R^2 of its probabilities for the one-hot labels, at most 1.
+        interval: 95 % interval of `r2`; see `Readout`.
+        readout: Its errors, text by text.
+    """
+
+    name: str
+    accuracy: float
+    balanced_accuracy: float
+    log_loss: float
+    r2: float
+    interval: tuple[float, float]
+    readout: Readout = field(repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values without the readout; NaN becomes `None`."""
+        return jsonable({key: value for key, value in vars(self).items() if key != "readout"})
+
+
+def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: Readout) -> Classifier:
+    """Return the scores of out-of-fold probabilities (n, c) for labels (n,).
+
+    Args:
+        name: What the classifier reads.
+        probabilities: Class probabilities (n, c).
+        labels: Class numbers (n,).
+        reference: A readout of the same texts, for their baseline errors and groups.
+    """
+    truth = probabilities[np.arange(len(labels)), labels]
+    accuracy, balanced_accuracy, _ = class_scores(labels, probabilities.argmax(1))
+    errors = np.square(probabilities).sum(1) - 2 * truth + 1
+    readout = Readout(
+        name=name, errors=errors, baseline=reference.baseline, groups=reference.groups, origin=reference.origin
+    )
+    return Classifier(
+        name=name,
+        accuracy=accuracy,
+        balanced_accuracy=balanced_accuracy,
+        log_loss=float(-np.log(np.maximum(truth, _SMALLEST)).mean()),
+        r2=readout.r2,
+        interval=readout.interval(),
+        readout=readout,
+    )
+
+
+def frequencies(labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Return for each text the label frequencies (n, c) of the other folds."""
+    one_hot = np.eye(int(labels.max()) + 1)[labels]
+    probabilities = np.empty_like(one_hot)
+    for fold in np.unique(fold_of):
+        probabilities[fold_of == fold] = one_hot[fold_of != fold].mean(0)
+    return probabilities
+
+
+def probe_layers(
+    states: Callable[[int], np.ndarray], labels: np.ndarray, fold_of: np.ndarray, layer_of: np.ndarray
+) -> np.ndarray:
+    """Return out-of-fold probabilities (n, c) of logistic probes on standardised states.
+
+    In each fold the probe reads the layer that was chosen without it, and its C is the one with the smallest log loss
+    on the other folds.
+
+    Args:
+        states: Returns the states (n, d) of a layer.
+        labels: Class numbers (n,).
+        fold_of: Fold of each text (n,).
+        layer_of: Layer of each text (n,), equal within a fold.
+    """
+    result = np.empty((len(labels), int(labels.max()) + 1))
+    for layer in np.unique(layer_of):
+        features = states(int(layer))
+
+        def standardized(train: np.ndarray, test: np.ndarray, x: np.ndarray = features) -> tuple[Any, Any]:
+            return standardize(x[train], x[test])
+
+        rows = layer_of == layer
+        result[rows] = _out_of_fold(standardized, labels, fold_of, CS)[rows]
+    return result
+
+
+def tfidf(texts: Sequence[str], labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Return out-of-fold probabilities (n, c) of logistic regression on TF-IDF of the words of texts (n,)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    def vectorized(train: np.ndarray, test: np.ndarray) -> tuple[Any, Any]:
+        vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+", dtype=np.float32)
+        try:
+            return vectorizer.fit_transform([texts[i] for i in train]), vectorizer.transform([texts[i] for i in test])
+        except ValueError:  # no training text has a word, so there is nothing to tell texts apart by
+            return np.zeros((len(train), 1)), np.zeros((len(test), 1))
+
+    return _out_of_fold(vectorized, labels, fold_of, TFIDF_CS)
+
+
+def _out_of_fold(
+    features: Callable[[np.ndarray, np.ndarray], tuple[Any, Any]],
+    labels: np.ndarray,
+    fold_of: np.ndarray,
+    cs: Sequence[float],
+) -> np.ndarray:
+    """Return probabilities (n, c), C chosen for each fold by the log loss on the others."""
+    folds = np.unique(fold_of)
+    n_classes = int(labels.max()) + 1
+    probabilities = np.empty((len(cs), len(labels), n_classes))
+    for fold in folds:
+        train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        with one_thread():
+            x_train, x_test = features(train, test)
+            for index, fitted in enumerate(logistic_path(x_train, labels[train], cs, x_test, n_classes)):
+                probabilities[index, test] = fitted
+    truth = np.maximum(probabilities[:, np.arange(len(labels)), labels], _SMALLEST)
+    losses = -np.log(truth)
+    chosen = np.empty(len(labels), dtype=np.int64)
+    for fold in folds:
+        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin()
+    return probabilities[chosen, np.arange(len(labels))]

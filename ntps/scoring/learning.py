@@ -1,0 +1,96 @@
+"""The learning curve of a readout: R^2 after an eighth, a quarter, half and all of the training texts, and after twice.
+
+All points are judged on the same held-out texts; a smaller training set is part of every larger one, with every class
+in proportion.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ntps._files import jsonable
+from ntps.core import held_out_errors
+from ntps.scoring.readouts import Readout
+
+FRACTIONS = (0.125, 0.25, 0.5, 1.0)
+# From one doubling of the texts to the next, the gain shrinks by about this factor; its spread over tasks and layers
+# gives the forecast's uncertainty beside that of the last gain (`python -m benchmarks.learning_curves`).
+SHRINKAGE = 0.6
+SHRINKAGE_ERROR = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurve:
+    """R^2 on held-out texts by number of training texts.
+
+    Attributes:
+        n: Mean number of training texts of each point.
+        r2: Held-out R^2 of each point, all judged on the same texts.
+        standard_error: Standard error of each.
+        twice: R^2 to expect of twice the largest number of training texts.
+        interval: 95 % interval of `twice`.
+    """
+
+    n: tuple[int, ...]
+    r2: tuple[float, ...]
+    standard_error: tuple[float, ...]
+    twice: float
+    interval: tuple[float, float]
+
+    @property
+    def gain(self) -> float:
+        """R^2 that twice the texts are expected to add."""
+        return self.twice - self.r2[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; NaN becomes `None`."""
+        return jsonable(vars(self))
+
+
+def learning_curve(
+    states: torch.Tensor, targets: torch.Tensor, fold_of: torch.Tensor, groups: np.ndarray, *, seed: int = 0
+) -> LearningCurve:
+    """Return the learning curve of a readout of all directions of one layer.
+
+    Args:
+        states: (n, d) pooled states.
+        targets: (n, c) one-hot labels.
+        fold_of: (n,) fold of each text.
+        groups: (n,) equal numbers for equal texts.
+        seed: Seed of the order in which texts are added.
+    """
+    position = _positions(targets.argmax(1).numpy(), groups, seed)
+    none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
+    sizes, errors = [], []
+    for fraction in FRACTIONS:
+        part = torch.from_numpy(position < fraction)
+        held_out = held_out_errors(states, targets, fold_of, none, (), part=part)
+        errors.append(held_out.ceiling_errors.numpy())
+        sizes.append(round(float(part.sum()) * (1 - 1 / len(fold_of.unique()))))
+    # Judged against the label frequencies of all training texts, so that the points compare.
+    last = Readout(name="all", errors=errors[-1], baseline=held_out.baseline.numpy(), groups=groups)
+    curve = [replace(last, errors=each) for each in errors]
+    forecast = replace(last, errors=errors[-1] - SHRINKAGE * (errors[-2] - errors[-1]))
+    gain = curve[-1].r2 - curve[-2].r2
+    half = 1.96 * math.hypot(forecast.standard_error, SHRINKAGE_ERROR * gain)
+    return LearningCurve(
+        n=tuple(sizes),
+        r2=tuple(point.r2 for point in curve),
+        standard_error=tuple(point.standard_error for point in curve),
+        twice=min(forecast.r2, 1.0),
+        interval=(forecast.r2 - half, min(forecast.r2 + half, 1.0)),
+    )
+
+
+def _positions(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Return the position (n,) of each text in [0, 1) among those of its class, shuffled; equal texts stay together."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(first))
+    position = np.empty(len(first))
+    for label in np.unique(labels):
+        members = order[labels[first][order] == label]
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return position[group]

@@ -1,0 +1,229 @@
+"""Readouts judged text by text: R^2 with an interval, paired comparisons, groups that tie, the choice of a layer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ntps._files import jsonable
+from ntps.errors import NtpsError
+
+# Readouts of different folds share training texts, so errors of different texts are not independent: their standard
+# error is that of independent ones times this, which covers as it says (`python -m benchmarks.coverage`).
+FOLD_FACTOR = 1.25
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Readout:
+    """Out-of-fold squared errors of one way to read the labels of a set of texts.
+
+    Attributes:
+        name: What was read, such as `"layer 9"`.
+        errors: (n,) squared error of each text's prediction, summed over one-hot classes.
+        baseline: (n,) squared error of predicting the label frequencies of the other folds.
+        groups: (n,) equal numbers for equal texts, which count as one observation.
+        origin: Fingerprint of texts, labels and folds: only readouts of one origin are compared.
+    """
+
+    name: str
+    errors: np.ndarray = field(repr=False)
+    baseline: np.ndarray = field(repr=False)
+    groups: np.ndarray = field(repr=False)
+    origin: str = ""
+
+    @cached_property
+    def r2(self) -> float:
+        """1 - sum(errors) / sum(baseline): at most 1, negative if worse than label frequencies, NaN if undefined."""
+        total = float(self.baseline.sum())
+        return 1 - float(self.errors.sum()) / total if total > 0 else math.nan
+
+    @cached_property
+    def influence(self) -> np.ndarray:
+        """(n,) contribution of each text to `r2`, about its mean."""
+        return ((1 - self.r2) * self.baseline - self.errors) / self.baseline.mean()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `r2` over texts, with the readouts of the folds given."""
+        return _standard_error(self.influence, self.groups)
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """Return an interval for the R^2 that such readouts reach on new texts of the same kind, cut at 1."""
+        half = _quantile(confidence) * self.standard_error
+        return self.r2 - half, min(self.r2 + half, 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `estimate`, `low`, `high` (95 %) and `standard_error`; NaN becomes `None`."""
+        low, high = self.interval()
+        return jsonable({"estimate": self.r2, "low": low, "high": high, "standard_error": self.standard_error})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The difference between two readouts of the same texts.
+
+    Attributes:
+        names: Names of the two.
+        difference: R^2 of the first minus that of the second.
+        standard_error: Paired standard error of the difference.
+        interval: Interval of the difference.
+        confidence: Its level.
+        p_value: Two-sided, normal approximation.
+        n: Number of texts.
+    """
+
+    names: tuple[str, str]
+    difference: float
+    standard_error: float
+    interval: tuple[float, float]
+    confidence: float
+    p_value: float
+    n: int
+
+    @property
+    def tie(self) -> bool:
+        """Whether the interval holds 0: the two cannot be told apart."""
+        return not (self.interval[0] > 0 or self.interval[1] < 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; NaN becomes `None`."""
+        return jsonable({**vars(self), "tie": self.tie})
+
+
+def compare_readouts(a: Readout, b: Readout, *, confidence: float = CONFIDENCE) -> Comparison:
+    """Compare two readouts of the same texts, paired text by text.
+
+    Raises:
+        NtpsError: If the texts, labels or folds differ, or `confidence` is not inside (0, 1).
+    """
+    _check_confidence(confidence)
+    if a.origin != b.origin or len(a.errors) != len(b.errors):
+        raise NtpsError(
+            f"{a.name} and {b.name} were judged on different texts, labels or folds; use the same for both."
+        )
+    difference = a.r2 - b.r2
+    error = _standard_error(a.influence - b.influence, a.groups)
+    half = _quantile(confidence) * error
+    z = abs(difference) / error if error > 0 else (0.0 if difference == 0 else math.inf)
+    return Comparison(
+        names=(a.name, b.name),
+        difference=difference,
+        standard_error=error,
+        interval=(difference - half, difference + half),
+        confidence=confidence,
+        p_value=math.nan if math.isnan(difference) else math.erfc(z / math.sqrt(2)),
+        n=len(a.errors),
+    )
+
+
+def tied_groups(readouts: Sequence[Readout], *, confidence: float = CONFIDENCE) -> tuple[tuple[int, ...], ...]:
+    """Split readouts of the same texts into groups that cannot be told apart from their best member.
+
+    The best readout leads the first group and takes in all that tie with it; the best of the rest leads the next one.
+    Intervals are widened for the number of comparisons with a leader (Bonferroni).
+
+    Args:
+        readouts: At least one.
+        confidence: Level of all comparisons together.
+
+    Returns:
+        Indices into `readouts`, best group first, best member first.
+
+    Raises:
+        NtpsError: If texts, labels or folds differ, or `confidence` is not inside (0, 1).
+    """
+    _check_confidence(confidence)
+    rest = sorted(range(len(readouts)), key=lambda index: -np.nan_to_num(readouts[index].r2, nan=-np.inf))
+    each = 1 - (1 - confidence) / max(1, len(readouts) - 1)
+    groups = []
+    while rest:
+        leader = readouts[rest[0]]
+        group = [i for i in rest if compare_readouts(leader, readouts[i], confidence=each).tie]
+        groups.append(tuple(group))
+        rest = [i for i in rest if i not in group]
+    return tuple(groups)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerChoice:
+    """The layer that reads the labels best, and what choosing it is worth.
+
+    Attributes:
+        layer: The layer with the smallest error on all texts.
+        tied: Further layers whose error is within one paired standard error of that.
+        readout: Errors of the layer that was chosen without the fold it is judged on: its R^2 is not flattered by the
+            choice.
+        by_fold: (n,) for each text the layer chosen without its fold.
+    """
+
+    layer: int
+    tied: tuple[int, ...]
+    readout: Readout
+    by_fold: np.ndarray = field(repr=False)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the labels are read better than by their frequencies: the interval's lower end is above 0."""
+        return self.readout.interval()[0] > 0
+
+
+def choose_layer(layers: Sequence[int], readouts: Sequence[Readout], fold_of: np.ndarray) -> LayerChoice:
+    """Choose a layer, for each fold by the errors on all other folds.
+
+    Args:
+        layers: Layer numbers.
+        readouts: One per layer, of the same texts.
+        fold_of: (n,) fold of each text.
+    """
+    errors = np.stack([readout.errors for readout in readouts])
+    numbers = np.asarray(layers)
+    by_fold = np.empty(errors.shape[1], dtype=np.int64)
+    for fold in np.unique(fold_of):
+        by_fold[fold_of == fold] = errors[:, fold_of != fold].sum(1).argmin()
+    first = readouts[0]
+    best = int(errors.sum(1).argmin())
+    tied = [
+        layer
+        for layer, readout in zip(layers, readouts, strict=True)
+        if layer != layers[best] and _within_one_error(readouts[best], readout)
+    ]
+    chosen = Readout(
+        name="the best layer",
+        errors=errors[by_fold, np.arange(errors.shape[1])],
+        baseline=first.baseline,
+        groups=first.groups,
+        origin=first.origin,
+    )
+    return LayerChoice(layer=int(numbers[best]), tied=tuple(tied), readout=chosen, by_fold=numbers[by_fold])
+
+
+def _within_one_error(best: Readout, other: Readout) -> bool:
+    comparison = compare_readouts(best, other)
+    return comparison.difference <= comparison.standard_error
+
+
+def _standard_error(influence: np.ndarray, groups: np.ndarray) -> float:
+    """Return the standard error of a mean of dependent errors; equal texts are one observation."""
+    if not np.isfinite(influence).all():
+        return math.nan
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.bincount(group, weights=influence - influence.mean())
+    count = len(sums)
+    if count < 2:
+        return math.nan
+    return FOLD_FACTOR * math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(influence)
+
+
+def _quantile(confidence: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(0.5 + confidence / 2))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise NtpsError(f"confidence is {confidence}; it must lie between 0 and 1.")
