@@ -338,7 +338,8 @@ folder.cleanup()
 # **4.** The explained share in sample is 0.10 with 16 directions and 300 texts, and its null has mean 0.05. What does a held-out share likely say?
 # <details><summary>Answer</summary>
 #
-# About 0.05 or less: half of the value is what 16 directions explain of pure noise in so few texts.
+# About 0. Half of the value is what 16 directions explain of pure noise in 300 texts, and a held-out share does without it. It also pays for it: a readout that was fitted to noise adds errors of about the same size on
+# new texts, so that the optimism counts twice, 0.10 - 2 x 0.05.
 #
 # </details>
 #
