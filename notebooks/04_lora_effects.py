@@ -102,7 +102,7 @@ pd.DataFrame({place: {label: read(side) for label, read in QUANTITIES.items()} f
 # Everything in this table is judged on test texts which neither training nor the choice of the step has seen.
 #
 # The task that pretraining had solved gains nothing, and the one that pretraining ignored gains a lot. Both pay for it: the weights now serve the label, and the next token is predicted worse than before. For the topic that is
-# a price without a good. (By default weights are kept only if their validation loss is lower than the probe's by two standard errors, else the probe itself. We took that guard away for the topic, `margin=0`, to see
+# a price without a good. (By default weights are kept only if their validation loss is lower than the probe's by 2.5 standard errors, else the probe itself. We took that guard away for the topic, `margin=0`, to see
 # what training does where nothing is left to gain.)
 #
 # Look at NTPS, too: would you have guessed from it which task gained? The ceiling tells the two stories apart: one label could be read all along, the other only after.

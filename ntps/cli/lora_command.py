@@ -39,7 +39,7 @@ def run(
     patience: Annotated[int | None, typer.Option(help="Stop after this many evaluations without progress.")] = None,
     margin: Annotated[
         float, typer.Option(help="Standard errors by which the validation loss must fall for weights to be chosen.")
-    ] = 2.0,
+    ] = 2.5,
     text_column: shared.TextColumn = None,
     label_column: shared.LabelColumn = None,
     split: shared.Split = None,

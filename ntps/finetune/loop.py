@@ -88,6 +88,11 @@ class Progress:
     finished: bool = False
 
 
+def clearly_lower(saved: np.ndarray, margin: float) -> bool:
+    """Return whether the loss that each validation text saved (n,) has a mean above `margin` standard errors."""
+    return bool(saved.mean() > margin * saved.std(ddof=1) / math.sqrt(len(saved)))
+
+
 class Trainer:
     """One run of training: a copy of the model's network with a head, and the progress of the run.
 
@@ -252,7 +257,7 @@ class Trainer:
         if not progress.curve:
             progress.initial_losses = losses.tolist()
         saved = np.array(progress.initial_losses) - losses  # by each validation text
-        better = saved.mean() > self.settings.margin * saved.std(ddof=1) / math.sqrt(len(saved))
+        better = clearly_lower(saved, self.settings.margin)
         best_loss = next((e.validation_loss for e in progress.curve if e.step == progress.best_step), math.inf)
         if not progress.curve or (better and validation_loss < best_loss):
             progress.best_step = progress.step

@@ -42,7 +42,9 @@ class TrainSettings:
             steps.
         margin: Standard errors (paired over validation texts) by which the validation loss of an evaluation must lie
             below the initial one for its weights to be chosen. With 0 any lower loss is enough: on labels that cannot
-            be learned, the weights of a lucky evaluation are then chosen.
+            be learned, the weights of a lucky evaluation are then chosen. With 2.5, and four evaluations that each may
+            be the lucky one, this happens in about 2 % of runs (with 2, in 7 %); more often where training makes a few
+            texts much worse and none of the validation texts is among them.
 
     Raises:
         NtpsError: If an option is out of range; the message names it and what is accepted.
@@ -64,7 +66,7 @@ class TrainSettings:
     max_length: int | None = None
     evaluate_every: int = 25
     patience: int | None = None
-    margin: float = 2.0
+    margin: float = 2.5
 
     def __post_init__(self) -> None:
         one_of(self.method, METHODS, "method")

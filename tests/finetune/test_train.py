@@ -22,7 +22,7 @@ from ntps._files import save_tensors
 from ntps.errors import NtpsError
 from ntps.finetune.adapters import linear_modules, target_names
 from ntps.finetune.head import fit_readout
-from ntps.finetune.loop import Trainer, epoch_batches
+from ntps.finetune.loop import Trainer, clearly_lower, epoch_batches
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import fine_tune
 from ntps.models.load import load_model
@@ -86,6 +86,18 @@ class TestTraining:
             assert chosen[margin] == min(allowed, key=lambda step: losses[step // 5].mean())
         assert chosen[0] > 0
         assert chosen[1000] == 0
+
+    @pytest.mark.parametrize("n", [75, 150])
+    @pytest.mark.parametrize("alike", [0.0, 0.7])
+    def test_what_learns_nothing_is_rarely_kept(self, n, alike):
+        """Four looks at texts whose loss has not changed on average, looks being more or less alike."""
+        rng, runs = np.random.default_rng(0), 2000
+        saved = np.sqrt(alike) * rng.normal(size=(runs, 1, n)) + np.sqrt(1 - alike) * rng.normal(size=(runs, 4, n))
+        kept = {
+            margin: np.mean([any(clearly_lower(look, margin) for look in looks) for looks in saved])
+            for margin in (2.0, TrainSettings().margin)
+        }
+        assert kept[TrainSettings().margin] < 0.05 < kept[2.0]
 
     @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
     def test_it_learns_what_the_frozen_probe_cannot(self, llama, optimizer):
