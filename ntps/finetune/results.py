@@ -241,6 +241,7 @@ class LoraRepeats:
                 "gain": self.gain,
                 "gain_standard_error": self.gain_standard_error,
                 "gain_interval": list(self.gain_interval),
+                "confidence": self.confidence,
                 "settings": first.settings,
                 "seeds": [run.to_dict() for run in self.runs],
             }
