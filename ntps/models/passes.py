@@ -20,7 +20,7 @@ from ntps.errors import NtpsError, whole
 from ntps.models.forward import halving
 from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings, parse_layers, plan_batches
 from ntps.models.processes import Processes
-from ntps.models.representations import Representations, allocate_states
+from ntps.models.representations import Representations, allocate_states, kept_states
 from ntps.tasks.task import Task, fingerprint_texts
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def collect(
         batch_size: Largest number of texts in a batch. It affects speed and memory, and the result by rounding only. A
             batch for which a GPU has too little memory is halved until it fits.
         matmul_precision: See `ntps.core.NextTokenMoments`.
-        state_dtype: Type in which pooled states are kept: `"float32"`, or `"float16"` for half the memory (yet float32
-            if a state is beyond the 65,504 that float16 holds).
+        state_dtype: Type in which pooled states are kept once the pass is over: `"float32"`, or `"float16"` for half
+            the size, about the mean of each channel and in a unit of its own.
         folder: Folder in which to keep the result, and to reuse it for the same model, texts and settings.
         progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
@@ -100,7 +100,7 @@ def collect(
         _log_losses(lengths, tokenized, settings.max_length)
     states, moments = _run(model, texts, tokenized.ids, lengths, settings, batch_size, processes, progress)
     representations = Representations(
-        states=states,
+        **kept_states(states, settings.state_dtype),
         next_token=moments,
         text_index=np.flatnonzero(lengths),
         lengths=lengths,
@@ -188,7 +188,7 @@ def _run(
     )
     row_of = np.cumsum(lengths > 0) - 1  # row of each given text among those with tokens
     n_rows = int(row_of[-1]) + 1
-    states = allocate_states((len(settings.layers), n_rows, model.width), settings.state_dtype)
+    states = allocate_states((len(settings.layers), n_rows, model.width), "float32")
 
     def forward(batch: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
         tokens, mask = model.pad([ids[index] for index in batch])
@@ -212,15 +212,10 @@ def _run(
                     f"the device has too little memory for the sums of a text of {int(lengths[batch].max())} tokens; "
                     "lower max_length or name fewer layers."
                 ) from None
-            values = pooled.float().cpu().numpy()
-            if np.abs(values).max() > np.finfo(states.dtype).max:
-                states = states.astype(np.float32)
-            states[:, row_of[batch]] = values
+            states[:, row_of[batch]] = pooled.float().cpu().numpy()
             bar.update(int(lengths[batch].sum()))
     if processes.count > 1:
         moments.all_reduce()
-        if processes.any(states.dtype == np.float32):
-            states = states.astype(np.float32, copy=False)
         for layer_states in states:
             processes.add(layer_states)
     return states, moments

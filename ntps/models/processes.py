@@ -66,10 +66,6 @@ class Processes:
             torch.distributed.all_reduce(total)
             rows[...] = total.cpu().numpy()
 
-    def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process."""
-        return flag if self.count == 1 else self._sum(int(flag)) > 0
-
     def _sum(self, number: int) -> int:
         total = torch.tensor([number], device=self.device)
         torch.distributed.all_reduce(total)

@@ -26,12 +26,14 @@ class Representations:
     """Pooled states and next-token moments of texts, from one pass of a model.
 
     Attributes:
-        states: (S, n, d) pooled states of S layers and the n texts that have tokens, float32 or float16;
-            memory-mapped beyond 1 GB.
+        states: (S, n, d) pooled states of S layers and the n texts that have tokens, as they are kept: float32, or
+            float16 in the units of `offset` and `scale`; memory-mapped beyond 1 GB. `layer` gives their values.
         next_token: Next-token moments of the same layers.
         text_index: (n,) index of each of those texts among the given ones.
         lengths: (n_given,) number of tokens of each given text after cutting; 0 for a text without tokens.
         text_group: (n,) equal numbers for texts of equal tokens, which a model cannot tell apart.
+        offset: (S, d) float32, the mean of each channel, for float16 states; else `None`.
+        scale: (S, d) float32, the value of 1 in each channel, for float16 states; else `None`.
         metadata: Origin of the representations as JSON values: model, revision, dtype, settings, key, version.
         task: The task whose texts they are, with its labels, or `None`.
     """
@@ -41,6 +43,8 @@ class Representations:
     text_index: np.ndarray
     lengths: np.ndarray
     text_group: np.ndarray
+    offset: np.ndarray | None = None
+    scale: np.ndarray | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     task: Task | None = None
 
@@ -74,13 +78,16 @@ class Representations:
         return f"Representations({model!r}: {layers} layers of {self.n_texts} texts, width {self.width})"
 
     def layer(self, layer: int) -> np.ndarray:
-        """Return the pooled states (n, d) of one layer.
+        """Return the pooled states (n, d) of one layer, float32.
 
         Raises:
             NtpsError: If the layer is not among them.
         """
         one_of(layer, self.layers, "layer")
-        return self.states[self.layers.index(layer)]
+        index = self.layers.index(layer)
+        if self.offset is None or self.scale is None:
+            return self.states[index]
+        return self.states[index] * self.scale[index] + self.offset[index]
 
     def save(self, path: str | Path) -> Path:
         """Write everything but the task into one checksummed safetensors file, atomically; return its path.
@@ -98,6 +105,8 @@ class Representations:
             "lengths": torch.from_numpy(self.lengths),
             "text_group": torch.from_numpy(self.text_group),
         }
+        if self.offset is not None and self.scale is not None:
+            tensors |= {"offset": torch.from_numpy(self.offset), "scale": torch.from_numpy(self.scale)}
         header = {
             "kind": KIND,
             "layers": moments.layers,
@@ -134,14 +143,38 @@ class Representations:
             text_index=tensors["text_index"].numpy(),
             lengths=tensors["lengths"].numpy(),
             text_group=tensors["text_group"].numpy(),
+            **{name: tensors[name].numpy() for name in ("offset", "scale") if name in tensors},
             metadata=header["metadata"],
             task=task,
         )
 
 
-def allocate_states(shape: tuple[int, int, int], dtype: str) -> np.ndarray:
+def allocate_states(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Return zeros for pooled states: in memory, or beyond 1 GB in a temporary file that goes when the array does."""
     if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize <= IN_MEMORY:
         return np.zeros(shape, dtype=dtype)
     file = tempfile.TemporaryFile()  # noqa: SIM115  the array holds it
     return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def kept_states(states: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+    """Return `states`, and for float16 `offset` and `scale`, of representations.
+
+    float16 has 11 bits and ends at 65,504, so every channel is kept about its mean and in units of 2^-14 of its largest
+    deviation: neither a large mean nor the size of the states takes bits.
+
+    Args:
+        states: (S, n, d) float32.
+        dtype: `"float32"` or `"float16"`.
+    """
+    if dtype == "float32":
+        return {"states": states}
+    kept, offset = allocate_states(states.shape, dtype), np.zeros((len(states), states.shape[2]), dtype=np.float32)
+    scale = np.ones_like(offset)
+    for layer, values in enumerate(states):
+        offset[layer] = values.mean(0, dtype=np.float64)
+        deviations = values - offset[layer]
+        unit = np.abs(deviations).max(0) / 2**14
+        scale[layer] = np.where(unit >= np.finfo(np.float32).tiny, unit, 1.0)
+        kept[layer] = deviations / scale[layer]
+    return {"states": kept, "offset": offset, "scale": scale}
