@@ -16,8 +16,8 @@ from ntps.core import held_out_errors
 from ntps.scoring.readouts import Readout
 
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
-# From one doubling of the texts to the next, the gain shrinks by about this factor; its spread over tasks and layers
-# gives the forecast's uncertainty beside that of the last gain (`python -m benchmarks.learning_curves`).
+# A doubling of the texts gains about this share of what the doubling before it gained; the error of the share is
+# its spread over tasks and layers (`python -m benchmarks.learning_curves`).
 SHRINKAGE = 0.6
 SHRINKAGE_ERROR = 0.3
 
@@ -73,15 +73,16 @@ def learning_curve(
     # Judged against the label frequencies of all training texts, so that the points compare.
     last = Readout(name="all", errors=errors[-1], baseline=held_out.baseline.numpy(), groups=groups)
     curve = [replace(last, errors=each) for each in errors]
-    forecast = replace(last, errors=errors[-1] - SHRINKAGE * (errors[-2] - errors[-1]))
-    gain = curve[-1].r2 - curve[-2].r2
-    half = 1.96 * math.hypot(forecast.standard_error, SHRINKAGE_ERROR * gain)
+    # Half of the texts read the labels better than all by chance only, so a loss is no trend.
+    gain = max(curve[-1].r2 - curve[-2].r2, 0.0)
+    twice = curve[-1].r2 + SHRINKAGE * gain
+    half = 1.96 * math.hypot(curve[-1].standard_error, SHRINKAGE_ERROR * gain)
     return LearningCurve(
         n=tuple(sizes),
         r2=tuple(point.r2 for point in curve),
         standard_error=tuple(point.standard_error for point in curve),
-        twice=min(forecast.r2, 1.0),
-        interval=(forecast.r2 - half, min(forecast.r2 + half, 1.0)),
+        twice=min(twice, 1.0),
+        interval=(twice - half, min(twice + half, 1.0)),
     )
 
 

@@ -1,0 +1,186 @@
+"""Do intervals cover as they say? Simulated texts with known answers; writes benchmarks/results/coverage.csv.
+
+Each replication draws n labelled texts with features of width d, takes the intervals that `ntps.score` prints, and then
+draws 4,000 further texts with the same label frequencies, on which the same readouts (one per fold) reach the value that the
+interval is meant to hold. Rows with signal 0 are labels without meaning: how often a best of six layers is named.
+Correlations over tasks and models are simulated in `benchmarks.coverage_correlations`.
+
+    python -m benchmarks.coverage [--replications 200]
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks import coverage_correlations
+from ntps.core import held_out_errors
+from ntps.core.heldout import RIDGES, Split, choose_elsewhere, splits
+from ntps.scoring.labels import assign_folds
+from ntps.scoring.readouts import Readout, choose_layer, compare_readouts
+
+RESULT = Path(__file__).parent / "results" / "coverage.csv"
+FRESH = 4_000
+LAYERS = 6
+CELLS: list[dict[str, Any]] = [
+    *({"n": n, "d": d, "classes": c} for n in (100, 300, 1000) for d in (64, 200) for c in (2, 5, 20)),
+    {"n": 200, "d": 64, "classes": 3, "rare": 2, "what": "a class of two texts"},
+    {"n": 300, "d": 64, "classes": 2, "repeats": 0.3, "what": "30 % of texts are repeats"},
+    {"n": 300, "d": 64, "classes": 2, "signal": 0.7, "what": "weak labels"},
+]
+NOISE = [{"n": n, "d": d, "classes": c} for n, d, c in ((100, 64, 2), (300, 64, 5), (300, 200, 2))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of the table: number of texts, width, classes, and what is special."""
+
+    n: int
+    d: int
+    classes: int
+    signal: float = 3.0
+    rare: int = 0
+    repeats: float = 0.0
+    what: str = ""
+
+
+class World:
+    """Gaussian features around class means."""
+
+    def __init__(self, rng: np.random.Generator, cell: Cell):
+        self.rng, self.cell = rng, cell
+        self.means = rng.standard_normal((cell.classes, cell.d)) * cell.signal / math.sqrt(cell.d)
+
+    def features(self, labels: np.ndarray) -> torch.Tensor:
+        """Return features (n, d) of texts of these classes."""
+        x = self.rng.standard_normal((len(labels), self.cell.d)) + self.means[labels]
+        return torch.from_numpy(x.astype(np.float32))
+
+    def texts(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """Return features (n, d), classes (n,) and groups of equal texts (n,)."""
+        cell, groups = self.cell, np.arange(self.cell.n)
+        labels = self.rng.integers(0, cell.classes - (cell.rare > 0), cell.n)
+        labels[: cell.rare] = cell.classes - 1
+        x, repeats = self.features(labels), round(cell.n * cell.repeats)
+        if repeats:
+            source = self.rng.integers(0, cell.n - repeats, repeats)
+            x[-repeats:], labels[-repeats:], groups[-repeats:] = x[source], labels[source], source
+        return x, labels, groups
+
+
+def readout_and_truth(
+    states: torch.Tensor, labels: np.ndarray, groups: np.ndarray, fresh: tuple[torch.Tensor, np.ndarray], seed: int
+) -> tuple[Readout, float, np.ndarray]:
+    """Return the readout of all directions, the R^2 that its folds reach on fresh texts, and the folds."""
+    classes = int(labels.max()) + 1
+    targets, fresh_targets = (
+        torch.nn.functional.one_hot(torch.from_numpy(each), classes).double() for each in (labels, fresh[1])
+    )
+    fold_of = assign_folds(labels, groups=groups, seed=seed)
+    assert fold_of is not None
+    folds = torch.from_numpy(fold_of)
+    errors = torch.zeros(len(RIDGES), len(labels), dtype=torch.float64)
+    baseline = torch.zeros(len(labels), dtype=torch.float64)
+    reached = []
+    both = torch.cat([states, fresh[0]])
+    for split in splits(states, folds):
+        mean = targets[split.train].mean(0)
+        baseline[split.test] = (targets[split.test] - mean).square().sum(1)
+        beyond = Split(
+            states=both, train=split.train, test=torch.cat([split.test, torch.arange(len(labels), len(both))])
+        )
+        truth = torch.cat([targets[split.test], fresh_targets]) - mean
+        residuals = torch.zeros(len(RIDGES), len(truth), dtype=torch.float64)
+        for rows, fitted in beyond.ridge(beyond.cross(targets[split.train] - mean), RIDGES):
+            residuals[:, rows] = (truth[rows] - fitted).square().sum(2)
+        errors[:, split.test] = residuals[:, : len(split.test)]
+        fresh_baseline = float(truth[len(split.test) :].square().sum())
+        reached.append((split.test, residuals[:, len(split.test) :].sum(1), fresh_baseline))
+    chosen = choose_elsewhere(errors, folds)
+    picked = errors.gather(0, chosen[None])[0]
+    on_fresh = sum(len(test) * float(sums[chosen[test[0]]]) for test, sums, _ in reached)
+    readout = Readout(name="", errors=picked.numpy(), baseline=baseline.numpy(), groups=groups)
+    return readout, 1 - on_fresh / sum(len(test) * total for test, _, total in reached), fold_of
+
+
+def covers(interval: tuple[float, float], truth: float) -> bool:
+    """Return whether an interval holds a value."""
+    return interval[0] <= truth <= interval[1]
+
+
+def coverage_rows(replications: int) -> Iterator[dict[str, Any]]:
+    """Yield, for each cell, how often the intervals of R^2 and of a paired difference hold the truth."""
+    for number, options in enumerate(CELLS):
+        cell = Cell(**options)
+        hits, pairs, values = 0, 0, []
+        for replication in range(replications):
+            world = World(np.random.default_rng([number, replication]), cell)
+            x, labels, groups = world.texts()
+            fresh_labels = world.rng.choice(labels, FRESH)
+            fresh = world.features(fresh_labels)
+            whole, truth, _ = readout_and_truth(x, labels, groups, (fresh, fresh_labels), replication)
+            half, half_truth, _ = readout_and_truth(
+                x[:, : cell.d // 2], labels, groups, (fresh[:, : cell.d // 2], fresh_labels), replication
+            )
+            hits += covers(whole.interval(), truth)
+            pairs += covers(compare_readouts(whole, half).interval, truth - half_truth)
+            values.append(whole.r2)
+        common = {"n": cell.n, "d": cell.d, "classes": cell.classes, "what": cell.what, "nominal": 0.95}
+        r2 = {"mean R2": round(float(np.mean(values)), 3), "replications": replications}
+        yield {"interval": "held-out R2", **common, "reached": hits / replications, **r2}
+        yield {"interval": "difference of two readouts", **common, "reached": pairs / replications, **r2}
+
+
+def noise_rows(replications: int) -> Iterator[dict[str, Any]]:
+    """Yield, for labels without meaning, how often a best of several layers is named."""
+    for number, options in enumerate(NOISE):
+        cell = Cell(signal=0.0, **options)
+        named = 0
+        for replication in range(replications):
+            world = World(np.random.default_rng([99, number, replication]), cell)
+            x, labels, groups = world.texts()
+            fold_of = assign_folds(labels, seed=replication)
+            assert fold_of is not None
+            targets = torch.nn.functional.one_hot(torch.from_numpy(labels)).double()
+            readouts = []
+            for _ in range(LAYERS):  # layers of one model have much in common
+                layer = (x + 0.5 * torch.from_numpy(world.rng.standard_normal(x.shape))).float()
+                none = torch.zeros(cell.d, 0, dtype=torch.float64)
+                held_out = held_out_errors(layer, targets, torch.from_numpy(fold_of), none, ())
+                errors, baseline = held_out.ceiling_errors.numpy(), held_out.baseline.numpy()
+                readouts.append(Readout(name="", errors=errors, baseline=baseline, groups=groups))
+            named += choose_layer(range(LAYERS), readouts, fold_of).holds
+        yield {
+            "interval": "a best layer is named",
+            "n": cell.n,
+            "d": cell.d,
+            "classes": cell.classes,
+            "what": "labels without meaning",
+            "nominal": 0.025,
+            "reached": named / replications,
+            "replications": replications,
+        }
+
+
+def main() -> None:
+    """Simulate, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--replications", type=int, default=200)
+    arguments = parser.parse_args()
+    rows = []
+    for row in chain(noise_rows(arguments.replications), coverage_rows(arguments.replications)):
+        print(row, flush=True)
+        rows.append(row)
+    rows += coverage_correlations.rows(arguments.replications, 0)
+    pd.DataFrame(rows).to_csv(RESULT, index=False)
+
+
+if __name__ == "__main__":
+    main()
