@@ -4,8 +4,9 @@
     python -m benchmarks.gains --output default --model miniworld-base --seeds 3 --limit 2000 --save gains_base
     python -m benchmarks.gains --output real --model DIR --task a.jsonl ... --steps 40 --seeds 1 --max-length 64
 
-Prints, and writes to DIR/gains.json: the gain of every task, how often accuracy after is below before, whether NTPS
-rises, the rank correlation of scores with the gain, and the error of predicting it for tasks and models left out. With
+Prints, and writes to DIR/gains.json: the gain of every task, how many cells were tuned at all and what changed in
+these, how often accuracy after is below before, the rank correlation of scores with the gain, and the error of
+predicting it for tasks and models left out, beside that of predicting no gain. Means and intervals are by task. With
 the bundled models and tasks also writes ntps/study/data/gain_calibration.json and benchmarks/results/gains.csv.
 """
 
@@ -14,7 +15,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ntps import StudySettings, TrainSettings, calibrate, miniworld, run_study
@@ -22,38 +22,28 @@ from ntps._files import atomic_write, jsonable
 from ntps.report.study import ERROR_COLUMNS
 from ntps.study import Study
 from ntps.study.calibration import BUNDLED, INPUTS, MIN_TASKS
+from ntps.study.gain import tuned_changes
+from ntps.study.table import CHANGES
 
 ROOT = Path(__file__).parents[1]
 MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base", "miniworld-large"]
-CHANGES = ("gain", "ntps_change", "explained_change", "ceiling_change", "next_token_change")
 KEPT = ("model", "task", "seed", "accuracy", "majority_rate", "ntps", "explained_heldout", "ceiling_heldout",
-        "held_back", "accuracy_before", "accuracy_after", "gain", "gain_se", *CHANGES[1:])  # fmt: skip
-
-
-def over_tasks(frame: pd.DataFrame, column: str, *, samples: int = 4000) -> tuple[float, float, float]:
-    """Return the mean over models and tasks, and a 95 % interval from a bootstrap over tasks."""
-    each = frame.groupby("task")[column].mean().dropna().to_numpy()
-    if not len(each):
-        return float("nan"), float("nan"), float("nan")
-    drawn = each[np.random.default_rng(0).integers(0, len(each), (samples, len(each)))].mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(each.mean()), float(low), float(high)
+        "held_back", "accuracy_before", "accuracy_after", "tuned", "gain", "gain_se", *CHANGES)  # fmt: skip
 
 
 def report(study: Study) -> dict[str, Any]:
     """Print what the study found, and return it."""
     frame = study.frame().dropna(subset=["gain"])
-    by_task = frame.groupby("task", sort=False)[["accuracy_before", "accuracy_after", *CHANGES, "held_back"]].mean()
+    shown = ["accuracy_before", "accuracy_after", "tuned", "gain", *CHANGES, "held_back"]
+    by_task = frame.groupby("task", sort=False)[shown].mean()
     print(by_task.round(3).to_string())
     z = frame.gain / frame.gain_se.where(frame.gain_se > 0)
-    below = {"runs": len(frame), "after_below_before": int((frame.gain < 0).sum()),
+    below = {"tuned": int(frame.tuned.sum()), "after_below_before": int((frame.gain < 0).sum()),
              "by_two_standard_errors": int((z < -2).sum())}  # fmt: skip
-    worst = frame.groupby(["model", "task"], sort=False).gain.mean()
-    below |= {"models_and_tasks": len(worst), "mean_over_seeds_below": int((worst < 0).sum())}
-    changes = {name: over_tasks(frame, name) for name in CHANGES}
-    print(f"\n{below}")
-    for name, (mean, low, high) in changes.items():
-        print(f"{name:20} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    changes = tuned_changes(frame)
+    print(f"\n{changes['n_tuned']} of {changes['n_cells']} cells tuned, {changes['n_tasks']} tasks; {below}")
+    for name in ("gain", *CHANGES):
+        print("{:20} {mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(name, **changes[name]))
     evidence = study.to_dict(n_permutations=1999)["gain"]
     if evidence["refused"]:
         print(evidence["refused"])
@@ -64,8 +54,8 @@ def report(study: Study) -> dict[str, Any]:
     for over, rows in evidence["errors"].items():
         table = pd.DataFrame.from_dict(rows, orient="index")[ERROR_COLUMNS]
         print(f"\nerror of the predicted gain, {over} left out\n{table.round(4).to_string()}")
-    by_model = frame.groupby(["model", "task"], sort=False)[list(CHANGES)].mean().reset_index().to_dict("records")
-    return {"below": below, "changes": changes, "by_model_and_task": by_model, **evidence}
+    by_model = frame.groupby(["model", "task"], sort=False)[["gain", *CHANGES]].mean().reset_index().to_dict("records")
+    return {"below": below, "by_model_and_task": by_model, **evidence}
 
 
 def main() -> None:

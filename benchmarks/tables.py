@@ -106,26 +106,32 @@ def _signed(value: float, digits: int = 2) -> str:
 
 
 def gains_table() -> str:
-    """Return what LoRA gains on the bundled tasks, mean over models and seeds, largest first."""
+    """Return what LoRA gains on the bundled tasks where it was tuned, mean over cells, largest first."""
     frame = pd.read_csv(RESULTS / "gains.csv").dropna(subset=["gain"])
-    mean = frame.groupby("task").mean(numeric_only=True).sort_values("gain", ascending=False)
-    ends = frame.groupby("task").gain.agg(["min", "max"])
+    tuned = frame[frame.tuned > 0]
+    mean = tuned.groupby("task").mean(numeric_only=True).sort_values("gain", ascending=False)
+    ends = tuned.groupby("task").gain.agg(["min", "max", "size"])
+    cells = frame.groupby("task").size()
     rows = [
-        "| task | probe before | gain (least to most) | NTPS | explained | ceiling | next-token loss |",
-        "|---" * 7 + "|",
+        "| task | tuned | probe before | gain (least to most) | NTPS | through V | all directions | next-token loss |"
     ]
+    rows.append("|---" * 8 + "|")
     for task, row in mean.iterrows():
-        low, high = (_signed(value) for value in ends.loc[task])
+        low, high = (_signed(value) for value in ends.loc[task, ["min", "max"]])
         changes = [
             _signed(row[name]) for name in ("ntps_change", "explained_change", "ceiling_change", "next_token_change")
         ]
-        name = str(task).removeprefix("miniworld/")
+        name, count = str(task).removeprefix("miniworld/"), f"{ends.loc[task, 'size']:.0f} of {cells[task]}"
         rows.append(
-            f"| {name} | {row.accuracy_before:.2f} | {_signed(row.gain)} ({low} to {high}) | {' | '.join(changes)} |"
+            f"| {name} | {count} | {row.accuracy_before:.2f} | {_signed(row.gain)} ({low} to {high}) "
+            f"| {' | '.join(changes)} |"
         )
+    never = [str(task).removeprefix("miniworld/") for task in cells.index if task not in mean.index]
     models = frame.model.unique()
     note = (
-        f"\n{len(models)} models ({', '.join(models)}), {frame.seed.nunique()} seed(s); changes are after minus before."
+        f"\n{len(models)} models ({', '.join(models)}), {frame.seed.nunique()} seed(s); changes are after minus "
+        f"before, over the {len(tuned)} of {len(frame)} cells in which training was kept. "
+        f"Never kept: {', '.join(never) or 'none'}."
     )
     return "\n".join(rows) + "\n" + note
 
@@ -133,8 +139,11 @@ def gains_table() -> str:
 def forecast_table() -> str:
     """Return what goes with the gain, and the error of predicting it for tasks and models left out, in points."""
     found = json.loads((RESULTS / "gains.json").read_text())
-    rows = ["| known before training | rank correlation with the gain | error, task left out | error, model left out |"]
-    rows.append("|---" * 4 + "|")
+    rows = [
+        "| known before training | rank correlation with the gain | error, task left out | less than no gain's "
+        "| error, model left out |",
+        "|---" * 5 + "|",
+    ]
     names = {"ntps": "ntps", "accuracy": "accuracy", "accuracy + held back": "held_back", "accuracy + explained": ""}
     for name in ("zero", "mean", "accuracy", "ntps", "accuracy + ntps", "accuracy + explained", "accuracy + held back"):
         entry = found["correlations"].get(names.get(name, ""))
@@ -143,26 +152,33 @@ def forecast_table() -> str:
         for over in ("task", "model"):
             row = found["errors"][over][name]
             cells.append(f"{100 * row['mae']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]")
+            if over == "task":
+                margin = [f"{100 * row[key]:+.1f}" for key in ("margin", "margin_low", "margin_high")]
+                cells.append("" if name == "zero" else f"{margin[0]} [{margin[1]}, {margin[2]}]")
         label = {"zero": "nothing: no gain", "mean": "nothing: the mean gain", "ntps": "NTPS"}.get(name, name)
         rows.append(f"| {label.replace('ntps', 'NTPS')} | {rho} | {' | '.join(cells)} |")
-    mean, low, high = found["changes"]["ntps_change"]
-    share = found["changes"]["explained_change"]
+    changes = found["changes"]
+
+    def change(name: str, digits: int) -> str:
+        mean, low, high = (f"{changes[name][key]:+.{digits}f}" for key in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
+
     note = (
-        f"\nOver all cells NTPS changes by {mean:+.3f} [{low:+.3f}, {high:+.3f}], the share explained through V by "
-        f"{share[0]:+.2f} [{share[1]:+.2f}, {share[2]:+.2f}]; accuracy after is below before in "
-        f"{found['below']['after_below_before']} of {found['below']['runs']} runs, in "
-        f"{found['below']['by_two_standard_errors']} by two standard errors."
+        f"\n{changes['n_tuned']} of {changes['n_cells']} cells were tuned, on {changes['n_tasks']} tasks. In these, on "
+        f"average over tasks, accuracy gains {change('gain', 2)}, NTPS changes by {change('ntps_change', 3)}, R² "
+        f"through V by {change('explained_change', 2)}; accuracy after is below before in "
+        f"{found['below']['after_below_before']}, in {found['below']['by_two_standard_errors']} by two standard "
+        "errors."
     )
     return "\n".join(rows) + "\n" + note
 
 
 QUANTITIES = {
-    "ceiling_heldout": "all directions, held out",
-    "reduced_rank": "reduced-rank regression",
+    "ceiling_heldout": "R² of all directions",
     "logme": "LogME",
     "knn": "5 nearest neighbours",
     "hscore_shrunk": "H-score, shrunk",
-    "explained_heldout": "through V, held out",
+    "explained_heldout": "R² through V",
     "explained": "through V, in sample",
     "retained": "retained",
     "ntps_z": "NTPS against shuffled labels",
@@ -171,27 +187,29 @@ QUANTITIES = {
 
 
 def quantity_table() -> str:
-    """Return which quantity goes with a probe's accuracy: fixed, and with depth and rank chosen elsewhere."""
-    found = json.loads((RESULTS / "quantity.json").read_text())["pretrained"]
-    rows = {row["quantity"]: row for row in found}
-    path = RESULTS / "quantity_real.json"
-    real = {row["quantity"]: row for row in json.loads(path.read_text())["pretrained"]} if path.exists() else {}
-    heads = ["quantity", "by default", "task left out", "model left out", "chosen", "Gemma 3 270M, by default"]
+    """Return which quantity goes with a probe's balanced accuracy on other texts, bundled and real."""
+    files = {"bundled": RESULTS / "quantity.json", "real": RESULTS / "quantity_real.json"}
+    found = {where: json.loads(path.read_text()) for where, path in files.items() if path.exists()}
+    heads, columns, notes = ["quantity"], [], []
+    for where, result in found.items():
+        rows = {row["quantity"]: row for row in result["targets"]["balanced_accuracy"]}
+        old = {row["quantity"]: row for row in result["targets"]["above_majority"]}
+        columns.append((rows, old))
+        names = ("half the depth", "last layer", "task left out", "model left out", "fresh weights", "above majority")
+        heads += [f"{where}: {name}" for name in names]
+        tasks, models = len(result["tasks"]), len(result["models"])
+        notes.append(f"{where}: {tasks} tasks within each of {models} models, so {tasks} independent tasks")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, label in QUANTITIES.items():
-        row = rows[name]
-        held = [f"{row[key]:.2f}" if row.get(key) is not None else "" for key in ("left_out_task", "left_out_model")]
-        option = row.get("option")
-        share = 0 if option is None else round(1 / option["share"])
-        chosen = (
-            "" if option is None else f"{100 * option['depth']:.0f} % depth, {'all' if share == 1 else f'd/{share}'}"
-        )
-        fixed, there = (
-            f"{each['fixed']:.2f} [{each['low']:.2f}, {each['high']:.2f}]" if each else "–"
-            for each in (row, real.get(name))
-        )
-        lines.append(f"| {label} | {fixed} | {' | '.join(held)} | {chosen} | {there} |")
-    return "\n".join(lines)
+        cells = []
+        for rows, old in columns:
+            row = rows.get(name, {})
+            cells.append(f"{row['half']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row else "–")
+            numbers = [row.get(key) for key in ("last", "left_out_task", "left_out_model", "fresh_weights")]
+            numbers.append(old.get(name, {}).get("half"))
+            cells += ["–" if number is None else f"{number:.2f}" for number in numbers]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\n{'; '.join(notes).capitalize()}."
 
 
 def real_table() -> str:

@@ -44,8 +44,8 @@ def run(
         str, typer.Option(help="Modules with adapters: all-linear, or paper (attention).")
     ] = "all-linear",
     target: Annotated[
-        str, typer.Option(help="Result of the last layer's probe to predict, or gain.")
-    ] = "above_majority",
+        str, typer.Option(help="What to predict: balanced_accuracy, r2, accuracy, ... of the probe, or gain.")
+    ] = "balanced_accuracy",
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
@@ -53,7 +53,7 @@ def run(
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Score models on tasks, resumable, and say what predicts a probe's accuracy."""
+    """Score models on tasks, resumable, and say what predicts a probe's accuracy on other texts."""
     check_output(output, json_file)
     if target == "gain" and not lora:
         raise NtpsError("--target gain needs --lora: gains come from fine-tuning.")
@@ -117,7 +117,7 @@ def _write_calibration(study: Any, output: Path, limit: int) -> None:
 
 def as_text(result: dict[str, Any]) -> str:
     """Return a table of at most 80 columns and its summary."""
-    from ntps.report.study import lead
+    from ntps.report.study import independent, lead
 
     cells = result["cells"]
     counts = {status: sum(cell["status"] == status for cell in cells) for status in ("done", "failed")}
@@ -126,6 +126,8 @@ def as_text(result: dict[str, Any]) -> str:
         f"{counts['done']} of {len(cells)} cells done" + (f", {counts['failed']} failed" if counts["failed"] else "")
     ]
     if result["correlations"]:
+        first = next(iter(result["correlations"].values()))
+        lines += ["", *textwrap.wrap(f"{result['target'].replace('_', ' ')} over {independent(first)}", 80)]
         lines += ["", f"  {'predictor':30} {'Spearman':>8}  {'95 % interval':>16}  {'p':>6}  chosen on"]
         for name, entry in result["correlations"].items():
             if entry["spearman"] is None:

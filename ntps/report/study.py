@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PICTURED = ("explained_heldout", "ntps")
 PICTURED_GAINS = ("accuracy", "held_back", "ntps")
-SHOWN = ("ntps", "ntps_p", "explained", "explained_heldout", "explained_heldout_random", "retained", "logme", "hscore",
-         "knn", "balanced_accuracy", "r2", "accuracy", "majority_rate")  # fmt: skip
+SHOWN = ("ceiling_heldout", "ceiling_heldout_p", "explained_heldout", "explained_heldout_random", "ntps", "ntps_p",
+         "retained", "logme", "hscore", "knn", "balanced_accuracy", "r2", "accuracy", "majority_rate")  # fmt: skip
 ERROR_COLUMNS = ["mae", "low", "high", "margin", "margin_low", "margin_high", "margin_to_mean", "margin_to_accuracy"]
 LEFT_OUT = {"task": "each task", "model": "each model", "both": "task and model"}
 
@@ -133,8 +133,12 @@ def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
         }
         parts = [f"{100 * errors[name]['mae']:.1f} from {words}" for name, words in inputs.items()]
         text += f" Error in points on tasks left out: {', '.join(parts)}."
-        beats = [words for name, words in inputs.items() if errors[name]["margin_low"] > 0]
-        text += f" {' and '.join(beats) or 'None'} beats predicting no gain beyond doubt."
+        better = [words for name, words in inputs.items() if errors[name]["margin_low"] > 0]
+        text += (
+            f" Better than predicting no gain, with an interval above 0: {', '.join(better)}."
+            if better
+            else " None has been shown to be better than predicting no gain."
+        )
     return text
 
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 NAMES = {
     "ntps": "NTPS",
     "explained": "explained through V (in sample)",
-    "explained_heldout": "explained through V (held out)",
-    "ceiling_heldout": "explained by all directions (held out)",
+    "explained_heldout": "R² through V",
+    "ceiling_heldout": "R² of all directions",
     "retained": "retained share",
     "balanced_accuracy": "the probe's balanced accuracy",
     "r2": "the probe's R²",
     "macro_f1": "the probe's macro F1",
     "above_majority": "probe accuracy above majority",
     "accuracy": "accuracy of the frozen linear probe",
-    "held_back": "held back: best layer's ceiling minus the last's",
+    "held_back": "held back: R² of the best layer minus the last's",
     "gain": "gain of LoRA (accuracy)",
 }
 _STANDARD_ERRORS = {

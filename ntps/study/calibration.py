@@ -1,10 +1,12 @@
 """Calibrations: a small regression from inputs known before fine-tuning to its gain, with interval and verdict.
 
 The regression is linear in few inputs (`INPUTS`). Its interval comes from its errors on tasks left out, not from its
-fit: of n such errors the interval takes the ones of rank (n + 1) (1 -+ confidence) / 2, as in split conformal
-prediction (Vovk, Gammerman, Shafer, *Algorithmic Learning in a Random World*, 2005). It holds for tasks of
-the same kind as the calibration's: one fitted on a generated language says little about film reviews. `about` says what
-it was fitted on.
+fit: quantiles of these errors, each a share of the room above the probe, 1 - accuracy. Cells of one task are not
+independent, so tasks are what is counted: each of T tasks weighs 1 / (T + 1), shared by its cells, and the rest lies
+beyond every error (Lee, Barber, Willett, *Distribution-free inference with hierarchical data*, arXiv 2306.06342, 2023).
+With fewer than nine tasks an interval of 80 % is therefore all that can be.
+What the intervals cover holds on average over tasks of the calibration's kind, not for each task: one fitted on a
+generated language says little about film reviews. `about` says what it was fitted on.
 """
 
 import json
@@ -20,19 +22,20 @@ import numpy as np
 from ntps._files import jsonable, read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range
-from ntps.study.gain import gain_frame
+from ntps.study.gain import gain_frame, mean_of_tasks
 from ntps.study.records import from_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CALIBRATION_SCHEMA = 1
+CALIBRATION_SCHEMA = 2
 BUNDLED = "gain_calibration.json"
 MIN_TASKS = 6
+LEAST_ROOM = 0.01  # above a probe that is right throughout
 WORTH = 1  # points of accuracy; less is not worth the training
 INPUTS = {
     "accuracy": "accuracy of the frozen linear probe of the last layer, cross-validated",
-    "held_back": "held-out ceiling of the best layer minus that of the last: what earlier layers know better",
+    "held_back": "held-out R^2 of the layer that is best on other folds minus that of the last layer",
 }
 
 
@@ -57,7 +60,7 @@ class GainForecast:
     @property
     def sentence(self) -> str:
         """The verdict in words, gains in points of accuracy."""
-        low, high = (f"{100 * value:+.0f}" for value in (self.low, self.high))
+        low, high = (f"{round(100 * value):+d}" for value in (self.low, self.high))
         if self.verdict == "pays":
             return f"LoRA likely pays: {low} to {high} points"
         if self.verdict == "little":
@@ -72,13 +75,15 @@ class Calibration:
     Attributes:
         inputs: Names of the inputs, columns of a study's table.
         coefficients: Intercept, then one for each input.
-        errors: Gain minus prediction of every cell, each predicted without its task, ascending.
+        errors: By task, gain minus prediction of its cells as a share of the room above their probe, each predicted
+            without the task.
         ranges: Smallest and largest value of each input in the fit.
         confidence: Level of the intervals.
-        coverage: Share of cells inside their interval when task and errors are both left out; below `confidence` where
-            tasks differ more than cells do.
-        about: What it was fitted on: `models`, `tasks`, `mean_absolute_error`, `mean_absolute_error_of_the_mean_gain`,
-            and what the caller of `calibrate` adds (`world`, `seeds`, `limit`, `training`).
+        coverage: Share of cells inside their interval when task and errors are both left out, on average over tasks.
+        about: What it was fitted on: `models`, `tasks`, `mean_absolute_error` on tasks left out, the same of the
+            baselines, `mean_absolute_error_of_no_gain` and `mean_absolute_error_of_the_mean_gain`, `margin` (by how
+            much the regression's is below that of no gain: `mean`, `low` and `high` over tasks), and what the caller of
+            `calibrate` adds (`world`, `seeds`, `limit`, `training`).
 
     Raises:
         NtpsError: If coefficients or ranges do not match the inputs.
@@ -86,7 +91,7 @@ class Calibration:
 
     inputs: tuple[str, ...]
     coefficients: tuple[float, ...]
-    errors: tuple[float, ...]
+    errors: dict[str, tuple[float, ...]]
     ranges: tuple[tuple[float, float], ...]
     confidence: float
     coverage: float
@@ -103,21 +108,21 @@ class Calibration:
         """Return the gain to expect.
 
         Args:
-            values: The inputs by name; `accuracy` also bounds the gain, which cannot lift accuracy above 1.
+            values: The inputs by name, and `accuracy` in any case: the gain cannot lift it above 1.
 
         Raises:
             NtpsError: If an input is missing or not finite.
         """
         row = []
-        for name in self.inputs:
+        for name in (*self.inputs, "accuracy"):
             value = values.get(name, math.nan)
             if not math.isfinite(value):
                 raise NtpsError(f"the calibration needs a number for {name!r}; got {values.get(name)!r}.")
             row.append(float(value))
+        accuracy = row.pop()
         expected = self.coefficients[0] + float(np.dot(self.coefficients[1:], row))
-        below, above = error_interval(self.errors, self.confidence)
-        accuracy = float(values.get("accuracy", math.nan))
-        least, most = (-1.0, 1.0) if math.isnan(accuracy) else (-accuracy, 1 - accuracy)
+        below, above = (_room(accuracy) * end for end in error_interval(self.errors, self.confidence))
+        least, most = -accuracy, 1 - accuracy
         high = min(max(expected + above, least), most)
         expected = min(max(expected, least), most)
         # From the bounded value: an interval wholly above what is possible must not shrink to a certainty.
@@ -180,10 +185,10 @@ def calibrate(
     """
     in_range(confidence, 0.5, 0.99, "confidence")
     cells = gain_frame(frame)
-    missing = [name for name in inputs if name not in cells]
+    missing = [name for name in (*inputs, "accuracy") if name not in cells]
     if missing:
         raise NtpsError(f"the table has no column {missing[0]!r}; it has: {', '.join(map(str, cells.columns))}.")
-    cells = cells.dropna(subset=list(inputs))
+    cells = cells.dropna(subset=[*inputs, "accuracy"])
     tasks = cells["dataset"].to_numpy()
     if len(set(tasks)) < MIN_TASKS:
         raise NtpsError(
@@ -193,19 +198,24 @@ def calibrate(
         raise NtpsError(f"every gain is {cells['gain'].iloc[0]:+.3f}; a calibration needs gains that differ.")
     design = np.column_stack([np.ones(len(cells)), cells[list(inputs)].to_numpy(dtype=float)])
     gain = cells["gain"].to_numpy(dtype=float)
+    room = _room(cells["accuracy"].to_numpy(dtype=float))
     columns, errors = design[:, 1:], _left_out(design, gain, tasks)
+    sizes = [_by_task(np.abs(each), tasks) for each in (errors, gain, _left_out(design[:, :1], gain, tasks))]
+    mae, mae_of_none, mae_of_mean = (np.array([each.mean() for each in size.values()]) for size in sizes)
     return Calibration(
         inputs=tuple(inputs),
         coefficients=tuple(_fit(design, gain).tolist()),
-        errors=tuple(sorted(errors.tolist())),
+        errors={task: tuple(each.tolist()) for task, each in _by_task(errors / room, tasks).items()},
         ranges=tuple(zip(columns.min(0).tolist(), columns.max(0).tolist(), strict=True)),
         confidence=confidence,
-        coverage=_coverage(design, gain, tasks, confidence),
+        coverage=_coverage(design, gain, room, tasks, confidence),
         about={
             "models": list(dict.fromkeys(cells["model"])),
             "tasks": list(dict.fromkeys(tasks)),
-            "mean_absolute_error": float(np.abs(errors).mean()),
-            "mean_absolute_error_of_the_mean_gain": float(np.abs(_left_out(design[:, :1], gain, tasks)).mean()),
+            "mean_absolute_error": float(mae.mean()),
+            "mean_absolute_error_of_no_gain": float(mae_of_none.mean()),
+            "mean_absolute_error_of_the_mean_gain": float(mae_of_mean.mean()),
+            "margin": mean_of_tasks(mae_of_none - mae),
             **(about or {}),
         },
     )
@@ -229,12 +239,29 @@ def _verdict(low: float, high: float) -> str:
     return "little" if last <= WORTH else "pays" if first >= WORTH else "unknown"
 
 
-def error_interval(errors: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Return the errors of rank (n + 1) (1 -+ confidence) / 2, rounded outwards; infinite where n is too small."""
-    n, tail = len(errors), (1 - confidence) / 2
-    ordered = sorted(errors)
-    first, last = math.floor((n + 1) * tail + 1e-9), math.ceil((n + 1) * (1 - tail) - 1e-9)  # 10 * 0.1 is below 1
-    return (ordered[first - 1] if first >= 1 else -math.inf, ordered[last - 1] if last <= n else math.inf)
+def error_interval(errors: Mapping[str, Sequence[float]], confidence: float) -> tuple[float, float]:
+    """Return the ends between which a new task's errors lie, by the module's rule; infinite with too few tasks."""
+    share = 1 / (len(errors) + 1)
+    weighted = sorted((error, share / len(cells)) for cells in errors.values() for error in cells)
+    least = 1 - (1 - confidence) / 2 - 1e-9
+
+    def first_beyond(pairs: Sequence[tuple[float, float]]) -> float:
+        total = np.cumsum([weight for _, weight in pairs])
+        place = int(np.searchsorted(total, least))
+        return pairs[place][0] if place < len(pairs) else math.inf
+
+    low = first_beyond([(-error, weight) for error, weight in reversed(weighted)])
+    return -low, first_beyond(weighted)
+
+
+def _room(accuracy: Any) -> Any:
+    """Return the accuracy that is left to gain."""
+    return np.maximum(1 - accuracy, LEAST_ROOM)
+
+
+def _by_task(values: np.ndarray, tasks: np.ndarray) -> dict[str, np.ndarray]:
+    """Return values by task, in order of first appearance."""
+    return {task: values[tasks == task] for task in dict.fromkeys(tasks)}
 
 
 def _fit(design: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -250,11 +277,12 @@ def _left_out(design: np.ndarray, gain: np.ndarray, tasks: np.ndarray) -> np.nda
     return errors
 
 
-def _coverage(design: np.ndarray, gain: np.ndarray, tasks: np.ndarray, confidence: float) -> float:
-    inside = 0
-    for task in set(tasks):
+def _coverage(design: np.ndarray, gain: np.ndarray, room: np.ndarray, tasks: np.ndarray, confidence: float) -> float:
+    shares = []
+    for task in dict.fromkeys(tasks):
         out = tasks == task
-        below, above = error_interval(_left_out(design[~out], gain[~out], tasks[~out]).tolist(), confidence)
-        error = gain[out] - design[out] @ _fit(design[~out], gain[~out])
-        inside += int(((error >= below) & (error <= above)).sum())
-    return inside / len(gain)
+        errors = _left_out(design[~out], gain[~out], tasks[~out]) / room[~out]
+        below, above = error_interval(_by_task(errors, tasks[~out]), confidence)  # type: ignore[arg-type]
+        error = (gain[out] - design[out] @ _fit(design[~out], gain[~out])) / room[out]
+        shares.append(float(((error >= below) & (error <= above)).mean()))
+    return float(np.mean(shares))

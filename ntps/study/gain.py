@@ -2,16 +2,17 @@
 
 Rank correlation is not prediction: it ignores the size of a gain, and gains fall with probe accuracy anyway (there is
 less left to gain). So a small regression is fitted without the task, the model, or both, and its mean absolute error
-is set beside that of predictors that need no score.
+is set beside that of predictors that need no score: first of predicting no gain at all.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ntps.errors import NtpsError, in_range, one_of
+from ntps.study.table import CHANGES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +67,33 @@ def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
     return numbers.groupby(["model", "dataset"], sort=False).mean().reset_index()
 
 
+def tuned_changes(frame: "pd.DataFrame") -> dict[str, Any]:
+    """Return what training changed where any of it was kept; cells that kept the frozen probe are only counted.
+
+    Args:
+        frame: `Study.frame()` of a study with gains.
+
+    Returns:
+        `n_cells`, `n_tuned`, `n_tasks` (those with a tuned cell), and for `gain` and each of `CHANGES` the `mean` over
+        tasks of the mean over their tuned cells, with `low` and `high`, a 95 % t interval over tasks.
+    """
+    cells = frame.dropna(subset=["gain"])
+    tuned = cells[cells["tuned"] > 0]
+    by_task = tuned.groupby("task")[["gain", *CHANGES]].mean()
+    means = {str(name): mean_of_tasks(by_task[name].dropna().to_numpy()) for name in by_task}
+    return {"n_cells": len(cells), "n_tuned": len(tuned), "n_tasks": len(by_task), **means}
+
+
+def mean_of_tasks(values: np.ndarray) -> dict[str, float]:
+    """Return `mean`, `low` and `high` of one value per task: a 95 % t interval, NaN for fewer than two tasks."""
+    from scipy.stats import t
+
+    n = len(values)
+    mean = float(values.mean()) if n else math.nan
+    half = float(t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
 def gain_prediction(
     frame: "pd.DataFrame",
     *,
@@ -99,9 +127,9 @@ def gain_prediction(
         random_state: Seed of the bootstrap.
 
     Returns:
-        A frame indexed by input (`INPUTS` and `inputs`): `mae`, `low`, `high`; `margin` = MAE of the `accuracy`
-        baseline minus this one (positive is better), `margin_low`, `margin_high`; and `margin_to_mean` with
-        its interval.
+        A frame indexed by input (`INPUTS` and `inputs`): `mae`, `low`, `high`; `margin` = MAE of predicting no gain
+        minus this one (positive is better), `margin_low`, `margin_high`; and `margin_to_mean` and
+        `margin_to_accuracy`, the same to the mean gain and to the regression on accuracy.
 
     Raises:
         NtpsError: If columns or cells are missing, or there are fewer than four tasks or (for models) two models.
@@ -138,7 +166,7 @@ def gain_prediction(
     for name, values in mae.items():
         low, high = _interval(values[1:], confidence)
         row = {"mae": values[0], "low": low, "high": high}
-        for label, baseline in (("margin", "accuracy"), ("margin_to_mean", "mean")):
+        for label, baseline in (("margin", "zero"), ("margin_to_mean", "mean"), ("margin_to_accuracy", "accuracy")):
             difference = mae[baseline] - values
             low, high = _interval(difference[1:], confidence)
             row |= {label: difference[0], f"{label}_low": low, f"{label}_high": high}

@@ -18,7 +18,7 @@ from ntps.tasks.tables import EXTENSIONS
 if TYPE_CHECKING:
     from ntps.finetune.settings import TrainSettings
 
-CELL_SCHEMA = 3  # of the cells' files; it enters their keys
+CELL_SCHEMA = 4  # of the cells' files; it enters their keys
 
 
 @dataclass(frozen=True, kw_only=True)

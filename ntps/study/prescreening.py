@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from ntps._version import __version__
 from ntps.errors import NtpsError, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.plan import layer_at
-from ntps.scoring import assign_folds, labels_of, linear_probe, score
+from ntps.scoring import ScoreSettings, labels_of, score_layers
+from ntps.scoring.scores import folds_of
 from ntps.study.calibration import Calibration, load_calibration
 from ntps.study.grid import load_named, name_tasks
-from ntps.study.measure import DEFAULT_LIMIT
+from ntps.study.measure import SampleSettings, halves, held_back, probe_record
 from ntps.study.study import DEPTH
-from ntps.study.table import held_back
 from ntps.tasks import Task
 
 if TYPE_CHECKING:
@@ -39,30 +39,20 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrescreenSettings:
-    """Options of a prescreening, apart from model, tasks and calibration; defaults as in a study.
+class PrescreenSettings(SampleSettings):
+    """Options of a prescreening, apart from model, tasks and calibration; further ones are those of `SampleSettings`.
 
     Attributes:
-        limit: Largest number of texts of a task, a seeded random sample; all when `None`.
-        max_length: As in `ntps.collect`.
-        folds: Folds of probe and held-out shares, at least 3.
-        seed: Seed of sample and folds.
+        seed: Seed of sample, halves and folds.
 
     Raises:
         NtpsError: If an option is out of range.
     """
 
-    limit: int | None = DEFAULT_LIMIT
-    max_length: int | None = None
-    folds: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.limit is not None:
-            whole(self.limit, 10, None, "limit")
-        if self.max_length is not None:
-            whole(self.max_length, 2, None, "max_length")
-        whole(self.folds, 3, None, "folds")
+        super().__post_init__()
         whole(self.seed, 0, None, "seed")
 
 
@@ -118,19 +108,20 @@ class Prescreening:
     def basis(self) -> str:
         """The basis of the forecasts, in words."""
         about, level = self.calibration.about, self.calibration.confidence
-        error, plain = about["mean_absolute_error"], about["mean_absolute_error_of_the_mean_gain"]
+        error, margin = about["mean_absolute_error"], about["margin"]
+        none, plain = (about[f"mean_absolute_error_of_{name}"] for name in ("no_gain", "the_mean_gain"))
+        better = "not shown to be better" if not margin["low"] > 0 else "better"
         text = (
             f"Forecasts with {100 * level:.0f} % intervals, fitted on {counted(len(about['models']), 'model')} and "
-            f"{counted(len(about['tasks']), 'task')} ({about.get('world', 'a study of your own')}); on tasks left out "
-            f"their mean error is {100 * error:.1f} points, that of the mean gain {100 * plain:.1f}, and "
-            f"{100 * self.calibration.coverage:.0f} % lie inside. Tasks of another kind may differ more."
+            f"{counted(len(about['tasks']), 'task')} ({about.get('world', 'a study of your own')}). On tasks left out "
+            f"their mean error is {100 * error:.1f} points; that of predicting no gain is {100 * none:.1f}, so they "
+            f"are {better} (by {100 * margin['mean']:.1f} [{100 * margin['low']:.1f}, {100 * margin['high']:.1f}] over "
+            f"tasks), that of the mean gain {100 * plain:.1f}. On average over tasks "
+            f"{100 * self.calibration.coverage:.0f} % of gains lie inside; tasks of another kind may differ more."
         )
         read, fewest = about.get("limit"), min((row["n_texts"] for row in self.rows if "n_texts" in row), default=0)
         if read and fewest < 0.9 * read:
-            text += (
-                f" With fewer texts, less of what is held back shows: the fit read {read} per task, this run as few as "
-                f"{fewest}, so gains may be larger."
-            )
+            text += f" The fit read {read} texts per task, this run as few as {fewest}, so gains may be larger."
         return text
 
     def __str__(self) -> str:
@@ -240,30 +231,30 @@ def prescreen(
 
 
 def frozen_inputs(representations: Representations, *, folds: int = 5, seed: int = 0) -> dict[str, Any]:
-    """Return the inputs of a forecast for a frozen model on a task, named as in a study's table.
+    """Return the inputs of a forecast for a frozen model on a task, named and measured as in a study's table.
 
     Args:
         representations: From `ntps.collect` of a task, all layers.
         folds: Number of folds.
-        seed: Seed of the folds.
+        seed: Seed of halves and folds.
 
     Raises:
         NtpsError: If the folds do not fit the labels, or a layer cannot be solved.
     """
-    scored = score(representations, folds=folds, seed=seed)
-    labels = labels_of(representations)
-    fold_of = np.asarray(assign_folds(labels.values, folds, seed=seed))
-    ceilings = [layer.through_all for layer in scored.layers]
-    middle = scored.layers[layer_at(DEPTH, len(scored.layers))]
-    states = labels.states(representations, scored.layers[-1].layer)
-    probe = linear_probe(states, labels.values, folds=fold_of, random_state=seed)
+    labels, probed = halves(labels_of(representations), seed)
+    settings = ScoreSettings(folds=folds, seed=seed)
+    fold_of = cast(np.ndarray, folds_of(labels, settings))
+    rows = list(score_layers(representations, labels, settings))
+    layers = [row.score for row in rows]
+    middle = layers[layer_at(DEPTH, len(layers))]
+    probe = probe_record(representations, probed, settings)
     return {
-        "n_texts": scored.n_texts,
-        "n_classes": scored.n_classes,
-        "accuracy": probe.accuracy,
-        "majority_rate": probe.majority_rate,
+        "n_texts": len(labels.values) + len(probed.values),
+        "n_classes": labels.n_classes,
+        "accuracy": probe["accuracy"],
+        "majority_rate": probe["majority_rate"],
         "ntps": middle.ntps,
         "explained_heldout": middle.explained_heldout,
-        "ceiling_heldout": ceilings[-1],
-        "held_back": held_back(ceilings),
+        "ceiling_heldout": layers[-1].ceiling_heldout,
+        "held_back": held_back(representations.layers, [row.readouts["all"] for row in rows], fold_of),
     }

@@ -123,11 +123,11 @@ def grid_spearman(
     a task that is easy for one model is easy for all, and ten models are nowhere near ten times the evidence. The null
     of the pooled statistic is not centred on zero (models differ in level); deviations from its mean are compared.
 
-    Interval: a jackknife over tasks on Fisher's z, with t quantiles of n - 2 degrees of freedom, but never narrower than
-    that of `spearman` for as many independent correlations as there are models (a single model has that of `spearman`):
-    leaving one of five tasks out often changes no rank. `benchmarks/coverage_correlations.py` simulates it: at a
-    nominal 95 % it covers 94 to 99 % with 5, 8 and 12 tasks and one model or four nearly identical ones, and 89 % in
-    the worst case, 12 tasks and four independent models that correlate at 0.97.
+    Interval: a jackknife over tasks on Fisher's z, with t quantiles of n - 2 degrees of freedom, but never narrower
+    than that of `spearman` for as many independent correlations as there are models (a single model has that of
+    `spearman`): leaving one of five tasks out often changes no rank. Simulated (`benchmarks/coverage_correlations.py`)
+    it covers 94 to 99 % at a nominal 95 % with 5, 8 and 12 tasks and one model or four nearly identical ones, and 89 %
+    in the worst case, 12 tasks and four independent models that correlate at 0.97.
 
     Args:
         x: Predictor (models, tasks), finite, at least four tasks.

@@ -51,12 +51,12 @@ class LayerRecord:
     Attributes:
         ntps_z: NTPS against shuffled labels, in standard deviations.
         ntps_p: Its one-sided p-value.
-        explained_z: `explained` against shuffled labels, in standard deviations.
-        explained_p: Its one-sided p-value.
-        intervals: Low and high end of the 95 % interval, by name of the quantity.
+        ceiling_heldout_z: `ceiling_heldout` against shuffled labels, in standard deviations.
+        ceiling_heldout_p: Its one-sided p-value.
+        intervals: Low and high end of the 95 % interval of `explained_heldout` and `ceiling_heldout`.
         profile: The layer at other ranks.
-        measures: Probe results and transferability measures by name, as `ntps.scoring.measures.transferability` returns
-            them; `None` at layers where they were not computed.
+        measures: LogME, H-score (plain and shrunk) and the accuracy of 5 nearest neighbours above the majority rate by
+            name; `None` at layers where they were not computed.
     """
 
     layer: int
@@ -71,8 +71,8 @@ class LayerRecord:
     ceiling_heldout: float
     ntps_z: float
     ntps_p: float
-    explained_z: float
-    explained_p: float
+    ceiling_heldout_z: float
+    ceiling_heldout_p: float
     intervals: dict[str, tuple[float, float]]
     profile: RankProfile
     measures: dict[str, float] | None = None
@@ -83,38 +83,34 @@ class ScoreRecord:
     """The record of a model on one task.
 
     Attributes:
-        n_texts: Number of texts with tokens.
-        n_tokens: Number of their tokens.
+        n_texts: Number of labelled texts with tokens.
+        n_scored: Number of those that scores and measures read.
+        n_probed: Number of those that the probe reads: all others.
+        n_tokens: Number of tokens of the pass.
         n_classes: Number of classes.
         layers: All layers, from the embedding to the last.
+        held_back: Held-out R^2 of the layer that is best on the other folds, minus that of the last layer.
+        probe: Results of a linear probe of the last layer by name, with standard errors as `NAME_se`.
         provenance: Model, task, settings and versions, as JSON values.
 
     Raises:
-        NtpsError: If a layer is missing, or the last one has no measures.
+        NtpsError: If a layer is missing.
     """
 
     n_texts: int
+    n_scored: int
+    n_probed: int
     n_tokens: int
     n_classes: int
     layers: tuple[LayerRecord, ...]
+    held_back: float
+    probe: dict[str, float]
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
         numbers = [record.layer for record in self.layers]
         if not numbers or numbers != list(range(len(numbers))):
             raise NtpsError(f"a score needs every layer from 0 to the last; it has {numbers}.")
-        if self.last.measures is None:
-            raise NtpsError(f"a score needs the measures of its last layer, {self.last.layer}.")
-
-    @property
-    def last(self) -> LayerRecord:
-        """The last layer."""
-        return self.layers[-1]
-
-    @property
-    def probe(self) -> dict[str, float]:
-        """Measures of the last layer, including the probe's results."""
-        return self.last.measures or {}
 
     def at_depth(self, depth: float) -> LayerRecord:
         """Return the layer at a share of the depth, in [0, 1]: 0 is the embedding, 1 the last layer."""

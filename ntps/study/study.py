@@ -4,8 +4,10 @@
     study.frame()           # one row per model and task: scores, nulls, intervals, control, measures, accuracy
     study.correlations()    # one entry per predictor, with what its rank and layer were chosen on
 
-The target, which scores are to predict, is the cross-validated accuracy of a linear probe of the last layer above the
-majority rate: one number per model and task, whatever layer and rank the score is read at.
+The target, which scores are to predict, is the cross-validated balanced accuracy of a linear probe of the last layer:
+one number per model and task, whatever layer and rank the score is read at. The probe reads one half of the texts, the
+scores read the other. Accuracy above the majority rate, a common target, falls as one class outweighs the others,
+however well the probe tells them apart.
 """
 
 import json
@@ -23,7 +25,7 @@ from ntps._files import jsonable
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.study.cells import CellStore, run_cells
-from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction
+from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction, tuned_changes
 from ntps.study.grid import make_grid
 from ntps.study.measure import SHARES, StudySettings
 from ntps.study.ranks import grid_spearman, spearman
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 DEPTH = 0.5  # of the layer that is read by default; see benchmarks/default_quantity.py
 OPTION_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-TARGETS = ("above_majority", "accuracy", "balanced_accuracy", "macro_f1", "r2", "gain")
+TARGET = "balanced_accuracy"
+TARGETS = (TARGET, "r2", "accuracy", "macro_f1", "above_majority", "gain")
 MIN_TASKS = 4
 MAX_HELD_OUT_PERMUTATIONS = 499  # each repeats the whole choice
 
@@ -82,7 +85,8 @@ class Study:
         """Return one row per model, task and seed, read at the default rank of the layer at a share of the depth.
 
         Columns: `PREDICTORS` (`explained_gain` and `*_random` with controls), low and high ends of the intervals,
-        p-values of the null, and the probe's results at the last layer. With gains also `GAINS`.
+        p-values of the null, and, from the other half of the texts, the probe's results at the last layer. With gains
+        also `GAINS`.
 
         Args:
             depth: Share of the depth, in [0, 1].
@@ -120,7 +124,7 @@ class Study:
         wide = frame.pivot_table(index="model", columns="task", values=column, dropna=False)
         return wide.reindex(index=list(self.models), columns=list(self.tasks))
 
-    def usable(self, *, target: str = "above_majority") -> tuple[list[str], list[str]]:
+    def usable(self, *, target: str = TARGET) -> tuple[list[str], list[str]]:
         """Return models and tasks of a full grid: models with at least half of their cells, and the tasks they share.
 
         Raises:
@@ -165,7 +169,7 @@ class Study:
         return values, options
 
     def correlations(
-        self, *, target: str = "above_majority", depth: float = DEPTH, n_permutations: int = 1999
+        self, *, target: str = TARGET, depth: float = DEPTH, n_permutations: int = 1999
     ) -> dict[str, dict[str, Any]]:
         """Return rank correlations of predictors with the target, over tasks within models.
 
@@ -175,7 +179,9 @@ class Study:
 
         Each entry has `spearman`, `interval`, `p_value`, `selected_on`, `target`; fixed ones also `kendall`,
         `kendall_interval`, `kendall_p_value`, and `per_model` the same for each model. With several models the number
-        is the mean over models, and the null permutes tasks in all models alike: they share the tasks.
+        is the mean over models, and the null permutes tasks in all models alike: they share the tasks, of which `n` are
+        independent, not `n` times `n_models`. Fixed ones of another target than R^2 and the gain have `spearman_r2`
+        beside it, the correlation with the probe's R^2.
 
         Args:
             target: One of `TARGETS`.
@@ -192,6 +198,9 @@ class Study:
         models, tasks = self.usable(target=target)
         targets = self.table(target, depth=depth).loc[models, tasks].to_numpy(dtype=float)
         options: dict[str, Any] = {"n_permutations": n_permutations}
+        beside = None
+        if target not in ("r2", "gain"):
+            beside = self.table("r2", depth=depth).loc[models, tasks].to_numpy(dtype=float)
         entries: dict[str, dict[str, Any]] = {}
         frame = self._frame(depth)
         for name in GAIN_PREDICTORS if target == "gain" else PREDICTORS:
@@ -206,6 +215,8 @@ class Study:
                 per_model[model] = spearman(x, y, **options).to_dict()
             extra = {"n": len(tasks), "n_models": len(models), "per_model": per_model}
             extra |= {key: overall[key] for key in ("kendall", "kendall_interval", "kendall_p_value", "reason")}
+            if beside is not None:
+                extra["spearman_r2"] = grid_spearman(values, beside, n_permutations=1).to_dict()["spearman"]
             entries[name] = _entry(overall, "fixed", target, {**extra, "depth": depth})
         for name in CHOSEN:
             if name in entries:
@@ -230,7 +241,7 @@ class Study:
                 entries[f"{name}:held_out_{over}"] = _entry(held_out, "held_out", target, held_out)
         return entries
 
-    def to_dict(self, *, target: str = "above_majority", n_permutations: int = 1999) -> dict[str, Any]:
+    def to_dict(self, *, target: str = TARGET, n_permutations: int = 1999) -> dict[str, Any]:
         """Return JSON values, which do not depend on how often the study was stopped or how long it took.
 
         With fewer than four complete tasks `correlations` is empty and `refused` says why.
@@ -282,8 +293,9 @@ class Study:
             raise NtpsError("this study has no gains; run it again with lora=TrainSettings().")
 
     def _gain_evidence(self, lora: "TrainSettings", n_permutations: int) -> dict[str, Any]:
-        """Return correlations with the gain and errors of its prediction, or why there are none."""
-        evidence: dict[str, Any] = {"settings": lora.to_dict(), "correlations": {}, "errors": {}, "refused": None}
+        """Return changes, correlations with the gain and errors of its prediction, or why there are none."""
+        evidence: dict[str, Any] = {"settings": lora.to_dict(), "changes": tuned_changes(self._frame(DEPTH))}
+        evidence |= {"correlations": {}, "errors": {}, "refused": None}
         gains = self._frame(DEPTH)["gain"].dropna()
         if len(gains) and gains.nunique() == 1:
             return evidence | {"refused": f"Every gain is {gains.iloc[0]:+.3f}: there is nothing to predict."}
@@ -295,7 +307,7 @@ class Study:
             evidence["errors"][over] = self.gain_errors(over=over).to_dict("index")
         return evidence
 
-    def to_json(self, *, target: str = "above_majority", n_permutations: int = 1999) -> str:
+    def to_json(self, *, target: str = TARGET, n_permutations: int = 1999) -> str:
         """Return `to_dict()` as JSON text."""
         content = self.to_dict(target=target, n_permutations=n_permutations)
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

@@ -26,7 +26,7 @@ def fixed(coefficients=(0.1, 0.0, 0.0), errors=(-0.02, 0.02), **changes):
     base = Calibration(
         inputs=("accuracy", "held_back"),
         coefficients=coefficients,
-        errors=tuple(errors) * 20,
+        errors={f"t{number}": tuple(error / 0.3 for error in errors) for number in range(20)},  # room of 0.3
         ranges=((0.5, 0.9), (0.0, 0.4)),
         confidence=0.8,
         coverage=0.8,
@@ -34,6 +34,8 @@ def fixed(coefficients=(0.1, 0.0, 0.0), errors=(-0.02, 0.02), **changes):
             "models": ["m"],
             "tasks": ["t"],
             "mean_absolute_error": 0.01,
+            "mean_absolute_error_of_no_gain": 0.03,
+            "margin": {"mean": 0.02, "low": 0.01, "high": 0.03},
             "mean_absolute_error_of_the_mean_gain": 0.02,
         },
     )

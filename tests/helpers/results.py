@@ -9,6 +9,7 @@ from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.study.measure import SHARES, StudySettings
 from ntps.study.records import CellResult
 from ntps.study.study import Study
+from ntps.study.table import PROBE
 
 EVIL = "<script>alert('x')</script>"
 KS = [1, 2, 4, 8, 16]
@@ -101,12 +102,10 @@ def make_study(
 
 def _score_record(known: float, rng: np.random.Generator) -> dict[str, Any]:
     accuracy = 0.5 + known / 2 + float(rng.normal(0, 0.02))
-    measures = dict.fromkeys(
-        ("probe_accuracy_se", "probe_balanced_accuracy", "probe_macro_f1", "probe_r2", "h_score", "h_score_shrunk",
-         "rrr_r2_heldout"),
-        0.03,
-    ) | {"majority_rate": 0.5, "probe_accuracy": accuracy, "probe_above_majority": accuracy - 0.5,
-         "logme": known - 1, "knn_accuracy": accuracy - 0.1}  # fmt: skip
+    measures = {"logme": known - 1, "h_score": 0.03, "h_score_shrunk": 0.03, "knn_above_majority": accuracy - 0.6}
+    probe = dict.fromkeys(PROBE, 0.03) | {
+        "accuracy": accuracy, "balanced_accuracy": accuracy, "majority_rate": 0.5, "above_majority": accuracy - 0.5,
+    }  # fmt: skip
     layers = []
     for layer in range(3):
         value = min(known * (1 + layer) / 3 + float(rng.uniform(0, 0.05)), 1.0)
@@ -114,13 +113,15 @@ def _score_record(known: float, rng: np.random.Generator) -> dict[str, Any]:
         layers.append(
             {"layer": layer, "d": 64, "k_u": 2, "k_v": 8, "ntps": value, "chance": 0.125, "explained": value,
              "explained_heldout": value - 0.05, "retained": 0.8, "ceiling_heldout": value + 0.02, "ntps_z": 2.0,
-             "ntps_p": 0.01, "explained_z": 2.0, "explained_p": 0.01,
-             "intervals": {"ntps": [value - 0.1, value + 0.1], "explained_heldout": [value - 0.1, value + 0.05]},
+             "ntps_p": 0.01, "ceiling_heldout_z": 2.0, "ceiling_heldout_p": 0.01,
+             "intervals": {"ceiling_heldout": [value - 0.1, value + 0.1],
+                           "explained_heldout": [value - 0.1, value + 0.05]},
              "profile": {"share": list(SHARES), "k_v": [1, 2, 4, 8, 16, 32, 64], "ntps": shares, "explained": shares,
                          "retained": shares, "explained_heldout": shares},
              "measures": measures}
         )  # fmt: skip
-    return {"n_texts": 100, "n_tokens": 1000, "n_classes": 2, "layers": layers, "provenance": {}}
+    counts = {"n_texts": 100, "n_scored": 50, "n_probed": 50, "n_tokens": 1000, "n_classes": 2}
+    return counts | {"layers": layers, "held_back": 0.3 * (1 - known), "probe": probe, "provenance": {}}
 
 
 def _gain_record(known: float, rng: np.random.Generator) -> dict[str, Any]:

@@ -60,9 +60,10 @@ def test_sentences(tmp_path):
     spearman = result["correlations"]["ntps"]["spearman"]
     assert f"NTPS {spearman:+.2f} [" in lead(result)
     text = gain_lead(study, result["gain"])
-    gain = study.frame()["gain"]
-    assert f"LoRA (4 steps) gains {100 * gain.mean():+.1f} points" in text
-    assert f"over {gain.notna().sum()} cells" in text
+    gain = study.frame().groupby("task")["gain"].mean().dropna()
+    assert "LoRA (4 steps): 11 of 11 cells tuned." in text
+    assert f"The tuned ones gain {100 * gain.mean():+.1f} [" in text
+    assert f"on average over {len(gain)} tasks" in text
     assert f"{100 * result['gain']['errors']['task']['accuracy']['mae']:.1f} from probe accuracy" in text
 
 
@@ -84,7 +85,7 @@ def test_equal_gains_leave_nothing_to_predict(tmp_path):
     result = study.to_dict(n_permutations=9)
     write_study(study, tmp_path, result=result)
     text = check_page(tmp_path / "report.html").text
-    assert result["gain"]["refused"] in text and "gains +0.0 points" in text
+    assert result["gain"]["refused"] in text and "gain +0.0 [+0.0, +0.0] points" in text
     assert "Mean absolute error" not in text
 
 

@@ -11,12 +11,14 @@ import ntps.finetune.compare
 from ntps.errors import NtpsError
 from ntps.finetune.compare import fine_tune_gain
 from ntps.finetune.settings import TrainSettings
+from ntps.scoring import Readout
 from ntps.study.calibration import calibrate, load_calibration
-from ntps.study.gain import STUDY_INPUTS, gain_frame, gain_prediction
+from ntps.study.gain import STUDY_INPUTS, gain_frame, gain_prediction, tuned_changes
 from ntps.study.grid import make_grid
+from ntps.study.measure import held_back
 from ntps.study.records import GainRecord, from_json
 from ntps.study.study import run_study
-from ntps.study.table import GAINS, gain_row
+from ntps.study.table import CHANGES, GAINS, gain_row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,9 +59,11 @@ def test_a_gain_cell_is_what_fine_tune_gain_returns(finished, tiny_llama):
     row = study.frame().iloc[0]
     assert row.gain == expected["gain"] == row.accuracy_after - row.accuracy_before
     middle = expected["layers"][str(int(row.layer))]
-    assert row.ntps_change == pytest.approx(middle["after"]["ntps"] - middle["before"]["ntps"])
-    assert row.next_token_change == pytest.approx(
-        expected["next_token_loss_after"] - expected["next_token_loss_before"]
+    assert row.tuned == (expected["best_step"] > 0)
+    change = middle["after"]["ntps"] - middle["before"]["ntps"]
+    loss_change = expected["next_token_loss_after"] - expected["next_token_loss_before"]
+    assert [row.ntps_change, row.next_token_change] == pytest.approx(
+        [change, loss_change] if row.tuned else [np.nan] * 2, nan_ok=True
     )
 
 
@@ -114,12 +118,20 @@ def test_no_gains_no_target(tmp_path, tiny_llama):
             call()
 
 
-def test_held_back_is_the_best_ceiling_minus_the_last(finished):
-    study, _ = finished
-    row, cell = study.frame().iloc[0], study.cells[0]
-    ceilings = [layer.ceiling_heldout for layer in cell.score.layers]
-    assert row.held_back == max(ceilings) - ceilings[-1]
-    assert row.held_back >= 0
+def test_held_back_is_chosen_out_of_fold():
+    """Twelve layers that read the labels equally well hold nothing back; the best of them on all texts seems to."""
+    chosen, seeming = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        shared, n = rng.normal(0, 0.1, 300), 300
+        baseline, groups = np.ones(n), np.arange(n)
+        errors = np.clip(0.7 + shared + rng.normal(0, 0.4, (12, n)), 0, None)
+        readouts = [Readout(name=str(i), errors=row, baseline=baseline, groups=groups) for i, row in enumerate(errors)]
+        chosen.append(held_back(range(12), readouts, np.arange(n) % 5))
+        seeming.append(max(readout.r2 for readout in readouts) - readouts[-1].r2)
+    assert abs(np.mean(chosen)) < 0.015
+    assert min(chosen) < 0
+    assert np.mean(seeming) > 0.03
 
 
 def test_changes_are_of_the_layer_read_and_of_no_other():
@@ -142,9 +154,30 @@ def test_changes_are_of_the_layer_read_and_of_no_other():
     assert set(gain_row(None, 2)) == set(GAINS)
 
 
+def test_cells_that_are_not_tuned_are_counted_and_never_averaged():
+    import pandas as pd
+
+    side = {"ntps": 0.25, "explained_heldout": 0.5, "ceiling_heldout": 0.5}
+    numbers = {"gain": 0.0, "standard_error": 0.0, "accuracy_before": 0.5, "accuracy_after": 0.5, "n_test": 20,
+               "next_token_loss_before": 2.0, "next_token_loss_after": 2.0}  # fmt: skip
+    layers = {"2": {"before": side, "after": side}}
+    kept = gain_row(from_json(GainRecord, numbers | {"best_step": 0, "layers": layers}), 2)
+    assert kept["gain"] == 0 == kept["tuned"]
+    assert all(np.isnan(kept[name]) for name in CHANGES)
+    after = {"2": {"before": side, "after": side | {"ntps": 0.15}}}
+    tuned = gain_row(from_json(GainRecord, numbers | {"gain": 0.2, "best_step": 4, "layers": after}), 2)
+    rows = [{"task": f"t{task}", **(tuned if task < 2 else kept)} for task in range(6) for _ in range(2)]
+    found = tuned_changes(pd.DataFrame([*rows, {"task": "failed", **gain_row(None, 2)}]))
+    assert (found["n_cells"], found["n_tuned"], found["n_tasks"]) == (12, 4, 2)
+    assert found["gain"]["mean"] == pytest.approx(0.2)
+    assert found["ntps_change"]["mean"] == pytest.approx(-0.1)
+    assert np.isnan(tuned_changes(pd.DataFrame(rows[-2:]))["gain"]["mean"])
+
+
 def test_a_table_at_a_depth_without_gains_is_refused(finished):
     study, _ = finished
-    assert study.frame(depth=1.0)["ntps_change"].notna().all()
+    frame = study.frame(depth=1.0)
+    assert frame["ntps_change"].notna().tolist() == (frame["tuned"] == 1).tolist()
     with pytest.raises(NtpsError, match="layer 0 was not scored"):
         study.frame(depth=0.0)
 
@@ -209,7 +242,7 @@ def test_command_writes_a_calibration_that_prescreening_reads(tmp_path, tiny_lla
         cli.main()
     text, errors = capsys.readouterr()
     assert stopped.value.code == 0, errors
-    assert "LoRA (2 steps) gains" in text
+    assert "LoRA (2 steps): " in text
     assert max(map(len, text.splitlines()[:-1])) <= 80
     fitted = load_calibration(out / "calibration.json")
     assert fitted.about["tasks"] == [f"task{n}" for n in range(6)]

@@ -53,7 +53,9 @@ def test_table_fits_a_terminal_and_json_is_whole(found):
     text = str(found)
     assert max(map(len, text.splitlines())) <= 80
     assert "task0" in text
-    assert "on tasks left out their mean" in " ".join(text.split())
+    words = " ".join(text.split())
+    assert "On tasks left out their mean error" in words
+    assert "On average over tasks" in words
     row = json.loads(found.to_json())
     assert row["kind"] == "ntps-prescreening"
     assert row["calibration"]["kind"] == "ntps-calibration"

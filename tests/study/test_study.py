@@ -19,9 +19,11 @@ import ntps.study.grid
 from ntps._files import sha256_json
 from ntps.errors import NtpsError
 from ntps.report.study import write_study
+from ntps.scoring import assign_folds
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.grid import make_grid, name_tasks
-from ntps.study.measure import SHARES, StudySettings, layer_at
+from ntps.study.measure import SHARES, StudySettings, layer_at, split_halves
+from ntps.study.ranks import spearman
 from ntps.study.records import CellResult, LayerRecord, from_json
 from ntps.study.study import OPTION_DEPTHS, run_study
 from ntps.tasks import load_task
@@ -114,18 +116,28 @@ class TestCells:
         assert counted["cells"] == [("task2", False), ("task2", True)]
 
     def test_a_cell_is_the_score(self, finished):
-        from ntps import collect, load_model, score
+        from ntps import collect, linear_probe, load_model, score
+        from ntps.scoring import labels_of
 
         study, _, models = finished
         kept = study.cells[0].score
-        representations = collect(load_model(models[0]), make_tasks()[0], progress=False)
-        result = score(representations, folds=3, permutations=20, intervals=True)
-        assert (kept.n_texts, kept.n_tokens, kept.n_classes) == (result.n_texts, result.n_tokens, result.n_classes)
+        task = make_tasks()[0]
+        representations = collect(load_model(models[0]), task, progress=False)
+        labels = labels_of(representations)
+        first, second = split_halves(labels.values, labels.groups, 0)
+        wanted = [int(label) if place in set(first) else None for place, label in enumerate(labels.values)]
+        result = score(representations, labels=wanted, folds=3, permutations=20)
+        assert (kept.n_texts, kept.n_scored, kept.n_probed) == (60, result.n_texts, len(second))
+        assert (kept.n_tokens, kept.n_classes) == (representations.n_tokens, result.n_classes)
+        folds = assign_folds(labels.values[second], 3, groups=labels.groups[second])
+        probe = linear_probe(representations.layer(3)[second], labels.values[second], folds=folds)
+        assert kept.probe["balanced_accuracy"] == pytest.approx(probe.balanced_accuracy)
+        assert kept.probe["r2"] == pytest.approx(probe.r2)
         for record, scored in zip(kept.layers, result.layers, strict=True):
             for name in ("ntps", "explained", "retained", "explained_heldout", "ceiling_heldout", "chance"):
                 assert getattr(record, name) == pytest.approx(getattr(scored, name), rel=1e-6), name
             assert (record.k_u, record.k_v, record.d) == (scored.k_u, scored.k_v, scored.d)
-            for name in ("ntps", "explained"):
+            for name in ("ntps", "ceiling_heldout"):
                 null = scored.null[name]
                 assert (getattr(record, f"{name}_z"), getattr(record, f"{name}_p")) == (null["z"], null["p_value"])
             assert set(record.intervals) == set(scored.interval)
@@ -150,7 +162,7 @@ class TestCells:
             ({"ntps": "much"}, "ntps is 'much'"),
             ({"layer": 1.5}, "layer is 1.5"),
             ({"more": 1}, "unknown field 'more'"),
-            ({"intervals": {"ntps": [0.1]}}, "intervals"),
+            ({"intervals": {"ceiling_heldout": [0.1]}}, "intervals"),
         ):
             with pytest.raises(NtpsError, match=words):
                 from_json(LayerRecord, content | change)
@@ -409,6 +421,43 @@ class TestRequests:
         assert [layer_at(depth, 4) for depth in OPTION_DEPTHS] == [0, 1, 2, 2, 3]
 
 
+class TestHalves:
+    def test_halves_are_stratified_and_equal_texts_stay_together(self):
+        rng = np.random.default_rng(0)
+        labels, groups = rng.choice(3, 200, p=[0.7, 0.2, 0.1]), rng.integers(0, 150, 200)
+        labels = labels[groups]  # equal texts have one label
+        first, second = split_halves(labels, groups, 1)
+        assert sorted([*first, *second]) == list(range(200))
+        assert set(groups[first]).isdisjoint(groups[second])
+        counts = np.array([np.bincount(labels[half], minlength=3) for half in (first, second)])
+        assert np.abs(counts[0] - counts[1]).max() <= 3
+        assert not np.array_equal(first, split_halves(labels, groups, 2)[0])
+
+    def test_noise_tasks_do_not_correlate_where_texts_are_not_shared(self):
+        """24 tasks of random labels: R^2 of one layer against a ridge readout of a noisy copy of it."""
+        apart, together = [], []
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            scores, targets = [], {"apart": [], "together": []}
+            for _ in range(24):
+                x, y = rng.standard_normal((160, 8)), rng.integers(0, 2, 160)
+                copy = x + 0.5 * rng.standard_normal(x.shape)
+                first, second = split_halves(y, np.arange(160), seed)
+                scores.append(fitted_r2(x[first], y[first]))
+                targets["apart"].append(fitted_r2(copy[second], y[second]))
+                targets["together"].append(fitted_r2(copy[first], y[first]))
+            apart.append(spearman(scores, targets["apart"], n_permutations=1).spearman)
+            together.append(spearman(scores, targets["together"], n_permutations=1).spearman)
+        assert abs(np.mean(apart)) < 0.15
+        assert np.mean(together) > 0.5
+
+
+def fitted_r2(x, y):
+    """Share of the labels' variance that least squares explain."""
+    x, y = x - x.mean(0), y - y.mean()
+    return 1 - np.square(y - x @ np.linalg.lstsq(x, y, rcond=None)[0]).sum() / np.square(y).sum()
+
+
 class TestCorrelations:
     def test_every_entry_says_what_it_is(self, finished):
         found = finished[0].correlations(n_permutations=200)
@@ -416,7 +465,9 @@ class TestCorrelations:
             assert found[name]["selected_on"] == "fixed", name
         for name, entry in found.items():
             assert {"spearman", "interval", "p_value", "selected_on", "target"} <= set(entry), name
-            assert entry["target"] == "above_majority"
+            assert entry["target"] == "balanced_accuracy"
+            assert (entry["n"], entry["n_models"]) == (5, 2)
+        assert -1 <= found["ntps"]["spearman_r2"] <= 1
         assert found["ntps:same_tasks"]["selected_on"] == "same_tasks"
         assert found["ntps:held_out_task"]["selected_on"] == "held_out"
         assert found["ntps:held_out_model"]["selected_on"] == "held_out"
@@ -459,7 +510,7 @@ class TestCorrelations:
         study, _, _ = finished
         values, _ = study.options("ntps")
         models, tasks = study.usable()
-        wanted = study.table("above_majority").loc[models, tasks].to_numpy()
+        wanted = study.table("balanced_accuracy").loc[models, tasks].to_numpy()
         before = leave_one_out_selection(values, wanted, n_permutations=1)
         leaked = wanted.copy()
         leaked[:, 2] = 99.0
@@ -479,7 +530,15 @@ class TestCorrelations:
         frame["ntps"] = 0.0  # a copy: the study's own table stays
         frame = finished[0].frame()
         assert (frame["ntps"] > 0).all()
-        for name in ("ntps_low", "ntps_high", "ntps_p", "explained_heldout_random", "above_majority_random"):
+        for name in (
+            "ceiling_heldout_low",
+            "ceiling_heldout_high",
+            "ntps_p",
+            "explained_heldout_random",
+            "balanced_accuracy_random",
+            "n_scored",
+            "n_probed",
+        ):
             assert name in frame
         first = frame.iloc[0]
         assert first["above_majority"] == pytest.approx(first["accuracy"] - first["majority_rate"])
