@@ -1,8 +1,8 @@
 """Do intervals cover as they say? Simulated texts with known answers; writes benchmarks/results/coverage.csv.
 
 Each replication draws n labelled texts with features of width d, takes the intervals that `ntps.score` prints, and then
-draws 4,000 further texts with the same label frequencies, on which the same readouts (one per fold) reach the value that the
-interval is meant to hold. Rows with signal 0 are labels without meaning: how often a best of six layers is named.
+draws 4,000 further texts with the same label frequencies, on which the same readouts (one per fold) reach the value
+that the interval is meant to hold. Labels without meaning: how often a best of six layers is named.
 Correlations over tasks and models are simulated in `benchmarks.coverage_correlations`.
 
     python -m benchmarks.coverage [--replications 200]

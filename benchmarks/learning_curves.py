@@ -1,8 +1,8 @@
 """Does the learning curve tell what twice the labelled texts bring? Writes benchmarks/results/learning_curves.csv.
 
-For each task, layer and number of texts n, the curve of the first n texts forecasts the held-out R^2 of 2 n texts, which
-is then computed. A row says how far off the forecast was, whether its interval held the truth, and what the curve took
-beside the pass of the model over these n texts.
+For each task, layer and number of texts n, the curve of the first n texts forecasts the held-out R^2 of 2 n texts,
+which is then computed. A row holds forecast, interval and truth, and what the curve took beside the pass of the model
+over these n texts.
 
     python -m benchmarks.learning_curves [--model DIR --task FILE ... --limit N --max-length 128]
 """

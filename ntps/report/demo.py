@@ -97,7 +97,7 @@ def run_demo(output: str | Path, *, progress: bool | None = None) -> Demo:
     random = collect(load_model(RANDOM), shared, layers=-1, batch_size=64, progress=progress)
     rows = [_row(name, task, pretrained, random) for name, task in tasks.items()]
     rows.sort(key=lambda row: -row["pretrained"])
-    write_report(score(pretrained, folds=FOLDS), output / SHOWN)
+    write_report(score(pretrained, folds=FOLDS, probes=False), output / SHOWN)
     demo = Demo(rows=rows, d=rows[0]["d"], k_v=rows[0]["k_v"], seconds=0.0, report=output / "report.html")
     _write(demo, output)
     demo = replace(demo, seconds=time.perf_counter() - started)

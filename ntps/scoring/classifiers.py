@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from ntps._files import jsonable
-from ntps.scoring.probes import CS, class_scores, logistic_path, one_thread, standardize
+from ntps.scoring.probes import class_scores, logistic_path, one_thread, standardize
 from ntps.scoring.readouts import Readout
 
+PROBE_CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # on standardised states, where weaker penalties cost time and win nothing
 TFIDF_CS = (0.1, 1.0, 10.0, 100.0)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -98,7 +99,7 @@ def probe_layers(
             return standardize(x[train], x[test])
 
         rows = layer_of == layer
-        result[rows] = _out_of_fold(standardized, labels, fold_of, CS)[rows]
+        result[rows] = _out_of_fold(standardized, labels, fold_of, PROBE_CS)[rows]
     return result
 
 
