@@ -466,7 +466,8 @@ result = ntps.score(representations, control=control, permutations=200, interval
 with plt.style.context("default"):
     report = ntps.write_report(result, Path(folder.name) / "report")  # ← a folder of your own, so that it stays
 print("written to the folder report:", ", ".join(file.name for file in report), end="\n\n")
-print(textwrap.fill(result.sentence(), 100))
+for sentence in result.sentences():
+    print(textwrap.fill(sentence, 100))
 
 # %% [markdown]
 # **Step 3: the report.** `report/report.html` is one page that needs nothing beside it: open it in a browser, mail it. The tables are also there as `scores.csv` and `scores.json`, the pictures as PNG.

@@ -24,6 +24,7 @@ _NESTED = ("bounds", "curve", "null", "interval", "control")
 _OPTIONAL = (
     "explained_heldout", "ceiling_heldout", "retained_heldout", "accuracy_heldout", "null", "interval", "control"
 )  # fmt: skip
+_FEW = 200  # texts below which intervals are somewhat narrow (`python -m benchmarks.coverage`)
 _ENOUGH = 10  # texts per direction from which in-sample losses say something of other texts
 
 
@@ -366,8 +367,10 @@ class ScoreResult:
         return f"{used}{value}. {text}"
 
     def notes(self) -> list[str]:
-        """Return what limits these numbers: classes with few texts, repeated texts, texts without a label."""
+        """Return what limits these numbers: few texts, classes with few texts, repeated texts, texts without a label."""
         notes = []
+        if self.held_out and self.n_texts < _FEW:
+            notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %.")
         sizes = self.metadata.get("class_sizes", ())
         rare = [
             f"{name!r} ({size})"
