@@ -310,7 +310,7 @@ class Split:
         unit = len(self.train) * float((self._mean_and_scale[1] > 0).double().mean())
         penalties = unit * torch.tensor(ridges, dtype=torch.float64)
         weights = (basis.T @ cross) / (values + penalties[:, None])[:, :, None]  # (ridges, r, m)
-        flat = weights.permute(1, 0, 2).reshape(len(values), -1)
+        flat = weights.permute(1, 0, 2).reshape(len(values), len(ridges) * targets)
         step = max(1, _BLOCK // max(1, flat.shape[1]))
         for start in range(0, len(self.test), step):
             rows = slice(start, start + step)

@@ -68,35 +68,41 @@ def score(U, V):
     return float(((P @ U) ** 2).sum() / (U**2).sum())
 
 
-def held_out(texts_x, targets, fold_of, V, ks, ridges):
-    """Held-out R^2 for each k and for all directions: a ridge readout with intercept refitted for each fold.
+def held_out(states, targets, fold_of, V, ks, ridges, *, part=None):
+    """Squared errors of ridge readouts refitted for each fold, penalty and k: (k errors..., all directions), baseline.
 
-    The penalty of a fold, for each k, is the one with the least squared error over the texts of the other folds.
+    States are standardised on the training texts of each fold; a channel that is constant there becomes 0. The first k
+    columns of V are followed in standardised coordinates. The penalty of a fold, for each k, is the one with the least
+    squared error on the texts of the other folds.
     """
-    d = texts_x.shape[1]
-    folds = sorted(set(fold_of))
-    values = []
-    whole = np.linalg.qr(V, mode="complete")[0]
-    for k in [*ks, d]:
-        errors = np.zeros((len(folds), len(ridges)))
-        baseline = np.zeros(len(folds))
-        for f in folds:
-            train, test = fold_of != f, fold_of == f
-            mean_x, mean_y = texts_x[train].mean(0), targets[train].mean(0)
-            z = (texts_x[train] - mean_x) @ whole[:, :k]
-            scale = ((texts_x[train] - mean_x) ** 2).sum() / train.sum() / d
-            for r, ridge in enumerate(ridges):
-                gram = z.T @ z / train.sum() + ridge * scale * np.eye(k)
-                readout = np.linalg.solve(gram, z.T @ (targets[train] - mean_y) / train.sum())
-                fitted = mean_y + (texts_x[test] - mean_x) @ whole[:, :k] @ readout
-                errors[f, r] = ((targets[test] - fitted) ** 2).sum()
-            baseline[f] = ((targets[test] - mean_y) ** 2).sum()
-        picked = 0.0
-        for f in folds:
-            others = [g for g in folds if g != f]
-            picked += errors[f, errors[others].sum(0).argmin()]
-        values.append(1 - picked / baseline.sum())
-    return values[:-1], values[-1]
+    x, n, d = np.asarray(states, dtype=np.float64), len(states), states.shape[1]
+    part = np.ones(n, dtype=bool) if part is None else part
+    errors = np.zeros((len(ks) + 1, len(ridges), n))
+    baseline = np.zeros(n)
+    for f in sorted(set(fold_of)):
+        train, test = np.flatnonzero((fold_of != f) & part), np.flatnonzero(fold_of == f)
+        varies = [c for c in range(d) if len(set(x[train, c])) > 1]
+        mean, mean_y = x[train].mean(0), targets[train].mean(0)
+        z, inverse = np.zeros((n, d)), np.zeros(d)
+        for c in varies:
+            deviation = np.sqrt(((x[train, c] - mean[c]) ** 2).mean())
+            z[:, c], inverse[c] = (x[:, c] - mean[c]) / deviation, deviation
+        baseline[test] = ((targets[test] - mean_y) ** 2).sum(1)
+        for i, k in enumerate([*ks, d]):
+            basis = np.eye(d) if i == len(ks) else np.linalg.qr(inverse[:, None] * V[:, :k])[0]
+            a, b = z[train] @ basis, z[test] @ basis
+            for j, ridge in enumerate(ridges):
+                penalty = ridge * len(train) * len(varies) / d
+                tall = np.vstack([a, np.sqrt(penalty) * np.eye(a.shape[1])])
+                wide = np.vstack([targets[train] - mean_y, np.zeros((a.shape[1], targets.shape[1]))])
+                readout = np.linalg.lstsq(tall, wide, rcond=None)[0]
+                errors[i, j, test] = ((targets[test] - mean_y - b @ readout) ** 2).sum(1)
+    picked = np.zeros((len(ks) + 1, n))
+    for f in set(fold_of):
+        best = errors[:, :, fold_of != f].sum(2).argmin(1)
+        for i, j in enumerate(best):
+            picked[i, fold_of == f] = errors[i, j, fold_of == f]
+    return picked, baseline
 
 
 def released_procedure(M, X, C0, C1):
