@@ -52,8 +52,10 @@ class LearningCurve:
 
 def learning_curve(
     states: torch.Tensor, targets: torch.Tensor, fold_of: torch.Tensor, groups: np.ndarray, *, seed: int = 0
-) -> LearningCurve:
+) -> LearningCurve | None:
     """Return the learning curve of a readout of all directions of one layer.
+
+    There is none where an eighth of the texts leaves a fold without one to be fitted on.
 
     Args:
         states: (n, d) pooled states.
@@ -64,9 +66,11 @@ def learning_curve(
     """
     position = _positions(targets.argmax(1).numpy(), groups, seed)
     none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
+    parts = [torch.from_numpy(position < fraction) for fraction in FRACTIONS]
+    if not all((parts[0] & (fold_of != fold)).any() for fold in fold_of.unique()):
+        return None
     sizes, errors = [], []
-    for fraction in FRACTIONS:
-        part = torch.from_numpy(position < fraction)
+    for part in parts:
         held_out = held_out_errors(states, targets, fold_of, none, (), part=part)
         errors.append(held_out.ceiling_errors.numpy())
         sizes.append(round(float(part.sum()) * (1 - 1 / len(fold_of.unique()))))

@@ -35,7 +35,7 @@ def solved_again(layer, *, channels=None, C0=None, C1=None):
     states = solved.states if channels is None else solved.states @ channels
     moments = replace(moments, C0=moments.C0 if C0 is None else C0, C1=moments.C1 if C1 is None else C1)
     solved = solve_layer(states, solved.targets, moments)
-    return ScoredLayer(solved=solved, score=read_layer(solved), held_out=None)
+    return ScoredLayer(solved=solved, score=read_layer(solved), held_out=None, readouts={}, null=None)
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +165,24 @@ class TestLayerChange:
         parts = change.explained
         assert parts.u + parts.v + parts.both == pytest.approx(parts.change)
         assert not layer_change(before, scored(states, labels)).held_out
+
+    def test_louder_channels_leave_what_is_held_out_alone(self, texts):
+        """Whatever the scale, a readout sees the same: also one of the other side's directions."""
+        states, labels = texts
+        before = scored(states, labels, folds=3)
+        loud = torch.linspace(0.01, 50.0, D, dtype=torch.float64)
+        moments, after = before.solved.next_token, scored(states * loud, labels, folds=3)
+        moments = replace(moments, C0=moments.C0 * loud[:, None] * loud, C1=moments.C1 * loud[:, None])
+        solved = solve_layer(after.solved.states, after.solved.targets, moments, fold_of=before.solved.fold_of)
+        held_out = solved.held_out([before.score.k_v])
+        after = ScoredLayer(solved=solved, score=before.score, held_out=held_out, readouts={}, null=None)
+        change = layer_change(before, after)
+        assert change.held_out and change.explained.before > 0.1
+        assert abs(change.ntps.change) > 0.01
+        parts = change.explained
+        assert [parts.change, parts.u, parts.v, parts.both, parts.scale] == pytest.approx([0] * 5, abs=1e-8)
+        other = layer_change(before, scored(states + 0.3 * states.roll(2, dims=-1), labels, folds=3)).explained
+        assert abs(other.u) > 1e-4 and abs(other.v) > 1e-4
 
     def test_json(self, texts):
         layer = scored(*texts)
