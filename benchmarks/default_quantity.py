@@ -98,11 +98,10 @@ def judged(study: Study, target: str) -> list[dict[str, Any]]:
             if enough:
                 chosen = leave_one_out_selection(options, wanted, over=over, n_permutations=1)
                 row[f"left_out_{over}"] = chosen.spearman
-        random = values_of(fresh, name, target, 0.5)
-        if np.isfinite(random).all():
-            row["fresh_weights"] = grid_spearman(
-                random, values_of(fresh, target, target, 0.5), n_permutations=1
-            ).spearman
+        if fresh.cells:
+            random, theirs = (values_of(fresh, column, target, 0.5) for column in (name, target))
+            if np.isfinite(random).all():
+                row["fresh_weights"] = grid_spearman(random, theirs, n_permutations=1).spearman
         rows.append(row)
     return rows
 
@@ -122,11 +121,16 @@ def main() -> None:
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--permutations", type=int, default=50)
+    parser.add_argument("--no-control", action="store_true", help="no fresh weights, which need passes of their own")
     parser.add_argument("--passes", type=Path, help="folder that keeps the passes")
     parser.add_argument("--name", default="quantity", help="of the file in benchmarks/results")
     given = parser.parse_args()
     settings = StudySettings(
-        limit=given.limit, max_length=given.max_length, seeds=given.seeds, permutations=given.permutations
+        limit=given.limit,
+        max_length=given.max_length,
+        seeds=given.seeds,
+        permutations=given.permutations,
+        control=not given.no_control,
     )
     start = time.monotonic()
     study = study_of(given.model or MODELS, given.task or TASKS, settings, given.passes)
