@@ -132,7 +132,7 @@ def test_study(ax):
     (drawn,) = ax.containers
     rows = frame[(frame["model"] == "one") & (frame["status"] == "done")]
     assert drawn.lines[0].get_xdata().tolist() == rows["ntps"].tolist()
-    assert drawn.lines[0].get_ydata().tolist() == rows["above_majority"].tolist()
+    assert drawn.lines[0].get_ydata().tolist() == rows["balanced_accuracy"].tolist()
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one"]
 
 
@@ -146,7 +146,7 @@ def test_a_small_picture_for_each_model():
         assert ax.get_title().startswith(model) and f"[{low:+.2f}, {high:+.2f}]" in ax.get_title()
         points = {text.get_text(): text.xy for text in ax.texts}
         row = rows.loc[(model, "miniworld/task0")]
-        assert points["task0"] == (row["ntps"], row["above_majority"])
+        assert points["task0"] == (row["ntps"], row["balanced_accuracy"])
         assert all(len(name) <= 18 for name in points)
     assert "Spearman" not in plot_models(study, "ntps", Figure()).axes[0].get_title()
 
