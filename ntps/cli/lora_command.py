@@ -74,7 +74,7 @@ def run(
         shared.hide_messages()
 
     from ntps.finetune import TrainSettings, before_and_after, repeat
-    from ntps.finetune.compare import load_for_training
+    from ntps.finetune.before_after import load_for_training
     from ntps.tasks import load_task
 
     # Settings are checked when they are made, before anything is loaded.

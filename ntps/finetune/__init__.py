@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ntps._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ntps.finetune.compare import before_and_after, repeat
+    from ntps.finetune.before_after import before_and_after, repeat
     from ntps.finetune.results import LoraRepeats, LoraResult
     from ntps.finetune.settings import TrainSettings
     from ntps.finetune.train import FineTuned, fine_tune
@@ -18,7 +18,7 @@ __all__ = ["FineTuned", "LoraRepeats", "LoraResult", "TrainSettings", "before_an
 __getattr__ = lazy_names(
     __name__,
     {
-        "compare": ("before_and_after", "repeat"),
+        "before_after": ("before_and_after", "repeat"),
         "results": ("LoraRepeats", "LoraResult"),
         "settings": ("TrainSettings",),
         "train": ("FineTuned", "fine_tune"),

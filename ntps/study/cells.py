@@ -293,7 +293,7 @@ class _Worker:
     def load(self, cell: Cell) -> Any:
         """Load the network of a cell."""
         if cell.kind == "gain":
-            from ntps.finetune.compare import load_for_training  # training needs peft, scoring does not
+            from ntps.finetune.before_after import load_for_training  # training needs peft, scoring does not
 
             return load_for_training(cell.model, dtype=self.settings.dtype, device=self.device)
         return load_model(
@@ -322,7 +322,7 @@ class _Worker:
 
     def gain(self, model: Any, task: Task, seed: int) -> GainRecord:
         """Fine-tune the network on a task."""
-        from ntps.finetune.compare import fine_tune_gain
+        from ntps.finetune.before_after import fine_tune_gain
 
         options: dict[str, Any] = {"seed": seed, "folds": self.settings.folds}
         return from_json(GainRecord, fine_tune_gain(model, task, self.lora, **options), "the gain")

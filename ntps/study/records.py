@@ -136,7 +136,7 @@ class TunedLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class GainRecord:
-    """The gain from fine-tuning, as `ntps.finetune.compare.fine_tune_gain` returns it."""
+    """The gain from fine-tuning, as `ntps.finetune.before_after.fine_tune_gain` returns it."""
 
     accuracy_before: float
     accuracy_after: float

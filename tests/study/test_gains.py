@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from helpers.kill_study import SETTINGS, make_tasks
 
-import ntps.finetune.compare
+import ntps.finetune.before_after
 from ntps.errors import NtpsError
-from ntps.finetune.compare import fine_tune_gain
+from ntps.finetune.before_after import fine_tune_gain
 from ntps.finetune.settings import TrainSettings
 from ntps.scoring import Readout
 from ntps.study.calibration import calibrate, load_calibration
@@ -47,7 +47,7 @@ def test_gains_can_be_added_to_a_study_that_is_there(tmp_path, tiny_llama, monke
     assert {path: path.read_bytes() for path in before} == before
     assert len(list((tmp_path / "cells").iterdir())) == len(before) + 2
     assert study.frame()["gain"].notna().all()
-    monkeypatch.setattr(ntps.finetune.compare, "fine_tune_gain", None)  # a second run trains nothing
+    monkeypatch.setattr(ntps.finetune.before_after, "fine_tune_gain", None)  # a second run trains nothing
     again = run(tmp_path, [str(tiny_llama)], make_tasks(2))
     assert again.to_json(n_permutations=9) == study.to_json(n_permutations=9)
 
@@ -82,14 +82,14 @@ def test_training_settings_and_not_scoring_ones_decide_a_gain_cell(tiny_llama):
 
 
 def test_a_failing_training_is_recorded_and_the_rest_goes_on(tmp_path, tiny_llama, monkeypatch):
-    real = ntps.finetune.compare.fine_tune_gain
+    real = ntps.finetune.before_after.fine_tune_gain
 
     def failing(model, task, *rest, **options):
         if task.name == "task1":
             raise NtpsError("the loss is not finite at step 3")
         return real(model, task, *rest, **options)
 
-    monkeypatch.setattr(ntps.finetune.compare, "fine_tune_gain", failing)
+    monkeypatch.setattr(ntps.finetune.before_after, "fine_tune_gain", failing)
     study = run(tmp_path, [str(tiny_llama)], make_tasks(3), settings=PLAIN)
     frame = study.frame().set_index("task")
     assert np.isnan(frame.loc["task1", "gain"])
@@ -228,12 +228,12 @@ def test_command_writes_a_calibration_that_prescreening_reads(tmp_path, tiny_lla
         rows = [f"{text},{task.classes[label]}" for text, label in zip(task.texts, task.labels, strict=True)]
         paths.append(tmp_path / f"{task.name}.csv")
         paths[-1].write_text("\n".join(["text,label", *rows]) + "\n")
-    real, out = ntps.finetune.compare.fine_tune_gain, tmp_path / "out"
+    real, out = ntps.finetune.before_after.fine_tune_gain, tmp_path / "out"
 
     def differing(model, task, *rest, **options):  # two steps change nothing for sure
         return {**real(model, task, *rest, **options), "gain": int(task.name[-1]) / 100}
 
-    monkeypatch.setattr(ntps.finetune.compare, "fine_tune_gain", differing)
+    monkeypatch.setattr(ntps.finetune.before_after, "fine_tune_gain", differing)
     tasks = [part for path in paths for part in ("--task", str(path))]
     arguments = ["study", "--model", str(tiny_llama), *tasks, "--limit", "60", "--folds", "3", "--permutations", "9",
                  "--no-control", "--lora", "--lora-steps", "2", "--lora-rank", "2", "--output", str(out)]  # fmt: skip

@@ -9,9 +9,9 @@ import torch
 from helpers.problems import order_task
 
 import ntps
-import ntps.finetune.compare
+import ntps.finetune.before_after
 from ntps.errors import NtpsError
-from ntps.finetune.compare import before_and_after, fine_tune_gain, load_for_training, repeat, split_task
+from ntps.finetune.before_after import before_and_after, fine_tune_gain, load_for_training, repeat, split_task
 from ntps.finetune.settings import TrainSettings
 from ntps.models.load import load_model
 from ntps.models.next_token import next_token_loss
@@ -190,14 +190,14 @@ class TestBeforeAndAfter:
 
     def test_labels_of_the_test_texts_change_nothing_but_the_judgement(self, with_head, task, compared, monkeypatch):
         """No peeking: with other labels on the test texts, training runs the same course."""
-        real = ntps.finetune.compare.split_task
+        real = ntps.finetune.before_after.split_task
 
         def flipped(task, *, seed):
             train, validation, test = real(task, seed=seed)
             other = Task.of(test.name, test.texts, 1 - test.labels, test.classes)
             return train, validation, other
 
-        monkeypatch.setattr(ntps.finetune.compare, "split_task", flipped)
+        monkeypatch.setattr(ntps.finetune.before_after, "split_task", flipped)
         other = before_and_after(with_head, task, layers=[-1], **QUICK)
         assert other.curve == compared[0].curve
         assert other.best_step == compared[0].best_step
@@ -215,7 +215,7 @@ class TestBeforeAndAfter:
         def never(*args, **options):
             raise AssertionError("trained")
 
-        monkeypatch.setattr(ntps.finetune.compare, "fine_tune", never)
+        monkeypatch.setattr(ntps.finetune.before_after, "fine_tune", never)
         for options, said in (
             ({"folds": 1}, "folds is 1"),
             ({"folds": 100}, "folds is 100"),
@@ -276,7 +276,7 @@ class TestLoading:
             calls.append(options["head"])
             raise NtpsError("the network is down.")
 
-        monkeypatch.setattr(ntps.finetune.compare, "load_model", failing)
+        monkeypatch.setattr(ntps.finetune.before_after, "load_model", failing)
         with pytest.raises(NtpsError, match="network is down"):
             load_for_training(str(tiny_llama))
         assert calls == [True]
