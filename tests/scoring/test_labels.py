@@ -117,3 +117,52 @@ def test_folds_out_of_range(folds):
     with pytest.raises(NtpsError, match="folds is"):
         assign_folds(np.arange(20) % 2, folds)
     assert assign_folds(np.arange(20) % 2, 0) is None
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=6, max_size=40), st.integers(0, 100))
+def test_equal_texts_share_a_fold_and_classes_stay_even(texts, seed):
+    """`texts` holds the class of each different text, and how often it occurs."""
+    order = np.random.default_rng(seed).permutation(sum(count for _, count in texts))
+    labels = np.repeat([label for label, _ in texts], [count for _, count in texts])[order]
+    groups = np.repeat(7 * np.arange(len(texts)) + 3, [count for _, count in texts])[order]
+    largest = np.bincount([label for label, _ in texts]).max()
+    if largest < 3:
+        with pytest.raises(NtpsError, match=f"between 2 and {largest}.*different texts"):
+            assign_folds(labels, 3, groups=groups, seed=seed)
+        return
+    assigned = assign_folds(labels, 3, groups=groups, seed=seed)
+    for group in set(groups.tolist()):
+        assert len(set(assigned[groups == group].tolist())) == 1
+    assert set(assigned.tolist()) == {0, 1, 2}
+    for label in set(labels.tolist()):  # as even as texts of up to four copies allow
+        assert np.ptp(np.bincount(assigned[labels == label], minlength=3)) <= 4
+
+
+def test_texts_that_all_differ_have_the_folds_they_have_without_groups():
+    labels = np.random.default_rng(0).integers(0, 3, 50)
+    plain = assign_folds(labels, 4, seed=2)
+    assert np.array_equal(assign_folds(labels, 4, groups=np.arange(50), seed=2), plain)
+    repeated = np.arange(50) // 2 * 2
+    assert not np.array_equal(assign_folds(labels, 4, groups=repeated, seed=2), plain)
+
+
+def test_the_number_of_folds_is_limited_by_different_texts():
+    labels, groups = np.repeat([0, 1], [12, 2]), np.repeat([0, 1, 2, 3, 4], [6, 3, 3, 1, 1])
+    assert assign_folds(labels, "auto", groups=groups).max() + 1 == 3
+    assert assign_folds(labels, "auto").max() + 1 == 5
+    with pytest.raises(NtpsError, match=r"folds is 4.*3, the number of different texts"):
+        assign_folds(labels, 4, groups=groups)
+    assert assign_folds(labels, "auto", groups=np.repeat([0, 1], [12, 2])) is None
+
+
+def test_a_repeat_with_another_label_stays_with_its_text():
+    labels, groups = np.arange(40) % 2, np.arange(40) // 2  # each text has both labels
+    assigned = assign_folds(labels, 4, groups=groups)
+    assert np.array_equal(assigned[::2], assigned[1::2])
+    assert np.bincount(assigned).tolist() == [10] * 4
+
+
+def test_labelled_texts_keep_their_groups(representations):
+    grouped = dataclasses.replace(representations, text_group=np.array([4, 1, 4, 2, 9]))
+    assert labels_of(grouped, "mood").groups.tolist() == [4, 1, 4, 9]

@@ -10,7 +10,7 @@ from scipy.stats import kstest
 
 from ntps.errors import NtpsError
 from ntps.scoring import layer_null, nulls, permutation_null, score
-from ntps.scoring.nulls import against_null, shuffled_labels
+from ntps.scoring.nulls import against_null, choice_p, r2_of_sums, shuffled_labels
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -41,6 +41,72 @@ def test_p_values_are_uniform_when_labels_mean_nothing():
     for ps in ([null.ntps.p_value for null in found], [null.explained.p_value for null in found]):
         assert kstest(ps, "uniform").pvalue > 0.01
         assert 0.01 <= np.mean(np.array(ps) <= 0.1) <= 0.2
+
+
+def held_out_nulls(seeds, permutations=39, **options):
+    for seed in seeds:
+        problem = make_problem(seed, **options)
+        yield layer_null(solve(problem, folds=True), 2, 3, permutations, seed=seed).ceiling_heldout
+
+
+def test_held_out_p_values_are_uniform_when_labels_mean_nothing():
+    """Neither the folds nor the choice of a penalty makes labels without meaning a finding."""
+    ps = np.array([null.p_value for null in held_out_nulls(range(100), n=40, d=6, c=2, signal=0.0)])
+    # Labels that read as frequencies do tie, so small values may be rarer than uniform, never more frequent.
+    assert np.mean(ps <= 0.1) <= 0.19
+    assert np.mean(ps <= 0.5) <= 0.65
+    assert 0.3 < np.mean(ps) < 0.75
+
+
+def test_held_out_signal_has_a_small_p_value():
+    for null in held_out_nulls(range(3), n=120, d=6, c=2, signal=3.0):
+        assert null.p_value == 1 / 40
+        assert null.mean < 0.05 < null.observed
+        assert null.z > 5
+
+
+def test_the_null_of_what_is_held_out_refits_every_shuffle():
+    problem = make_problem(5, n=48)
+    solved = solve(problem, folds=True)
+    found = layer_null(solved, 3, 3, 4, seed=2)
+    values = [found.ceiling_heldout.observed, *found.ceiling_heldout.values]
+    for row, value in zip(shuffled_labels(problem.labels, 4, seed=2), values, strict=True):
+        again = solve(dataclasses.replace(problem, labels=row), folds=True)
+        assert again.held_out([3]).ceiling == pytest.approx(value, abs=1e-9)
+    assert found.fold_sums.shape == (5, 4, 2)
+    assert r2_of_sums(found.fold_sums) == pytest.approx(values)
+    assert found.to_dict()["ceiling_heldout"]["observed"] == values[0]
+    assert layer_null(solve(problem), 3, 3, 4).ceiling_heldout is None
+    assert "ceiling_heldout" not in layer_null(solve(problem), 3, 3, 4).to_dict()
+
+
+def test_repeats_follow_their_text():
+    labels, groups = np.array([0, 1, 0, 1, 0, 1, 0, 1]), np.array([5, 2, 5, 2, 8, 9, 0, 2])
+    rows = shuffled_labels(labels, 200, groups=groups, seed=0)
+    assert np.array_equal(rows[0], labels)
+    for group in (5, 2):
+        assert (np.ptp(rows[:, groups == group], axis=1) == 0).all()
+    assert (np.sort(rows[:, [0, 1, 4, 5, 6]], axis=1) == [0, 0, 0, 1, 1]).all()  # one label per different text
+    free = shuffled_labels(labels, 200, seed=0)
+    assert np.ptp(free[:, [0, 2]], axis=1).any()
+    assert (free.sum(1) == 4).all()
+
+
+def test_the_p_value_of_a_choice_repeats_the_choice():
+    """Layers whose folds take turns at being best: in-sample choosing would call that a finding."""
+    rng = np.random.default_rng(0)
+    solved = solve(make_problem(1, n=60), folds=True)
+    nulls_of = [dataclasses.replace(layer_null(solved, 2, 3, 99), fold_sums=sums)
+                for sums in rng.uniform(0.8, 1.2, (6, 100, 4, 2))]  # fmt: skip
+    for null in nulls_of[1:]:
+        null.fold_sums[..., 1] = nulls_of[0].fold_sums[..., 1]
+    values = []
+    for b in range(100):
+        errors = np.stack([null.fold_sums[b, :, 0] for null in nulls_of])  # (layers, folds)
+        picked = sum(errors[np.delete(errors, f, axis=1).sum(1).argmin(), f] for f in range(4))
+        values.append(1 - picked / nulls_of[0].fold_sums[b, :, 1].sum())
+    assert choice_p(nulls_of) == pytest.approx((1 + np.sum(np.array(values[1:]) >= values[0])) / 100)
+    assert choice_p(nulls_of[:1]) == against_null(r2_of_sums(nulls_of[0].fold_sums)).p_value
 
 
 def test_signal_is_found():
