@@ -43,6 +43,8 @@ def rows(representations: Representations, name: str, seconds_per_text: float) -
             truth = held_out_errors(
                 states[: 2 * n], labels.one_hot[: 2 * n], folds(labels.values[: 2 * n]), none, ()
             ).ceiling
+            if curve is None:
+                continue
             yield {
                 "model": representations.metadata["model"].rsplit("/", 1)[-1],
                 "task": name,
@@ -92,7 +94,9 @@ def main() -> None:
     table.round(4).to_csv(RESULT, index=False)
     error = (table.forecast - table.truth).abs()
     inside = (table.low <= table.truth) & (table.truth <= table.high)
-    print(f"within {CLOSE}: {(error <= CLOSE).mean():.3f} of {len(table)}; interval holds {inside.mean():.3f}")
+    forecast = table.forecast.notna()
+    close, holds = (error <= CLOSE)[forecast].mean(), inside[forecast].mean()
+    print(f"{forecast.sum()} forecasts of {len(table)}; within {CLOSE}: {close:.3f}; interval holds {holds:.3f}")
 
 
 if __name__ == "__main__":

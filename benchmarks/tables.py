@@ -242,10 +242,47 @@ def tuned_table() -> str:
     return "\n".join(rows)
 
 
+def coverage_table() -> str:
+    """Return how often intervals hold the truth, by what they are of, number of texts and width."""
+    frame = pd.read_csv(RESULTS / "coverage.csv").fillna({"what": ""})
+    plain = frame[frame.what.eq("") & frame.d.notna()]
+    rows = ["| interval | texts | width | 2 classes | 5 classes | 20 classes |", "|---" * 6 + "|"]
+    for (name, n, d), group in plain.groupby(["interval", "n", "d"], sort=False):
+        reached = group.set_index("classes").reached
+        rows.append(f"| {name} | {n:.0f} | {d:.0f} | {' | '.join(f'{reached[c]:.2f}' for c in (2, 5, 20))} |")
+    rows += ["", "| interval | texts | width | classes | special | nominal | reached |", "|---" * 7 + "|"]
+    for row in frame[frame.what.ne("") & frame.d.notna()].itertuples():
+        rows.append(
+            f"| {row.interval} | {row.n:.0f} | {row.d:.0f} | {row.classes:.0f} | {row.what} | {row.nominal} "
+            f"| {row.reached:.2f} |"
+        )
+    return "\n".join(rows) + f"\n\n{frame.replications.min():.0f} replications or more a row."
+
+
+def learning_table() -> str:
+    """Return how well learning curves tell the R^2 of twice the texts, by model and number of texts."""
+    frame = pd.read_csv(RESULTS / "learning_curves.csv").dropna(subset="forecast")
+    frame["error"] = (frame.forecast - frame.truth).abs()
+    frame["inside"] = (frame.low <= frame.truth) & (frame.truth <= frame.high)
+    heads = ["model", "texts", "task-layer pairs", "within 0.03", "mean error", "interval holds", "share of a pass"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+
+    def line(name: str, texts: str, group: pd.DataFrame) -> str:
+        return (
+            f"| {name} | {texts} | {len(group)} | {(group.error <= 0.03).mean():.0%} | {group.error.mean():.3f} "
+            f"| {group.inside.mean():.0%} | {group.share_of_pass.mean():.1%} |"
+        )
+
+    rows += [line(model, f"{n}", group) for (model, n), group in frame.groupby(["model", "texts"], sort=False)]
+    return "\n".join([*rows, line("all", "", frame)])
+
+
 TABLES = {  # block: what writes it, and the file it is made from
     "speed": (speed_table, RESULTS / "latest.json"),
     "world": (world_table, RESULTS / "miniworld.csv"),
     "seeds": (seeds_table, RESULTS / "miniworld_seeds.csv"),
+    "coverage": (coverage_table, RESULTS / "coverage.csv"),
+    "learning": (learning_table, RESULTS / "learning_curves.csv"),
     "quantity": (quantity_table, RESULTS / "quantity.json"),
     "gains": (gains_table, RESULTS / "gains.csv"),
     "forecast": (forecast_table, RESULTS / "gains.json"),

@@ -1,6 +1,7 @@
 """The report of scores: a folder with one self-contained page, the numbers as JSON and CSV, pictures as PNG."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
@@ -188,7 +189,9 @@ def _layer_columns(result: ScoreResult) -> list[Column]:
 
 def _learning(curve: LearningCurve) -> Markup:
     """Return the learning curve as a table."""
-    rows = [*zip(curve.n, curve.r2, strict=True), (f"twice as many, expected {_ends(curve.interval)}", curve.twice)]
+    rows: list[tuple[Any, float]] = list(zip(curve.n, curve.r2, strict=True))
+    if not math.isnan(curve.twice):
+        rows.append((f"twice as many, expected {_ends(curve.interval)}", curve.twice))
     return html_table([Column("training texts", itemgetter(0)), Column("R2 on held-out texts", itemgetter(1))], rows)
 
 

@@ -30,7 +30,8 @@ class LearningCurve:
         n: Mean number of training texts of each point.
         r2: Held-out R^2 of each point, all judged on the same texts.
         standard_error: Standard error of each.
-        twice: R^2 to expect of twice the largest number of training texts.
+        twice: R^2 to expect of twice the largest number of training texts; NaN unless the interval of the last point is
+            above 0: labels that cannot be read yet give no trend.
         interval: 95 % interval of `twice`.
     """
 
@@ -79,14 +80,14 @@ def learning_curve(
     curve = [replace(last, errors=each) for each in errors]
     # Half of the texts read the labels better than all by chance only, so a loss is no trend.
     gain = max(curve[-1].r2 - curve[-2].r2, 0.0)
-    twice = curve[-1].r2 + SHRINKAGE * gain
+    twice = curve[-1].r2 + SHRINKAGE * gain if curve[-1].interval()[0] > 0 else math.nan
     half = 1.96 * math.hypot(curve[-1].standard_error, SHRINKAGE_ERROR * gain)
     return LearningCurve(
         n=tuple(sizes),
         r2=tuple(point.r2 for point in curve),
         standard_error=tuple(point.standard_error for point in curve),
-        twice=min(twice, 1.0),
-        interval=(twice - half, min(twice + half, 1.0)),
+        twice=np.minimum(twice, 1.0).item(),
+        interval=(twice - half, np.minimum(twice + half, 1.0).item()),
     )
 
 

@@ -313,7 +313,7 @@ class ScoreResult:
                 "and with few texts they are high for any labels. No layer is called the best."
             ]
         sentences = [self._what_is_read(), self._what_v_holds()]
-        if self.learning is not None and self.best is not None:
+        if self.best is not None and self.learning is not None and not math.isnan(self.learning.twice):
             low, high = (fixed(end, 2) for end in self.learning.interval)
             sentences.append(
                 f"Twice as many labelled texts would bring R2 to about {fixed(self.learning.twice, 2)} [{low}, {high}]."
