@@ -146,10 +146,12 @@ TASKS = ["miniworld/" + name for name in NAMES]
 folder = tempfile.TemporaryDirectory()
 settings = ntps.StudySettings(limit=300, permutations=100)
 study = ntps.run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=False)
-study.table("above_majority").T
+study.table("balanced_accuracy").T
 
 # %% [markdown]
-# This is what we want to predict: the accuracy of a cross-validated linear probe of the last layer, above the rate of the most frequent class. Nothing in it depends on where the score is read.
+# This is what we want to predict: the balanced accuracy of a cross-validated linear probe of the last layer, the mean over classes of the share of their texts that it gets right (plain accuracy would call a probe good that always
+# names the largest class). Nothing in it depends on where the score is read. The probe reads one half of the texts, every score the other half: on the same texts, even labels without meaning would seem to go together, because the
+# accidents that one of them finds are those of the other.
 #
 # ## 4. Is it pretraining at all?
 #
@@ -164,7 +166,7 @@ columns = {"explained_heldout": "pretrained, through V", "explained_heldout_rand
 figure, ax = plt.subplots(figsize=(7.0, 3.2), layout="constrained")
 trained[list(columns)].rename(columns=columns).plot.barh(ax=ax, width=0.75)
 ax.axvline(0, color="0.3", lw=0.8)
-ax.set(xlabel="share of label variance on held-out texts", ylabel="")
+ax.set(xlabel="R2 on held-out texts", ylabel="")
 ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 sns.despine()
 plt.show()
@@ -241,7 +243,7 @@ ax.hlines(fixed.index, fixed.low, fixed.high, color="0.6", lw=2)
 ax.scatter(fixed.Spearman, fixed.index, zorder=3)
 ax.set_yticks(fixed.index, fixed.predictor)
 ax.axvline(0, color="0.3", lw=0.8)
-ax.set(xlim=(-1, 1.02), xlabel="Spearman with probe accuracy above majority (mean of two models, 95 %)")
+ax.set(xlim=(-1, 1.02), xlabel="Spearman with the probe's balanced accuracy on other texts (mean of two models, 95 %)")
 sns.despine()
 plt.show()
 
@@ -253,7 +255,7 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# The intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind. Held-out shares and the measures on all directions answer the probe's own question, so they go with it; raw NTPS divides by
+# The intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind. Held-out R2 and the measures on all directions answer the probe's own question, so they go with it; raw NTPS divides by
 # $\lVert U \rVert_F^2$, asks only *where* the label directions point, and forgets how much there is to explain at all.
 #
 # ## 7. The same on a real model
@@ -297,11 +299,11 @@ print(f"Fresh weights explain more than 5 % through V on {(real.explained_heldou
 #
 # ## 8. What we would tell a practitioner
 #
-# 1. Begin with the **ceiling on held-out texts**, next to that of fresh weights: what the layer knows. It goes best with a probe's accuracy, so `ntps score` marks the best layer by it. Then read the held-out share through $V$ at a fixed rank: if it is near the
-# ceiling, next-token prediction kept what your labels need.
+# 1. Begin with **R2 on held-out texts**, next to that of fresh weights: what the layer knows. It goes with a probe's accuracy on other texts, so `ntps score` marks the best layer by it, and the layers that cannot be told from it. Then read R2 through $V$ at a
+# fixed rank: if it is near that of all directions, next-token prediction kept what your labels need.
 # 2. Never compare raw NTPS between layers or models, and never read it against $k_V/d$ alone: shuffle the labels.
 # 3. Do not choose the layer on the tasks you report. If you must, choose on other tasks, or repeat the choice under a null.
-# 4. If you only want to know how good a probe will be, stop at the ceiling, or train the probe: no share of either predicts better. The share through $V$ tells you *why*.
+# 4. If you only want to know how good a probe will be, stop at R2 of all directions, or train the probe. R2 through $V$ tells you *why*.
 
 # %%
 folder.cleanup()
@@ -313,7 +315,7 @@ folder.cleanup()
 # - A null must repeat what was done: shuffled labels for a score, shuffled tasks *and the choice* for a chosen correlation.
 # - NTPS has a null of its own, far from $k_V/d$; a task that the model solves need not beat it.
 # - Fresh weights explain part of several tasks that hang on single words; the difference is what pretraining adds, or takes.
-# - The exact share, held out, goes with the probe's accuracy, the better the more directions are kept; raw NTPS changes sign from layer to layer.
+# - Held-out R2 goes with the probe's accuracy on other texts; raw NTPS changes sign from layer to layer.
 #
 # ## Quiz
 #

@@ -92,8 +92,8 @@ QUANTITIES = {
     "accuracy": lambda side: side.accuracy,
     "next-token loss, nats per token": lambda side: side.next_token_loss,
     "NTPS, last layer": lambda side: side.score.layers[-1].ntps,
-    "share through V, held out, last layer": lambda side: side.score.layers[-1].explained_heldout,
-    "ceiling, held out, last layer": lambda side: side.score.layers[-1].ceiling_heldout,
+    "R2 through V, last layer": lambda side: side.score.layers[-1].explained_heldout,
+    "R2 of all directions, last layer": lambda side: side.score.layers[-1].ceiling_heldout,
 }
 sides = {(name, when): getattr(run, when) for name, run in runs.items() for when in ("before", "after")}
 pd.DataFrame({place: {label: read(side) for label, read in QUANTITIES.items()} for place, side in sides.items()})
@@ -142,12 +142,14 @@ sns.despine()
 plt.show()
 
 for name, run in runs.items():
-    held_back = ceilings(frozen[name]).max() - ceilings(frozen[name])[-1]
-    print(f"{name:9s}  held back {held_back:.2f}   gain of LoRA {run.gain:+.2f}")
+    last = frozen[name].readouts["all"][-1].r2
+    held_back = frozen[name].choice.readout.r2 - last
+    print(f"{name:9s}  held back {held_back:+.2f}   gain of LoRA {run.gain:+.2f}")
 
 # %% [markdown]
 # The word embedding shows the watermark, since "ah" and "oh" are two different words. The layers above it let go of it, because nothing that follows depends on it. We call the difference
-# [held back](glossary.md#held-back): the best layer's ceiling minus the last one's. An adapter sits in every matrix of every layer, so it can keep what was let go, and after fine-tuning the upper layers hold the watermark better than
+# [held back](glossary.md#held-back): the best layer's R2 minus the last one's, the layer chosen on other folds than it is judged on (the largest of several equal numbers is always too large, so a plain maximum would find
+# something held back everywhere). An adapter sits in every matrix of every layer, so it can keep what was let go, and after fine-tuning the upper layers hold the watermark better than
 # the embedding ever showed it: a mean over many words hides a single one, and attention can pick it out. The topic was never held back.
 #
 # With few texts a ceiling is judged too low (the dotted line): 128 directions are fitted on the texts of four folds. Compare ceilings of the same number of texts only.
@@ -318,15 +320,17 @@ sns.despine()
 plt.show()
 
 # %%
-margins = pd.concat(errors, names=["left out"])[["mae", "margin", "margin_low", "margin_high"]] * 100
-display(margins.loc[(slice(None), list(inputs)), :].drop("accuracy", level="inputs"))
+margins = (
+    pd.concat(errors, names=["left out"])[["mae", "margin", "margin_low", "margin_high", "margin_to_accuracy"]] * 100
+)
+display(margins.loc[(slice(None), list(inputs)), :].drop("zero", level="inputs"))
 by_set = figures.groupby("dataset")["gain"].mean().sort_values(ascending=False) * 100
 two, rest = by_set.iloc[:2], by_set.iloc[2:]
 print(f"mean gain of {' and '.join(two.index)}: {two.mean():.1f} points; of the other ten: {rest.mean():.1f}")
 
 # %% [markdown]
-# `margin` is the error of the line in probe accuracy minus that of the other prediction, in points: positive is better than the baseline. Its 95 % intervals (data sets drawn anew) **cover zero for NTPS**, alone and beside the accuracy, whichever
-# is left out. On these figures NTPS does not predict the gain better than the accuracy of the probe, and neither is clearly better than predicting no gain: two data sets hold nearly all of it, and two points fit no line.
+# `margin` is the error of predicting *no gain* minus that of the prediction, in points: positive is better than expecting nothing. Its 95 % intervals (by data set) **cover zero for NTPS**, alone and beside the accuracy, whichever is left out.
+# On these figures no line is clearly better than expecting no gain, and NTPS not clearly better than the accuracy of the probe (`margin_to_accuracy`): two data sets hold nearly all of the gain, and two points fit no line.
 #
 # This is a statement about what these data can show. NTPS even had a head start here, since its layer and rank were chosen with all gains in sight ([lesson 03](03_empirical_correlations.ipynb)). A rank correlation of one model over 12 data sets and a
 # prediction for the 13th are different things.
@@ -366,7 +370,7 @@ plt.show()
 
 # %% [markdown]
 # Read the last lines of the text first. These very tasks, on this very model, are among those that the calibration was fitted on, so this is no test of it. The honest number is the error on *tasks left out*, beside that of always
-# forecasting the mean gain. And the interval is the message. Where it holds gains worth having (a point or more) as well as none, the verdict is "no evidence either way", and a short run will tell you more than any score. It is an
+# expecting no gain. And the interval is the message. Where it holds gains worth having (a point or more) as well as none, the verdict is "no evidence either way", and a short run will tell you more than any score. It is an
 # interval of 80 %, made to miss one time in five; see where the two measured gains lie.
 #
 # A probe that fails can mean two things that no frozen quantity tells apart: labels that cannot be learned (the coin, `noise`) and labels that training will find. That is why the calibration asks what earlier layers know, too, and its slopes say how much more it relies on
@@ -415,9 +419,9 @@ print(
 # | claim | what we saw |
 # |---|---|
 # | fine-tuning gains where pretraining had no use for the label, not where it had solved it | held on our two tasks; the second half is arithmetic |
-# | LoRA lets through what earlier layers know and the last one dropped | held on the watermark, seen layer by layer; held back is one of the two inputs of the forecast, not the only way to gain |
+# | LoRA lets through what earlier layers know and the last one dropped | held on the watermark, seen layer by layer; as a forecast for new tasks it is not shown to beat *no gain* |
 # | fine-tuning aligns the label directions with the next-token directions: NTPS rises | not everywhere: it rises at some layers and falls at others, whether the task gains or not |
-# | the held-out share through $V$ at the last layer rises with the gain | held here; it can also rise without any gain, as for the topic, since a share is about variance and accuracy about the largest class |
+# | held-out R2 through $V$ at the last layer rises with the gain | held here; it can also rise without any gain, as for the topic, since R2 is about squared error and accuracy about the largest class |
 # | LoRA leaves intruder dimensions | depends on rank and scale; they were not needed for the gain |
 # | NTPS before fine-tuning predicts the gain | not better than the probe's accuracy, on the published figures |
 # | gains are free | no: the next token is predicted worse, and how much worse depends on the setting more than on the gain |
@@ -428,7 +432,7 @@ print(
 #
 # ```bash
 # # 1. What is there, and what is it read against?
-# ntps score MODEL letters.csv --permutations 200 --intervals --control --output report
+# ntps score MODEL letters.csv --permutations 200 --control --output report
 # # 2. Does it go with accuracy, on tasks it was not chosen on?
 # ntps study --model MODEL --model OTHER --task letters.csv --task ... --output study
 # # 3. Is tuning worth it?
@@ -454,7 +458,7 @@ own = ntps.load_task(path)  # other column names: text_column="...", label_colum
 print(own)
 
 # %% [markdown]
-# **Step 2: the score, with all it is read against.** Folds give held-out shares, shuffled labels a null, blocks of texts an interval, and fresh weights a control.
+# **Step 2: the score, with all it is read against.** Folds give held-out R2 with an interval, shuffled labels a null, fresh weights a control; a probe, TF-IDF of the words and the label frequencies stand beside it.
 #
 # > **Predict.** The label says which of two people is named first. No bag of words shows that. Fresh weights?
 
@@ -462,7 +466,7 @@ print(own)
 fresh = ntps.load_model("miniworld-base", dtype="float32", random_weights=True)
 control = ntps.collect(fresh, own, progress=False)
 representations = ntps.collect(model, own, progress=False)  # ← your model
-result = ntps.score(representations, control=control, permutations=200, intervals=True)
+result = ntps.score(representations, control=control, permutations=200)
 with plt.style.context("default"):
     report = ntps.write_report(result, Path(folder.name) / "report")  # ← a folder of your own, so that it stays
 print("written to the folder report:", ", ".join(file.name for file in report), end="\n\n")
@@ -495,13 +499,13 @@ folder.cleanup()
 # texts, the seeds, what the probe alone reached, and what the next token costs now.
 #
 # This is the end of the course. You have derived two encoders, compared their spans, turned the score into a loss, learned what a null is for, and tuned a model with both eyes open. What to keep is short: the score is a question
-# about directions; held-out shares, ceilings and controls give it an answer.
+# about directions; held-out R2 and controls give it an answer.
 #
 # ## Take-away
 #
 # - LoRA adds $\frac{\alpha}{r} B A$ to each matrix and starts as the frozen probe: its gain is what training adds to a readout.
-# - It gains where earlier layers know what the last one has dropped, hardly where the probe is right already; and the language model pays.
-# - NTPS may rise or fall under fine-tuning. Held-out share and ceiling say whether labels came into reach.
+# - It hardly gains where the probe is right already; where earlier layers know what the last one has dropped, it may. The language model pays.
+# - NTPS may rise or fall under fine-tuning. Held-out R2, through V and of all directions, says whether labels came into reach.
 # - Rank, $\alpha$, learning rate and steps act together; intruder dimensions come from few directions used loudly.
 # - A forecast of the gain must beat "gains fall with the probe's accuracy" on tasks left out, and should say when it does not know.
 #

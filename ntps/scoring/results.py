@@ -367,7 +367,7 @@ class ScoreResult:
         return f"{used}{value}. {text}"
 
     def notes(self) -> list[str]:
-        """Return what limits these numbers: few texts, classes with few texts, repeated texts, texts without a label."""
+        """Return what limits these numbers: few texts, rare classes, repeated texts, texts without a label."""
         notes = []
         if self.held_out and self.n_texts < _FEW:
             notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %.")

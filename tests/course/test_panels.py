@@ -201,7 +201,7 @@ def test_bounds_panel_refuses_what_does_not_fit(representations):
 def test_the_correlation_is_that_of_the_option(study):
     panel = SelectionPanel(study).set(layer=3, rank=2)
     values, options = study.options("ntps")
-    targets = study.table("above_majority").to_numpy(dtype=float)
+    targets = study.table("balanced_accuracy").to_numpy(dtype=float)
     chosen = options.index({"depth": 0.75, "share": 1 / 16})
     assert panel.correlation == pytest.approx(grid_spearman(values[chosen], targets, n_permutations=1).spearman)
     assert f"correlation {panel.correlation:+.2f} here" in plain(panel.reading())

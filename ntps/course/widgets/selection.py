@@ -35,7 +35,7 @@ class SelectionPanel(Panel):
             NtpsError: If it has fewer.
         """
         self.models, self.tasks = study.usable()
-        accuracy = study.table("above_majority").loc[self.models, self.tasks].to_numpy(dtype=float)
+        accuracy = study.table("balanced_accuracy").loc[self.models, self.tasks].to_numpy(dtype=float)
         rng = np.random.default_rng(0)
         orders = [np.arange(len(self.tasks)), *(rng.permutation(len(self.tasks)) for _ in TASKS[1:])]
         self.accuracy = {tasks: accuracy[:, order] for tasks, order in zip(TASKS, orders, strict=True)}
