@@ -9,30 +9,28 @@ import pytest
 from helpers.problems import make_problem, representations_of
 
 from ntps._text import bar
-from ntps.scoring import ScoreResult, score
+from ntps.errors import NtpsError
+from ntps.scoring import score
 
 TOP = {
-    "schema_version", "model", "task", "n_texts", "n_tokens", "n_classes", "d", "convention", "best_layer", "settings",
-    "provenance", "layers",
+    "schema_version", "model", "task", "n_texts", "n_tokens", "n_classes", "d", "convention", "best", "baselines",
+    "learning_curve", "settings", "provenance", "layers",
 }  # fmt: skip
 LAYER = {
     "layer", "d", "rank_m", "rank_u", "rank_v", "k_u", "k_v", "ntps", "chance", "ntps_whitened", "excess_loss",
     "bounds", "explained", "ceiling", "retained", "curve",
 }  # fmt: skip
+HELD_OUT = {"explained_heldout", "ceiling_heldout", "retained_heldout", "accuracy_heldout", "interval"}
 MODEL, TASK = "base <b>&\"'", "<script>alert(1)</script>"
 
 
-def make(layers=3, folds=4, **options):
-    problem = make_problem(seed=2, n=60, d=10)
+def make(layers=3, folds=4, signal=2.0, **options):
+    problem = make_problem(seed=2, n=60, d=10, signal=signal)
     stacks = [[h + layer * np.sin(h) for h in problem.texts] for layer in range(layers)]
     made = {"model": MODEL, "settings": {"prefix": "sum", "seed": 9}, "version": "0"}
     representations = representations_of(problem, *stacks, metadata=made)
     task = dataclasses.replace(representations.task, name=TASK)
     return score(dataclasses.replace(representations, task=task), folds=folds, **options)
-
-
-def result_of(*layers):
-    return ScoreResult(layers=layers, convention="theory", n_texts=1, n_tokens=1, n_classes=2)
 
 
 @pytest.mark.parametrize("folds", [0, 4])
@@ -48,12 +46,20 @@ def test_json_holds_every_key(folds, convention):
     assert (read["model"], read["task"]) == (MODEL, TASK)
     assert read["settings"] == {
         "prefix": "sum", "seed": 0, "folds": folds, "k_u": None, "k_v": None, "center": False, "rtol": None,
-        "permutations": 0, "intervals": False,
+        "permutations": 0, "intervals": False, "probes": True,
     }  # fmt: skip
+    if folds:
+        assert read["best"] == dataclasses.asdict(result.best) | {
+            "tied": list(result.best.tied), "interval": list(result.best.interval),
+        }  # fmt: skip
+        assert [row["name"] for row in read["baselines"]] == ["logistic probe", "TF-IDF", "label frequencies"]
+        assert read["learning_curve"].keys() == {"n", "r2", "standard_error", "twice", "interval"}
+    else:
+        assert (read["best"], read["baselines"], read["learning_curve"]) == (None, [], None)
     assert read["provenance"]["version"] == "0"
     assert [layer["layer"] for layer in read["layers"]] == [0, 1, 2]
     for layer in read["layers"]:
-        assert layer.keys() == LAYER | ({"explained_heldout", "ceiling_heldout", "interval"} if folds else set())
+        assert layer.keys() == LAYER | (HELD_OUT if folds else set())
         for key in ("layer", "rank_u", "rank_v", "k_u", "k_v"):
             assert type(layer[key]) is int
         for key in ("ntps", "chance", "excess_loss", "explained", "ceiling", "retained"):
@@ -98,23 +104,107 @@ def test_table_fits_a_terminal(folds, convention):
     result = make(folds=folds, convention=convention)
     lines = result.to_text().splitlines()
     assert max(map(len, lines)) <= 80
-    assert ("V held out" in lines[0]) == bool(folds)
-    assert ("explained" in lines[0]) == (not folds)
-    assert [line[0] for line in lines[1:4]].count("*") == 1
-    best = lines[1 + result.layers.index(result.best)]
-    assert best.startswith("*")
-    assert f"{result.best.ntps:.3f}" in best
-    assert f"Layer {result.best.layer} is best" in result.to_text()
+    heads = ["R2", "through", "V", "accuracy"] if folds else ["in", "sample", "through", "V"]
+    assert lines[0].split() == ["layer", *heads, "NTPS", "chance"]
+    for line, scored in zip(lines[1:4], result.layers, strict=True):
+        assert line[0] == result.mark(scored.layer)
+        shown = [scored.ceiling, scored.explained]
+        if folds:
+            shown = [scored.ceiling_heldout, scored.explained_heldout, scored.accuracy_heldout]
+        shown = [f"{value:.3f}" for value in (*shown, scored.ntps, scored.chance)]
+        assert line[1:].split()[: len(shown) + 1] == [str(scored.layer), *shown]
+    assert "".join(line[0] for line in lines[1:4]).strip(" =") == ("*" if folds else "")
     assert str(result).startswith(f"{MODEL} on ")
+
+
+def words(result):
+    return " ".join(" ".join(result.sentences()).split())
+
+
+def test_what_is_said_where_labels_are_held():
+    result = make()
+    best, scored, text = result.best, result.shown, words(result)
+    assert scored.layer == best.layer
+    low, high = best.interval
+    assert f"* Layer {best.layer} holds" in text and f"{best.r2:.3f} [{low:.3f}, {high:.3f}]" in text
+    assert f"{100 * best.r2:.0f}%" in text
+    assert f"{scored.k_v} directions" in text and f"{scored.explained_heldout:.3f}" in text
+    assert f"{100 * scored.retained_heldout:.0f}% of what all 10" in text
+    assert f"60 texts and 10 directions, NTPS is {scored.ntps:.3f}" in text and f"{scored.chance:.3f}" in text
+    for row in result.baselines:
+        assert f"{row.accuracy:.2f} ({row.name})" in text
+    ends = ", ".join(f"{end:.2f}" for end in result.learning.interval)
+    assert f"{result.learning.twice:.2f} [{ends}]" in text
+    tied = dataclasses.replace(result, best=dataclasses.replace(best, layer=1, tied=(2, 0), p_value=0.012))
+    assert "(=: layers 0 and 2 " in words(tied) and "p = 0.012" in words(tied)
+    assert [tied.mark(layer) for layer in (0, 1, 2)] == ["=", "*", "="]
+    assert "(=: layer 2 " in words(dataclasses.replace(tied, best=dataclasses.replace(tied.best, tied=(2,))))
+    alone = dataclasses.replace(tied, best=dataclasses.replace(tied.best, tied=()))
+    assert "=:" not in words(alone) and [alone.mark(layer) for layer in (0, 1, 2)] == [" ", "*", " "]
+    assert "Accuracy" not in words(make(probes=False)) and "Twice" not in words(make(probes=False))
+
+
+def test_noise_is_said_to_be_held_by_no_layer():
+    problem = make_problem(seed=2, n=60, d=10)
+    problem.labels = np.random.default_rng(3).permutation(problem.labels)
+    result = score(representations_of(problem, problem.texts, [np.sin(h) for h in problem.texts]), permutations=9)
+    assert result.best is None and result.to_dict()["best"] is None
+    text = words(result)
+    assert "No layer holds these labels" in text and "best" not in text.replace("The best layer of random", "")
+    assert f"{result.choice.readout.r2:.3f}" in text
+    assert "Twice as many" not in text
+    assert not any("*" in line or line.startswith("=") for line in result.to_text().splitlines())
+    assert "best none" in repr(result) and "font-weight" not in result._repr_html_()
+    assert result.shown is result[result.choice.layer]
+
+
+def test_without_folds_no_layer_is_the_best():
+    result = make(folds=0)
+    assert (result.best, result.choice, result.readouts, result.learning) == (None, None, {}, None)
+    assert "Nothing is held out without folds" in words(result)
+    assert result.shown is result.layers[-1]
+    with pytest.raises(NtpsError, match="without folds"):
+        result.readout()
+
+
+def test_notes_name_what_limits_the_numbers():
+    result = dataclasses.replace(make(), n_texts=200)
+    assert result.notes() == []
+    assert "fewer than 200" in dataclasses.replace(result, n_texts=199).notes()[0]
+    assert dataclasses.replace(make(folds=0), n_texts=199).notes() == []
+    result.metadata.update(class_sizes=[54, 3, 3], classes=["a", "b", "c"], n_repeated=1234, n_unlabelled=7)
+    rare, repeated, unlabelled = result.notes()
+    assert "'b' (3) and 'c' (3)" in rare and "'a'" not in rare
+    assert "1,234 of 200" in repeated and unlabelled.startswith("7 texts")
+    result.metadata.update(class_sizes=[2] * 9, classes=list("abcdefghi"))
+    assert "'e' (2) and 4 more" in result.notes()[0]
+    assert max(map(len, result.to_text().splitlines())) <= 80
+    result.metadata.update(class_sizes=[0, 4, 5])  # a class without texts, one of as many texts as folds
+    assert len(result.notes()) == 2
+
+
+def test_readouts_are_those_of_the_layers():
+    result = make()
+    for scored in result.layers:
+        for through, value in (("all", scored.ceiling_heldout), ("v", scored.explained_heldout)):
+            readout = result.readout(scored.layer, through=through)
+            assert readout.r2 == value
+            assert readout.name.endswith(f"layer {scored.layer}" + (" through V" if through == "v" else ""))
+    assert (result.readout().r2, result.readout().interval()) == (result.best.r2, result.best.interval)
+    assert result.readout(through="v").r2 == result.shown.explained_heldout
+    with pytest.raises(NtpsError, match=r"layer is 7.*0.*2"):
+        result.readout(7)
+    with pytest.raises(NtpsError, match=r"through is 'u'.*all, v"):
+        result.readout(through="u")
 
 
 def test_table_fits_a_terminal_at_extremes():
     result = make()
     scored = dataclasses.replace(
-        result.layers[0], layer=12345, ntps=1.0, excess_loss=123456.7891, retained=1.0, explained_heldout=-123.4567
+        result.layers[0], layer=12345, ntps=1.0, ceiling_heldout=-123.4567, explained_heldout=-123.4567
     )
-    full = dataclasses.replace(scored, explained_heldout=1.0)
-    text = result_of(scored, full, *result.layers).to_text()
+    full = dataclasses.replace(scored, explained_heldout=1.0, ceiling_heldout=1.0)
+    text = dataclasses.replace(result, layers=(scored, full, *result.layers)).to_text()
     assert max(map(len, text.splitlines())) <= 80
     assert max(map(len, degenerate().to_text().splitlines())) <= 80
 
@@ -132,16 +222,16 @@ def test_what_a_score_is_read_against_stands_in_table_frame_and_picture():
     plain = make()
     full = make(permutations=9, intervals=True, control=control())
     frame = full.to_dataframe()
-    assert {"ntps_z", "ntps_p", "ntps_shuffled", "explained_low", "explained_heldout_high", "ceiling_random"} <= {
-        *frame
-    }
+    wanted = {"ntps_z", "ntps_p", "ntps_shuffled", "explained_low", "explained_heldout_high", "ceiling_random"}
+    assert wanted | {"ceiling_heldout_p", "ceiling_heldout_low", "retained_heldout", "accuracy_heldout"} <= {*frame}
     assert frame["ntps_shuffled"][1] == full.layers[1].null["ntps"]["mean"]
     assert frame["ceiling_random"][1] == full.layers[1].control["ceiling"]
     for result, there in ((plain, False), (full, True)):
         text, legend = str(result), result.plot().get_legend().get_texts()
         assert max(map(len, text.splitlines())) <= 80
-        assert ("shuffled" in text, "random" in text.splitlines()[2]) == (there, there)
-        assert ("Random weights explain" in " ".join(text.split())) == there
+        assert ("shuffled" in text.splitlines()[2], "random" in text.splitlines()[2]) == (there, there)
+        assert ("random weights reads R2" in words(result)) == there
+        assert ("under shuffled labels" in words(result)) == there
         assert any("shuffled" in entry.get_text() for entry in legend) == there
         assert ("shuffled" in result._repr_html_()) == there
         assert ({"null", "control"} <= result.to_dict()["layers"][0].keys()) == there
@@ -161,17 +251,6 @@ def test_data_frame_has_a_row_per_layer():
     assert frame["bound_raw_upper"][1] == result.layers[1].bounds["raw"][1]
     assert frame["bound_whitened_lower"][2] == result.layers[2].bounds["whitened"][0]
     assert "curve" not in frame
-
-
-def test_best_layer_is_judged_held_out_where_there_are_folds():
-    result = make()
-    base = result.layers[0]
-    inside = dataclasses.replace(base, layer=0, explained=0.9, explained_heldout=0.3, ceiling_heldout=0.4)
-    outside = dataclasses.replace(base, layer=1, explained=0.2, explained_heldout=0.15, ceiling_heldout=0.5)
-    unknown = dataclasses.replace(base, layer=2, ceiling_heldout=math.nan)
-    assert result_of(unknown, inside, outside).best.layer == 1
-    plain = [dataclasses.replace(s, explained_heldout=None, ceiling_heldout=None) for s in (inside, outside)]
-    assert result_of(*plain).best.layer == 0
 
 
 def test_a_layer_is_looked_up_by_its_number():

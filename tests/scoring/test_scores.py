@@ -161,7 +161,7 @@ def test_metadata_says_what_made_the_scores(problem):
     assert result.n_tokens == sum(map(len, problem.texts))
     assert result.settings == {
         "prefix": "sum", "folds": 5, "seed": 4, "k_u": None, "k_v": 2, "center": False, "rtol": 1e-9,
-        "permutations": 0, "intervals": False,
+        "permutations": 0, "intervals": False, "probes": True,
     }  # fmt: skip
     assert result.metadata["label_column"] == "label"
     assert result.metadata["classes"] == list("abcd")
@@ -245,7 +245,8 @@ def test_each_layer_is_solved_once(representations, control, monkeypatch):
 def test_what_a_score_is_read_against_is_what_was_computed(representations, control):
     options = {"k_v": 3, "center": True, "seed": 2}
     result = score(representations, folds=4, permutations=19, intervals=True, control=control, **options)
-    nulls = permutation_null(representations, permutations=19, **options)
+    nulls = permutation_null(representations, permutations=19, folds=4, **options)
+    held_out = {scored.layer: scored.ceiling_heldout for scored in result.layers}
     intervals = jackknife(representations, folds=4, **options)
     fresh = score(control, folds=4, **options)
     for row, null in zip(json.loads(result.to_json())["layers"], nulls, strict=True):
@@ -253,12 +254,66 @@ def test_what_a_score_is_read_against_is_what_was_computed(representations, cont
             assert row["null"][name]["p_value"] == getattr(null, name).p_value
             assert row["null"][name]["z"] == getattr(null, name).z
             assert row["null"][name]["observed"] == pytest.approx(row[name], abs=1e-9)
+        assert row["null"]["ceiling_heldout"]["observed"] == pytest.approx(held_out[row["layer"]], abs=1e-9)
         for name, interval in intervals[row["layer"]].items():
             assert row["interval"][name] == interval.to_dict()
         for name in ("explained_heldout", "ceiling_heldout"):
             assert row["interval"][name]["estimate"] == row[name]
             assert row["interval"][name]["low"] <= row[name] <= row["interval"][name]["high"]
         assert row["control"] == {name: getattr(fresh[row["layer"]], name) for name in scores.CONTROLLED}
+
+
+def test_equal_texts_share_folds_count_once_and_are_named():
+    """Noise labels on texts that occur three times: in different folds the repeat would give the label away."""
+    problem = make_problem(seed=2, n=60, d=30)
+    thrice = dataclasses.replace(problem, texts=problem.texts * 3, labels=np.tile(problem.labels, 3))
+    thrice.labels = np.tile(np.random.default_rng(0).permutation(problem.labels), 3)
+    plain = representations_of(thrice)
+    grouped = dataclasses.replace(plain, text_group=np.tile(np.arange(60), 3))
+    leaked, clean = (score(each, permutations=19) for each in (plain, grouped))
+    assert clean.metadata["n_repeated"] == 120 and leaked.metadata["n_repeated"] == 0
+    assert "120 of 180" in clean.notes()[-1] and "120 of 180" not in " ".join(leaked.notes())
+    assert leaked[0].ceiling_heldout > 0.15 > 0.05 > clean[0].ceiling_heldout
+    assert clean.best is None and leaked.best is not None
+    assert clean[0].null["ceiling_heldout"]["p_value"] > 0.05 == leaked[0].null["ceiling_heldout"]["p_value"]
+    assert clean.learning.n[-1] == 144
+
+
+def test_two_models_are_compared_on_the_same_texts(representations, control):
+    a, b = score(representations), score(control)
+    found = ntps.compare(a, b)
+    assert found.difference == pytest.approx(a.readout().r2 - b.readout().r2)
+    assert found.n == 150 and found.names == ("a model", "a model")
+    assert ntps.compare(a, a).tie
+    through_v = ntps.compare(a.readout(0), a.readout(0, through="v"))
+    assert through_v.difference == pytest.approx(a[0].ceiling_heldout - a[0].explained_heldout)
+    assert ntps.compare(a.readout(2), b).names[0] == "a model, layer 2"
+    for other in (
+        score(control, seed=1),
+        score(control, labels=list("abc" * 50)),
+        score(representations_of(make_problem())),
+    ):
+        with pytest.raises(NtpsError, match="different texts, labels or folds"):
+            ntps.compare(a, other)
+    with pytest.raises(NtpsError, match="folds"):
+        ntps.compare(a, score(control, folds=0))
+
+
+def test_the_best_layer_is_that_of_the_largest_r2_and_judged_out_of_fold():
+    problem = make_problem(seed=2, n=150, d=8, c=4, signal=2.0)
+    result = score(representations_of(problem, *three_layers(problem), layers=[0, 2, 5]), permutations=19)
+    values = {scored.layer: scored.ceiling_heldout for scored in result.layers}
+    assert values[result.best.layer] == max(values.values()) == result.shown.ceiling_heldout
+    assert set(result.choice.by_fold.tolist()) <= {0, 2, 5}
+    assert result.best.r2 <= max(values.values()) + 1e-12
+    assert result.best.p_value == 0.05
+    assert set(result.best.tied) <= {0, 2, 5} - {result.best.layer}
+    assert [row.r2 for row in result.baselines][2] == pytest.approx(0, abs=1e-12)
+    probe, words, frequencies = result.baselines
+    assert probe.accuracy > 0.5 > frequencies.accuracy
+    assert abs(words.r2) < 0.2  # the texts of this problem are numbered, not written
+    plain = score(representations_of(problem), probes=False)
+    assert (plain.baselines, plain.learning) == ((), None)
 
 
 @pytest.mark.parametrize("options", [{"convention": "official"}, {"k_u": 2, "k_v": 7, "layers": [5, 2]}])
@@ -283,8 +338,10 @@ def test_shares_of_the_width_have_held_out_values(representations):
     for row in score_layers(representations, labels_of(representations), settings, layers=[2], shares=(0.4, 0.7)):
         assert ranks_at((0.4, 0.7), row.solved) == [3, 6]
         assert {3, 6, *row.score.curve["k_v"]} == set(row.held_out.ks)
-        assert row.score == read_layer(row.solved, held_out=row.held_out)
-        assert layer_intervals(row.solved, 4, 4).keys() == {"ntps", "explained", "retained"}
+        assert row.score == read_layer(row.solved, held_out=row.held_out, readouts=row.readouts)
+        assert row.readouts["all"].r2 == row.held_out.ceiling
+        assert row.readouts["v"].r2 == row.held_out.at(row.score.k_v)
+        assert layer_intervals(row.solved, 4, 4).keys() == {"ntps", "explained"}
 
 
 # Degenerate data
@@ -353,6 +410,11 @@ def test_degenerate_data_give_numbers_in_range_or_none(name, center, convention)
     assert (scored.explained_heldout is None) == (name == "one text")
     if scored.explained_heldout is not None:
         assert math.isnan(scored.explained_heldout) or scored.explained_heldout <= 1 + 1e-12
+        assert math.isnan(scored.ceiling_heldout) == (name == "one class")
+        assert 0 <= scored.accuracy_heldout <= 1
+    assert (result.choice is None) == (name == "one text")
+    if name in ("one text", "one class", "constant states", "all-zero states"):
+        assert result.best is None
 
 
 def test_what_degenerate_data_give():
