@@ -115,6 +115,7 @@ SCORE_OPTIONS = {
     "rtol": 0.3,
     "permutations": 3,
     "intervals": True,
+    "probes": False,
 }
 
 
@@ -123,9 +124,10 @@ def test_every_option_of_score_changes_the_result(scored, name):
     representations, fresh, labels = scored
     value = SCORE_OPTIONS[name]
     value = value(fresh, labels) if callable(value) else value
-    plain = ntps.score(representations).to_dict()["layers"]
-    assert plain == ntps.score(representations).to_dict()["layers"]
-    assert ntps.score(representations, **{name: value}).to_dict()["layers"] != plain
+    part = "baselines" if name == "probes" else "layers"
+    plain = ntps.score(representations).to_dict()
+    assert plain == ntps.score(representations).to_dict()
+    assert ntps.score(representations, **{name: value}).to_dict()[part] != plain[part]
 
 
 COLLECT_OPTIONS = {
@@ -180,7 +182,7 @@ def results():
 
     problem, rng = make_problem(n=60, folds=3), np.random.default_rng(0)
     solved = solve(problem, folds=True)
-    null = layer_null(solved, 3, 3, 9)
+    null, shown = layer_null(solved, 3, 3, 9), score_result(evidence=True)
     study = make_study(gains=True)
     sides = [
         Side(accuracy=accuracy, balanced_accuracy=0.5, macro_f1=0.5, next_token_loss=None, score=score_result())
@@ -194,8 +196,12 @@ def results():
     )  # fmt: skip
     grids = rng.normal(size=(3, 2, 6)), rng.normal(size=(2, 6))
     made = [
-        (score_result(evidence=True), {"metadata"}),
-        (null, set()),
+        (shown, {"metadata", "choice", "readouts", "learning"}),  # arrays; `learning_curve` stands for the last
+        (shown.baselines[0], {"readout"}),
+        (shown.learning, set()),
+        (shown.readout(), {"name", "errors", "baseline", "groups", "origin"}),  # R^2, its error and interval instead
+        (ntps.compare(shown.readout(0), shown.readout(1)), set()),
+        (null, {"fold_sums"}),
         (null.ntps, {"values"}),
         (layer_intervals(solved, 3, 3)["ntps"], set()),
         (linear_probe(solved.states.numpy(), problem.labels, folds=3), set()),

@@ -140,7 +140,7 @@ def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
         "table": html_table(_layer_columns(result), result.layers, best=_best_row(result)),
         "baselines": html_table(_BASELINES, result.baselines) if result.baselines else "",
         "learning": _learning(result.learning) if result.learning else "",
-        "bounds": html_table(bounds, result.layers) if result.losses_mean_something else "",
+        "bounds": html_table(bounds, result.layers, best=_best_row(result)) if result.losses_mean_something else "",
         "evidence": _evidence(result),
         "settings": settings_table(origin),
     }

@@ -223,10 +223,13 @@ class ScoreResult:
             for name, null in (scored.null or {}).items():
                 row |= {f"{name}_shuffled": null["mean"], f"{name}_z": null["z"], f"{name}_p": null["p_value"]}
             for name, interval in (scored.interval or {}).items():
-                row[f"{name}_low"], row[f"{name}_high"] = interval["low"], interval["high"]
+                if name == "ntps":  # which has no interval
+                    row["ntps_standard_error"] = interval["standard_error"]
+                else:
+                    row[f"{name}_low"], row[f"{name}_high"] = interval["low"], interval["high"]
             for name, value in (scored.control or {}).items():
                 row[f"{name}_random"] = value
-            rows.append(row)
+            rows.append({key: math.nan if value is None else value for key, value in row.items()})
         return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 """Results made by hand, with numbers that look like real ones: for what shows results and computes none."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ntps.finetune.settings import TrainSettings
+from ntps.scoring.classifiers import Classifier
+from ntps.scoring.headline import best_layer
+from ntps.scoring.learning import LearningCurve
+from ntps.scoring.readouts import Readout
 from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.study.measure import SHARES, StudySettings
 from ntps.study.records import CellResult
@@ -27,11 +32,12 @@ def layer_score(layer: int, rng: np.random.Generator, *, held_out: bool = True, 
     if held_out:
         curve["explained_heldout"] = [value - 0.1 for value in curve["explained"]]
         extra |= {"explained_heldout": explained - 0.1, "ceiling_heldout": ceiling - 0.04}
+        extra |= {"retained_heldout": (explained - 0.1) / (ceiling - 0.04), "accuracy_heldout": 0.5 + ceiling / 2}
     if evidence:
         null = {"mean": 0.2, "z": 3.21, "p_value": 0.01, "quantiles": [0.1, 0.2, 0.3]}
         extra["null"] = {"ntps": null, "explained": null}
         extra["interval"] = {
-            "ntps": {"low": ntps - 0.06, "high": ntps + 0.06, "standard_error": 0.03},
+            "ntps": {"low": None, "high": None, "standard_error": 0.03},
             "explained_heldout": {"low": explained - 0.2, "high": explained, "standard_error": 0.05},
         }
         extra["control"] = {"ntps": 0.125, "explained": 0.2, "explained_heldout": 0.02, "ceiling_heldout": 0.1}
@@ -56,20 +62,50 @@ def layer_score(layer: int, rng: np.random.Generator, *, held_out: bool = True, 
     )
 
 
+def readout(name: str, r2: float, rng: np.random.Generator, *, n: int = 40) -> Readout:
+    """Out-of-fold errors of 40 texts with a given R^2."""
+    errors = rng.uniform(0.5, 1.5, n)
+    errors *= (1 - r2) * n / errors.sum()
+    return Readout(name=name, errors=errors, baseline=np.ones(n), groups=np.arange(n), origin="texts")
+
+
+def best_of(layers: Sequence[LayerScore], rng: np.random.Generator) -> dict[str, Any]:
+    """What follows from the layers' held-out values: best layer, choice, readouts, baselines, learning curve."""
+    readouts = {
+        name: tuple(readout(f"layer {scored.layer}", getattr(scored, field), rng) for scored in layers)
+        for name, field in (("all", "ceiling_heldout"), ("v", "explained_heldout"))
+    }
+    numbers = [scored.layer for scored in layers]
+    best, choice = best_layer(numbers, readouts["all"], np.arange(40) % 5, [])
+    rows = [(name, readout(name, r2, rng)) for name, r2 in (("logistic probe", 0.61), ("label frequencies", 0.0))]
+    baselines = tuple(
+        Classifier(name=name, accuracy=0.7123, balanced_accuracy=0.6543, log_loss=0.5432, r2=row.r2,
+                   interval=row.interval(), readout=row) for name, row in rows
+    )  # fmt: skip
+    learning = LearningCurve(
+        n=(123, 247, 494, 987), r2=(0.1234, 0.2345, 0.3456, 0.4567), standard_error=(0.04, 0.03, 0.02, 0.01),
+        twice=0.5678, interval=(0.5432, 0.5924),
+    )  # fmt: skip
+    return {"best": best, "choice": choice, "readouts": readouts, "baselines": baselines, "learning": learning}
+
+
 def score_result(
     *, model: str = "model", task: str = "task", n_layers: int = 5, seed: int = 0, **options: Any
 ) -> ScoreResult:
     """A result; `options` are those of `layer_score`, and `label_column`."""
     column = options.pop("label_column", "label")
     rng = np.random.default_rng(seed)
+    layers = tuple(layer_score(layer, rng, **options) for layer in range(n_layers))
+    found = best_of(layers, rng) if options.get("held_out", True) else {}
     return ScoreResult(
-        layers=tuple(layer_score(layer, rng, **options) for layer in range(n_layers)),
+        layers=layers,
         convention="theory",
         n_texts=1234,
         n_tokens=56789,
         n_classes=3,
         settings={"folds": 5, "seed": seed, "rtol": None},
         metadata={"model": model, "task": task, "label_column": column, "classes": ["a", EVIL], "dtype": "float32"},
+        **found,
     )
 
 

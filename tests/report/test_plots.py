@@ -1,5 +1,6 @@
 """Pictures: what is drawn are the numbers; V and U have one colour each; the caller's figures are left alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib
@@ -41,21 +42,44 @@ def test_layers(ax):
     result = score_result(evidence=True)
     assert plot_layers(result, ax) is ax
     lines = lines_of(ax)
-    through_v = lines["explained through V (held out)"]
+    through_v = lines["R2 through V (held out)"]
     assert through_v.get_ydata().tolist() == [scored.explained_heldout for scored in result.layers]
     assert to_hex(through_v.get_color()) == COLORS["V"]
-    by_all = lines["explained by all 16 directions (held out)"]
+    by_all = lines["R2 of all 16 directions (held out)"]
     assert by_all.get_ydata().tolist() == [scored.ceiling_heldout for scored in result.layers]
     assert to_hex(by_all.get_color()) == COLORS["U"]
     assert lines["NTPS"].get_ydata().tolist() == [scored.ntps for scored in result.layers]
-    assert {"through V, random weights", "by all directions, random weights"} <= set(lines)
+    assert {"through V, random weights", "all directions, random weights"} <= set(lines)
     assert any("shuffled" in text.get_text() for text in ax.get_legend().get_texts())
+
+
+def test_the_best_layer_and_those_that_tie_are_marked(ax):
+    result = score_result()
+    result = replace(result, best=replace(result.best, layer=2, tied=(3, 4)))
+
+    def bands(result):
+        axes = plot_layers(result, Figure().add_subplot())
+        return {line.get_xdata()[0]: line.get_color() for line in axes.get_lines() if line.get_linewidth() == 8}
+
+    assert bands(result) == {2: "0.85", 3: "0.95", 4: "0.95"}
+    assert bands(replace(result, best=None)) == {}
+    assert bands(score_result(held_out=False)) == {}
+
+
+def test_intervals_are_drawn_where_they_have_ends(ax):
+    result = score_result(evidence=True)
+    plot_layers(result, ax)
+    drawn = [segment.tolist() for lines in ax.collections if hasattr(lines, "get_segments")
+             for segment in lines.get_segments()]  # fmt: skip
+    for scored in result.layers:
+        low, high = (scored.interval["explained_heldout"][end] for end in ("low", "high"))
+        assert [[scored.layer, low], [scored.layer, high]] in drawn
 
 
 def test_layers_without_folds(ax):
     result = score_result(held_out=False)
     plot_layers(result, ax)
-    line = lines_of(ax)["explained by all 16 directions (in sample)"]
+    line = lines_of(ax)["R2 of all 16 directions (in sample)"]
     assert line.get_ydata().tolist() == [scored.ceiling for scored in result.layers]
 
 
@@ -67,13 +91,13 @@ def test_a_result_draws_itself():
 
 @pytest.mark.parametrize("curve", ["theory", "official"])
 def test_curve(ax, curve):
-    scored = score_result().best
+    scored = score_result().shown
     if curve == "official":
         scored = SimpleNamespace(layer=3, curve={"fraction": [0.1, 0.9], "ntps": [0.2, 0.95]})
     plot_curve(scored, ax)
     assert list(lines_of(ax)["NTPS"].get_ydata()) == scored.curve["ntps"]
     if curve == "theory":
-        assert to_hex(lines_of(ax)["explained through V, held out"].get_color()) == COLORS["V"]
+        assert to_hex(lines_of(ax)["R2 through V, held out"].get_color()) == COLORS["V"]
 
 
 def test_legends_stay_off_the_data():

@@ -1,16 +1,20 @@
 """The page of a score: it escapes, needs nothing beside it, has stable files, and takes several label columns."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.pages import check_page
+from helpers.problems import make_problem, representations_of
 from helpers.results import EVIL, score_result
 
 from ntps.errors import NtpsError
 from ntps.report import write_report
+from ntps.scoring import score
 
 FILES = {"report.html", "scores.json", "scores.csv", "layers.png", "curve.png"}
 
@@ -25,8 +29,62 @@ def test_one_result(tmp_path):
     page = check_page(folder / "report.html")
     assert page.tags.count("img") == 2
     assert "1,234 texts, 3 classes, 56,789 tokens" in page.text
-    assert result.sentence().removeprefix("* ") in page.text
+    assert_says(page, result)
     assert "Label columns" not in page.text
+
+
+def assert_says(page, result):
+    text = " ".join(page.text.split())
+    for sentence in (*result.sentences(), *result.notes()):
+        assert sentence.removeprefix("* ") in text
+
+
+def test_a_score_of_a_model(tmp_path):
+    """Nothing made by hand: what is computed fits what is shown."""
+    problem = make_problem(seed=2, n=60, d=10, signal=2.0)
+    stacks = problem.texts, [np.sin(h) for h in problem.texts]
+    representations = representations_of(problem, *stacks)
+    for options in ({}, {"folds": 0}, {"permutations": 9, "intervals": True, "control": representations},
+                    {"convention": "official"}, {"probes": False}):  # fmt: skip
+        result = score(representations, **options)
+        write_report(result, tmp_path)
+        assert_says(check_page(tmp_path / "report.html"), result)
+
+
+def test_baselines_and_learning_curve_stand_beside_the_layers(tmp_path):
+    result = score_result()
+    write_report(result, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for row in result.baselines:
+        ends = f"[{row.interval[0]:.3f}, {row.interval[1]:.3f}]"
+        cells = (row.name, f"{row.r2:.3f}", ends, "0.712", "0.654", "0.543")
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in re.sub(r"<td[^>]*>", "<td>", page)
+    for n, value in zip(result.learning.n, result.learning.r2, strict=True):
+        assert f"<td>{n}</td><td>{value:.3f}</td>" in page
+    assert "0.568" in page and "[0.543, 0.592]" in page
+    without = replace(result, learning=replace(result.learning, twice=math.nan, interval=(math.nan, math.nan)))
+    write_report(without, tmp_path)
+    text = check_page(tmp_path / "report.html").text
+    assert "0.457" in text and "0.568" not in text and "nan" not in text
+    write_report(replace(result, learning=None, baselines=()), tmp_path)
+    text = check_page(tmp_path / "report.html").text
+    assert "More labelled texts" not in text and "needs no model" not in text
+
+
+def test_bounds_stand_where_losses_say_something_of_other_texts(tmp_path):
+    for n, there in ((160, True), (159, False)):  # 16 directions
+        write_report(replace(score_result(), n_texts=n), tmp_path)
+        assert ("0.1235" in check_page(tmp_path / "report.html").text) == there
+
+
+def test_labels_that_no_layer_holds_have_no_best_row(tmp_path):
+    write_report([replace(score_result(), best=None), score_result(label_column="mood")], tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<tr class="best"' not in page[page.index('id="labels-label"') : page.index('id="labels-mood"')]
+    assert '<tr class="best"' in page[page.index('id="labels-mood"') :]
+    assert "No layer holds these labels" in page
+    contents = re.sub(r"<td[^>]*>", "<td>", page[: page.index('id="labels-label"')])
+    assert "<td>none</td>" in contents
 
 
 def test_names_are_escaped(tmp_path):
@@ -41,11 +99,18 @@ def test_the_best_layer_is_marked_in_every_table(tmp_path):
     write_report(result, tmp_path)
     page = (tmp_path / "report.html").read_text()
     marked = re.findall(r'<tr class="best".*?<td>(\d+)</td><td>', page)
-    assert (
-        marked == [str(result.best.layer)] * 6
-    )  # layers, bounds, and four quantities beside what they are read against
-    for number in (result.best.ceiling_heldout, result.best.explained_heldout, result.best.retained):
-        assert f"<td>{number:.3f}</td>" in re.search(r'<tr class="best".*?</tr>', page)[0]
+    # layers, bounds, and the quantities beside what they are read against
+    quantities = ("ceiling_heldout", "explained_heldout", "ntps", "explained")
+    assert marked == [str(result.best.layer)] * (2 + len(quantities))
+    row = re.search(r'<tr class="best".*?</tr>', page)[0]
+    best = result.shown
+    for number in (best.ceiling_heldout, best.explained_heldout, best.retained_heldout, best.accuracy_heldout):
+        assert f"<td>{number:.3f}</td>" in row
+    tied = replace(result, best=replace(result.best, layer=1, tied=(0, 3)))
+    write_report(tied, tmp_path)
+    table = re.search(r"By layer.*?</table>", (tmp_path / "report.html").read_text(), re.DOTALL)[0]
+    last = [re.findall(r">([^<>]*)</td>", row)[-1] for row in re.findall(r"<tr.*?</tr>", table)[1:]]
+    assert last == ["ties", "best", "", "ties", ""]
 
 
 def test_evidence_is_shown_where_there_is_any(tmp_path):
@@ -64,7 +129,8 @@ def test_without_folds_nothing_is_called_held_out(tmp_path):
     write_report(score_result(held_out=False), tmp_path)
     page = (tmp_path / "report.html").read_text()
     headings = re.search(r"<thead>.*?</thead>", page, re.DOTALL)[0]
-    assert "held out" not in headings and headings.count("<th>") == 7
+    assert "in sample" in headings and "R2" not in headings and "accuracy" not in headings
+    assert '<tr class="best"' not in page and "Nothing is held out" in page
 
 
 def test_several_label_columns_on_one_page(tmp_path):
@@ -82,7 +148,7 @@ def test_several_label_columns_on_one_page(tmp_path):
     assert "model on reviews\n" in page.text  # the task, not one of its columns
     assert page.text.count("How to read this") == 1
     for result in results:
-        assert result.sentence().removeprefix("* ") in page.text
+        assert_says(page, result)
     assert json.loads((tmp_path / "scores.json").read_text()) == [result.to_dict() for result in results]
     frame = pd.read_csv(tmp_path / "scores.csv")
     assert frame["labels"].tolist() == [name for name in names for _ in range(5)]

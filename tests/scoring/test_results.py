@@ -224,6 +224,8 @@ def test_what_a_score_is_read_against_stands_in_table_frame_and_picture():
     frame = full.to_dataframe()
     wanted = {"ntps_z", "ntps_p", "ntps_shuffled", "explained_low", "explained_heldout_high", "ceiling_random"}
     assert wanted | {"ceiling_heldout_p", "ceiling_heldout_low", "retained_heldout", "accuracy_heldout"} <= {*frame}
+    assert frame["ntps_standard_error"][1] == full.layers[1].interval["ntps"]["standard_error"]
+    assert "ntps_low" not in frame and not make(folds=0).to_dataframe().dtypes.eq(object).any()
     assert frame["ntps_shuffled"][1] == full.layers[1].null["ntps"]["mean"]
     assert frame["ceiling_random"][1] == full.layers[1].control["ceiling"]
     for result, there in ((plain, False), (full, True)):
