@@ -309,10 +309,9 @@ class Split:
         basis, values = self.eigenbasis(k)
         unit = len(self.train) * float((self._mean_and_scale[1] > 0).double().mean())
         penalties = unit * torch.tensor(ridges, dtype=torch.float64)
-        weights = (basis.T @ cross) / (values + penalties[:, None])[:, :, None]  # (ridges, r, m)
-        flat = weights.permute(1, 0, 2).reshape(len(values), len(ridges) * targets)
-        step = max(1, _BLOCK // max(1, flat.shape[1]))
+        projected = basis.T @ cross  # (r, m)
+        step = max(1, _BLOCK // max(1, len(ridges) * targets))
         for start in range(0, len(self.test), step):
             rows = slice(start, start + step)
-            fitted = (self._test_coordinates[rows, :k] @ basis) @ flat
-            yield rows, fitted.reshape(-1, len(ridges), targets).permute(1, 0, 2)
+            inside = self._test_coordinates[rows, :k] @ basis
+            yield rows, torch.stack([(inside / (values + penalty)) @ projected for penalty in penalties])
