@@ -1,14 +1,16 @@
 """The results of scoring, frozen: as numbers, as tables for a terminal or a notebook, as JSON."""
 
-import html
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
+from markupsafe import Markup
+
 from ntps._files import jsonable
-from ntps._text import BAR_WIDTH, bar, fixed, percent, short_name, wrap
+from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, percent, short_name, text_table, wrap
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve
@@ -264,15 +266,13 @@ class ScoreResult:
 
     def to_text(self) -> str:
         """Return a table of at most 80 columns and sentences that explain it."""
-        columns = self._columns()
-        lines = ["  layer" + "".join(f"{name:>{width}}" for name, width, _ in columns)]
-        room = min(80 - len(lines[0]) - 2, BAR_WIDTH)
-        for scored in self.layers:
-            numbers = "".join(f"{value(scored):>{width}}" for _, width, value in columns)
-            drawn = bar(scored.through_all, room) if room >= _LEAST_BAR and self.held_out else ""
-            lines.append(f"{self.mark(scored.layer)} {scored.layer:5d}{numbers}  {drawn}".rstrip())
+        head, *rows = text_table(self._columns(), self.layers)
+        room = min(WIDTH - len(head) - 2, BAR_WIDTH)
+        bars = self.layers if self.held_out and room >= _LEAST_BAR else ()
+        for index, scored in enumerate(bars):
+            rows[index] = f"{rows[index]:{len(head)}}  {bar(scored.through_all, room)}".rstrip()
         paragraphs = [wrap(paragraph) for paragraph in (*self.sentences(), *self.notes())]
-        return "\n".join([*lines, *(line for paragraph in paragraphs for line in ("", *paragraph))])
+        return "\n".join([head, *rows, *(line for paragraph in paragraphs for line in ("", *paragraph))])
 
     def mark(self, layer: int) -> str:
         """Return `*` for the best layer, `=` for one that ties with it, else a space."""
@@ -280,28 +280,22 @@ class ScoreResult:
             return " "
         return "*" if layer == self.best.layer else "=" if layer in self.best.tied else " "
 
-    def _columns(self) -> list[tuple[str, int, Callable[[LayerScore], str]]]:
-        """Return heading, width and text of each column after the layer."""
-        columns: list[tuple[str, int, Callable[[LayerScore], str]]] = []
+    def _columns(self) -> list[Column]:
         if self.held_out:
-            columns += [
-                ("R2", 8, lambda scored: fixed(scored.ceiling_heldout)),
-                ("through V", 11, lambda scored: fixed(scored.explained_heldout)),
-                ("accuracy", 10, lambda scored: fixed(scored.accuracy_heldout)),
-            ]
+            readouts = {"R2": "ceiling_heldout", "through V": "explained_heldout", "accuracy": "accuracy_heldout"}
         else:
-            columns += [
-                ("in sample", 11, lambda scored: fixed(scored.ceiling)),
-                ("through V", 11, lambda scored: fixed(scored.explained)),
-            ]
-        columns += [
-            ("NTPS", 8, lambda scored: fixed(scored.ntps)),
-            ("chance", 8, lambda scored: fixed(scored.chance)),
+            readouts = {"in sample": "ceiling", "through V": "explained"}
+        columns = [
+            Column("", lambda scored: self.mark(scored.layer), words=True),
+            Column("layer", attrgetter("layer")),
+            *(Column(heading, attrgetter(name)) for heading, name in readouts.items()),
+            Column("NTPS", attrgetter("ntps")),
+            Column("chance", attrgetter("chance")),
         ]
         if self.layers[0].null is not None:
-            columns.append(("shuffled", 10, lambda scored: fixed((scored.null or {})["ntps"]["mean"])))
+            columns.append(Column("shuffled", lambda scored: scored.null["ntps"]["mean"]))
         if self.layers[0].control is not None:
-            columns.append(("random", 8, lambda scored: fixed((scored.control or {})[self._quantity])))
+            columns.append(Column("random", lambda scored: scored.control[self._quantity]))
         return columns
 
     @property
@@ -407,19 +401,10 @@ class ScoreResult:
         return f"{self._title()}\n\n{self.to_text()}"
 
     def _repr_html_(self) -> str:
-        columns = self._columns()
-        heads = ["layer", *(name for name, _, _ in columns)]
-        rows = []
-        for s in self.layers:
-            cells = "".join(f"<td>{value(s)}</td>" for _, _, value in columns)
-            mark = self.mark(s.layer)
-            weight = ' style="font-weight:bold"' if mark == "*" else ""
-            rows.append(f"<tr{weight}><td>{mark} {s.layer}</td>{cells}</tr>")
-        head = "".join(f"<th>{name}</th>" for name in heads)
-        text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in (*self.sentences(), *self.notes()))
-        return (
-            f"<p><b>{html.escape(self._title())}</b></p><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table>{text}"
+        best = None if self.best is None else self[self.best.layer]
+        paragraphs = Markup("").join(Markup("<p>{}</p>").format(text) for text in (*self.sentences(), *self.notes()))
+        return Markup("<p><b>{}</b></p>{}{}").format(
+            self._title(), html_table(self._columns(), self.layers, best=best), paragraphs
         )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
