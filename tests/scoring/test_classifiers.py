@@ -102,18 +102,18 @@ def test_a_probe_is_scikit_learns_with_c_chosen_on_the_other_folds(problem):
 
 
 def test_labels_of_a_fold_do_not_choose_its_c(problem, monkeypatch):
-    """The first fold would be served by the second C; the others, by which it is chosen, are served by the first."""
+    """The second C serves the first fold, and all texts together; the first C serves the folds that choose for it."""
     _, fold_of, states = problem
 
     def path(x, y, cs, test, n_classes):
-        for row in ([0.8, 0.2], [0.2, 0.8]):
+        for row in ([0.999, 0.001], [0.9, 0.1]):
             yield np.tile(row, (test.shape[0], 1))
 
     monkeypatch.setattr(module, "logistic_path", path)
     monkeypatch.setattr(module, "PROBE_CS", (1.0, 2.0))
     labels = np.where(fold_of == 0, 1, 0)
     found = probe_layers(states.__getitem__, labels, fold_of, np.full(120, 3))
-    assert (found.argmax(1) == 0).all()
+    assert (found[fold_of == 0, 1] == 0.001).all() and (found[fold_of != 0, 1] == 0.1).all()
 
 
 def test_in_each_fold_the_layer_chosen_without_it_is_read(problem):
