@@ -7,7 +7,7 @@ from helpers.problems import order_task
 
 from ntps.cli import app as cli
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

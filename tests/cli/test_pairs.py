@@ -9,6 +9,8 @@ import pytest
 from ntps.cli import app as cli
 from ntps.models import load_model
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["a good film", "a bad film it was", "the dog saw a cat", "she read the old book", "rain in the city ."]
 OPTIONS = {
     "pooling": ["--pooling", "last"],
@@ -59,7 +61,6 @@ def load_once():
     return load
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("first", OPTIONS)
 def test_a_pair_of_options_runs_or_is_refused(first, tiny_gpt2, reviews, load_once, monkeypatch, capsys):
     monkeypatch.setattr("ntps.models.load_model", load_once)

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HEAVY = ("transformers", "pandas", "sklearn", "datasets", "peft", "matplotlib", "accelerate", "scipy.stats")
 BLOCK = """
 import sys

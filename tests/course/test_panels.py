@@ -23,6 +23,8 @@ from ntps.report.plots import setting_name
 from ntps.scoring import read_layer
 from ntps.study import grid_spearman
 
+pytestmark = pytest.mark.slow
+
 FRAME_SECONDS = 0.5  # ten times the 50 ms that a frame may take: the machine that runs this may be busy
 
 

@@ -17,6 +17,8 @@ from ntps.models.load import load_model
 from ntps.models.next_token import next_token_loss
 from ntps.tasks import LabelColumn, Task, load_task
 
+pytestmark = pytest.mark.slow
+
 FAST = TrainSettings(steps=20, rank=8, batch_size=16, evaluate_every=10, learning_rate=5e-3, margin=0)
 OPTIONS = {"settings": FAST, "folds": 3, "progress": False}
 QUICK = {**OPTIONS, "analyses": ()}

@@ -29,6 +29,8 @@ from ntps.models.load import load_model
 from ntps.scoring.probes import CS, standardize
 from ntps.tasks.load import load_task
 
+pytestmark = pytest.mark.slow
+
 
 class TestReadout:
     def test_it_is_the_probe_folded_back(self):

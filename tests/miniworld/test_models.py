@@ -22,6 +22,8 @@ from ntps.miniworld import (
 from ntps.miniworld import train as recipe
 from ntps.miniworld import words as lexicon
 
+pytestmark = pytest.mark.slow
+
 FINISHED = ("miniworld-small", "miniworld-base", "miniworld-large")
 
 
@@ -114,16 +116,16 @@ def test_the_ladder_descends():
     assert losses[0] > 0.9 * np.log(4 + len(lexicon.all_words()))  # random weights know nothing
 
 
-@pytest.mark.parametrize("name", [*FINISHED[:2], pytest.param(FINISHED[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", FINISHED)
 def test_noise_is_at_chance(name):
     model, tokenizer = load(name)
-    n = 500
+    n = 250
     pooled = []
     train, test = make_task("noise", n=n), make_task("noise", n=n, split="test")
     with torch.inference_mode():
         texts = train["texts"] + test["texts"]
-        for start in range(0, 2 * n, 100):
-            batch = tokenizer(texts[start : start + 100], padding=True, return_tensors="pt")
+        for start in range(0, 2 * n, 50):
+            batch = tokenizer(texts[start : start + 50], padding=True, return_tensors="pt")
             states = torch.stack(model(**batch, output_hidden_states=True).hidden_states)
             mask = batch["attention_mask"][None, :, :, None]
             pooled.append(((states * mask).sum(2) / mask.sum(2)).numpy())

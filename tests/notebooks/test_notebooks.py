@@ -14,6 +14,8 @@ from tools import badges, exercises, notebooks, pairs, rules  # noqa: E402
 from tools.course import NOTEBOOKS, SOLUTIONS, load_course, scripts  # noqa: E402
 from tools.run import RunError, clean, limit_problems, output_problems, run  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LESSONS = sorted(NOTEBOOKS.glob("*.py"))
 ALL = scripts()
 
@@ -85,7 +87,6 @@ def test_repository_is_named_in_one_place():
 
 
 @pytest.mark.notebooks
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ALL, ids=lambda path: path.stem)
 def test_runs_from_its_script(script):
     claims = CLAIMS.get(script.stem, [])

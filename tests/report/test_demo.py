@@ -11,6 +11,8 @@ from ntps import miniworld
 from ntps.report import demo as demo_module
 from ntps.report.demo import SHOWN, run_demo
 
+pytestmark = pytest.mark.slow
+
 N_TEXTS = 120
 
 

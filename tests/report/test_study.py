@@ -10,6 +10,8 @@ from helpers.results import EVIL, make_study
 from ntps.report import write_study
 from ntps.report.study import gain_lead, lead
 
+pytestmark = pytest.mark.slow
+
 MAPS = {f"{name}_{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("options", "permuted", "choice")}
 POINTS = {f"{name}{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("", "_by_model")}
 GAINS = {"gain_accuracy.png", "gain_held_back.png", "gain_ntps.png"}

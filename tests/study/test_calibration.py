@@ -11,6 +11,8 @@ from scipy import stats
 from ntps.errors import NtpsError
 from ntps.study.calibration import calibrate, error_interval, load_calibration
 
+pytestmark = pytest.mark.slow
+
 
 def test_coefficients_are_those_of_least_squares():
     frame = cells()

@@ -13,7 +13,7 @@ from ntps.study.calibration import calibrate, load_calibration
 from ntps.study.prescreening import PrescreenSettings, prescreen
 from ntps.study.study import run_study
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 OPTIONS = {"settings": PrescreenSettings(limit=60, folds=3), "progress": False}

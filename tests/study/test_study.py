@@ -28,6 +28,8 @@ from ntps.study.records import CellResult, LayerRecord, from_json
 from ntps.study.study import OPTION_DEPTHS, run_study
 from ntps.tasks import load_task
 
+pytestmark = pytest.mark.slow
+
 FAST = SETTINGS
 PLAIN = replace(SETTINGS, control=False)
 ENV = {
@@ -344,7 +346,6 @@ class TestLocks:
         run(tmp_path, models, tasks, settings=PLAIN)
         assert len(counted["cells"]) == 1
 
-    @pytest.mark.slow
     def test_processes_share_a_folder(self, tmp_path, tiny_llama):
         """Two at once: every cell is computed by one of them, and both return the whole study."""
         report = run_script("share", tmp_path, tiny_llama, 2)
@@ -587,7 +588,6 @@ class TestCommand:
             assert message.count("\n") == 1
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_it_finishes_the_same(tmp_path, tiny_llama):
     report = run_script("kill", tmp_path, tiny_llama, 20, 0)
     assert report["killed"] >= 20
