@@ -28,12 +28,10 @@ import numpy as np
 from ntps import StudySettings, collect, load_model
 from ntps._files import atomic_write, jsonable
 from ntps.errors import NtpsError
-from ntps.models.plan import layer_at
 from ntps.study import Study, grid_spearman, leave_one_out_selection
 from ntps.study.grid import make_grid
 from ntps.study.measure import DEPTHS, measure
 from ntps.study.records import CellResult
-from ntps.study.study import OPTION_DEPTHS
 from ntps.study.table import CHOSEN
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,12 +58,7 @@ def study_of(models: list[str], tasks: list[str], settings: StudySettings, passe
             task = cell.task.replace("/", "-")
             folder = None if passes is None else passes / weights / f"{task}-{cell.seed}"
             representations = collect(
-                model,
-                grid.tasks[cell.task, cell.seed],
-                layers=[layer_at(depth, model.n_layers) for depth in OPTION_DEPTHS],  # all that is read
-                max_length=settings.max_length,
-                folder=folder,
-                progress=False,
+                model, grid.tasks[cell.task, cell.seed], max_length=settings.max_length, folder=folder, progress=False
             )
             score = measure(representations, settings, seed=cell.seed, control=False)
             results[cell.key] = CellResult(**cell.position, key=cell.key, status="done", score=score)
