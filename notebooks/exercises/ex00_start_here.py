@@ -100,7 +100,9 @@ checks.smallest_rank(smallest_rank)
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 best = {
-    name: ntps.score(ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=300), progress=False), folds=0).best
+    name: ntps.score(
+        ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=1000), progress=False), probes=False
+    ).shown
     for name in ("topic", "watermark")
 }
 

@@ -101,15 +101,17 @@ checks.smallest_rank(smallest_rank)
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 best = {
-    name: ntps.score(ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=300), progress=False), folds=0).best
+    name: ntps.score(
+        ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=1000), progress=False), probes=False
+    ).shown
     for name in ("topic", "watermark")
 }
 
 # %% tags=["solution-only"]
 for name, layer in best.items():
-    rank = smallest_rank(layer.curve["k_v"], layer.curve["explained"], 0.8)
+    rank = smallest_rank(layer.curve["k_v"], layer.curve["explained_heldout"], 0.8)
     room = above_chance(layer.ntps, layer.k_v, layer.d)
-    print(f"{name}: {room:+.2f} above chance; k_V = {rank} keeps 80 % of what all directions explain")
+    print(f"{name}: {room:+.2f} above chance; k_V = {rank} keeps 80 % of the R2 of all directions")
 
 # %% [markdown]
 # A task that pretraining had to learn needs few next-token directions; one that it had no use for is spread over many.
