@@ -119,6 +119,7 @@ SCORE_OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", keyword_only(ntps.score))
 def test_every_option_of_score_changes_the_result(scored, name):
     representations, fresh, labels = scored
@@ -241,6 +242,7 @@ def result_classes():
     return sorted(found, key=lambda kind: kind.__name__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", result_classes(), ids=lambda kind: kind.__name__)
 def test_results_are_frozen_and_strict_json(every_result, kind):
     result, left_out = every_result[kind.__name__]

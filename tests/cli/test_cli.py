@@ -12,6 +12,8 @@ import pytest
 from ntps.cli import app as cli
 from ntps.models import passes
 
+pytestmark = pytest.mark.slow
+
 FIRST = ["a good film", "a bad film it was", "the dog saw a cat", "she read the old book", "rain in the city ."]
 TEXTS = [
     f"{text} {word}" for word in ["sun", "rain", "red", "blue", "tree", "dog", "house", "bird"] for text in FIRST
@@ -295,7 +297,6 @@ def test_module_runs_as_a_command_and_importing_costs_no_transformers():
     assert done.returncode == 0 and done.stdout.startswith("ntps ")
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tiny_llama, tmp_path):
     reviews = tmp_path / "reviews.csv"
     rows = [[" ".join(TEXTS[start:] + TEXTS[:start])[:120], "yes" if start % 3 else "no"] for start in range(40)] * 10

@@ -92,6 +92,7 @@ def test_a_longer_sample_begins_with_the_shorter():
         np.testing.assert_array_equal(few["labels"], many["labels"][:40])
 
 
+@pytest.mark.slow
 def test_ten_thousand_documents_are_quick():
     start = time.process_time()
     sample_documents(10_000, seed=99)
@@ -154,6 +155,7 @@ def test_overt_labels_can_be_read_off_the_text(sample):
     np.testing.assert_array_equal(agreement, sample.agreement[:500])
 
 
+@pytest.mark.slow
 def test_strength_zero_hides_and_one_shows():
     for factor in ("topic", "tense", "person", "register", "sentiment", "intent"):
         assert bayes_accuracy(factor, n=500, **{factor: 0.0}) == pytest.approx(1 / len(FACTORS[factor]))
@@ -181,6 +183,7 @@ def test_vocabulary_knob_cuts_the_lists():
 # Exact probabilities --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["opening", "sentence"])
 def test_no_sentence_has_two_derivations_and_probabilities_sum_to_one(what):
     knobs = Knobs.of(vocabulary=1, topic=0.9, tense=0.8)
@@ -236,6 +239,7 @@ def test_posterior_is_calibrated():
                 assert abs(best[bucket].mean() - right[bucket].mean()) < error, (factor, low)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", task_names())
 def test_bayes_accuracy(name):
     info = describe_task(name)

@@ -448,6 +448,7 @@ def test_a_closing_special_token_survives_truncation(tiny_llama):
     assert model.tokenize(["the film"], 1).ids == [[SPECIAL.index("</s>")]]
 
 
+@pytest.mark.slow
 def test_no_warning_about_long_texts_or_missing_padding(tiny_gpt2):
     code = (
         "import sys; from ntps.models.load import load_model; m = load_model(sys.argv[1]); "
@@ -457,6 +458,7 @@ def test_no_warning_about_long_texts_or_missing_padding(tiny_gpt2):
     assert (done.stdout.strip(), done.stderr.strip()) == ("1", "")
 
 
+@pytest.mark.slow
 def test_loading_a_model_does_not_import_datasets(tiny_gpt2):
     code = (
         "import sys; from ntps.models.load import load_model; load_model(sys.argv[1]); print('datasets' in sys.modules)"

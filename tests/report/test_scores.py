@@ -16,6 +16,8 @@ from ntps.errors import NtpsError
 from ntps.report import write_report
 from ntps.scoring import score
 
+pytestmark = pytest.mark.slow
+
 FILES = {"report.html", "scores.json", "scores.csv", "layers.png", "curve.png"}
 
 

@@ -36,6 +36,7 @@ def test_blocks_do_not_change_it(monkeypatch):
     assert np.allclose(layer_null(solved, 3, 3, 30).ntps.values, whole.ntps.values, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_when_labels_mean_nothing():
     found = [layer_null(solve(make_problem(seed, n=50, d=6, c=2, signal=0.0)), 2, 3, 99) for seed in range(120)]
     for ps in ([null.ntps.p_value for null in found], [null.explained.p_value for null in found]):
@@ -49,6 +50,7 @@ def held_out_nulls(seeds, permutations=39, **options):
         yield layer_null(solve(problem, folds=True), 2, 3, permutations, seed=seed).ceiling_heldout
 
 
+@pytest.mark.slow
 def test_held_out_p_values_are_uniform_when_labels_mean_nothing():
     """Neither the folds nor the choice of a penalty makes labels without meaning a finding."""
     ps = np.array([null.p_value for null in held_out_nulls(range(100), n=40, d=6, c=2, signal=0.0)])

@@ -228,6 +228,7 @@ def test_all_constant_features_are_refused(measure):
 # ---- linear probe -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_linear_probe_agrees_with_scikit_learns_own_pipeline():
     x, y = planted(400, 12, classes=4)
     result = linear_probe(x, y, folds=3, random_state=3)
@@ -374,6 +375,7 @@ def test_knn_accuracy_is_scikit_learns():
     assert 0 <= knn_accuracy(x[:6], np.arange(6) % 2, n_neighbors=50, folds=2) <= 1
 
 
+@pytest.mark.slow
 def test_transferability_is_one_flat_row_of_numbers():
     x, y = planted(80, 6)
     row = transferability(x, y, folds=3)

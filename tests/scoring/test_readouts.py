@@ -232,11 +232,13 @@ def simulated(seed, signal, n=120, d=16, layers=5):
     return best, choice, [each.r2 for each in readouts]
 
 
+@pytest.mark.slow
 def test_noise_has_no_best_layer():
     named = sum(simulated(seed, 0.0)[0] is not None for seed in range(100))
     assert named <= 5
 
 
+@pytest.mark.slow
 def test_signal_has_a_best_layer_and_choosing_does_not_flatter_it():
     """Layers that are all equally good: the best of them reads too high, the one chosen out of fold does not."""
     found = [simulated(seed, 1.0) for seed in range(40)]

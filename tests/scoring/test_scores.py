@@ -87,6 +87,7 @@ def test_default_ranks(rank_u, rank_v, d, expected):
     assert default_ranks(rank_u, rank_v, d) == expected
 
 
+@pytest.mark.slow
 def test_curve_holds_powers_of_two_and_reads_off_the_same_numbers(representations):
     curve = score(representations, k_v=5, k_u=2, layers=[0])[0].curve
     assert curve["k_v"] == [1, 2, 4, 5, 8]
@@ -279,6 +280,7 @@ def test_equal_texts_share_folds_count_once_and_are_named():
     assert clean.learning.n[-1] == 144
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_on_the_same_texts(representations, control):
     a, b = score(representations), score(control)
     found = ntps.compare(a, b)
@@ -339,8 +341,8 @@ def test_shares_of_the_width_have_held_out_values(representations):
         assert ranks_at((0.4, 0.7), row.solved) == [3, 6]
         assert {3, 6, *row.score.curve["k_v"]} == set(row.held_out.ks)
         assert row.score == read_layer(row.solved, held_out=row.held_out, readouts=row.readouts)
-        assert row.readouts["all"].r2 == row.held_out.ceiling
-        assert row.readouts["v"].r2 == row.held_out.at(row.score.k_v)
+        assert row.readouts["all"].r2 == pytest.approx(row.held_out.ceiling)
+        assert row.readouts["v"].r2 == pytest.approx(row.held_out.at(row.score.k_v))
         assert layer_intervals(row.solved, 4, 4).keys() == {"ntps", "explained"}
 
 
@@ -417,6 +419,7 @@ def test_degenerate_data_give_numbers_in_range_or_none(name, center, convention)
         assert result.best is None
 
 
+@pytest.mark.slow
 def test_what_degenerate_data_give():
     def one(name, **options):
         return score(representations_of(degenerate(name)), **options).layers[0]
@@ -450,6 +453,7 @@ def test_what_degenerate_data_give():
         score(representations_of(make_problem(longest=1)))
 
 
+@pytest.mark.slow
 def test_float16_states_are_good_enough(problem, representations):
     half = dataclasses.replace(representations, states=representations.states.astype(np.float16))
     for one, other in zip(score(representations).layers, score(half).layers, strict=True):

@@ -21,6 +21,8 @@ from ntps.study.ranks import (
 )
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
 
+pytestmark = pytest.mark.slow
+
 
 def looks_uniform(p_values, points=(0.05, 0.1, 0.25, 0.5, 0.75)):
     """Share of p-values below each point is the point, within four standard errors (never above by more)."""
