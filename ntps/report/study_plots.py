@@ -223,7 +223,7 @@ def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) 
     ax.axvline(abs(selected.spearman), color="black", lw=2, label=label)
     ax.set(xlabel="best |Spearman|, mean over models", ylabel="density", yticks=[], xlim=(0, 1.02))
     ax.set_title(f"{NAMES.get(quantity, quantity)}: what choosing is worth")
-    legend_below(ax)
+    legend_below(ax, columns=1)
     return ax
 
 
