@@ -329,8 +329,9 @@ two, rest = by_set.iloc[:2], by_set.iloc[2:]
 print(f"mean gain of {' and '.join(two.index)}: {two.mean():.1f} points; of the other ten: {rest.mean():.1f}")
 
 # %% [markdown]
-# `margin` is the error of predicting *no gain* minus that of the prediction, in points: positive is better than expecting nothing. Its 95 % intervals (by data set) **cover zero for NTPS**, alone and beside the accuracy, whichever is left out.
-# On these figures no line is clearly better than expecting no gain, and NTPS not clearly better than the accuracy of the probe (`margin_to_accuracy`): two data sets hold nearly all of the gain, and two points fit no line.
+# `margin` is the error of predicting *no gain* minus that of the prediction, in points: positive is better than expecting nothing. **No interval (95 %, by data set) lies above zero**: no line, in NTPS, in the accuracy or in both, is shown to be better
+# than expecting no gain, whichever is left out; where data sets are left out, NTPS alone is even worse. Beside the line in the probe's accuracy (`margin_to_accuracy`) it wins or loses a point or less. Two data sets hold nearly all of the gain, and
+# two points fit no line.
 #
 # This is a statement about what these data can show. NTPS even had a head start here, since its layer and rank were chosen with all gains in sight ([lesson 03](03_empirical_correlations.ipynb)). A rank correlation of one model over 12 data sets and a
 # prediction for the 13th are different things.
@@ -411,8 +412,8 @@ print(
 
 # %% [markdown]
 # Accuracies, gains and forecasts are in points; the last four columns are after minus before. Where they are all zero, no look at the validation texts was better than the start, and the frozen probe was kept. Five sets and one seed are little. But the
-# pattern is that of the bundled world: where training found something, shares and ceilings rose, raw NTPS hardly moved, and the next token costs more. All gains lie inside intervals that are wide enough to
-# hold no gain at all: the forecast is not refuted, and not of much use.
+# pattern is that of the bundled world: where training found something, shares and ceilings rose, raw NTPS hardly moved, and the next token costs more. The one clear gain lies inside an
+# interval that holds no gain as well, and one forecast of a small gain is refuted: this calibration is of little use on such sets.
 #
 # ## 8. What holds, and what does not
 #
