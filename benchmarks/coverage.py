@@ -5,12 +5,12 @@ draws 4,000 further texts with the same label frequencies, on which the same rea
 that the interval is meant to hold. Labels without meaning: how often a best of six layers is named.
 Correlations over tasks and models are simulated in `benchmarks.coverage_correlations`.
 
-    python -m benchmarks.coverage [--replications 200]
+    python -m benchmarks.coverage [--replications 200]      # stop and start as you like
 """
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,8 @@ from ntps.scoring.readouts import Readout, choose_layer, compare_readouts
 RESULT = Path(__file__).parent / "results" / "coverage.csv"
 FRESH = 4_000
 LAYERS = 6
+NAMED, NOISE_LABELS = "a best layer is named", "labels without meaning"
+Key = tuple[str, int, int, int, str]  # interval, n, d, classes, what
 CELLS: list[dict[str, Any]] = [
     *({"n": n, "d": d, "classes": c} for n in (100, 300, 1000) for d in (64, 200) for c in (2, 5, 20)),
     {"n": 200, "d": 64, "classes": 3, "rare": 2, "what": "a class of two texts"},
@@ -115,10 +117,12 @@ def covers(interval: tuple[float, float], truth: float) -> bool:
     return interval[0] <= truth <= interval[1]
 
 
-def coverage_rows(replications: int) -> Iterator[dict[str, Any]]:
+def coverage_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any]]:
     """Yield, for each cell, how often the intervals of R^2 and of a paired difference hold the truth."""
     for number, options in enumerate(CELLS):
         cell = Cell(**options)
+        if ("held-out R2", cell.n, cell.d, cell.classes, cell.what) in done:
+            continue
         hits, pairs, values = 0, 0, []
         for replication in range(replications):
             world = World(np.random.default_rng([number, replication]), cell)
@@ -138,10 +142,12 @@ def coverage_rows(replications: int) -> Iterator[dict[str, Any]]:
         yield {"interval": "difference of two readouts", **common, "reached": pairs / replications, **r2}
 
 
-def noise_rows(replications: int) -> Iterator[dict[str, Any]]:
+def noise_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any]]:
     """Yield, for labels without meaning, how often a best of several layers is named."""
     for number, options in enumerate(NOISE):
         cell = Cell(signal=0.0, **options)
+        if (NAMED, cell.n, cell.d, cell.classes, NOISE_LABELS) in done:
+            continue
         named = 0
         for replication in range(replications):
             world = World(np.random.default_rng([99, number, replication]), cell)
@@ -158,11 +164,11 @@ def noise_rows(replications: int) -> Iterator[dict[str, Any]]:
                 readouts.append(Readout(name="", errors=errors, baseline=baseline, groups=groups))
             named += choose_layer(range(LAYERS), readouts, fold_of).holds
         yield {
-            "interval": "a best layer is named",
+            "interval": NAMED,
             "n": cell.n,
             "d": cell.d,
             "classes": cell.classes,
-            "what": "labels without meaning",
+            "what": NOISE_LABELS,
             "nominal": 0.025,
             "reached": named / replications,
             "replications": replications,
@@ -174,11 +180,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--replications", type=int, default=200)
     arguments = parser.parse_args()
-    rows = []
-    for row in chain(noise_rows(arguments.replications), coverage_rows(arguments.replications)):
+    count = arguments.replications
+    earlier = pd.read_csv(RESULT).fillna({"what": ""}) if RESULT.exists() else pd.DataFrame({"replications": []})
+    rows = earlier[earlier.replications.eq(count) & earlier.get("d", pd.Series()).notna()].to_dict("records")
+    done = {(row["interval"], int(row["n"]), int(row["d"]), int(row["classes"]), row["what"]) for row in rows}
+    for row in chain(noise_rows(count, done), coverage_rows(count, done)):
         print(row, flush=True)
         rows.append(row)
-    rows += coverage_correlations.rows(arguments.replications, 0)
+        pd.DataFrame(rows).to_csv(RESULT, index=False)
+    rows += coverage_correlations.rows(count, 0)
     pd.DataFrame(rows).to_csv(RESULT, index=False)
 
 
