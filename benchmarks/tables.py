@@ -256,7 +256,13 @@ def coverage_table() -> str:
             f"| {row.interval} | {row.n:.0f} | {row.d:.0f} | {row.classes:.0f} | {row.what} | {row.nominal} "
             f"| {row.reached:.2f} |"
         )
-    return "\n".join(rows) + f"\n\n{frame.replications.min():.0f} replications or more a row."
+    if "tasks" in frame:
+        rows += ["", "| tasks | models | what models have in common | rank correlation | reached |", "|---" * 5 + "|"]
+        for row in frame[frame.tasks.notna()].itertuples():
+            rows.append(
+                f"| {row.tasks:.0f} | {row.models:.0f} | {row.shared:.0%} | {row.spearman:.2f} | {row.coverage:.2f} |"
+            )
+    return "\n".join(rows) + f"\n\n{frame.replications.min():.0f} replications a row."
 
 
 def learning_table() -> str:

@@ -35,7 +35,8 @@ def real_study() -> "pd.DataFrame":
 
     Scores are read at half the depth and k_v = max(k_u, d / 8), probes at the last layer, from 500 texts cut at 64
     tokens; gains come from 40 steps of LoRA on a CPU, fewer than a practitioner would take. Version 0.1 measured it:
-    readouts were not standardised and hardly penalised, so some held-out values lie below those of today. `attrs["command"]` is the command that made it (`study.csv` in its output).
+    readouts were not standardised and hardly penalised, so some held-out values lie below those of today.
+    `attrs["command"]` is the command that made it (`study.csv` in its output).
     """
     return _read("real_study.csv", STUDY_COMMAND)
 
