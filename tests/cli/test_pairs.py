@@ -29,6 +29,7 @@ OPTIONS = {
     "float16": ["--state-dtype", "float16"],
     "random": ["--random-weights"],
     "two columns": ["--label-column", "rating", "--label-column", "condition"],
+    "probes": ["--probes"],
     "quiet": ["--quiet"],
 }
 REFUSED = {
@@ -41,7 +42,8 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory):
-    rows = [f"{WORDS[n % 5]} {WORDS[n * 7 % 5]},{'yes' if n % 5 in (0, 3) else 'no'},{'abc'[n % 3]}" for n in range(30)]
+    texts = [f"{WORDS[n % 5]} {WORDS[n // 5 % 5]}{' the' * (n // 25)}" for n in range(30)]  # all different
+    rows = [f"{text},{'yes' if n % 5 in (0, 3) else 'no'},{'abc'[n % 3]}" for n, text in enumerate(texts)]
     path = tmp_path_factory.mktemp("pairs") / "reviews.csv"
     path.write_text("text,rating,condition\n" + "\n".join(rows) + "\n")
     return str(path)
@@ -69,6 +71,8 @@ def test_a_pair_of_options_runs_or_is_refused(first, tiny_gpt2, reviews, load_on
         options = list(itertools.chain.from_iterable(OPTIONS[name] for name in sorted(pair)))
         if "two columns" not in pair:
             options += ["--label-column", "rating"]
+        if "probes" not in pair:
+            options += ["--no-probes"]  # a second each
         command = ["ntps", "score", str(tiny_gpt2), reviews, "--layers", "-1", "--json", "-", *options]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as end:
