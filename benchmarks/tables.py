@@ -249,7 +249,8 @@ def coverage_table() -> str:
     rows = ["| interval | texts | width | 2 classes | 5 classes | 20 classes |", "|---" * 6 + "|"]
     for (name, n, d), group in plain.groupby(["interval", "n", "d"], sort=False):
         reached = group.set_index("classes").reached
-        rows.append(f"| {name} | {n:.0f} | {d:.0f} | {' | '.join(f'{reached[c]:.2f}' for c in (2, 5, 20))} |")
+        cells = [f"{reached[c]:.2f}" if c in reached else "–" for c in (2, 5, 20)]
+        rows.append(f"| {name} | {n:.0f} | {d:.0f} | {' | '.join(cells)} |")
     rows += ["", "| interval | texts | width | classes | special | nominal | reached |", "|---" * 7 + "|"]
     for row in frame[frame.what.ne("") & frame.d.notna()].itertuples():
         rows.append(
