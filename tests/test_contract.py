@@ -3,11 +3,13 @@
 import ast
 import dataclasses
 import doctest
+import gc
 import importlib
 import inspect
 import json
 import math
 import pkgutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +282,38 @@ def without_numbers(value):
         except ValueError:
             return value
     return value
+
+
+# Memory
+
+
+def reader(name):
+    from ntps.study.measure import StudySettings, measure
+    from ntps.study.prescreening import frozen_inputs
+
+    return {
+        "score": ntps.score,
+        "prescreen": frozen_inputs,
+        "study": lambda representations: measure(representations, StudySettings(permutations=1)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["score", "prescreen", "study"])
+def test_solutions_are_dropped_layer_by_layer(name, monkeypatch):
+    """A solution is about ten (d, d) matrices: for a wide model, those of all layers would not fit into memory."""
+    from ntps.scoring import scores
+
+    solve, solutions, alive = scores.solve_layer, [], []
+
+    def solve_and_count(*arguments, **options):
+        gc.collect()
+        alive.append(sum(solution() is not None for solution in solutions))
+        solved = solve(*arguments, **options)
+        solutions.append(weakref.ref(solved))
+        return solved
+
+    monkeypatch.setattr(scores, "solve_layer", solve_and_count)
+    problem = make_problem(seed=1, n=60, d=6, c=2)
+    assert reader(name)(representations_of(problem, *[problem.texts] * 4))
+    assert len(alive) == 4
+    assert max(alive) <= 1  # the one before, until the next takes its place

@@ -23,7 +23,6 @@ VARIANCE_RTOL = 1e-14
 RIDGES = tuple(10.0 ** (half / 2) for half in range(-16, 11))
 _EIGENVALUE_RTOL = 1e-13
 _BLOCK = 4_000_000  # numbers of one product held at once
-_ROWS = 8192  # texts converted to float64 at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,7 +99,7 @@ def held_out_errors(
     it chose.
 
     Args:
-        states: (n, d) pooled states, any float dtype; they may be memory-mapped.
+        states: (n, d) pooled states, any float dtype; they enter memory as float64, once for each fold in turn.
         targets: (n, c) float64, one-hot labels or real targets.
         fold_of: (n,) fold of each text; at least two folds.
         V: (d, r) next-token directions, best first.
@@ -171,28 +170,25 @@ def shuffled_errors(states: Tensor, fold_of: Tensor, labels: Tensor, *, ridges: 
     Returns:
         (B, folds, 2) float64: summed squared error and summed baseline error on each fold.
     """
-    classes, count = int(labels.max()) + 1, len(labels)
-    parts = list(splits(states, fold_of))
-    step = max(1, _BLOCK // (classes * len(states)))
-    results = []
-    for start in range(0, count, step):
-        targets = torch.nn.functional.one_hot(labels[start : start + step].long(), classes).double()  # (b, n, c)
-        targets = targets.permute(1, 0, 2)
-        size = targets.shape[1]
-        losses = torch.zeros(len(parts), len(ridges), size, dtype=torch.float64)
-        sums = torch.zeros(size, len(parts), 2, dtype=torch.float64)
-        for index, split in enumerate(parts):
+    classes, (count, n) = int(labels.max()) + 1, labels.shape
+    folds = len(fold_of.unique())
+    losses = torch.zeros(count, folds, len(ridges), dtype=torch.float64)
+    baseline = torch.zeros(count, folds, dtype=torch.float64)
+    step = max(1, _BLOCK // (classes * n))
+    for index, split in enumerate(splits(states, fold_of)):
+        for start in range(0, count, step):
+            some = slice(start, start + step)
+            targets = torch.nn.functional.one_hot(labels[some].T.long(), classes).double()  # (n, b, c)
             mean = targets[split.train].mean(0)
-            train = (targets[split.train] - mean).reshape(len(split.train), -1)
             test = targets[split.test] - mean
-            sums[:, index, 1] = test.square().sum((0, 2))
-            for rows, fitted in split.ridge(split.cross(train), ridges):
-                residual = test[rows] - fitted.reshape(len(ridges), -1, size, classes)
-                losses[index] += residual.square().sum((1, 3))
-        elsewhere = losses.sum(0, keepdim=True) - losses
-        sums[:, :, 0] = losses.gather(1, elsewhere.argmin(1, keepdim=True))[:, 0].T
-        results.append(sums)
-    return torch.cat(results)
+            baseline[some, index] = test.square().sum((0, 2))
+            cross = split.cross((targets[split.train] - mean).reshape(len(split.train), -1))
+            for rows, fitted in split.ridge(cross, ridges):
+                residual = test[rows] - fitted.reshape(len(ridges), -1, *test.shape[1:])
+                losses[some, index] += residual.square().sum((1, 3)).T
+    elsewhere = losses.sum(1, keepdim=True) - losses
+    errors = losses.gather(2, elsewhere.argmin(2, keepdim=True))[:, :, 0]
+    return torch.stack([errors, baseline], dim=2)
 
 
 def splits(
@@ -245,9 +241,8 @@ class Split:
         largest, smallest = states.amax(0).double(), states.amin(0).double()
         rounding = torch.finfo(states.dtype).eps * torch.maximum(largest.abs(), smallest.abs())
         varies = largest - smallest > 4 * rounding
-        mean = torch.stack([block.double().sum(0) for block in states.split(_ROWS)]).sum(0) / len(states)
-        squares = torch.stack([(block.double() - mean).square().sum(0) for block in states.split(_ROWS)]).sum(0)
-        return mean, torch.where(varies, (squares / len(states)).where(varies, 1.0).rsqrt(), 0.0)
+        states = states.double()
+        return states.mean(0), torch.where(varies, 1 / states.std(0, correction=0).where(varies, 1.0), 0.0)
 
     @cached_property
     def _rotation(self) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -157,28 +158,34 @@ def _score_labels(
     if control is not None:
         check_control(representations, control)
     resolved = labels_of(representations, labels)
-    rows = list(score_layers(representations, resolved, settings, layers=layers))
+    scored, nulls = [], []
+    readouts: dict[str, list[Readout]] = {"all": [], "v": []}
+    for row in score_layers(representations, resolved, settings, layers=layers):  # solutions are not kept
+        scored.append(row.score)
+        nulls += [] if row.null is None else [row.null]
+        for name, readout in row.readouts.items():
+            readouts[name].append(readout)
     if control is not None:
         values_only = replace(settings, permutations=0, intervals=False)
         of_control = score_layers(control, labels_of(control, labels), values_only, layers=layers)
-        rows = [
-            replace(row, score=replace(row.score, control={name: getattr(random.score, name) for name in CONTROLLED}))
-            for row, random in zip(rows, of_control, strict=True)
+        scored = [
+            replace(pretrained, control={name: getattr(random.score, name) for name in CONTROLLED})
+            for pretrained, random in zip(scored, of_control, strict=True)
         ]
-    result = score_result(representations, resolved, settings, [row.score for row in rows])
+    result = score_result(representations, resolved, settings, scored)
     fold_of = folds_of(resolved, settings)
     if fold_of is None:
         return result
-    readouts = {name: tuple(row.readouts[name] for row in rows) for name in ("all", "v")}
-    nulls = [row.null for row in rows if row.null is not None]
     best, choice = best_layer(result.layer_numbers, readouts["all"], fold_of, nulls)
-    result = replace(result, best=best, choice=choice, readouts=readouts)
+    by_way = {name: tuple(of_layers) for name, of_layers in readouts.items()}
+    result = replace(result, best=best, choice=choice, readouts=by_way)
     if settings.probes:
         baselines, learning = baselines_of(representations, resolved, fold_of, choice, seed=settings.seed)
         result = replace(result, baselines=baselines, learning=learning)
     return result
 
 
+@lru_cache(maxsize=4)
 def folds_of(labels: Labels, settings: ScoreSettings) -> np.ndarray | None:
     """Return the fold of each labelled text, equal texts in one fold; `None` without folds."""
     return assign_folds(labels.values, settings.folds, groups=labels.groups, seed=settings.seed)

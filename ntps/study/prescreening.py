@@ -244,8 +244,10 @@ def frozen_inputs(representations: Representations, *, folds: int = 5, seed: int
     labels, probed = halves(labels_of(representations), seed)
     settings = ScoreSettings(folds=folds, seed=seed)
     fold_of = cast(np.ndarray, folds_of(labels, settings))
-    rows = list(score_layers(representations, labels, settings))
-    layers = [row.score for row in rows]
+    layers, readouts = [], []
+    for row in score_layers(representations, labels, settings):  # solutions are not kept
+        layers.append(row.score)
+        readouts.append(row.readouts["all"])
     middle = layers[layer_at(DEPTH, len(layers))]
     probe = probe_record(representations, probed, settings)
     return {
@@ -256,5 +258,5 @@ def frozen_inputs(representations: Representations, *, folds: int = 5, seed: int
         "ntps": middle.ntps,
         "explained_heldout": middle.explained_heldout,
         "ceiling_heldout": layers[-1].ceiling_heldout,
-        "held_back": held_back(representations.layers, [row.readouts["all"] for row in rows], fold_of),
+        "held_back": held_back(representations.layers, readouts, fold_of),
     }

@@ -216,7 +216,6 @@ def test_blocks_do_not_change_it(monkeypatch):
     states, targets, folds, V = classes(50, 7)
     whole = held_out(states, targets, folds, V, [1, 4])
     monkeypatch.setattr(module, "_BLOCK", 1)
-    monkeypatch.setattr(module, "_ROWS", 3)
     blocks = held_out(states, targets, folds, V, [1, 4])
     assert torch.allclose(blocks.errors, whole.errors, atol=1e-10)
     assert torch.equal(blocks.predicted, whole.predicted)
