@@ -114,7 +114,7 @@ result
 # Here $d$ is the number of directions (the width of the states) and $k_V$ the number of next-token directions that we keep.
 # Trust the first two columns first: 1 is perfect, 0 is no better than knowing how frequent each label is, and a value a little
 # below 0 means that the readout learned noise. *R2* says what the layer holds, *through V* what next-token prediction uses of it. A
-# star marks the layer that holds most, `=` those that cannot be told from it with these texts. The picture shows the same numbers:
+# star marks the layer that holds most, `=` those that tie with it, within one standard error. The picture shows the same numbers:
 
 # %%
 result.plot()

@@ -28,8 +28,8 @@ class Demo:
     """The demo's table: one row per task, at the last layer.
 
     Attributes:
-        rows: `task`, `question`, `random` and `pretrained` (share of label variance explained through V on held-out
-            texts, before and after pretraining), `ceiling` (through all directions), `ntps` and `chance` of the
+        rows: `task`, `question`, `random` and `pretrained` (R^2 through V on held-out texts, before and after
+            pretraining), `ceiling` (through all directions), `ntps` and `chance` of the
             pretrained model, `k_v` and `d`.
         d: Width of the model.
         k_v: Number of next-token directions.
@@ -56,16 +56,16 @@ class Demo:
         unused = max(self.rows, key=lambda row: row["ceiling"] - row["pretrained"])
         lines = [
             *_paragraph(
-                f"What pretraining taught {MODEL}: share of label variance that a linear readout explains on held-out "
-                f"texts, through the {self.k_v} of {self.d} directions that next-token prediction uses most (random "
-                f"weights, pretrained) and through all {self.d} (pretrained). {N_TEXTS} texts, last layer."
+                f"What pretraining taught {MODEL}: R2 of a linear readout on held-out texts, through the {self.k_v} of "
+                f"{self.d} directions that next-token prediction uses most (random weights, pretrained) and through "
+                f"all {self.d} (pretrained). {N_TEXTS} texts, last layer."
             ),
             "",
             *text_table(columns, self.rows, gap=3),
             "",
             *wrap(
                 "* NTPS of a random subspace of that size. The raw score depends on the scale of the features: read it "
-                "against chance, and trust the shares more."
+                "against chance, and trust R2 more."
             ),
             *_paragraph(
                 f"Learned most: {learned['task']} ({fixed(learned['random'], 2)} before, "
@@ -130,7 +130,7 @@ def _write(demo: Demo, output: Path) -> None:
 
     picture = draw_picture(
         "tasks.png",
-        "Explained share before and after pretraining, by task",
+        "R2 before and after pretraining, by task",
         lambda figure: plot_tasks(demo.rows, figure.add_subplot()),
         figsize=(7.4, 0.34 * len(demo.rows) + 1.4),
     )

@@ -137,10 +137,10 @@ def plot_curve(scored: LayerScore, ax: Axes | None = None) -> Axes:
 
 
 def plot_tasks(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
-    """Draw one line per task from its explained share at random weights to that of the pretrained model.
+    """Draw one line per task from its R^2 at random weights to that of the pretrained model.
 
     Args:
-        rows: One mapping per task: `task`, `random`, `pretrained`, `ceiling` (shares explained on held-out texts).
+        rows: One mapping per task: `task`, `random`, `pretrained`, `ceiling` (R^2 on held-out texts).
         ax: Axes to draw on; new ones by default.
     """
     ax = new_axes(ax, figsize=(6.4, 0.34 * len(rows) + 1.6))
@@ -155,7 +155,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
     ):
         ax.scatter([row[key] for row in rows], heights, color=COLORS[color], label=label, zorder=2, **style)
     ax.set_yticks(heights, [row["task"] for row in rows])
-    ax.set(xlabel="share of label variance explained on held-out texts")
+    ax.set(xlabel="R2 on held-out texts")
     ax.axvline(0, color="0.85", lw=1, zorder=0)
     lowest = min((row[key] for row in rows for key in ("random", "pretrained", "ceiling")), default=0.0)
     ax.set_xlim(min(-0.05, lowest) - 0.03, 1.03)

@@ -125,7 +125,7 @@ def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
         "result": result,
         "shown": shown,
         "counts": f"{result.n_texts:,} texts, {result.n_classes} classes, {result.n_tokens:,} tokens.",
-        "sentences": [sentence.removeprefix("* ") for sentence in result.sentences()],
+        "sentences": [sentence.removeprefix("* ").replace(" (=)", "") for sentence in result.sentences()],
         "notes": result.notes(),
         "layers": draw_picture(
             f"layers{suffix}.png",

@@ -119,10 +119,10 @@ def readouts_of(held_out: HeldOut, layer: int, k_v: int, groups: np.ndarray, ori
     """Return the readouts `"all"` (all directions) and `"v"` (the first k_v next-token directions) of a layer."""
     through_all = Readout(
         name=f"layer {layer}",
-        errors=held_out.ceiling_errors.numpy().copy(),  # not a view of the errors at all ranks
+        errors=held_out.ceiling_errors.numpy(),
         baseline=held_out.baseline.numpy(),
         groups=groups,
         origin=origin,
     )
-    through_v = replace(through_all, name=f"layer {layer} through V", errors=held_out.errors_at(k_v).numpy().copy())
+    through_v = replace(through_all, name=f"layer {layer} through V", errors=held_out.errors_at(k_v).numpy())
     return {"all": through_all, "v": through_v}

@@ -331,7 +331,8 @@ class ScoreResult:
             tied = ""
             if self.best.tied:
                 layers = _listed([str(layer) for layer in sorted(self.best.tied)])
-                tied = f" (=: {'layers' if len(self.best.tied) > 1 else 'layer'} {layers} cannot be told from it)"
+                tied = f", and layers {layers} (=) tie" if len(self.best.tied) > 1 else f", and layer {layers} (=) ties"
+                tied += " with it"
             text = (
                 f"* Layer {self.best.layer} holds these labels best{tied}: on texts it was not fitted on, a linear "
                 f"readout takes {percent(self.best.r2)} off the error of guessing by label frequencies ({r2}"
@@ -388,7 +389,7 @@ class ScoreResult:
 
     @property
     def losses_mean_something(self) -> bool:
-        """Whether there are at least 10 texts per direction: below, in-sample losses are mostly fits of noise."""
+        """Whether there are at least 10 texts per direction: below, noise may be much of in-sample losses."""
         return self.n_texts >= _ENOUGH * self.layers[0].d
 
     def _title(self) -> str:
