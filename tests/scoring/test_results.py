@@ -138,7 +138,8 @@ def test_what_is_said_where_labels_are_held():
     tied = dataclasses.replace(result, best=dataclasses.replace(best, layer=1, tied=(2, 0), p_value=0.012))
     assert "and layers 0 and 2 (=) tie with it: " in words(tied) and "p = 0.012" in words(tied)
     assert [tied.mark(layer) for layer in (0, 1, 2)] == ["=", "*", "="]
-    assert "and layer 2 (=) ties with it: " in words(dataclasses.replace(tied, best=dataclasses.replace(tied.best, tied=(2,))))
+    one = dataclasses.replace(tied, best=dataclasses.replace(tied.best, tied=(2,)))
+    assert "and layer 2 (=) ties with it: " in words(one)
     alone = dataclasses.replace(tied, best=dataclasses.replace(tied.best, tied=()))
     assert "=:" not in words(alone) and [alone.mark(layer) for layer in (0, 1, 2)] == [" ", "*", " "]
     assert "Accuracy" not in words(make(probes=False)) and "Twice" not in words(make(probes=False))
