@@ -1,16 +1,27 @@
 """Files that are either whole or not there: atomic writes, one checksummed tensor store, JSON."""
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import secrets
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ntps._names import valid
 from ntps.errors import NtpsError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import torch
@@ -20,41 +31,147 @@ _SAFETENSORS_NAMES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
+_PART = re.compile(r"(\..*)\.[0-9a-f]{12}\.part", re.DOTALL)  # as `_new_part` makes them
+
+
+def local_path(name: str | os.PathLike[str]) -> Path:
+    """Return a name as a path, `~` expanded, that can be looked up; whether there is something is not asked.
+
+    Raises:
+        NtpsError: If the name is empty, too long or no name for a file, its user is unknown, or a folder on the way
+            may not be read.
+    """
+    text = os.fspath(name)
+    if not text.strip():
+        raise NtpsError("the name of a file or folder is empty; give its path.")
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except RuntimeError as error:
+        raise NtpsError(f"{text}: there is no such user; write the path without ~.") from error
+    except ValueError as error:  # a null character, or half a character
+        raise NtpsError(f"{text!r} cannot be the name of a file ({error}).") from error
+    except OSError as error:
+        raise NtpsError(f"{text}: {error.strerror or error}.") from error
+    return path
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` when the block succeeds and removed when it fails.
 
-    A reader never sees half a file: the rename is atomic within one folder.
+    A reader never sees half a file: the rename is atomic within one folder. A file that is replaced passes on its mode
+    and owner; through a link, what it points to is replaced. Devices and FIFOs are written into when the block ends.
 
     Raises:
         NtpsError: If the folder cannot be made or written (no permission, disk full).
     """
     path = Path(path)
     temporary: Path | None = None
+    descriptor: int | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        candidate = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-        os.close(os.open(candidate, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the kernel applies the umask
-        temporary = candidate
+        there = writable(path)
+        stream = there is not None and not stat.S_ISREG(there.st_mode)
+        target = path if stream else Path(os.path.realpath(path))
+        folder = Path(tempfile.gettempdir()) if stream else target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = _new_part(folder, target.name)
+        if there is not None and not stream:
+            _pass_on(temporary, there)
         yield temporary
-        os.replace(temporary, path)
+        if stream:
+            with temporary.open("rb") as source, path.open("wb") as device:
+                shutil.copyfileobj(source, device)
+        else:
+            os.replace(temporary, target)
     except OSError as error:
         raise NtpsError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def writable(path: Path) -> os.stat_result | None:
+    """Return what the system says of a file that could be written or replaced, through links; `None` if there is none.
+
+    Raises:
+        OSError: If it is a folder or a socket, or may not be written.
+    """
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(there.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stat.S_ISSOCK(there.st_mode):
+        raise OSError(errno.ENXIO, "it is a socket")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return there
+
+
+def _pass_on(temporary: Path, there: os.stat_result) -> None:
+    """Give a new file the mode of the one that it will replace, and its owner as far as this user may."""
+    if hasattr(os, "chown") and (there.st_uid, there.st_gid) != (temporary.stat().st_uid, temporary.stat().st_gid):
+        with suppress(OSError):
+            os.chown(temporary, there.st_uid, there.st_gid)
+    temporary.chmod(stat.S_IMODE(there.st_mode))
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return a hidden path in the same folder whose name begins with that of `path`, cut to what a name may hold."""
+    name = os.fsencode(path.name)[:200].decode(errors="ignore")
+    return path.with_name(f".{name}{ending}")
+
+
+def _new_part(folder: Path, name: str) -> tuple[int, Path]:
+    """Make a file for half-written content and return its descriptor, which holds a lock for `sweep`, and its path."""
+    while True:
+        path = beside(folder / name, f".{secrets.token_hex(6)}.part")
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # the kernel applies the umask
+        if fcntl is None:  # pragma: no cover  Windows renames no file that is open
+            os.close(descriptor)
+            return os.open(os.devnull, os.O_RDONLY), path
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:  # a sweep may have come before the lock
+            return descriptor, path
+        os.close(descriptor)
+
+
+def sweep(folder: str | Path, name: str | None = None) -> None:
+    """Remove half-written files that killed processes left in a folder, and none that a process is writing.
+
+    Args:
+        folder: The folder; those below it are left alone.
+        name: Only those of the file of this name.
+    """
+    wanted = None if name is None else beside(Path(folder) / name, "").name
+    for path in Path(folder).glob(".*.part") if fcntl is not None else ():
+        found = _PART.fullmatch(path.name)
+        if found is None or wanted not in (None, found[1]):
+            continue
+        with suppress(OSError):  # held, gone, or on a file system without locks
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def atomic_write(path: str | Path, data: str | bytes) -> Path:
-    """Write `data` (text as UTF-8) to `path` atomically and return the path.
+    """Write `data` (text as UTF-8, lone surrogates as U+FFFD) to `path` atomically and return the path.
 
     Raises:
         NtpsError: If the file cannot be written.
     """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        temporary.write_bytes(valid(data).encode("utf-8") if isinstance(data, str) else data)
     return Path(path)
 
 
@@ -147,7 +264,7 @@ def sha256_files(paths: Iterable[str | Path]) -> str:
     """Return the SHA-256 hex digest over names and contents of `paths`, in the order given."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
-        digest.update(path.name.encode() + b"\0")
+        digest.update(os.fsencode(path.name) + b"\0")
         with path.open("rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
@@ -157,7 +274,9 @@ def sha256_files(paths: Iterable[str | Path]) -> str:
 def sha256_json(content: Mapping[str, Any], *, leave_out: str = "checksum") -> str:
     """Return the SHA-256 hex digest of a JSON object without the entry in which a file keeps this digest."""
     rest = {key: value for key, value in content.items() if key != leave_out}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
+    return hashlib.sha256(
+        json.dumps(rest, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def jsonable(value: Any) -> Any:
@@ -174,33 +293,25 @@ def jsonable(value: Any) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, with or without a byte order mark.
 
     Raises:
-        NtpsError: If it is missing, unreadable or not JSON.
+        NtpsError: If it is missing, unreadable or not JSON, is nested too deeply, or holds a number of thousands of
+            digits.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise NtpsError(f"cannot read {path}: {error}.") from error
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise NtpsError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+    except RecursionError as error:
+        raise NtpsError(f"{path} is nested too deeply to be read.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise NtpsError(f"cannot read {path}: {reason}.") from error
+    except ValueError as error:
+        raise NtpsError(f"cannot read {path}: it holds a number of too many digits.") from error
 
 
-def check_output(folder: str | Path | None, file: str | Path | None = None) -> None:
-    """Refuse an output folder or file that cannot be written, before the long work starts.
-
-    Args:
-        folder: Output folder; created if it does not exist.
-        file: Output file; "-" is standard output.
-
-    Raises:
-        NtpsError: If the folder is a file or cannot be written to, or the file is a folder.
-    """
-    if folder is not None:
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise NtpsError(f"output {folder} is a file; name a folder.")
-        atomic_write(folder / f".ntps-write-test-{secrets.token_hex(6)}", "").unlink(missing_ok=True)
-    if file is not None and Path(file).is_dir():
-        raise NtpsError(f"{file} is a folder; name a file, or - for standard output.")
+def json_text(content: Any) -> str:
+    """Return JSON values as the text of a file."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from ntps._names import clean
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -19,11 +21,6 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 def counted(number: int, word: str) -> str:
     """Return "1 task", "2 tasks"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def short_name(name: str) -> str:
-    """Return the last part of a path, or a hub name as it is."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
 
 
 def bar(value: float | None, width: int = BAR_WIDTH) -> str:
@@ -72,7 +69,7 @@ class Column:
         value = self.value(row)
         if value is None or isinstance(value, float):
             return fixed(value, self.digits, missing)
-        return value if isinstance(value, str) else str(value)
+        return value if isinstance(value, Markup) else clean(str(value))
 
 
 def text_table(columns: Sequence[Column], rows: Iterable[Any], *, gap: int = 2) -> list[str]:

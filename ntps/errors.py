@@ -4,13 +4,21 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
+from ntps._names import one_line
+
+LARGEST = 2**63 - 1  # of a whole number: what 64 bits hold
+
 
 class NtpsError(ValueError):
     """A request that cannot be met.
 
     The message is one sentence that names the culprit (file and line, column, option) and what would be accepted.
-    The command line prints it and exits with status 2; in Python it is an ordinary `ValueError`.
+    The command line prints it and exits with status 2; in Python it is an ordinary `ValueError`. Names in it may come
+    from anywhere, so it is cleaned: one line, nothing that steers a terminal, nothing longer than a reader bears.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 def one_of(value: Any, allowed: Iterable[Any], what: str) -> Any:
@@ -50,8 +58,12 @@ def whole(value: Any, low: int | None, high: int | None, what: str) -> int:
     """Return `value` as an `int` if it is a whole number and `low <= value <= high`, as for `in_range`.
 
     Raises:
-        NtpsError: If it is not.
+        NtpsError: If it is not, or has more than 64 bits.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise NtpsError(f"{what} is {value!r}; it must be a whole number.")
-    return int(in_range(value, low, high, what))
+    number = int(value)
+    if abs(number) > LARGEST:
+        size = "above 2^63" if number > 0 else "below -2^63"
+        raise NtpsError(f"{what} is a number of {number.bit_length()} bits, {size}; give a smaller one.")
+    return int(in_range(number, low, high, what))

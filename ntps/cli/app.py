@@ -1,57 +1,99 @@
 """The command line, `ntps`: parsing and printing, nothing else."""
 
-import json
 import os
+import signal
 import sys
 import textwrap
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
 
-from ntps._files import check_output
+from ntps._names import one_line
+from ntps._processes import is_main_process, refuse_processes
 from ntps._version import __version__
 from ntps.cli import lora_command, prescreen_command, score_command, study_command
-from ntps.cli.options import JsonFile, Quiet, emit, name_options, show_messages
+from ntps.cli.options import JsonFile, Quiet, claim_outputs, emit, name_options, plain_output, say, show_messages
 from ntps.errors import NtpsError
 
 app = typer.Typer(
     name="ntps",
     help="Next Token Perception Score: what next-token prediction keeps of a labelled text task.",
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
 def main() -> None:
-    """Run the command line; bad input is one sentence on stderr and exit status 2, Ctrl-C is 130."""
+    """Run the command line; bad input is one sentence on stderr and exit status 2.
+
+    Ctrl-C is 130; SIGTERM and a closed terminal end a run as it does, with 143 and 129.
+    """
     # Threads that spin while they wait for each other slow a busy machine down several times; before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; a backend for windows may be missing
+    if sys.stderr is None:  # closed; `print` would take standard output for it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it stays open to the end
     show_messages()
+    plain_output()
+    with _signals() as came:
+        status = _status()
+        if status == 130:
+            status = 128 + came[0] if came else 130
+            print("\nntps: interrupted; what was finished is kept.", file=sys.stderr)
+    sys.exit(status)
+
+
+def _status() -> int:
+    """Run the command and return its exit status."""
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except NtpsError as error:
-        status = _refuse(name_options(str(error), _parameters()))
+        return _refuse(name_options(str(error), _parameters()))
     except (KeyboardInterrupt, typer.Abort):
-        status = 130
+        return 130
     except typer.Exit as error:
-        status = error.exit_code
-    except BrokenPipeError:  # the reader of our output, such as `head`, has exited
-        sys.stderr.close()
-        status = 0
+        return int(error.exit_code)
+    except SystemExit:  # the parser's answer to a closed pipe
+        return 0 if "--help" in sys.argv else _refuse("a pipe or a connection was closed by the other end; try again.")
     except Exception as error:
         if not hasattr(error, "format_message"):  # the parser's exceptions have it; any other is a bug
             raise
-        status = _refuse(f"{error.format_message()} See ntps --help.")
-    if status == 130:
-        print("\nntps: interrupted; what was finished is kept.", file=sys.stderr)
-    sys.exit(status if isinstance(status, int) else 0)
+        return _refuse(f"{error.format_message()} See ntps --help.")
+    return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Let the signals that ask for an end interrupt the block as Ctrl-C does, and yield the list of those that came."""
+    came: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            before[number] = signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _refuse(message: str) -> int:
-    print(f"ntps: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        speaks = is_main_process()
+    except NtpsError:
+        speaks = True
+    if speaks:
+        with suppress(OSError):
+            print(f"ntps: {one_line(message)}", file=sys.stderr)
     return 2
 
 
@@ -64,7 +106,7 @@ def _parameters() -> list[Any]:
 
 def _version(requested: bool) -> None:
     if requested:
-        print(f"ntps {__version__}")
+        say(f"ntps {__version__}")
         raise typer.Exit
 
 
@@ -82,8 +124,9 @@ for command in (score_command, study_command, lora_command, prescreen_command):
 
 
 @app.command("list")
-def list_command(json_file: JsonFile = None) -> None:
+def list_command(context: typer.Context, json_file: JsonFile = None) -> None:
     """List the models and tasks that are known by name."""
+    _, path = claim_outputs(context, None, json_file)
     from ntps.models import list_models
     from ntps.tasks import list_tasks
 
@@ -105,18 +148,21 @@ def list_command(json_file: JsonFile = None) -> None:
             about = textwrap.shorten(row["description"], max(80 - max(len(name), 29), 20), placeholder=" …")
             lines.append(f"{name:29}{about}")
         lines.append("")
-    emit(json.dumps(bundled, indent=2, ensure_ascii=False), json_file, "\n".join(lines), json_file is not None)
+    emit(bundled, path, "\n".join(lines), path is not None)
 
 
 @app.command("demo")
 def demo_command(
-    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    context: typer.Context,
+    output: Annotated[str, typer.Option(help="Folder of the report.")] = "report",
     quiet: Quiet = False,
 ) -> None:
     """Score the bundled model on the bundled tasks, beside the same model before pretraining."""
+    refuse_processes("the demo")
+    folder = claim_outputs(context, output)[0]
+
     from ntps.report.demo import run_demo
 
-    check_output(output)
-    demo = run_demo(output, progress=False if quiet else None)
+    demo = run_demo(folder or output, progress=False if quiet else None)
     if not quiet:
-        print(demo)
+        say(demo)

@@ -1,14 +1,14 @@
 """`ntps lora`."""
 
-import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ntps._files import atomic_write, check_output
+from ntps._files import atomic_write, json_text
+from ntps._names import shareable
+from ntps._processes import refuse_processes
 from ntps.cli import options as shared
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 
 NAME = "lora"
 EXAMPLES = (
@@ -19,6 +19,7 @@ EXAMPLES = (
 
 
 def run(
+    context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskArgument,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
@@ -54,22 +55,21 @@ def run(
     device: shared.Device = None,
     revision: shared.Revision = None,
     trust_remote_code: shared.TrustRemoteCode = False,
-    output: Annotated[Path | None, typer.Option(help="Folder for training state, adapter, head and lora.json.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for training state, adapter, head and lora.json.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --output.")] = False,
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
 ) -> None:
     """Fine-tune with LoRA, and compare accuracy and scores before and after."""
-    in_range(seed, 0, None, "seed")
-    in_range(seeds, 1, None, "seeds")
+    whole(seed, 0, None, "seed")
+    whole(seeds, 1, None, "seeds")
     if limit is not None:
-        in_range(limit, 1, None, "limit")
+        whole(limit, 1, None, "limit")
     requested_folds = shared.parse_folds(folds)
     if resume and output is None:
         raise NtpsError("--resume needs --output, the folder of the run to continue.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise NtpsError("ntps lora trains in one process; start it without torchrun.")
-    check_output(output, json_file)
+    refuse_processes("ntps lora")
+    folder, json_path = shared.claim_outputs(context, output, json_file, inputs=[model, task])
     if quiet:
         shared.hide_messages()
 
@@ -105,7 +105,7 @@ def run(
         "settings": settings,
         "folds": requested_folds,
         "layers": layers,
-        "output": output,
+        "output": folder,
         "resume": resume,
         "progress": False if quiet else None,
     }
@@ -113,8 +113,8 @@ def run(
         result: Any = before_and_after(loaded, labelled, seed=seed, **options)
     else:
         result = repeat(loaded, labelled, seeds=range(seed, seed + seeds), **options)
-    json_text, text = result.to_json(), str(result)
-    if output is not None:
-        atomic_write(output / "lora.json", json_text + "\n")
-        text += f"\n\nAdapter, head and lora.json: {output}"
-    shared.emit(json_text, json_file, text, quiet)
+    content, text = shareable(result.to_dict()), str(result)
+    if folder is not None:
+        atomic_write(folder / "lora.json", json_text(content))
+        text += f"\n\nAdapter, head and lora.json: {folder}"
+    shared.emit(content, json_path, text, quiet)

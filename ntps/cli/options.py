@@ -1,15 +1,21 @@
 """Common parts of the commands: options, messages on stderr, JSON or text output, sentences that name options."""
 
+import codecs
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ntps._files import atomic_write
+from ntps._files import atomic_write, json_text, local_path
+from ntps._names import clean, one_line
+from ntps._outputs import STDOUT, claim
+from ntps._processes import is_main_process
 from ntps.errors import NtpsError
 
 ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
@@ -35,7 +41,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 Tokenizer = Annotated[str | None, typer.Option(help="Another tokenizer: directory or hub name.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")]
+JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, messages or table.")]
 
 
@@ -43,11 +49,12 @@ class _Stderr(logging.Handler):
     """Print messages as "ntps: ..." without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = " ".join(self.format(record).split())
-        if "tqdm" in sys.modules:
-            sys.modules["tqdm"].tqdm.write(f"ntps: {message}", file=sys.stderr)
-        else:
-            print(f"ntps: {message}", file=sys.stderr)
+        message = f"ntps: {one_line(self.format(record))}"
+        with suppress(OSError):
+            if "tqdm" in sys.modules:
+                sys.modules["tqdm"].tqdm.write(message, file=sys.stderr)
+            else:
+                print(message, file=sys.stderr)
 
 
 def show_messages() -> None:
@@ -63,6 +70,57 @@ def hide_messages() -> None:
     logging.getLogger("ntps").setLevel(logging.ERROR)
 
 
+def plain_output() -> None:
+    """Let standard output take any text: what its encoding lacks is written in simpler characters."""
+    codecs.register_error("ntps-plain", _plainly)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="ntps-plain")
+
+
+_PLAIN = dict(zip("█▉▊▋▌▍▎▏–—…²×’‘“”−", "######  --.2x''\"\"-", strict=False)) | {
+    "≥": ">=",
+    "≤": "<=",
+    "→": "->",
+    "±": "+-",
+}
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that an encoding lacks: the like, such as # for a bar, or their numbers."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    found = (_PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in lacking)
+    return "".join(found), error.end
+
+
+def claim_outputs(
+    context: typer.Context,
+    output: str | None,
+    json_file: str | None = None,
+    *,
+    inputs: Iterable[str] = (),
+    shared: bool = False,
+) -> tuple[Path | None, Path | None]:
+    """Hold a command's outputs until it ends, and return them as paths; of several processes the first one holds them.
+
+    Args:
+        context: The command's context.
+        output: Folder, `--output`.
+        json_file: File, `--json`.
+        inputs: Names of what is read, which no output may be.
+        shared: Whether other runs may write the same at the same time.
+
+    Raises:
+        NtpsError: See `ntps._outputs.claim`.
+    """
+    if json_file in STDOUT and sys.stdout is None:
+        raise NtpsError("standard output is closed; name a file for --json.")
+    if is_main_process():
+        return context.with_resource(claim(output, json_file, inputs=inputs, shared=shared))
+    return None if output is None else local_path(output), None if json_file is None else local_path(json_file)
+
+
 def parse_folds(folds: str) -> int | str:
     """Return the number of folds, or "auto".
 
@@ -71,22 +129,47 @@ def parse_folds(folds: str) -> int | str:
     """
     if folds == "auto":
         return folds
-    if not folds.isdigit() or folds == "1":
+    if not (folds.isascii() and folds.isdigit() and len(folds) < 19) or int(folds) == 1:
         raise NtpsError(f"folds is {folds}; it must be auto, 0 (none) or a number of at least 2.")
     return int(folds)
 
 
-def emit(json_text: str, json_file: Path | None, text: object, quiet: bool) -> None:
-    """Write JSON to its file, if one was given, and print the text unless JSON goes to stdout or `quiet` is set."""
-    if str(json_file) == "-":
-        sys.stdout.flush()
-        sys.stdout.buffer.write(json_text.encode("utf-8") + b"\n")  # whatever the terminal's encoding
-        sys.stdout.buffer.flush()
+def emit(content: Any, json_file: Path | None, text: object, quiet: bool) -> None:
+    """Write JSON values to their file, if one was given, and print the text unless JSON goes to stdout or `quiet`."""
+    if str(json_file) in STDOUT:
+        _print(json_text(content).encode("utf-8"))  # whatever the terminal's encoding
         return
     if json_file is not None:
-        atomic_write(json_file, json_text + "\n")
+        atomic_write(json_file, json_text(content))
     if not quiet:
-        print(text)
+        say(text)
+
+
+def say(text: object) -> None:
+    """Print text, clean of what steers a terminal."""
+    _print(clean(str(text)) + "\n")
+
+
+def _print(text: str | bytes) -> None:
+    """Write to standard output at once, so that a failure is met here; the end is quiet if its reader has gone.
+
+    Raises:
+        NtpsError: If it cannot be written.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        if isinstance(text, str):
+            sys.stdout.write(text)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer is not tried again
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(0) from None
+        raise NtpsError(f"cannot write to standard output: {error.strerror or error}.") from error
 
 
 def name_options(message: str, parameters: Iterable[Any]) -> str:

@@ -1,13 +1,13 @@
 """`ntps prescreen`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ntps._files import check_output
+from ntps._names import shareable
+from ntps._processes import refuse_processes
 from ntps.cli import options as shared
-from ntps.errors import in_range
+from ntps.errors import whole
 
 NAME = "prescreen"
 EXAMPLES = (
@@ -18,11 +18,12 @@ EXAMPLES = (
 
 
 def run(
+    context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskList,
     budget: Annotated[int | None, typer.Option(help="Number of tasks that may be fine-tuned.")] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="calibration.json of a study with --lora.  [default: the bundled one]")
+        str | None, typer.Option(help="calibration.json of a study with --lora.  [default: the bundled one]")
     ] = None,
     limit: shared.TaskLimit = 1000,
     max_length: shared.MaxLength = None,
@@ -37,10 +38,12 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Rank tasks by what LoRA is expected to gain on them, without training."""
-    in_range(batch_size, 1, None, "batch_size")
+    whole(batch_size, 1, None, "batch_size")
     if budget is not None:
-        in_range(budget, 1, None, "budget")
-    check_output(None, json_file)
+        whole(budget, 1, None, "budget")
+    refuse_processes("ntps prescreen")
+    inputs = [model, *task, *([] if calibration is None else [calibration])]
+    _, json_path = shared.claim_outputs(context, None, json_file, inputs=inputs)
     if quiet:
         shared.hide_messages()
 
@@ -59,4 +62,4 @@ def run(
         batch_size=batch_size,
         progress=False if quiet else None,
     )
-    shared.emit(result.to_json(), json_file, result, quiet)
+    shared.emit(shareable(result.to_dict()), json_path, result, quiet)

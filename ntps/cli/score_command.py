@@ -1,14 +1,13 @@
 """`ntps score`."""
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ntps._files import check_output
+from ntps._names import shareable
+from ntps._processes import is_main_process
 from ntps.cli import options as shared
-from ntps.errors import NtpsError, in_range
+from ntps.errors import NtpsError, whole
 
 NAME = "score"
 EXAMPLES = (
@@ -20,6 +19,7 @@ EXAMPLES = (
 
 
 def run(
+    context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskArgument,
     text_column: shared.TextColumn = None,
@@ -53,7 +53,7 @@ def run(
     state_dtype: Annotated[
         str, typer.Option(help="Type of pooled states: float32, or float16 for half the size.")
     ] = "float32",
-    output: Annotated[Path | None, typer.Option(help="Folder of the report; the pass in it is reused.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder of the report; the pass in it is reused.")] = None,
     json_file: shared.JsonFile = None,
     seed: Annotated[int, typer.Option(help="Seed of sample, folds, permutations and random weights.")] = 0,
     revision: shared.Revision = None,
@@ -65,17 +65,17 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Score a causal language model on a labelled text set, layer by layer."""
-    in_range(batch_size, 1, None, "batch_size")
+    whole(batch_size, 1, None, "batch_size")
+    whole(seed, 0, None, "seed")
     if control and (random_weights or device_map is not None):
         other = "--random-weights" if random_weights else "--device-map"
         raise NtpsError(f"--control and {other} exclude each other; give one of them.")
-    check_output(output, json_file)
+    report, json_path = shared.claim_outputs(context, output, json_file, inputs=[model, task])
     if quiet:
         shared.hide_messages()
 
     from ntps.models import Representations, collect, load_model
     from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings
-    from ntps.models.processes import is_main_process
     from ntps.report import write_report
     from ntps.scoring import ScoreSettings, score_task
     from ntps.tasks import load_task
@@ -123,7 +123,7 @@ def run(
             random_weights=with_random_weights,
             seed=seed if with_random_weights else None,
         )
-        folder = output if output is None or not representations else output / "control"
+        folder = report if report is None or not representations else report / "control"
         representations.append(
             collect(
                 loaded,
@@ -143,11 +143,13 @@ def run(
     if not is_main_process():
         return
     results = score_task(representations[0], settings, control=representations[1] if control else None)
-    if output is not None:
-        write_report(results, output)
-    contents = [result.to_dict() for result in results]
-    whole = contents[0] if len(contents) == 1 else {"schema_version": contents[0]["schema_version"], "tasks": contents}
+    if report is not None:
+        write_report(results, report)
+    contents = [shareable(result.to_dict()) for result in results]
+    whole_result = (
+        contents[0] if len(contents) == 1 else {"schema_version": contents[0]["schema_version"], "tasks": contents}
+    )
     text = "\n\n".join(map(str, results))
-    if output is not None:
-        text += f"\n\nReport: {output / 'report.html'}"
-    shared.emit(json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False), json_file, text, quiet)
+    if report is not None:
+        text += f"\n\nReport: {report / 'report.html'}"
+    shared.emit(whole_result, json_path, text, quiet)

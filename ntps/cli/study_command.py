@@ -1,6 +1,5 @@
 """`ntps study`."""
 
-import json
 import logging
 import textwrap
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._files import atomic_write, check_output
+from ntps._files import atomic_write, json_text
+from ntps._processes import refuse_processes
 from ntps._text import counted
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, one_of
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(
+    context: typer.Context,
     model: Annotated[list[str], typer.Option("--model", help="A model; repeat for several.")],
     task: shared.TaskList,
     limit: shared.TaskLimit = 1000,
@@ -49,12 +50,14 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
-    output: Annotated[Path, typer.Option(help="Folder of cells and report; run again to resume.")] = Path("study"),
+    output: Annotated[str, typer.Option(help="Folder of cells and report; run again to resume.")] = "study",
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
 ) -> None:
     """Score models on tasks, resumable, and say what predicts a probe's accuracy on other texts."""
-    check_output(output, json_file)
+    refuse_processes("ntps study", "start it as often as you like with the same output, but without torchrun")
+    folder, json_path = shared.claim_outputs(context, output, json_file, inputs=[*model, *task], shared=True)
+    assert folder is not None
     if target == "gain" and not lora:
         raise NtpsError("--target gain needs --lora: gains come from fine-tuning.")
     if quiet:
@@ -62,7 +65,7 @@ def run(
 
     from ntps.finetune import TrainSettings
     from ntps.report import write_study
-    from ntps.report.study import gain_lead
+    from ntps.report.study import gain_lead, without_paths
     from ntps.study import StudySettings, run_study
     from ntps.study.study import TARGETS
 
@@ -70,7 +73,7 @@ def run(
     study = run_study(
         model,
         task,
-        output=output,
+        output=folder,
         settings=StudySettings(
             limit=limit,
             max_length=max_length,
@@ -88,15 +91,15 @@ def run(
         batch_size=batch_size,
         progress=False if quiet else None,
     )
+    study = without_paths(study)
     result = study.to_dict(target=target)
-    json_text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    atomic_write(output / "study.json", json_text + "\n")
-    write_study(study, output, result=result)
+    atomic_write(folder / "study.json", json_text(result))
+    write_study(study, folder, result=result)
     text = as_text(result)
     if lora:
-        _write_calibration(study, output, limit)
+        _write_calibration(study, folder, limit)
         text += "\n\n" + "\n".join(textwrap.wrap(gain_lead(study, result["gain"]), 80))
-    shared.emit(json_text, json_file, f"{text}\n\nReport: {output / 'report.html'}", quiet)
+    shared.emit(result, json_path, f"{text}\n\nReport: {folder / 'report.html'}", quiet)
 
 
 def _write_calibration(study: Any, output: Path, limit: int) -> None:

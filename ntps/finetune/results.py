@@ -11,7 +11,8 @@ import numpy as np
 from markupsafe import Markup
 
 from ntps._files import jsonable
-from ntps._text import WIDTH, Column, html_table, short_name, text_table
+from ntps._names import short_name
+from ntps._text import WIDTH, Column, html_table, text_table
 from ntps.scoring.results import ScoreResult
 
 SCHEMA_VERSION = 1

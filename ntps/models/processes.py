@@ -1,19 +1,15 @@
 """The processes that torchrun started: which batches each reads, and how they share sums and decisions."""
 
 import atexit
-import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from ntps._processes import world
+
 T = TypeVar("T")
-
-
-def is_main_process() -> bool:
-    """Return whether this process is the one that reports and writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Processes:
@@ -29,7 +25,7 @@ class Processes:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        self.count, self.rank = world()
         if self.count > 1:
             from accelerate import PartialState
 

@@ -1,6 +1,5 @@
 """The demo, `make demo`: the bundled model on the bundled tasks, beside the same model before pretraining."""
 
-import json
 import time
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -8,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ntps import miniworld
-from ntps._files import atomic_write
+from ntps._files import atomic_write, json_text
 from ntps._text import Column, bar, fixed, html_table, text_table, wrap
 from ntps.models import Representations, collect, load_model
-from ntps.report.page import draw_picture, render
+from ntps.report.page import csv_text, draw_picture, render
 from ntps.report.plots import plot_tasks
 from ntps.report.scores import write_report
 from ntps.scoring import score
@@ -97,9 +96,9 @@ def run_demo(output: str | Path, *, progress: bool | None = None) -> Demo:
     random = collect(load_model(RANDOM), shared, layers=-1, batch_size=64, progress=progress)
     rows = [_row(name, task, pretrained, random) for name, task in tasks.items()]
     rows.sort(key=lambda row: -row["pretrained"])
-    write_report(score(pretrained, folds=FOLDS, probes=False), output / SHOWN)
     demo = Demo(rows=rows, d=rows[0]["d"], k_v=rows[0]["k_v"], seconds=0.0, report=output / "report.html")
     _write(demo, output)
+    write_report(score(pretrained, folds=FOLDS, probes=False), output / SHOWN)
     demo = replace(demo, seconds=time.perf_counter() - started)
     atomic_write(output / "demo.txt", f"{demo}\n")
     return demo
@@ -155,9 +154,9 @@ def _write(demo: Demo, output: Path) -> None:
         shown=SHOWN,
     )
     content = {"model": MODEL, "random": RANDOM, "tasks": demo.rows}
+    atomic_write(output / "demo.json", json_text(content))  # first: it says whose the folder is
     atomic_write(output / picture.file, picture.png)
-    atomic_write(output / "demo.json", json.dumps(content, indent=2) + "\n")
-    atomic_write(output / "demo.csv", pd.DataFrame(demo.rows).to_csv(index=False))
+    atomic_write(output / "demo.csv", csv_text(pd.DataFrame(demo.rows)))
     atomic_write(demo.report, page)
 
 

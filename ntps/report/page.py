@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,10 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ntps._files import jsonable
+from ntps._names import clean, shareable
 from ntps._text import Column, html_table
 from ntps._version import __version__
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -58,7 +61,8 @@ def draw_picture(
     from matplotlib.figure import Figure
 
     buffer = io.BytesIO()
-    with style.context("default"):  # legends and labels are laid out for its sizes
+    with style.context("default"), warnings.catch_warnings():  # legends and labels are laid out for its sizes
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names of any script: a box stands for what it lacks
         figure = Figure(figsize=figsize, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
@@ -87,13 +91,23 @@ def render(template: str, *, title: str, heading: str, **content: Any) -> str:
         **content: Variables of the template; everything but `Markup` is escaped.
     """
     page = _environment().get_template(template)
-    return page.render(title=title, heading=heading, version=__version__, **content)
+    return clean(page.render(title=title, heading=heading, version=__version__, **content))
 
 
 def settings_table(settings: Mapping[str, Any]) -> Markup:
     """Return a table of settings and their values; those that are not strings are shown as JSON."""
     rows = [
         (name, value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False))
-        for name, value in settings.items()
+        for name, value in shareable(settings).items()
     ]
     return html_table([Column("setting", itemgetter(0), words=True), Column("value", itemgetter(1), words=True)], rows)
+
+
+def csv_text(frame: "pd.DataFrame") -> str:
+    """Return a table as CSV in which no word is a formula to a spreadsheet: such words begin with an apostrophe."""
+    words = frame.select_dtypes(exclude=["number", "bool"]).columns
+    return frame.assign(**{name: frame[name].map(_no_formula) for name in words}).to_csv(index=False)
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ntps._text import short_name
+from ntps._names import one_line, short_name, shortened
 from ntps.errors import NtpsError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Colours of seaborn's "colorblind" palette. V and U look the same in every picture of the package and of the course:
 # what goes through V is blue, what the labels' own directions hold (all that there is to explain) is orange.
 COLORS = {"V": "#0173b2", "U": "#de8f05", "ntps": "#029e73", "chance": "#7f7f7f", "random": "#949494"}
+LONGEST_LABEL = 70  # characters of a name in a picture
 MARKERS = "osD^vPX*<>"
 _METHODS = {"full": "all weights", "probe": "head alone", "scratch": "random start"}
 
@@ -29,6 +30,12 @@ def new_axes(ax: Axes | None = None, *, figsize: tuple[float, float] = (6.4, 4.0
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=figsize, layout="constrained")[1]
+
+
+def as_label(name: str) -> str:
+    """Return a name as matplotlib shows it as it is: `$` begins no formula, `_` hides nothing from the legend."""
+    text = shortened(one_line(name), LONGEST_LABEL).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def legend_below(ax: Axes, *, columns: int = 2) -> None:
@@ -98,9 +105,8 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
             ax.axvline(layer, color="0.95", lw=8, zorder=0)
     _share_axis(ax, (value for _, values, _, _ in lines for value in values))
     ax.locator_params(axis="x", integer=True)
-    ax.set(
-        xlabel="layer (0 is the embedding)", ylabel="R2, or share", title=f"{short_name(result.model)} on {result.task}"
-    )
+    title = as_label(f"{short_name(result.model)} on {short_name(result.task)}")
+    ax.set(xlabel="layer (0 is the embedding)", ylabel="R2, or share", title=title)
     legend_below(ax)
     return ax
 
@@ -154,7 +160,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
         ("ceiling", "pretrained, all directions", "U", {"marker": "|", "s": 140, "lw": 2.5}),
     ):
         ax.scatter([row[key] for row in rows], heights, color=COLORS[color], label=label, zorder=2, **style)
-    ax.set_yticks(heights, [row["task"] for row in rows])
+    ax.set_yticks(heights, [as_label(row["task"]) for row in rows])
     ax.set(xlabel="R2 on held-out texts")
     ax.axvline(0, color="0.85", lw=1, zorder=0)
     lowest = min((row[key] for row in rows for key in ("random", "pretrained", "ceiling")), default=0.0)

@@ -1,6 +1,5 @@
 """The report of scores: a folder with one self-contained page, the numbers as JSON and CSV, pictures as PNG."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -10,10 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ntps._files import atomic_write
-from ntps._text import Column, fixed, html_table, short_name
+from ntps._files import atomic_write, json_text
+from ntps._names import shareable, short_name
+from ntps._text import Column, fixed, html_table
 from ntps.errors import NtpsError
-from ntps.report.page import draw_picture, render, settings_table
+from ntps.report.page import csv_text, draw_picture, render, settings_table
 from ntps.report.plots import plot_curve, plot_layers
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.results import LayerScore, ScoreResult
@@ -69,13 +69,13 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
         for result, name, slug in zip(results, names, slugs, strict=True)
     ]
     task = results[0].task.removesuffix(f":{names[0]}") if several else results[0].task
-    heading = f"{short_name(results[0].model)} on {task}"
+    heading = f"{short_name(results[0].model)} on {short_name(task)}"
     page = render("score.html", title=heading, heading=heading, sections=sections, contents=_contents(sections))
-    dicts = [result.to_dict() for result in results]
+    dicts = [shareable(result.to_dict()) for result in results]
     pictures = [section[kind] for section in sections for kind in ("layers", "curve")]
     return [
         *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-        atomic_write(folder / "scores.json", _json(dicts if several else dicts[0])),
+        atomic_write(folder / "scores.json", json_text(dicts if several else dicts[0])),
         atomic_write(folder / "scores.csv", _csv(results, names)),
         atomic_write(folder / "report.html", page),
     ]
@@ -100,10 +100,6 @@ def _slugs(names: Sequence[str]) -> list[str]:
     return slugs
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
 def _csv(results: Sequence[ScoreResult], names: Sequence[str]) -> str:
     import pandas as pd
 
@@ -111,7 +107,7 @@ def _csv(results: Sequence[ScoreResult], names: Sequence[str]) -> str:
     if len(frames) > 1:
         for frame, name in zip(frames, names, strict=True):
             frame.insert(0, "labels", name)
-    return pd.concat(frames, ignore_index=True).to_csv(index=False)
+    return csv_text(pd.concat(frames, ignore_index=True))
 
 
 def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The report of a study: a folder with one self-contained page, the table as CSV, pictures as PNG."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from ntps._files import atomic_write
-from ntps._text import Column, counted, html_table, short_name
-from ntps.report.page import Picture, draw_picture, render, settings_table
+from ntps._names import distinct, shareable, short_name
+from ntps._text import Column, counted, html_table
+from ntps.report.page import Picture, csv_text, draw_picture, render, settings_table
 from ntps.report.study_plots import NAMES, plot_against, plot_choice, plot_models, plot_options, small_multiples
 from ntps.study.study import Study
 from ntps.study.table import GAINS
@@ -41,8 +43,8 @@ def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | No
     Raises:
         NtpsError: If the folder cannot be written.
     """
-    folder = Path(folder)
-    result = result or study.to_dict()
+    folder, study = Path(folder), without_paths(study)
+    result = shareable(result or study.to_dict())
     pictures = list(_pictures(study, result["correlations"]))
     frame = study.frame()
     page = render(
@@ -60,9 +62,20 @@ def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | No
     )
     return [
         *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-        atomic_write(folder / "study.csv", frame.to_csv(index=False)),
+        atomic_write(folder / "study.csv", csv_text(frame)),
         atomic_write(folder / "report.html", page),
     ]
+
+
+def without_paths(study: Study) -> Study:
+    """Return the study as it may be shared: models and tasks by the last parts of their paths, reasons too."""
+    names = distinct([*study.models, *study.tasks])
+    cells = []
+    for cell in study.cells:
+        model, task = (names.get(name, name) for name in (cell.model, cell.task))
+        cells.append(replace(cell, model=model, task=task, reason=shareable(cell.reason)))
+    models, tasks = (tuple(names[name] for name in given) for given in (study.models, study.tasks))
+    return replace(study, cells=tuple(cells), models=models, tasks=tasks)
 
 
 def lead(result: Mapping[str, Any]) -> str:

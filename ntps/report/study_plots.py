@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._text import short_name
-from ntps.report.plots import COLORS, MARKERS, legend_below, new_axes
+from ntps._names import short_name, shortened
+from ntps.report.plots import COLORS, MARKERS, as_label, legend_below, new_axes
 from ntps.study.measure import SHARES
 from ntps.study.ranks import centered_ranks, unit
 from ntps.study.selection import select_and_correlate
@@ -76,7 +76,9 @@ def plot_against(
         if target in _STANDARD_ERRORS:
             bars["yerr"] = 1.96 * np.nan_to_num(rows[_STANDARD_ERRORS[target]].to_numpy(dtype=float))
         marker = MARKERS[index % len(MARKERS)]
-        ax.errorbar(x, y, fmt=marker, color=palette[index], ms=5, lw=0.8, alpha=0.85, label=short_name(model), **bars)
+        ax.errorbar(
+            x, y, fmt=marker, color=palette[index], ms=5, lw=0.8, alpha=0.85, label=as_label(short_name(model)), **bars
+        )
     ax.set(xlabel=NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
     legend_below(ax, columns=4 if len(ax.get_legend_handles_labels()[1]) == 4 else 3)
     return ax
@@ -117,7 +119,7 @@ def plot_models(
         plot_against(study, predictor, ax, target=target, models=[model])
         ax.get_legend().remove()
         _name_points(ax, frame[frame["model"] == model], predictor, target)
-        title = short_name(model)
+        title = as_label(short_name(model))
         if model in per_model and per_model[model]["spearman"] is not None:
             low, high = per_model[model]["interval"]
             title += f"\nSpearman {per_model[model]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -134,8 +136,7 @@ def _name_points(ax: "Axes", rows: "pd.DataFrame", predictor: str, target: str) 
     """Write the task beside each point, on the side where there is more room."""
     middle = sum(ax.get_xlim()) / 2
     for task, x, y in rows[["task", predictor, target]].itertuples(index=False):
-        name = str(task).removeprefix("miniworld/")
-        name = name if len(name) <= 18 else f"{name[:17]}…"
+        name = as_label(shortened(str(task).removeprefix("miniworld/"), 18))
         offset, side = ((3, 3), "left") if x < middle else ((-3, 3), "right")
         text = ax.annotate(name, (x, y), xytext=offset, textcoords="offset points", ha=side, fontsize=5.5)
         text.set_in_layout(False)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from markupsafe import Markup
 
 from ntps._files import jsonable
-from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, percent, short_name, text_table, wrap
+from ntps._names import short_name
+from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, percent, text_table, wrap
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import jsonable, read_json, sha256_json
+from ntps._files import jsonable, local_path, read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range
 from ntps.study.gain import gain_frame, mean_of_tasks
@@ -86,7 +86,8 @@ class Calibration:
             `calibrate` adds (`world`, `seeds`, `limit`, `training`).
 
     Raises:
-        NtpsError: If coefficients or ranges do not match the inputs.
+        NtpsError: If coefficients or ranges do not match the inputs, a number is out of range or not finite, or `about`
+            lacks what a prescreening says of it.
     """
 
     inputs: tuple[str, ...]
@@ -103,6 +104,22 @@ class Calibration:
                 f"a calibration of {len(self.inputs)} inputs has {len(self.coefficients)} coefficients and "
                 f"{len(self.ranges)} ranges; it needs one coefficient more than inputs, and one range for each."
             )
+        in_range(self.confidence, 0.5, 0.99, "the confidence of a calibration")
+        _finite(self.coefficients, "coefficients")
+        _finite([end for ends in self.ranges for end in ends], "ranges")
+        _finite([error for errors in self.errors.values() for error in errors], "errors")
+        if not self.errors or not all(self.errors.values()):
+            raise NtpsError("a calibration needs errors of its tasks; there are none.")
+        if not all(low <= high for low, high in self.ranges):
+            raise NtpsError(f"a calibration has ranges {self.ranges}; each must go from low to high.")
+        in_range(self.coverage, 0, 1, "the coverage of a calibration")
+        about, margin = self.about, self.about.get("margin")
+        for name in ("models", "tasks"):
+            if not isinstance(about.get(name), list | tuple):
+                raise NtpsError(f"a calibration must say in about.{name} what it was fitted on, as a list.")
+        _finite([about.get(f"mean_absolute_error{of}") for of in ("", "_of_no_gain", "_of_the_mean_gain")], "errors")
+        margins = [margin.get(name) for name in ("mean", "low", "high")] if isinstance(margin, Mapping) else [margin]
+        _finite([*margins, about.get("limit") or 0], "margin or limit")
 
     def forecast(self, values: Mapping[str, float]) -> GainForecast:
         """Return the gain to expect.
@@ -162,7 +179,10 @@ class Calibration:
         if content.get("checksum") != sha256_json(content):
             raise NtpsError(f"{source} is damaged: its checksum does not fit; write it again from the study.")
         header = ("kind", "schema", "version", "checksum")
-        return from_json(cls, {name: value for name, value in content.items() if name not in header}, source)
+        try:
+            return from_json(cls, {name: value for name, value in content.items() if name not in header}, source)
+        except NtpsError as error:
+            raise NtpsError(f"{source} cannot be used: {error}") from error
 
 
 def calibrate(
@@ -228,9 +248,16 @@ def load_calibration(path: str | Path | None = None) -> Calibration:
         NtpsError: If it cannot be read, or is damaged.
     """
     if path is not None:
-        return Calibration.from_dict(read_json(Path(path)), str(path))
+        return Calibration.from_dict(read_json(local_path(path)), str(path))
     text = resources.files("ntps.study").joinpath(f"data/{BUNDLED}").read_text(encoding="utf-8")
     return Calibration.from_dict(json.loads(text), "the bundled calibration")
+
+
+def _finite(values: Sequence[Any], what: str) -> None:
+    """Refuse what is not a finite number."""
+    for value in values:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise NtpsError(f"a calibration has {value!r} among its {what}; numbers are needed.")
 
 
 def _verdict(low: float, high: float) -> str:

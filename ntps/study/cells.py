@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntps._files import atomic_write, read_json, sha256_json
+from ntps._files import atomic_write, read_json, sha256_json, sweep
+from ntps._outputs import file_lock
 from ntps._text import counted, progress
 from ntps._version import __version__
 from ntps.errors import NtpsError
 from ntps.models import Representations, collect, load_model
-from ntps.study.grid import CELL_SCHEMA, Cell, Grid
+from ntps.study.grid import CELL_SCHEMA, Cell, Grid, reason_of
 from ntps.study.measure import StudySettings, measure
 from ntps.study.records import CellResult, GainRecord, from_json
 from ntps.tasks import Task
@@ -51,7 +52,7 @@ class CellStore:
 
     def path(self, cell: Cell) -> Path:
         """Return the path of a cell's file: the task's name, in safe characters, and the start of the key."""
-        words = re.sub(r"[^\w.-]+", "-", cell.task).strip("-")[-60:]
+        words = re.sub(r"[^\w.-]+", "-", cell.task).strip("-").encode()[-60:].decode(errors="ignore")
         return self.folder / "cells" / f"{words}-{cell.key[:_KEY_DIGITS]}.json"
 
     def read(self, cell: Cell) -> tuple[CellResult | None, str]:
@@ -104,7 +105,7 @@ class CellStore:
                 content = {} if path in files else read_json(path)
                 version, result = content["version"], content["result"]
                 key = missing[json.dumps({name: result[name] for name in cells[0].position})]
-            except (NtpsError, KeyError, TypeError):  # of another position, or not a cell
+            except (NtpsError, KeyError, TypeError, ValueError):  # of another position, or not a cell
                 continue
             reasons[key] = (
                 f"{path} is of other weights, texts or settings"
@@ -125,11 +126,13 @@ class CellStore:
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[bool]:
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "locks" / f"{name}.lock")  # it stays: removing it would split the lock in two
+            lock = file_lock(
+                self.folder / "locks" / f"{name}.lock"
+            )  # it stays: removing it would split the lock in two
             lock.acquire(blocking=False)
         except Timeout:
             yield False
@@ -142,12 +145,8 @@ class CellStore:
             lock.release()
 
     def sweep(self) -> None:
-        """Remove the half-written files of processes that died: those whose cell nobody has locked."""
-        for half_written in (self.folder / "cells").glob(".*.part"):
-            name = half_written.name[1:].rsplit(".", 3)[0]  # of ".NAME.json.RANDOM.part", as `atomic_write` makes it
-            with self._lock(name) as held:
-                if held:
-                    half_written.unlink(missing_ok=True)
+        """Remove the half-written files of processes that died."""
+        sweep(self.folder / "cells")
 
 
 def run_cells(
@@ -263,16 +262,14 @@ class _Worker:
             else:
                 representations = self.representations(model, task)
                 score = measure(representations, self.settings, seed=cell.seed, control=cell.control)
-        except NtpsError as error:
-            return self.failure(cell, str(error))
-        except Exception as error:  # the other cells go on; the log and the cell hold the traceback
-            return self.failure(cell, f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        except Exception as error:  # the other cells go on; of a fault of ours the log and the cell hold the traceback
+            trace = None if isinstance(error, NtpsError) else traceback.format_exc()
+            return self.failure(cell, reason_of(error), trace=trace)
         seconds = round(time.monotonic() - started, 3)
         return CellResult(**cell.position, key=cell.key, status="done", seconds=seconds, score=score, gain=gain)
 
     def failure(self, cell: Cell, reason: str, *, trace: str | None = None) -> CellResult:
         """Return the result of a cell that failed, and log each reason once."""
-        reason = " ".join(reason.split())
         if reason not in self._logged:  # the cells of a missing model need not all say so
             self._logged.add(reason)
             logger.log(logging.ERROR if trace else logging.WARNING, "%s failed: %s", cell, reason, exc_info=bool(trace))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ntps._files import local_path
+from ntps._names import one_line
 from ntps._version import __version__
 from ntps.errors import NtpsError
 from ntps.models.load import model_fingerprint
@@ -77,12 +79,21 @@ def name_tasks(tasks: Sequence[str | Task]) -> dict[str, str | Task]:
             name = task.name
         else:
             name, separator, source = task.partition("=")
-            if not separator or Path(task).exists():
+            if not separator or _exists(task):
                 name, source = Path(task).stem if Path(task).suffix.lower() in EXTENSIONS else task, task
+            if not name.strip() or not str(source).strip():
+                raise NtpsError(f"a task is given as {task!r}; give its name or path, or NAME=PATH.")
         if name in named:
             raise NtpsError(f"two tasks are named {name!r}; give each its own name, as NAME=PATH.")
         named[name] = source
     return named
+
+
+def _exists(name: str) -> bool:
+    try:
+        return local_path(name).exists()
+    except NtpsError:  # said when the task is loaded, so that the others go on
+        return False
 
 
 def load_named(name: str, source: str | Task, limit: int | None, seed: int) -> Task:
@@ -126,8 +137,8 @@ def make_grid(
         for seed in range(settings.seeds):
             try:
                 loaded[name, seed] = load_named(name, source, settings.limit, seed)
-            except NtpsError as error:
-                task_reasons[name, seed] = str(error)
+            except Exception as error:  # the other tasks go on
+                task_reasons[name, seed] = reason_of(error)
     shapes = {"score": settings.of_scores()}
     kinds = [("score", False), ("score", True)] if settings.control else [("score", False)]
     if lora is not None:
@@ -169,5 +180,10 @@ def _fingerprint(model: str, control: bool) -> tuple[str, str]:
     """Return a model's fingerprint, and why it has none; the cell's key holds the seed of a control's weights."""
     try:
         return model_fingerprint(model, random_weights=control), ""
-    except NtpsError as error:
-        return f"unreadable {model}", str(error)
+    except Exception as error:  # the other models go on
+        return f"unreadable {model}", reason_of(error)
+
+
+def reason_of(error: Exception) -> str:
+    """Return in one line why something failed; of a fault of ours, which is no `NtpsError`, also its kind."""
+    return one_line(str(error) if isinstance(error, NtpsError) else f"{type(error).__name__}: {error}")

@@ -24,9 +24,8 @@ from ntps.scoring.probes import knn_accuracy
 from ntps.scoring.reading import ranks_at
 from ntps.scoring.readouts import choose_layer
 from ntps.scoring.scores import ScoredLayer, folds_of, score_result
-from ntps.study.records import SCORED, LayerRecord, ScoreRecord, from_json
+from ntps.study.records import SCORED, SHARES, LayerRecord, ScoreRecord, from_json
 
-SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # ranks that mean the same in models of any width
 DEPTHS = (0.5, 1.0)  # layers at which probes and other measures are taken, as shares of the depth
 DEFAULT_LIMIT = 1000
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ntps._files import jsonable
-from ntps._text import counted, short_name
+from ntps._names import short_name
+from ntps._processes import refuse_processes
+from ntps._text import counted
 from ntps._version import __version__
 from ntps.errors import NtpsError, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
@@ -24,7 +26,7 @@ from ntps.models.plan import layer_at
 from ntps.scoring import ScoreSettings, labels_of, score_layers
 from ntps.scoring.scores import folds_of
 from ntps.study.calibration import Calibration, load_calibration
-from ntps.study.grid import load_named, name_tasks
+from ntps.study.grid import load_named, name_tasks, reason_of
 from ntps.study.measure import SampleSettings, halves, held_back, probe_record
 from ntps.study.study import DEPTH
 from ntps.tasks import Task
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 COLUMNS = ("rank", "task", "expected", "low", "high", "verdict", "chosen", "accuracy", "held_back", "ntps")
+MEASURED = ("accuracy", "majority_rate", "ntps", "explained_heldout", "ceiling_heldout", "held_back", "n_texts",
+            "n_classes")  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +187,7 @@ def prescreen(
         NtpsError: If an option is out of range, two tasks have the same name, the model cannot be loaded, or every task
             fails.
     """
+    refuse_processes("a prescreening")
     if not tasks:
         raise NtpsError("prescreening needs at least one task.")
     if budget is not None:
@@ -190,19 +195,25 @@ def prescreen(
     settings = settings or PrescreenSettings()
     named = name_tasks(tasks)
     calibration = calibration or load_calibration()
+    if unknown := [name for name in calibration.inputs if name not in MEASURED]:
+        raise NtpsError(
+            f"the calibration needs {unknown[0]!r}, which a prescreening does not measure; fit one on some of: "
+            f"{', '.join(MEASURED)}."
+        )
     loaded = model if isinstance(model, LanguageModel) else load_model(model)
     rows: dict[str, dict[str, Any]] = {}
 
-    def fail(name: str, error: NtpsError) -> None:
-        logger.warning("%s failed: %s", name, error)
-        rows[name] = {"task": name, "status": "failed", "reason": str(error)}
+    def fail(name: str, error: Exception) -> None:
+        ours = not isinstance(error, NtpsError)
+        logger.log(logging.ERROR if ours else logging.WARNING, "%s failed: %s", name, error, exc_info=ours)
+        rows[name] = {"task": name, "status": "failed", "reason": reason_of(error)}
 
     by_texts: dict[str, list[tuple[str, Task]]] = {}
     for name, source in named.items():
         try:
             task = load_named(name, source, settings.limit, settings.seed)
             by_texts.setdefault(task.texts_fingerprint, []).append((name, task))
-        except NtpsError as error:
+        except Exception as error:  # the other tasks go on
             fail(name, error)
     options: dict[str, Any] = {"max_length": settings.max_length, "batch_size": batch_size, "progress": progress}
     for group in by_texts.values():
@@ -212,7 +223,7 @@ def prescreen(
                 representations = replace(representations or collect(loaded, task, **options), task=task)
                 inputs = frozen_inputs(representations, folds=settings.folds, seed=settings.seed)
                 forecast = calibration.forecast(inputs)
-            except NtpsError as error:
+            except Exception as error:
                 fail(name, error)
                 continue
             expected = {**vars(forecast), "outside": list(forecast.outside), "sentence": forecast.sentence}

@@ -12,9 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 from ntps._files import jsonable
-from ntps.errors import NtpsError, one_of
+from ntps.errors import NtpsError, in_range, one_of
 from ntps.models.plan import layer_at
 
+SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # ranks that mean the same in models of any width
+PROBE = (
+    "accuracy", "accuracy_se", "balanced_accuracy", "balanced_accuracy_se", "macro_f1", "r2", "r2_se", "above_majority",
+    "majority_rate",
+)  # fmt: skip
 STATUSES = ("done", "failed")
 KINDS = ("score", "gain")
 # Values of `ntps.scoring.LayerScore` that a study keeps under the same names.
@@ -42,6 +47,11 @@ class RankProfile:
     explained: tuple[float, ...]
     retained: tuple[float, ...]
     explained_heldout: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            if len(values) != len(SHARES):
+                raise NtpsError(f"a profile has {len(values)} entries of {name}; {len(SHARES)} are needed.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +87,11 @@ class LayerRecord:
     profile: RankProfile
     measures: dict[str, float] | None = None
 
+    def __post_init__(self) -> None:
+        _counts(self, "d", "k_u", "k_v")
+        _shares(self, "ntps", "chance", "explained", "ntps_p", "ceiling_heldout_p")
+        _shares(self, "explained_heldout", "ceiling_heldout", low=-math.inf)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord:
@@ -94,7 +109,7 @@ class ScoreRecord:
         provenance: Model, task, settings and versions, as JSON values.
 
     Raises:
-        NtpsError: If a layer is missing.
+        NtpsError: If a layer or a result of the probe is missing.
     """
 
     n_texts: int
@@ -108,6 +123,9 @@ class ScoreRecord:
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
+        _counts(self, "n_texts", "n_scored", "n_probed", "n_tokens", "n_classes")
+        if missing := [name for name in PROBE if name not in self.probe]:
+            raise NtpsError(f"a score needs {missing[0]!r} of the probe.")
         numbers = [record.layer for record in self.layers]
         if not numbers or numbers != list(range(len(numbers))):
             raise NtpsError(f"a score needs every layer from 0 to the last; it has {numbers}.")
@@ -147,6 +165,13 @@ class GainRecord:
     next_token_loss_before: float
     next_token_loss_after: float
     layers: dict[str, TunedLayer]
+
+    def __post_init__(self) -> None:
+        _counts(self, "n_test")
+        _shares(self, "accuracy_before", "accuracy_after")
+        _shares(self, "gain", low=-1)
+        if not all(name.isdecimal() for name in self.layers):
+            raise NtpsError(f"a gain has layers by number; it has {', '.join(self.layers)}.")
 
     def at(self, layer: int) -> TunedLayer:
         """Return a layer before and after fine-tuning.
@@ -235,6 +260,20 @@ class CellResult(CellId):
             NtpsError: If a field is missing, unknown, or of another type.
         """
         return from_json(cls, content)
+
+
+def _shares(record: Any, *names: str, low: float = 0.0) -> None:
+    """Refuse values that are neither NaN nor between `low` and 1, up to rounding."""
+    for name in names:
+        value = getattr(record, name)
+        if not (math.isnan(value) or low - 1e-6 <= value <= 1 + 1e-6):
+            raise NtpsError(f"{name} is {value}; it must be between {low} and 1.")
+
+
+def _counts(record: Any, *names: str) -> None:
+    """Refuse negative numbers."""
+    for name in names:
+        in_range(getattr(record, name), 0, None, name)
 
 
 def from_json(kind: Any, value: Any, name: str = "the record") -> Any:

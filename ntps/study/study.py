@@ -12,7 +12,6 @@ however well the probe tells them apart.
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntps._files import jsonable
+from ntps._processes import refuse_processes
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.study.cells import CellStore, run_cells
@@ -343,8 +343,8 @@ def run_study(
         NtpsError: If an option is out of range, a name is given twice, the folder cannot be written, or every cell
             failed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # its processes wait for each other within every pass
-        raise NtpsError("a study is not for torchrun; start as many plain processes as you like with the same output.")
+    # Under torchrun processes wait for each other within every pass.
+    refuse_processes("a study", "start as many as you like with the same output, but without torchrun")
     settings = settings or StudySettings()
     whole(batch_size, 1, None, "batch_size")
     store = CellStore(output)

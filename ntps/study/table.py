@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ntps.study.records import SCORED, GainRecord, ScoreRecord
+from ntps.study.records import PROBE, SCORED, GainRecord, ScoreRecord
 
 COUNTS = ("n_texts", "n_scored", "n_probed", "n_tokens", "n_classes")
 CHOSEN = ("ntps", "explained", "retained", "explained_heldout")  # predictors with a rank and layer to choose
@@ -38,10 +38,6 @@ GAINS = {
     "next_token_change": "next-token loss after minus before, nats per token",
 }
 CHANGES = ("ntps_change", "explained_change", "ceiling_change", "next_token_change")  # those of tuned cells
-PROBE = (
-    "accuracy", "accuracy_se", "balanced_accuracy", "balanced_accuracy_se", "macro_f1", "r2", "r2_se", "above_majority",
-    "majority_rate",
-)  # fmt: skip
 MEASURES = {
     "logme": "logme",
     "hscore": "h_score",

@@ -1,0 +1,165 @@
+"""What a run will write, claimed before it works: it can be written, it is nobody else's, and no other run writes it.
+
+Locks are files that end with the run; what killed runs left, half-written files and locks, goes when the next begins.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ntps._files import beside, local_path, sweep, writable
+from ntps.errors import NtpsError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+SAVING = ".saving."  # begins the names of temporary folders for what other libraries save
+_LOCK = ".ntps.lock"
+# One of these is in every folder that a command has written.
+_OURS = {
+    "scores.json", "representations.safetensors", "cells", "locks", "study.json", "state.safetensors", "training.json",
+    "lora.json", "demo.json",
+}  # fmt: skip
+
+
+@contextmanager
+def claim(
+    folder: str | None, file: str | None = None, *, shared: bool = False, inputs: Iterable[str] = ()
+) -> Iterator[tuple[Path | None, Path | None]]:
+    """Hold an output folder and an output file for this run, and yield them as paths.
+
+    Args:
+        folder: Output folder. It is made, and removed at the end if it is empty then.
+        file: Output file; one of `STDOUT` is not claimed.
+        shared: Whether other runs may write the same at the same time.
+        inputs: What the run reads: an output must be none of these.
+
+    Raises:
+        NtpsError: If one of them cannot be written, is an input, or is held by another run, if the folder is a file or
+            the file a folder, or if the folder holds files but none that a command of this package has written.
+    """
+    inputs = list(inputs)
+    with ExitStack() as held:
+        paths = []
+        for name, hold in ((folder, _claim_folder), (file, _claim_file)):
+            try:
+                paths.append(None if name is None else hold(name, shared, inputs, held))
+            except OSError as error:
+                raise NtpsError(f"cannot write {name}: {error.strerror or error}.") from error
+        yield paths[0], paths[1]
+
+
+def _claim_folder(folder: str, shared: bool, inputs: Iterable[str], held: ExitStack) -> Path:
+    path = local_path(folder)
+    if path.exists() and not path.is_dir():
+        raise NtpsError(f"output {folder} is a file; name a folder.")
+    _refuse_inputs(path, inputs)
+    if path.is_dir():
+        names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+        ours = names & _OURS or (path / _LOCK).exists() or any(name.startswith("seed-") for name in names)
+        if names and not ours:
+            raise NtpsError(f"output {folder} holds files that ntps has not written; name a new or an empty folder.")
+    held.enter_context(_made(path))
+    if shared:
+        _try_to_write(path / "test")
+        sweep(path)
+        return path
+    held.enter_context(_locked(path / _LOCK, f"output {folder}"))
+    for below in (path, *(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())):
+        sweep(below)
+        for leftover in below.glob(f"{SAVING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return path
+
+
+def _claim_file(file: str, shared: bool, inputs: Iterable[str], held: ExitStack) -> Path:
+    if file in STDOUT:
+        return Path(file)
+    path = local_path(file)
+    if path.is_dir() or file.endswith(("/", os.sep)):
+        raise NtpsError(f"{file} is a folder; name a file, or - for standard output.")
+    _refuse_inputs(path, inputs)
+    there = writable(path)
+    if there is not None and not stat.S_ISREG(there.st_mode):  # a device or a FIFO
+        return path
+    target = Path(os.path.realpath(path))
+    held.enter_context(_made(target.parent))
+    sweep(target.parent, target.name)
+    if shared:
+        _try_to_write(target)
+    else:
+        held.enter_context(_locked(beside(target, ".lock"), file))
+    return path
+
+
+def _refuse_inputs(path: Path, inputs: Iterable[str]) -> None:
+    for given in inputs:
+        for name in (given, given.partition("=")[2]):  # NAME=PATH names a task
+            try:
+                same = path.samefile(local_path(name))
+            except (NtpsError, OSError):  # nothing is there, or it lies on the hub
+                continue
+            if same:
+                raise NtpsError(f"{name} is also what is read; name another output.")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder, and at the end remove those that were made for it if they are empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
+def _try_to_write(path: Path) -> None:
+    """Write and remove an empty file beside a path."""
+    trial = beside(path, f".{os.getpid()}.{os.urandom(6).hex()}.part")
+    try:
+        trial.touch()
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, which is removed at the end.
+
+    Raises:
+        NtpsError: If another process holds it.
+    """
+    from filelock import Timeout
+
+    lock = file_lock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise NtpsError(f"another run is writing {what}; wait for its end, or name another output.") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            path.unlink()
+        lock.release()
+
+
+def file_lock(path: Path) -> "FileLock":
+    """Return a lock on a file, which the operating system releases when its process dies.
+
+    Raises:
+        NtpsError: If the file is a link: locking it would empty what it points to.
+    """
+    from filelock import FileLock
+
+    if path.is_symlink():
+        raise NtpsError(f"{path} is a link, which cannot be a lock; remove it.")
+    return FileLock(path)
