@@ -233,9 +233,13 @@ def load_tensors(path: str | Path, kind: str) -> "tuple[dict[str, torch.Tensor],
         raise NtpsError(f"{path} is a safetensors file, but ntps did not write it.")
     if strings.get("sha256") != _tensor_digest(tensors, strings["ntps"]):
         raise NtpsError(f"{path} is damaged: its checksum does not match its content.")
-    header = json.loads(strings["ntps"])
-    if header.get("kind") != kind:
-        raise NtpsError(f"{path} holds {header.get('kind')!r}, not {kind!r}.")
+    try:
+        header = json.loads(strings["ntps"])
+    except (RecursionError, ValueError) as error:
+        raise NtpsError(f"{path} is damaged: its header is not JSON.") from error
+    found = header.get("kind") if isinstance(header, dict) else header
+    if found != kind:
+        raise NtpsError(f"{path} holds {found!r}, not {kind!r}.")
     return tensors, header
 
 

@@ -2,10 +2,13 @@
 
 import json
 import os
+import socket
+import stat
 import struct
 import subprocess
 import sys
-import time
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +18,14 @@ from ntps import _files
 from ntps._files import (
     atomic_path,
     atomic_write,
-    check_output,
     jsonable,
     load_tensors,
+    local_path,
     read_json,
     save_tensors,
     sha256_files,
     sha256_json,
+    sweep,
 )
 from ntps.errors import NtpsError
 
@@ -163,41 +167,135 @@ class TestAtomic:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
-class TestCheckOutput:
-    def test_accepts_and_refuses(self, tmp_path):
-        (tmp_path / "file").write_text("content")
-        check_output(tmp_path / "new" / "folder", tmp_path / "file")
-        assert list((tmp_path / "new" / "folder").iterdir()) == []
-        check_output(None, "-")
-        check_output(None)
-        for arguments, words in (((tmp_path / "file",), "is a file"), ((None, tmp_path), "is a folder"),
-                                 ((tmp_path / "file" / "below",), "cannot write")):  # fmt: skip
-            with pytest.raises(NtpsError, match=words):
-                check_output(*arguments)
-        assert (tmp_path / "file").read_text() == "content"
+class TestTargets:
+    """What is no plain file is written into, never replaced."""
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_a_folder_without_permission(self, tmp_path):
-        tmp_path.chmod(0o500)
-        with pytest.raises(NtpsError, match="cannot write"):
-            check_output(tmp_path)
+    def test_a_device(self, tmp_path):
+        before = os.stat("/dev/null")
+        atomic_write("/dev/null", "text")
+        assert stat.S_ISCHR(os.stat("/dev/null").st_mode) and os.stat("/dev/null").st_ino == before.st_ino
+        assert list(Path("/dev").glob(".null*")) == []
+        link = tmp_path / "link"
+        link.symlink_to("/dev/null")
+        atomic_write(link, "text")
+        assert link.is_symlink()
 
-    def test_several_processes_at_once(self, tmp_path):
-        """Each has a file of its own to try with."""
+    def test_a_fifo(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        read = []
+        reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+        reader.start()
+        atomic_write(tmp_path / "pipe", "whole")
+        reader.join()
+        assert read == ["whole"]
+        assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_through_a_link(self, tmp_path, there):
+        (tmp_path / "far").mkdir()
+        target, link = tmp_path / "far" / "target", tmp_path / "link"
+        if there:
+            target.write_text("old")
+        link.symlink_to(target)
+        atomic_write(link, "new")
+        assert link.is_symlink() and target.read_text() == "new"
+        assert [path.name for path in (tmp_path / "far").iterdir()] == ["target"]
+
+    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+    def test_a_mode_is_kept_and_never_wider_on_the_way(self, tmp_path, mode):
+        path = tmp_path / "file"
+        path.write_text("old")
+        path.chmod(mode)
+        with atomic_path(path) as temporary:
+            assert temporary.stat().st_mode & 0o777 == mode
+            temporary.write_text("new")
+        assert path.stat().st_mode & 0o777 == mode
+
+    @pytest.mark.parametrize("kind", ["folder", "socket", "loop", "read-only"])
+    def test_what_cannot_be_written_is_one_sentence(self, tmp_path, kind, monkeypatch):
+        path = tmp_path / kind
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "loop":
+            path.symlink_to(path)
+        elif kind == "socket":
+            monkeypatch.chdir(tmp_path)  # names of sockets are short
+            socket.socket(socket.AF_UNIX).bind(kind)
+        else:
+            path.write_text("old")
+            monkeypatch.setattr(_files.os, "access", lambda *_: False)  # root may write anything
+        with pytest.raises(NtpsError, match=f"cannot write .*{kind}"):
+            atomic_write(path, "text")
+        assert [path.name for path in tmp_path.iterdir()] == [kind]
+
+    @pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "x" * 250 + ".json"])
+    def test_a_name_as_long_as_names_may_be(self, tmp_path, name):
+        assert atomic_write(tmp_path / name, "text").read_text() == "text"
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    def test_lone_surrogates_become_what_stands_for_them(self, tmp_path):
+        assert atomic_write(tmp_path / "f", "a\udcffb").read_bytes() == "a\ufffdb".encode()
+
+
+class TestSweep:
+    def test_what_the_dead_left_goes_and_what_the_living_write_stays(self, tmp_path):
+        for name in (".file.0123456789ab.part", ".other.ba9876543210.part", ".mine.part", "file.0123456789ab.part"):
+            (tmp_path / name).write_text("half")
+        with atomic_path(tmp_path / "file") as living:
+            sweep(tmp_path, "file")
+            assert not (tmp_path / ".file.0123456789ab.part").exists()
+            assert (tmp_path / ".other.ba9876543210.part").exists()
+            sweep(tmp_path)
+            assert living.exists()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.part", "file", "file.0123456789ab.part"]
+
+    def test_a_link_is_not_followed(self, tmp_path):
+        (tmp_path / "precious").write_text("x")
+        (tmp_path / ".f.0123456789ab.part").symlink_to(tmp_path / "precious")
+        sweep(tmp_path)
+        assert (tmp_path / "precious").read_text() == "x"
+
+    def test_nothing_is_lost_when_writers_and_sweepers_race(self, tmp_path):
         code = (
-            "import sys, time\nfrom ntps._files import check_output\n"
-            "while time.time() < float(sys.argv[2]): pass\n"
-            "for _ in range(300): check_output(sys.argv[1])"
+            "import sys\nfrom ntps._files import atomic_write, sweep\n"
+            "for turn in range(400): sweep(sys.argv[1]); atomic_write(f'{sys.argv[1]}/{sys.argv[2]}', 'x')"
         )
-        start = str(time.time() + 2)
-        running = [
-            subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out"), start], stderr=subprocess.PIPE)
-            for _ in range(2)
-        ]
-        for process in running:
-            assert process.communicate(timeout=60)[1] == b""
-            assert process.returncode == 0
-        assert list((tmp_path / "out").iterdir()) == []
+        running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "abc"]
+        assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+class TestLocalPath:
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("", "is empty"),
+            ("  ", "is empty"),
+            ("~nosuchuser/x", "no such user"),
+            ("a\0b", "cannot be the name"),
+            ("n" * 300, "File name too long"),
+            ("d/" * 3000 + "x", "File name too long"),
+            ("\ud800", "cannot be the name"),
+        ],
+    )
+    def test_what_can_be_no_path_is_one_short_sentence(self, name, words):
+        with pytest.raises(NtpsError, match=words) as refused:
+            local_path(name)
+        assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
+
+    def test_a_folder_without_permission(self, monkeypatch):
+        def denied(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "stat", denied)  # root may read anything
+        with pytest.raises(NtpsError, match="closed/x: Permission denied"):
+            local_path("closed/x")
+
+    def test_home_and_names_that_are_not_utf_8(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert local_path("~/new") == tmp_path / "new"
+        name = os.fsdecode(b"caf\xe9.csv")
+        assert local_path(name) == Path(name)
 
 
 class TestJson:
@@ -226,8 +324,14 @@ class TestJson:
         assert read_json(path) == {"a": "é"}
         atomic_write(tmp_path / "bad", '{\n"a": }')
         (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+        atomic_write(tmp_path / "deep", "[" * 100_000 + "]" * 100_000)
+        atomic_write(tmp_path / "long", f'{{"a": {"9" * 5000}}}')
+        atomic_write(tmp_path / "marked", "\ufeff[1]")
+        assert read_json(tmp_path / "marked") == [1]
         for name, words in (
             ("bad", "bad, line 2: not valid JSON"),
+            ("deep", "nested too deeply"),
+            ("long", "too many digits"),
             ("absent", "cannot read"),
             ("binary", "cannot read"),
         ):

@@ -77,7 +77,7 @@ def run(
     from ntps.models import Representations, collect, load_model
     from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings
     from ntps.report import write_report
-    from ntps.scoring import ScoreSettings, score_task
+    from ntps.scoring import ScoreSettings, assign_folds, score_task
     from ntps.tasks import load_task
 
     # Settings are checked when they are made, before anything is loaded.
@@ -110,6 +110,12 @@ def run(
         limit=limit,
         seed=seed,
     )
+    for column in labelled.columns:  # refused now, not after the pass
+        fold_of = assign_folds(column.values[column.labelled], settings.folds)
+        if intervals and (fold_of is None or fold_of.max() < 2):
+            raise NtpsError(
+                f"--intervals needs at least 3 folds; the largest class of {column.name!r} has too few texts."
+            )
     representations: list[Representations] = []
     for with_random_weights in (random_weights, True) if control else (random_weights,):
         loaded = load_model(
@@ -123,6 +129,9 @@ def run(
             random_weights=with_random_weights,
             seed=seed if with_random_weights else None,
         )
+        for name, rank in (("k_u", k_u), ("k_v", k_v)):
+            if rank is not None:
+                whole(rank, 1, loaded.width, name)
         folder = report if report is None or not representations else report / "control"
         representations.append(
             collect(

@@ -152,10 +152,37 @@ def _read_earlier(path: Path, key: str) -> Representations | None:
         return None
     try:
         earlier = Representations.load(path)
+        if earlier.metadata.get("key") != key:
+            return None
+        _check_whole(earlier, path)
     except NtpsError as error:
         logger.warning("%s The model runs again.", error)
         return None
-    return earlier if earlier.metadata.get("key") == key else None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # its checksum fits, but we did not write it
+        logger.warning("%s is damaged (%s). The model runs again.", path, error)
+        return None
+    return earlier
+
+
+def _check_whole(earlier: Representations, path: Path) -> None:
+    """Check that the parts of representations fit each other and hold numbers.
+
+    Raises:
+        NtpsError: If they do not.
+    """
+    moments, (n_layers, n, width) = earlier.next_token, earlier.states.shape
+    counts = [int(count) for count in moments.counts]
+    fits = (
+        len(moments.layers) == n_layers
+        and tuple(moments.past_gram.shape) == tuple(moments.cross.shape) == (n_layers, width, width)
+        and earlier.text_group.shape == (n,)
+        and np.array_equal(earlier.text_index, np.flatnonzero(earlier.lengths > 0))
+        and counts == [n, earlier.n_tokens, earlier.n_tokens - n]
+        and len(earlier.text_index) == n
+    )
+    sums = bool(moments.past_gram.isfinite().all() and moments.cross.isfinite().all())
+    if not (fits and sums and all(np.isfinite(earlier.layer(layer)).all() for layer in earlier.layers)):
+        raise NtpsError(f"{path} is damaged: its parts do not fit each other.")
 
 
 def _log_losses(lengths: np.ndarray, tokenized: "Tokenized", max_length: int) -> None:

@@ -124,7 +124,14 @@ def test_bad_input_is_one_sentence(run, tiny_llama, reviews, tmp_path):
 
 
 def test_several_processes_are_refused(run, tiny_llama, reviews, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
     status, out, err = run(tiny_llama, reviews, *FAST)
     assert (status, out) == (2, "")
     assert "without torchrun" in err

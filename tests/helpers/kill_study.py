@@ -1,7 +1,8 @@
-"""Studies in processes of their own: killed at random moments until done, or several at once in one folder.
+"""Studies and commands in processes of their own: killed at random moments until done, or several in one folder.
 
     python tests/helpers/kill_study.py kill FOLDER MODEL KILLS SEED        MODEL: a directory
     python tests/helpers/kill_study.py share FOLDER MODEL PROCESSES
+    python tests/helpers/kill_study.py commands FOLDER MODEL KILLS SEED    KILLS of each command
 
 What happened is printed as JSON. The process that forks has computed nothing, so that a child starts in milliseconds
 and without another's threads.
@@ -10,6 +11,7 @@ and without another's threads.
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -179,6 +181,104 @@ def kill(folder, model, kills, seed):
     }
 
 
+def commands(folder, model, kills, seed):
+    """Kill each command `kills` times, in turn with SIGTERM and SIGKILL, then let it finish; return what happened."""
+    # All that they import, so that a child spends its time working.
+    import ntps.cli.app
+    import ntps.finetune.before_after
+    import ntps.report.demo
+    import ntps.report.study_plots  # noqa: F401
+
+    rng = np.random.default_rng(seed)
+    tasks = []
+    for task in make_tasks(4):
+        rows = [f"{text},{task.classes[label]}" for text, label in zip(task.texts, task.labels, strict=True)]
+        tasks.append(folder / f"{task.name}.csv")
+        tasks[-1].write_text("\n".join(["text,label", *rows]) + "\n")
+    several = [word for task in tasks for word in ("--task", str(task))]
+    quick = ["--folds", "3", "--quiet", "--batch-size", "8"]
+    study = ["study", "--model", str(model), "--permutations", "20", "--no-control", *quick]
+    lines = {
+        "score": ["score", str(model), str(tasks[0]), "--intervals", "--control", *quick],
+        "study": [*study, *several],
+        "study-lora": [*study, *several[:4], "--lora", "--lora-steps", "3", "--lora-rank", "2"],
+        "lora": [
+            "lora",
+            str(model),
+            str(tasks[0]),
+            "--steps",
+            "9",
+            "--evaluate-every",
+            "3",
+            "--rank",
+            "2",
+            "--resume",
+            *quick,
+        ],
+    }
+    return {name: _kill_command(line, folder / name, kills, rng) for name, line in lines.items()}
+
+
+def _kill_command(line, folder, kills, rng):
+    def run(place, delay=None, number=signal.SIGKILL):
+        process = os.fork()
+        if process == 0:
+            _command([*line, "--output", str(place / "out"), "--json", str(place / "result.json")])
+        if delay is not None:
+            time.sleep(delay)
+            os.kill(process, number)
+        return os.waitpid(process, 0)[1]
+
+    def left(place):
+        """What no run should leave: half-written files, locks of runs, temporary folders."""
+        return sorted(path.name for path in place.rglob(".*"))
+
+    reference, tried = folder / "reference", folder / "tried"
+    started = time.monotonic()
+    assert run(reference) == 0
+    whole = time.monotonic() - started
+    report = {"killed": 0, "left_by_sigterm": [], "statuses": [], "seconds": round(whole, 2)}
+    while report["killed"] < kills:
+        number = (signal.SIGTERM, signal.SIGKILL)[report["killed"] % 2]
+        before = left(tried)
+        status = run(tried, float(rng.uniform(0.02, 0.9 * whole)), number)
+        report["killed"] += status != 0
+        if os.WIFEXITED(status) and status:
+            report["statuses"].append(os.WEXITSTATUS(status))
+            report["left_by_sigterm"] += set(left(tried)) - set(before)
+        elif not status:  # it came through: begin again
+            shutil.rmtree(tried)
+    assert run(tried) == 0
+    results = [json.loads((place / "result.json").read_text()) for place in (reference, tried)]
+    report["equal"] = results[0] == results[1]
+    report["left"] = left(folder)
+    names = [sorted(str(path.relative_to(place)) for path in place.rglob("*")) for place in (reference, tried)]
+    report["files_equal"] = names[0] == names[1]
+    return report
+
+
+def _command(arguments):
+    """Run the command line in a child, as a process of its own would, and leave."""
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        probes.choose_c = fixed_c
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 2)
+        sys.argv = ["ntps", *arguments]
+        from ntps.cli.app import main
+
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        os._exit(code)
+
+
 if __name__ == "__main__":
     command, target, model = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    print(json.dumps({"kill": kill, "share": share}[command](target, model, *map(int, sys.argv[4:]))))
+    print(
+        json.dumps(
+            {"kill": kill, "share": share, "commands": commands}[command](target, model, *map(int, sys.argv[4:]))
+        )
+    )

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ntps
-from ntps._files import save_tensors
+from ntps._files import load_tensors, save_tensors
 from ntps.core import NextTokenMoments, NonFiniteError
 from ntps.errors import NtpsError
 from ntps.models import Representations, collect, load_model, representations
@@ -350,6 +350,42 @@ def test_a_kept_pass_is_used_again(model, task, whole, tmp_path, calls, caplog):
             assert same_bits(first, again)
             assert same_bits(whole, again)
             assert again.task is (given if isinstance(given, Task) else None)
+
+
+FORGED = {
+    "layers of words": lambda t, h: h.update(layers="all"),
+    "layers twice": lambda t, h: h.update(layers=[0] * len(h["layers"])),
+    "a layer less": lambda t, h: h["layers"].pop(),
+    "no layers": lambda t, h: h.pop("layers"),
+    "a type": lambda t, h: h.update(dtype="object"),
+    "a type of words": lambda t, h: h.update(dtype=3),
+    "a prefix": lambda t, h: h.update(prefix="sun"),
+    "no sums": lambda t, h: t.pop("past_gram"),
+    "flat sums": lambda t, h: t.update(cross=t["cross"][0]),
+    "infinite sums": lambda t, h: t["cross"].fill_(float("inf")),
+    "states of fewer texts": lambda t, h: t.update(states=t["states"][:, :-1]),
+    "flat states": lambda t, h: t.update(states=t["states"][0]),
+    "states that are no numbers": lambda t, h: t["states"].fill_(float("nan")),
+    "counts": lambda t, h: t["counts"].fill_(-1),
+    "texts that are not there": lambda t, h: t["text_index"].add_(1000),
+    "groups": lambda t, h: t.update(text_group=t["text_group"][:1]),
+    "negative lengths": lambda t, h: t["lengths"].fill_(-1),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_forged_pass_whose_checksum_fits_runs_again(model, task, whole, tmp_path, calls, caplog, forge):
+    collect(model, task, folder=tmp_path)
+    path = tmp_path / "representations.safetensors"
+    tensors, header = load_tensors(path, "ntps-representations-2")
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    forge(tensors, header)
+    save_tensors(path, tensors, header)
+    calls.clear()
+    again = collect(model, task, folder=tmp_path)
+    assert sum(calls) == len(task)
+    assert "The model runs again" in caplog.text
+    assert same_bits(whole, again)
 
 
 @pytest.mark.parametrize("damage", ["a byte", "half", "nothing", "text", "another kind", "another tool"])

@@ -1,5 +1,6 @@
 """Pictures: what is drawn are the numbers; V and U have one colour each; the caller's figures are left alone."""
 
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -51,6 +52,47 @@ def test_layers(ax):
     assert lines["NTPS"].get_ydata().tolist() == [scored.ntps for scored in result.layers]
     assert {"through V, random weights", "all directions, random weights"} <= set(lines)
     assert any("shuffled" in text.get_text() for text in ax.get_legend().get_texts())
+
+
+ODD = [
+    "from_$5_to_$10",
+    "$",
+    "a$b^{$",
+    "_hidden",
+    r"\$x$ \alpha",
+    "\udcff.csv",
+    "\x1b[31mred",
+    "x" * 3000,
+    "中文 тест",
+    "a\nb",
+    "%s {0}",
+]
+
+
+@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
+def test_any_name_is_drawn_as_it_is(name):
+    """In titles, legends, ticks and beside points: no formula begins, nothing is hidden, nothing warns."""
+    study = make_study(models=(name, "two"))
+    study = replace(
+        study,
+        tasks=(name, *study.tasks[1:]),
+        cells=tuple(replace(cell, task=name) if cell.task == study.tasks[0] else cell for cell in study.cells),
+    )
+    row = {"task": name, "random": 0.1, "pretrained": 0.5, "ceiling": 0.6}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_picture("x.png", "", lambda figure: plot_layers(score_result(model=name, task=name), figure.add_subplot()))
+        draw_picture("x.png", "", lambda figure: plot_tasks([row], figure.add_subplot()))
+        draw_picture("x.png", "", lambda figure: plot_models(study, figure=figure))
+        draw_picture("x.png", "", lambda figure: plot_against(study, ax=figure.add_subplot()))
+    ax = plot_against(study, ax=Figure().add_subplot())
+    assert len(ax.get_legend().get_texts()) == 2
+
+
+def test_a_name_with_dollars_stands_in_the_title(ax):
+    title = plot_layers(score_result(model="m", task="from_$5_to_$10"), ax).title
+    assert title.get_text().replace("\\$", "$") == "m on from_$5_to_$10"
+    assert not title._preprocess_math(title.get_text())[1]  # is it a formula?
 
 
 def test_the_best_layer_and_those_that_tie_are_marked(ax):

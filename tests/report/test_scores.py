@@ -177,3 +177,37 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NtpsError, match="file"):
         write_report(score_result(), tmp_path / "file")
+
+
+def test_shared_files_tell_neither_paths_nor_formulas(tmp_path):
+    """Where files lay stays at home; a spreadsheet computes nothing from a name."""
+    results = [
+        replace(
+            result,
+            metadata=result.metadata
+            | {
+                "model": "/home/bob/models/tiny",
+                "task": "/home/bob/my data",
+                "label_column": column,
+                "model_source": {"kind": "directory", "path": "/home/bob/models/tiny"},
+                "task_source": {"kind": "folder", "path": "/home/bob/my data"},
+            },
+        )
+        for column, result in (("=1+1", score_result()), ("@x", score_result(seed=1)), ("-3", score_result(seed=2)))
+    ]
+    for given in (results, results[0]):
+        for path in write_report(given, tmp_path):
+            if path.suffix != ".png":
+                assert "bob" not in path.read_text(), path
+    write_report(results, tmp_path)
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert set(table["labels"]) == {"'=1+1", "'@x", "'-3"}
+    assert (table["ntps"] > 0).all()
+    assert json.loads((tmp_path / "scores.json").read_text())[0]["model"] == "tiny"
+
+
+def test_any_name_stands_on_the_page(tmp_path):
+    name = "half \udcff \x1b[31mred\x1b[0m $5 to $10"
+    write_report(score_result(model=name, task=name, label_column=name), tmp_path)
+    page = (tmp_path / "report.html").read_bytes().decode("utf-8")
+    assert "\x1b" not in page and "red $5 to $10" in page

@@ -95,3 +95,19 @@ def test_equal_gains_leave_nothing_to_predict(tmp_path):
 def test_a_result_is_computed_if_not_given(tmp_path, gains, monkeypatch):
     study = make_study(n_tasks=3, gains=gains)
     assert write_study(study, tmp_path)
+
+
+def test_shared_files_tell_neither_paths_nor_formulas(tmp_path):
+    study = make_study(models=("/home/bob/a/llama", "/home/bob/b/llama"), gains=True)
+    names = dict(zip(study.tasks, ("=cmd", "/home/bob/x", "~/bob/y", "+1", "$a$b", *study.tasks[5:]), strict=True))
+    cells = [
+        replace(cell, task=names[cell.task], reason=cell.reason and "/home/bob/x.csv: bad") for cell in study.cells
+    ]
+    study = replace(study, tasks=tuple(names.values()), cells=tuple(cells))
+    for path in write_study(study, tmp_path):
+        if path.suffix != ".png":
+            assert "bob" not in path.read_text(), path
+    table = pd.read_csv(tmp_path / "study.csv")
+    assert set(table["model"]) == {"a/llama", "b/llama"}
+    assert {"'=cmd", "'+1", "x", "y", "$a$b"} < set(table["task"])
+    assert "x.csv: bad" in (tmp_path / "report.html").read_text()

@@ -8,6 +8,7 @@ import pytest
 from helpers.gains import cells, fixed
 from scipy import stats
 
+from ntps._files import sha256_json
 from ntps.errors import NtpsError
 from ntps.study.calibration import calibrate, error_interval, load_calibration
 
@@ -164,6 +165,53 @@ def test_what_is_no_calibration_is_refused(tmp_path, damage, words):
     path.write_text(json.dumps(damage(calibrate(cells()).to_dict())))
     with pytest.raises(NtpsError, match=words):
         load_calibration(path)
+
+
+FORGED = {
+    "confidence": lambda c: c | {"confidence": 9.0},
+    "confidence of words": lambda c: c | {"confidence": "high"},
+    "infinite": lambda c: c | {"coefficients": [0.1, float("inf"), 0.0]},
+    "not a number": lambda c: c | {"coefficients": [0.1, float("nan"), 0.0]},
+    "coefficients of words": lambda c: c | {"coefficients": ["a", "b", "c"]},
+    "too few": lambda c: c | {"coefficients": [0.1]},
+    "ranges": lambda c: c | {"ranges": [[0.9, 0.5], [0.0, 0.4]]},
+    "no errors": lambda c: c | {"errors": {}},
+    "empty errors": lambda c: c | {"errors": c["errors"] | {"t0": []}},
+    "errors of words": lambda c: c | {"errors": {"t0": ["a"]}},
+    "coverage": lambda c: c | {"coverage": -1.0},
+    "no about": lambda c: c | {"about": {}},
+    "about a list": lambda c: c | {"about": []},
+    "margin": lambda c: c | {"about": c["about"] | {"margin": None}},
+    "margin of words": lambda c: c | {"about": c["about"] | {"margin": {"mean": "x", "low": 0, "high": 0}}},
+    "models": lambda c: c | {"about": c["about"] | {"models": 3}},
+    "mean error": lambda c: c | {"about": {k: v for k, v in c["about"].items() if k != "mean_absolute_error"}},
+    "limit": lambda c: c | {"about": c["about"] | {"limit": "all"}},
+    "lacking": lambda c: {k: v for k, v in c.items() if k != "inputs"},
+    "further": lambda c: c | {"more": 1},
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_forged_one_whose_checksum_fits_is_refused(tmp_path, forge):
+    content = forge(fixed().to_dict())
+    content["checksum"] = sha256_json(content)
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(NtpsError, match=r"calibration\.json cannot be used: "):
+        load_calibration(path)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_text(fixed().to_json(), encoding="utf-8-sig")
+    assert load_calibration(path) == fixed()
+
+
+@pytest.mark.parametrize("name", ["", "~nosuchuser/c.json", "n" * 300, ".", "gone.json"])
+def test_what_cannot_be_read_is_one_sentence(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NtpsError):
+        load_calibration(name)
 
 
 def test_bad_input():

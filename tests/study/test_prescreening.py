@@ -74,6 +74,39 @@ def test_a_task_that_cannot_be_read_does_not_stop_the_others(tiny_llama, tmp_pat
         prescreen(str(tiny_llama), tasks[1:], calibration=fixed(), **OPTIONS)
 
 
+@pytest.mark.parametrize("place", ["load_named", "collect", "frozen_inputs"])
+@pytest.mark.parametrize("error", [TypeError("odd"), RecursionError("deep"), KeyError(0), MemoryError()])
+def test_a_fault_on_one_task_does_not_stop_the_others(tiny_llama, monkeypatch, caplog, place, error):
+    real, bad = getattr(ntps.study.prescreening, place), "task1"
+
+    def fail_once(*arguments, **options):
+        names = [getattr(each, "name", getattr(getattr(each, "task", None), "name", each)) for each in arguments]
+        if bad in [name for name in names if isinstance(name, str)]:
+            raise error
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(ntps.study.prescreening, place, fail_once)
+    found = prescreen(str(tiny_llama), make_tasks(3), calibration=fixed(), **OPTIONS)
+    assert {row["task"]: row["status"] for row in found.rows} == {"task0": "done", "task1": "failed", "task2": "done"}
+    assert type(error).__name__ in found.rows[-1]["reason"] and "task1 failed" in str(found)
+    json.loads(found.to_json())
+
+
+@pytest.mark.parametrize(
+    "task", ["~nosuchuser/x.csv", "n" * 5000, "x" * 300 + ".csv", "a=~nosuchuser/x", "half\udcff.csv"]
+)
+def test_a_name_that_can_be_no_file_fails_alone(tiny_llama, task):
+    found = prescreen(str(tiny_llama), [*make_tasks(1), task], calibration=fixed(), **OPTIONS)
+    assert [row["status"] for row in found.rows] == ["done", "failed"]
+    assert len(found.rows[1]["reason"]) < 1200
+    found.to_json().encode()
+
+
+def test_a_calibration_on_what_is_not_measured_is_refused_before_the_model_is_loaded():
+    with pytest.raises(NtpsError, match="'logme'"):
+        prescreen("nowhere", make_tasks(1), calibration=fixed(inputs=("accuracy", "logme")))
+
+
 def test_equal_texts_run_once(tiny_llama, monkeypatch):
     tasks = [*make_tasks(2), other_labels(make_tasks(1)[0], "second")]
     passes = []

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.kill_study import SETTINGS, make_tasks, other_labels
+from helpers.results import make_study
 
 import ntps.study.cells
 import ntps.study.grid
@@ -21,7 +22,7 @@ from ntps.errors import NtpsError
 from ntps.report.study import write_study
 from ntps.scoring import assign_folds
 from ntps.study.cells import CellStore, run_cells
-from ntps.study.grid import make_grid, name_tasks
+from ntps.study.grid import Cell, make_grid, name_tasks
 from ntps.study.measure import SHARES, StudySettings, layer_at, split_halves
 from ntps.study.ranks import spearman
 from ntps.study.records import CellResult, LayerRecord, from_json
@@ -608,3 +609,111 @@ def test_paths_and_keys(tmp_path):
     more = make_grid(["nowhere"], make_tasks(2), replace(PLAIN, seeds=2))
     assert {cell.key for cell in grid.cells} < {cell.key for cell in more.cells}  # what is there stays of use
     assert load_task(texts=["a", "b"], labels=[0, 1], name="t").name == "t"
+
+
+FORGED = {
+    "no probe": lambda r: r["score"]["probe"].pop("accuracy"),
+    "a share of 9": lambda r: r["score"]["layers"][1].update(ntps=9.0),
+    "an infinite share": lambda r: r["score"]["layers"][1].update(explained=float("inf")),
+    "a short profile": lambda r: r["score"]["layers"][1]["profile"].update(ntps=[0.1]),
+    "a layer twice": lambda r: r["score"]["layers"].append(r["score"]["layers"][0]),
+    "no layer": lambda r: r["score"].update(layers=[]),
+    "layers of words": lambda r: r["score"].update(layers="x"),
+    "a negative count": lambda r: r["score"].update(n_texts=-1),
+    "a count of words": lambda r: r["score"].update(n_texts="many"),
+    "no score": lambda r: r.update(score=None),
+    "another kind": lambda r: r.update(kind="magic"),
+    "another field": lambda r: r.update(more=1),
+    "another key": lambda r: r.update(key="0"),
+    "a status": lambda r: r.update(status="perhaps"),
+    "half a character": lambda r: r.update(reason="\udcff", status="?"),
+}
+
+
+class TestForgedCells:
+    """Cells that were written by hand, with a checksum that fits, are computed again."""
+
+    @pytest.fixture
+    def kept(self, tmp_path):
+        study = make_study()
+        result = study.cells[0]
+        cell = Cell(**result.position, key=result.key)
+        store = CellStore(tmp_path)
+        store.write(cell, result)
+        return store, cell
+
+    @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+    def test_a_checksum_that_fits_is_not_enough(self, kept, forge):
+        store, cell = kept
+        assert store.read(cell)[0] is not None
+        content = json.loads(store.path(cell).read_text())
+        forge(content["result"])
+        content["checksum"] = sha256_json(content)
+        store.path(cell).write_text(json.dumps(content))
+        result, problem = store.read(cell)
+        assert result is None and store.path(cell).name in problem
+
+    @pytest.mark.parametrize(
+        "text", ["[" * 100_000, "1" * 5000, "null", "[]", '"x"', '{"version": [], "result": 3}', "\ufeff{}", "{}"]
+    )
+    def test_what_is_no_cell(self, kept, text):
+        store, cell = kept
+        store.path(cell).write_text(text)
+        assert store.read(cell)[0] is None
+        (store.folder / "cells" / "other.json").write_text(text)
+        store.outdated([cell])
+
+    @pytest.mark.parametrize("forge", [
+        lambda r: r["gain"].update(accuracy_after=7.0),
+        lambda r: r["gain"].update(gain=-3.0),
+        lambda r: r["gain"].update(n_test=-1),
+        lambda r: r["gain"].update(layers={"first": r["gain"]["layers"]["0"]}),
+        lambda r: r["gain"].pop("layers"),
+    ])  # fmt: skip
+    def test_gains(self, forge):
+        cell = next(cell for cell in make_study(gains=True).cells if cell.kind == "gain" and cell.done)
+        content = cell.to_dict()
+        assert CellResult.from_dict(content) == cell
+        forge(content)
+        with pytest.raises(NtpsError):
+            CellResult.from_dict(content)
+
+    @pytest.mark.parametrize(
+        "task", ["half \udcff", "中" * 400, "𠀀" * 400, "$a$", "../../x", "a/b\\c", "\x1b[31m", "x\0y"]
+    )
+    def test_any_name_has_a_file(self, tmp_path, task):
+        store, result = CellStore(tmp_path), replace(make_study().cells[0], task=task)
+        cell = Cell(**result.position, key=result.key)
+        store.write(cell, result)
+        assert store.path(cell).parent == tmp_path / "cells"
+        assert len(os.fsencode(store.path(cell).name)) < 120
+        assert store.read(cell)[0].score == result.score
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), RecursionError("deep"), KeyError(0)])
+@pytest.mark.parametrize("place", ["task", "model"])
+def test_a_fault_in_one_place_is_one_row_of_failed_cells(tmp_path, tiny_llama, monkeypatch, error, place):
+    name = {"task": "load_named", "model": "model_fingerprint"}[place]
+    real = getattr(ntps.study.grid, name)
+
+    def fail_once(first, *rest, **options):
+        if first in ("task1", "bad-model"):
+            raise error
+        return real(first, *rest, **options)
+
+    monkeypatch.setattr(ntps.study.grid, name, fail_once)
+    models = [str(tiny_llama), "bad-model"] if place == "model" else [str(tiny_llama)]
+    study = run(tmp_path / "out", models, make_tasks(3), settings=PLAIN)
+    failed = [cell for cell in study.cells if not cell.done]
+    assert len(failed) == (3 if place == "model" else 1)
+    assert all(type(error).__name__ in cell.reason for cell in failed)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path, tiny_llama):
+    (tmp_path / "precious").write_text("x")
+    store, cell = CellStore(tmp_path), make_grid(["nowhere"], make_tasks(1), PLAIN).cells[0]
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / f"{store.path(cell).stem}.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(NtpsError, match="is a link"), store.lock(cell):
+        pass
+    assert (tmp_path / "precious").read_text() == "x"

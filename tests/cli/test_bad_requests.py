@@ -1,0 +1,392 @@
+"""Bad requests to every command: one sentence that names the culprit, status 2, no model has run, nothing is left."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.gains import fixed
+
+from ntps.cli import app as cli
+from ntps.models.language_model import LanguageModel
+
+pytestmark = pytest.mark.slow
+
+BIG = 2**64
+LONG = "9" * 5000
+# (a command line, what its sentence names). MODEL, TASK and what stands in `place` below are there.
+SCORE = [
+    ("", "model"),
+    ("MODEL", "task"),
+    ("MODEL TASK extra", "extra"),
+    ("MODEL TASK --no-such-option", "--no-such-option"),
+    ("MODEL TASK --layers", "--layers"),
+    ("MODEL TASK --layers 9", "layer 9"),
+    ("MODEL TASK --layers x", "--layers"),
+    ("MODEL TASK --layers ''", "--layers"),
+    ("MODEL TASK --layers 1,", "--layers"),
+    (f"MODEL TASK --layers {LONG}", "--layers"),
+    (f"MODEL TASK --layers {BIG}", "layer 18446744073709551616"),
+    ("MODEL TASK --limit 0", "--limit"),
+    ("MODEL TASK --limit many", "--limit"),
+    (f"MODEL TASK --limit {BIG}", "--limit"),
+    (f"MODEL TASK --limit {LONG}", "--limit"),
+    ("MODEL TASK --limit 1", "--limit"),
+    ("MODEL TASK --max-length 1", "--max-length"),
+    (f"MODEL TASK --max-length {BIG}", "--max-length"),
+    ("MODEL TASK --batch-size 0", "--batch-size"),
+    (f"MODEL TASK --batch-size {BIG}", "--batch-size"),
+    ("MODEL TASK --folds 1", "--folds"),
+    ("MODEL TASK --folds 1000", "--folds"),
+    ("MODEL TASK --folds many", "--folds"),
+    ("MODEL TASK --folds ''", "--folds"),
+    ("MODEL TASK --folds ²", "--folds"),
+    (f"MODEL TASK --folds {LONG}", "--folds"),
+    (f"MODEL TASK --folds {BIG}", "--folds"),
+    ("MODEL TASK --intervals --folds 2", "3 folds"),
+    ("MODEL TASK --intervals --folds 0", "3 folds"),
+    ("MODEL TASK --permutations -1", "--permutations is -1"),
+    (f"MODEL TASK --permutations {BIG}", "--permutations"),
+    (f"MODEL TASK --permutations {'9' * 25}", "--permutations"),
+    ("MODEL TASK --permutations 1.5", "--permutations"),
+    ("MODEL TASK --permutations 5 --convention official", "--convention"),
+    ("MODEL TASK --control --random-weights", "exclude each other"),
+    ("MODEL TASK --control --device-map auto", "--device-map"),
+    ("MODEL TASK --pooling sun", "--pooling"),
+    ("MODEL TASK --state-dtype int3", "--state-dtype"),
+    ("MODEL TASK --matmul-precision best", "--matmul-precision"),
+    ("MODEL TASK --prefix sun", "--prefix"),
+    ("MODEL TASK --convention mine", "--convention"),
+    ("MODEL TASK --rtol 2", "--rtol"),
+    ("MODEL TASK --rtol nan", "--rtol"),
+    ("MODEL TASK --rtol inf", "--rtol"),
+    ("MODEL TASK --k-u 0", "--k-u"),
+    ("MODEL TASK --k-u 99", "--k-u"),
+    ("MODEL TASK --k-v 0", "--k-v"),
+    ("MODEL TASK --k-v 99", "--k-v"),
+    (f"MODEL TASK --k-v {BIG}", "--k-v"),
+    ("MODEL TASK --dtype int3", "--dtype"),
+    ("MODEL TASK --device cuda:99", "--device"),
+    ("MODEL TASK --device toaster", "--device"),
+    ("MODEL TASK --seed -1", "--seed"),
+    (f"MODEL TASK --seed {BIG}", "--seed"),
+    (f"MODEL TASK --seed {LONG}", "--seed"),
+    ("MODEL TASK --text-column nothing", "nothing"),
+    ("MODEL TASK --label-column nothing", "nothing"),
+    ("MODEL TASK --label-column text", "text"),
+    ("MODEL TASK --split test", "--split"),
+    ("MODEL TASK --config x", "--config"),
+    ("MODEL TASK --revision x", "--revision"),
+    ("MODEL TASK --tokenizer nowhere/at/all", "nowhere/at/all"),
+    ("'' TASK", "empty"),
+    ("~nosuchuser/m TASK", "~nosuchuser"),
+    ("./gone TASK", "gone"),
+    ("miniworld-huge TASK", "miniworld-huge"),
+    ("TASK TASK", "reviews.csv"),
+    ("empty TASK", "config.json"),
+    (f"{'m' * 5000} TASK", "mmm"),
+    (f"./{'m' * 5000} TASK", "mmm"),
+    ("'a\nb' TASK", "a b"),
+    ("'\x1b[31mred' TASK", "red"),
+    ("MODEL ''", "empty"),
+    ("MODEL ~nosuchuser/x.csv", "~nosuchuser"),
+    ("MODEL gone.csv", "gone.csv"),
+    (f"MODEL {'t' * 5000}.csv", "ttt"),
+    ("MODEL empty", "empty"),
+    ("MODEL miniworld/nothing", "nothing"),
+    ("MODEL none.csv", "none.csv"),
+    ("MODEL one_class.csv", "one class"),
+    ("MODEL TASK --output ''", "empty"),
+    ("MODEL TASK --output TASK", "is a file"),
+    ("MODEL TASK --output TASK/below", "TASK/below"),
+    ("MODEL TASK --output foreign", "foreign"),
+    ("MODEL TASK --output MODEL", "also what is read"),
+    ("MODEL TASK --output ~nosuchuser/x", "~nosuchuser"),
+    (f"MODEL TASK --output {'o' * 300}", "ooo"),
+    ("MODEL TASK --output /proc/x", "/proc/x"),
+    ("MODEL TASK --json ''", "empty"),
+    ("MODEL TASK --json foreign", "is a folder"),
+    ("MODEL TASK --json new/", "is a folder"),
+    ("MODEL TASK --json TASK", "also what is read"),
+    ("MODEL TASK --json TASK/x.json", "TASK/x.json"),
+    ("MODEL TASK --json /proc/x", "/proc/x"),
+    ("MODEL TASK --json ~nosuchuser/x", "~nosuchuser"),
+    (f"MODEL TASK --json {'j' * 300}", "jjj"),
+]
+STUDY = [
+    ("", "--model"),
+    ("--model MODEL", "--task"),
+    ("--task TASK", "--model"),
+    ("--model MODEL --task TASK extra", "extra"),
+    ("--model MODEL --model MODEL --task TASK", "given twice"),
+    ("--model MODEL --task TASK --task TASK", "reviews"),
+    ("--model MODEL --task ''", "''"),
+    ("--model MODEL --task name=", "name="),
+    ("--model MODEL --task =x", "=x"),
+    ("--model MODEL --task gone.csv", "gone.csv"),
+    ("--model '' --task TASK", "empty"),
+    ("--model ./gone --task TASK", "gone"),
+    ("--model MODEL --task TASK --limit 1", "--limit"),
+    (f"--model MODEL --task TASK --limit {BIG}", "--limit"),
+    ("--model MODEL --task TASK --folds 1", "--folds"),
+    ("--model MODEL --task TASK --folds auto", "--folds"),
+    ("--model MODEL --task TASK --permutations 0", "--permutations"),
+    (f"--model MODEL --task TASK --permutations {BIG}", "--permutations"),
+    ("--model MODEL --task TASK --seeds 0", "--seeds"),
+    (f"--model MODEL --task TASK --seeds {BIG}", "--seeds"),
+    ("--model MODEL --task TASK --measure-layers some", "--measure-layers"),
+    ("--model MODEL --task TASK --prefix sun", "--prefix"),
+    ("--model MODEL --task TASK --dtype int3", "--dtype"),
+    ("--model MODEL --task TASK --target luck", "--target"),
+    ("--model MODEL --task TASK --target gain", "--lora"),
+    ("--model MODEL --task TASK --batch-size 0", "--batch-size"),
+    ("--model MODEL --task TASK --lora --lora-steps 0", "steps"),
+    ("--model MODEL --task TASK --lora --lora-rank 0", "rank"),
+    ("--model MODEL --task TASK --output TASK", "is a file"),
+    ("--model MODEL --task TASK --output foreign", "foreign"),
+    ("--model MODEL --task TASK --json foreign", "is a folder"),
+    ("--model MODEL --task TASK --json TASK", "also what is read"),
+    ("--model MODEL --task own=TASK --json TASK", "also what is read"),
+]
+LORA = [
+    ("MODEL TASK --steps 0", "--steps"),
+    (f"MODEL TASK --steps {BIG}", "--steps"),
+    ("MODEL TASK --rank 0", "--rank"),
+    ("MODEL TASK --rank 1000", "--rank"),
+    ("MODEL TASK --alpha 0", "--alpha"),
+    ("MODEL TASK --alpha nan", "--alpha"),
+    ("MODEL TASK --alpha inf", "--alpha"),
+    ("MODEL TASK --dropout 1", "--dropout"),
+    ("MODEL TASK --dropout nan", "--dropout"),
+    ("MODEL TASK --learning-rate 0", "--learning-rate"),
+    ("MODEL TASK --learning-rate inf", "--learning-rate"),
+    ("MODEL TASK --optimizer sgd", "--optimizer"),
+    ("MODEL TASK --method magic", "--method"),
+    ("MODEL TASK --target ,", "--target"),
+    ("MODEL TASK --target no_such_module", "no_such_module"),
+    ("MODEL TASK --accumulation 0", "--accumulation"),
+    ("MODEL TASK --evaluate-every 0", "--evaluate-every"),
+    ("MODEL TASK --patience 0", "--patience"),
+    ("MODEL TASK --margin -1", "--margin"),
+    ("MODEL TASK --seed -1", "--seed"),
+    (f"MODEL TASK --seed {BIG}", "--seed"),
+    ("MODEL TASK --seeds 0", "--seeds"),
+    (f"MODEL TASK --seeds {BIG}", "--seeds"),
+    ("MODEL TASK --folds 1000", "--folds"),
+    ("MODEL TASK --layers 9", "layer 9"),
+    ("MODEL TASK --resume", "--output"),
+    ("MODEL TASK --output MODEL", "also what is read"),
+    ("MODEL TASK --output foreign", "foreign"),
+    ("MODEL TASK --json foreign", "is a folder"),
+    ("MODEL gone.csv", "gone.csv"),
+    ("./gone TASK", "gone"),
+]
+PRESCREEN = [
+    ("MODEL", "--task"),
+    ("MODEL --task TASK --budget 0", "--budget"),
+    (f"MODEL --task TASK --budget {BIG}", "--budget"),
+    ("MODEL --task TASK --limit 1", "--limit"),
+    ("MODEL --task TASK --folds 1", "--folds"),
+    ("MODEL --task TASK --seed -1", "--seed"),
+    (f"MODEL --task TASK --seed {BIG}", "--seed"),
+    ("MODEL --task TASK --batch-size 0", "--batch-size"),
+    ("MODEL --task TASK --calibration gone.json", "gone.json"),
+    ("MODEL --task TASK --calibration ''", "empty"),
+    ("MODEL --task TASK --calibration ~nosuchuser/c", "~nosuchuser"),
+    ("MODEL --task TASK --calibration TASK", "reviews.csv"),
+    ("MODEL --task TASK --calibration empty", "empty"),
+    ("MODEL --task TASK --calibration deep.json", "deep.json"),
+    ("MODEL --task TASK --calibration digits.json", "digits.json"),
+    ("MODEL --task TASK --calibration other.json", "logme"),
+    ("MODEL --task TASK --json calibration.json --calibration calibration.json", "also what is read"),
+    ("MODEL --task TASK --task TASK", "reviews"),
+    ("MODEL --task gone.csv", "gone.csv"),
+    ("MODEL --task ''", "''"),
+    ("./gone --task TASK", "gone"),
+    ("MODEL --task TASK --json foreign", "is a folder"),
+]
+OTHERS = [
+    ("scor", "scor"),
+    ("--nothing", "--nothing"),
+    ("list extra", "extra"),
+    ("list --json foreign", "is a folder"),
+    ("list --json ''", "empty"),
+    ("list --json /proc/x", "/proc/x"),
+    ("demo --output TASK", "is a file"),
+    ("demo --output foreign", "foreign"),
+    ("demo --output ''", "empty"),
+    ("demo extra", "extra"),
+]
+REQUESTS = [
+    *((f"{command} {line}", culprit)
+      for command, lines in (("score", SCORE), ("study", STUDY), ("lora", LORA), ("prescreen", PRESCREEN))
+      for line, culprit in lines),
+    *OTHERS,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, tiny_llama):
+    """A folder with everything that a request may name."""
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copytree(tiny_llama, folder / "MODEL")
+    rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(40)]
+    (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    (folder / "one_class.csv").write_text("text,label\na,x\nb,x\n")
+    (folder / "none.csv").write_text("")
+    (folder / "empty").mkdir()
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "notes.txt").write_text("precious")
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "digits.json").write_text(f'{{"kind": {LONG}}}')
+    (folder / "calibration.json").write_text(fixed().to_json())
+    (folder / "other.json").write_text(fixed(inputs=("accuracy", "logme")).to_json())
+    return folder
+
+
+@pytest.fixture
+def place(kept, monkeypatch):
+    monkeypatch.chdir(kept)
+    return kept
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """The number of times that a network ran, apart from the check whether it is causal as it is loaded."""
+    from transformers import PreTrainedModel
+
+    count, checks = [], LanguageModel.is_causal
+
+    def uncounted(self):
+        try:
+            return checks(self)
+        finally:
+            count.clear()
+
+    monkeypatch.setattr(LanguageModel, "is_causal", uncounted)
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _: count.append(type(module).__name__) if isinstance(module, PreTrainedModel) else None
+    )
+    yield count
+    hook.remove()
+
+
+def listing(folder):
+    return sorted((str(path.relative_to(folder)), path.lstat().st_size) for path in Path(folder).rglob("*"))
+
+
+def test_there_are_enough_of_them():
+    assert len(REQUESTS) >= 120
+    assert len({line for line, _ in REQUESTS}) == len(REQUESTS)
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"), REQUESTS, ids=lambda value: "".join(c for c in value if " " <= c < "\x7f")[:60]
+)
+def test_a_bad_request_is_one_sentence(line, culprit, place, forwards, monkeypatch, capsys):
+    arguments = [word.replace("TASK", "reviews.csv") for word in shlex.split(line)]
+    monkeypatch.setattr(sys, "argv", ["ntps", *arguments])
+    before = listing(place)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert err.startswith("ntps: ") and err.count("\n") == 1 and len(err) < 1200, err
+    assert culprit.replace("TASK", "reviews.csv") in err
+    assert "\x1b" not in err
+    assert forwards == []
+    assert listing(place) == before
+
+
+def test_the_counter_counts(place, forwards, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["ntps", "score", "MODEL", "reviews.csv", "--no-probes", "--layers", "-1", "--quiet"]
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    assert forwards
+
+
+PROCESSES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+ALONE = [
+    "study --model MODEL --task reviews.csv",
+    "prescreen MODEL --task reviews.csv",
+    "lora MODEL reviews.csv",
+    "demo",
+]
+
+
+@pytest.mark.parametrize("line", ALONE)
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_is_for_one_process_says_so_once(line, rank, place, forwards, monkeypatch, capsys):
+    for name, value in (PROCESSES | {"RANK": rank, "LOCAL_RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["ntps", *line.split()])
+    before = listing(place)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert err.count("\n") == (1 if rank == "0" else 0)
+    assert ("torchrun" in err) == (rank == "0")
+    assert forwards == [] and listing(place) == before
+
+
+@pytest.mark.parametrize(
+    ("names", "culprit"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK"),
+        ({"WORLD_SIZE": "auto"}, "WORLD_SIZE is 'auto'"),
+        ({"WORLD_SIZE": "2.0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "²"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE"),
+        (PROCESSES | {"RANK": ""}, "RANK"),
+        (PROCESSES | {"RANK": "first"}, "RANK is 'first'"),
+        (PROCESSES | {"RANK": "2"}, "RANK is 2"),
+        (PROCESSES | {"LOCAL_RANK": ""}, "LOCAL_RANK"),
+        (PROCESSES | {"LOCAL_RANK": "x"}, "LOCAL_RANK"),
+        (PROCESSES | {"MASTER_ADDR": ""}, "MASTER_ADDR"),
+        (PROCESSES | {"MASTER_PORT": ""}, "MASTER_PORT"),
+        (PROCESSES | {"MASTER_PORT": "high"}, "MASTER_PORT"),
+    ],
+)
+def test_an_environment_that_is_half_set_is_one_sentence(names, culprit, place, forwards, monkeypatch, capsys):
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["ntps", "score", "MODEL", "reviews.csv"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert err.count("\n") == 1 and culprit in err and len(err) < 1200
+    assert forwards == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"RANK": "1"},
+        {"RANK": "1", "WORLD_SIZE": "1"},
+        {"RANK": "x", "WORLD_SIZE": ""},
+        {"LOCAL_RANK": "3"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"},
+        {"SLURM_PROCID": "", "SLURM_NTASKS": "auto"},
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "x", "PMI_SIZE": ""},
+    ],
+)
+def test_an_environment_that_is_not_meant_for_us_changes_nothing(names, place, monkeypatch, capsys):
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    quick = ["--no-probes", "--layers", "-1", "--folds", "0"]
+    monkeypatch.setattr(sys, "argv", ["ntps", "score", "MODEL", "reviews.csv", *quick])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code or 0, err) == (0, "")
+    assert "40 texts" in out
