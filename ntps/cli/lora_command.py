@@ -49,6 +49,8 @@ def run(
     max_length: shared.MaxLength = None,
     layers: shared.Layers = "all",
     folds: shared.Folds = "auto",
+    convention: shared.Convention = "theory",
+    fraction: shared.Fraction = None,
     seed: Annotated[int, typer.Option(help="Seed of sample, split, training and folds.")] = 0,
     seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, starting from --seed.")] = 1,
     dtype: shared.Dtype = None,
@@ -104,6 +106,8 @@ def run(
     options: dict[str, Any] = {
         "settings": settings,
         "folds": requested_folds,
+        "convention": convention,
+        "fraction": fraction,
         "layers": layers,
         "output": folder,
         "resume": resume,

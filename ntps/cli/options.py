@@ -35,6 +35,8 @@ MaxLength = Annotated[int | None, typer.Option(help="Cut texts to this many toke
 BatchSize = Annotated[int, typer.Option(help="Largest number of texts in a batch.")]
 Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
 Folds = Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")]
+Convention = Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")]
+Fraction = Annotated[float | None, typer.Option(help="Which of the official convention's 19: 0.05, ..., 0.95.")]
 Center = Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]

@@ -36,6 +36,7 @@ def run(
     measure_layers: Annotated[str, typer.Option(help="Layers of probes and measures: 'default' or 'all'.")] = "default",
     prefix: shared.Prefix = "sum",
     center: shared.Center = False,
+    convention: shared.Convention = "theory",
     lora: Annotated[
         bool, typer.Option("--lora", help="Also fine-tune each model on each task, for the gains.")
     ] = False,
@@ -81,6 +82,7 @@ def run(
             permutations=permutations,
             measure_layers=measure_layers,
             center=center,
+            convention=convention,
             prefix=prefix,
             dtype=dtype,
             seeds=seeds,

@@ -47,6 +47,8 @@ def before_and_after(
     settings: TrainSettings | None = None,
     seed: int = 0,
     folds: int | str = "auto",
+    convention: str = "theory",
+    fraction: float | None = None,
     layers: str | int | Sequence[int] = "all",
     analyses: Sequence[str] = ANALYSES,
     output: str | Path | None = None,
@@ -63,6 +65,8 @@ def before_and_after(
         seed: Seed of the split, of training, and of the folds.
         folds: Folds of the test texts for held-out shares; 0 for none; `"auto"` for 5, or fewer if no class has as many
             test texts.
+        convention: As in `ntps.score`.
+        fraction: As in `ntps.score`.
         layers: Layers to score, as for `ntps.collect`.
         analyses: Further analyses: `"changes"`, of the subspaces of each layer (with folds it takes as long as the
             scores), and `"intruders"`, of the singular vectors of each trained matrix.
@@ -78,6 +82,7 @@ def before_and_after(
     """
     for analysis in analyses:
         one_of(analysis, ANALYSES, "analyses")
+    scoring = ScoreSettings(folds=folds, seed=seed, convention=convention, fraction=fraction)
     loaded = load_for_training(model)
     settings = (settings or TrainSettings()).for_width(loaded.width)
     frozen = replace(loaded, model=without_head(loaded.model))
@@ -97,9 +102,7 @@ def before_and_after(
         collect(side, test, layers=[*chosen, last], max_length=settings.max_length, progress=progress)
         for side in (frozen, merged)
     )
-    scores, changes = _compare_layers(
-        before, after, ScoreSettings(folds=folds, seed=seed), chosen, with_changes="changes" in analyses
-    )
+    scores, changes = _compare_layers(before, after, scoring, chosen, with_changes="changes" in analyses)
     predicted = probe.predict(before.layer(last)), tuned.readout.predict(after.layer(last))
     losses: tuple[float | None, float | None] = (None, None)
     if loaded.model is not frozen.model:  # there is a language-model head
@@ -151,6 +154,8 @@ def repeat(
     seeds: int | Sequence[int] = 3,
     settings: TrainSettings | None = None,
     folds: int | str = "auto",
+    convention: str = "theory",
+    fraction: float | None = None,
     layers: str | int | Sequence[int] = "all",
     analyses: Sequence[str] = ANALYSES,
     output: str | Path | None = None,
@@ -178,6 +183,8 @@ def repeat(
             settings=settings,
             seed=seed,
             folds=folds,
+            convention=convention,
+            fraction=fraction,
             layers=layers,
             analyses=analyses,
             output=None if output is None else Path(output) / f"seed-{seed}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ntps import _hub
-from ntps._files import read_json, sha256_files
+from ntps._files import local_path, read_json, sha256_files
 from ntps.errors import NtpsError
 from ntps.models import presets
 
@@ -52,7 +52,7 @@ def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
     """
     if not name.strip():
         raise NtpsError("the model's name is empty; give a bundled name, a directory, a .gguf file or a hub name.")
-    path = Path(name).expanduser()
+    path = local_path(name)
     bundled = name.startswith("miniworld-")
     if gguf_file is not None and (bundled or path.is_file()):
         raise NtpsError(f"gguf_file is {gguf_file!r}, which has no meaning for {name}: it is not a directory of files.")

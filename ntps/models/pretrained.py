@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from ntps import _hub
+from ntps._files import local_path
 from ntps.errors import NtpsError, one_of
 from ntps.models import checkpoints
 from ntps.models.checkpoints import ModelLocation
@@ -86,7 +86,7 @@ def resolve_tokenizer(location: ModelLocation, tokenizer: Any, trust_remote_code
     """Return a tokenizer that the user gave, an object or a name or directory, after checking that it gives ids."""
     if not isinstance(tokenizer, str | os.PathLike):
         return check_tokenizer(tokenizer, location.name)
-    name, path = os.fspath(tokenizer), Path(tokenizer).expanduser()
+    name, path = os.fspath(tokenizer), local_path(tokenizer)
     kind = "directory" if path.is_dir() else "hub"
     tokenizer_location = ModelLocation(kind=kind, name=name, path=str(path) if path.is_dir() else name)
     return read_tokenizer(tokenizer_location, None, trust_remote_code)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from ntps._files import jsonable
+from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.models.plan import layer_at
 
@@ -67,6 +68,7 @@ class LayerRecord:
         profile: The layer at other ranks.
         measures: LogME, H-score (plain and shrunk) and the accuracy of 5 nearest neighbours above the majority rate by
             name; `None` at layers where they were not computed.
+        official: The released code's 19 scores; `None` unless asked for.
     """
 
     layer: int
@@ -86,11 +88,14 @@ class LayerRecord:
     intervals: dict[str, tuple[float, float]]
     profile: RankProfile
     measures: dict[str, float] | None = None
+    official: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _counts(self, "d", "k_u", "k_v")
         _shares(self, "ntps", "chance", "explained", "ntps_p", "ceiling_heldout_p")
         _shares(self, "explained_heldout", "ceiling_heldout", low=-math.inf)
+        if self.official is not None and len(self.official) != len(FRACTIONS):
+            raise NtpsError(f"official has {len(self.official)} scores; {len(FRACTIONS)} are needed.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ntps._files import local_path
 from ntps._text import counted
 from ntps.errors import NtpsError, whole
 from ntps.tasks import presets
@@ -175,7 +176,7 @@ def _read_table(
     if not isinstance(name_or_path, str | os.PathLike):
         refuse({"config": config, "revision": revision}, "texts in memory")
         return read_object(name_or_path, split)
-    path = Path(name_or_path).expanduser()
+    path = local_path(name_or_path)
     if path.is_dir():
         refuse({"revision": revision}, "a folder")
         return read_folder(path, split, config)
