@@ -80,4 +80,4 @@ def shareable(content: Any, key: str = "") -> Any:
     if not isinstance(content, str) or key in _AS_THEY_ARE:
         return content
     name = short_name(content)
-    return name if name != content and " " not in content else _PATHS.sub("", content)
+    return name if name != content and not re.search(r"[:;,.'\"] ", content) else _PATHS.sub("", content)

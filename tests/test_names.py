@@ -51,7 +51,7 @@ def test_a_message_keeps_both_ends():
     assert one_line(f"{'n' * 500}.csv, line 7: bad") == f"{'n' * 133}…{'n' * 61}.csv, line 7: bad"
 
 
-@pytest.mark.parametrize("value", [2**63, 2**64, -(2**63) - 2, 10**5000])
+@pytest.mark.parametrize("value", [2**63, 2**64, -(2**63) - 2, 10**5000], ids=range(4))
 def test_a_number_beyond_64_bits_is_refused_by_its_name(value):
     with pytest.raises(NtpsError, match=r"^seed is a number of \d+ bits"):
         whole(value, None, None, "seed")

@@ -186,6 +186,7 @@ def name_options(message: str, parameters: Iterable[Any]) -> str:
         name = re.escape(parameter.name)
         message = re.sub(rf"\b{name}=True\b", option, message)
         message = re.sub(rf"\b{name}=", f"{option} ", message)
+        message = re.sub(rf"'{name}'(?= (\(|is for))", option, message)
         message = re.sub(rf"^{name}(?= (is|has|needs|names|and) )", option, message)
         if "_" in parameter.name:
             message = re.sub(rf"(?<![\w-]){name}(?!\w)", option, message)

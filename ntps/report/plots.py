@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Colours of seaborn's "colorblind" palette. V and U look the same in every picture of the package and of the course:
 # what goes through V is blue, what the labels' own directions hold (all that there is to explain) is orange.
 COLORS = {"V": "#0173b2", "U": "#de8f05", "ntps": "#029e73", "chance": "#7f7f7f", "random": "#949494"}
-LONGEST_LABEL = 70  # characters of a name in a picture
+LONGEST_LABEL = 40  # characters of a name in a picture
 MARKERS = "osD^vPX*<>"
 _METHODS = {"full": "all weights", "probe": "head alone", "scratch": "random start"}
 

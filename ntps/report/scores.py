@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ntps._files import atomic_write, json_text
-from ntps._names import shareable, short_name
+from ntps._names import clean, shareable, short_name
 from ntps._text import Column, fixed, html_table
 from ntps.errors import NtpsError
 from ntps.report.page import csv_text, draw_picture, render, settings_table
@@ -84,7 +84,7 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
 def _section_names(results: Sequence[ScoreResult]) -> list[str]:
     if not results:
         raise NtpsError("results is empty; give at least one ScoreResult.")
-    names = [str(result.metadata.get("label_column", result.task)) for result in results]
+    names = [clean(str(result.metadata.get("label_column", result.task))) for result in results]
     if len({result.model for result in results}) > 1 or len(set(names)) < len(names):
         listed = ", ".join(f"{short_name(result.model)}: {name}" for result, name in zip(results, names, strict=True))
         raise NtpsError(f"results are of {listed}; one page takes one model and different label columns.")

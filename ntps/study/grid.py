@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntps._files import local_path
-from ntps._names import one_line
+from ntps._names import clean, one_line
 from ntps._version import __version__
 from ntps.errors import NtpsError
 from ntps.models.load import model_fingerprint
@@ -83,6 +83,7 @@ def name_tasks(tasks: Sequence[str | Task]) -> dict[str, str | Task]:
                 name, source = Path(task).stem if Path(task).suffix.lower() in EXTENSIONS else task, task
             if not name.strip() or not str(source).strip():
                 raise NtpsError(f"a task is given as {task!r}; give its name or path, or NAME=PATH.")
+        name = clean(name)
         if name in named:
             raise NtpsError(f"two tasks are named {name!r}; give each its own name, as NAME=PATH.")
         named[name] = source

@@ -204,17 +204,23 @@ def prescreen(
     rows: dict[str, dict[str, Any]] = {}
 
     def fail(name: str, error: Exception) -> None:
-        ours = not isinstance(error, NtpsError)
-        logger.log(logging.ERROR if ours else logging.WARNING, "%s failed: %s", name, error, exc_info=ours)
         rows[name] = {"task": name, "status": "failed", "reason": reason_of(error)}
+        trace = None if isinstance(error, NtpsError) else error
+        logger.log(logging.ERROR if trace else logging.WARNING, "%s failed: %s", name, error, exc_info=trace)
 
     by_texts: dict[str, list[tuple[str, Task]]] = {}
+    unread: dict[str, Exception] = {}
     for name, source in named.items():
         try:
             task = load_named(name, source, settings.limit, settings.seed)
             by_texts.setdefault(task.texts_fingerprint, []).append((name, task))
         except Exception as error:  # the other tasks go on
-            fail(name, error)
+            unread[name] = error
+    if not by_texts:  # nothing can be ranked: say so at once
+        name, error = next(iter(unread.items()))
+        raise NtpsError(f"every task failed; the first, {name}, because: {reason_of(error)}") from error
+    for name, error in unread.items():
+        fail(name, error)
     options: dict[str, Any] = {"max_length": settings.max_length, "batch_size": batch_size, "progress": progress}
     for group in by_texts.values():
         representations = None
@@ -230,7 +236,7 @@ def prescreen(
             rows[name] = {"task": name, "status": "done", "reason": None, **inputs, **expected}
     ordered = sorted((rows[name] for name in named), key=lambda row: -row.get("expected", -math.inf))
     if ordered[0]["status"] == "failed":
-        raise NtpsError(f"every task failed; the first because: {ordered[0]['reason']}")
+        raise NtpsError(f"every task failed; the first, {ordered[0]['task']}, because: {ordered[0]['reason']}")
     left = len(ordered) if budget is None else budget
     for row in ordered:
         if row["status"] == "done":

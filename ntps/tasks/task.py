@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ntps._names import clean
 from ntps.errors import NtpsError, whole
 
 
@@ -106,6 +107,7 @@ class Task:
             raise NtpsError(
                 f"{self.name}: text {first} has no label in {names[0]!r}, the only label column; drop such texts."
             )
+        object.__setattr__(self, "name", clean(self.name))
         object.__setattr__(self, "texts", texts)
         object.__setattr__(self, "columns", columns)
 

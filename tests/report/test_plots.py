@@ -12,6 +12,7 @@ from helpers.results import make_study, score_result
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from ntps._names import clean
 from ntps.errors import NtpsError
 from ntps.report import (
     plot_against,
@@ -72,11 +73,11 @@ ODD = [
 @pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
 def test_any_name_is_drawn_as_it_is(name):
     """In titles, legends, ticks and beside points: no formula begins, nothing is hidden, nothing warns."""
-    study = make_study(models=(name, "two"))
+    study = make_study(models=(clean(name), "two"))  # as a study's names are
     study = replace(
         study,
-        tasks=(name, *study.tasks[1:]),
-        cells=tuple(replace(cell, task=name) if cell.task == study.tasks[0] else cell for cell in study.cells),
+        tasks=(clean(name), *study.tasks[1:]),
+        cells=tuple(replace(cell, task=clean(name)) if cell.task == study.tasks[0] else cell for cell in study.cells),
     )
     row = {"task": name, "random": 0.1, "pretrained": 0.5, "ceiling": 0.6}
     with warnings.catch_warnings():
