@@ -29,6 +29,11 @@ MaxLength = Annotated[int | None, typer.Option(help="Cut texts to this many toke
 BatchSize = Annotated[int, typer.Option(help="Largest number of texts in a batch.")]
 Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
 Folds = Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="The authors' values: paper, paper-probe or paper-scratch; other options change single ones."),
+]
+TestSplit = Annotated[str | None, typer.Option(help="Split of the test texts.  [default: a quarter of the texts]")]
 Convention = Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")]
 Fraction = Annotated[float | None, typer.Option(help="Which of the official convention's 19: 0.05, ..., 0.95.")]
 Center = Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")]
@@ -76,6 +81,32 @@ def parse_folds(folds: str) -> int | str:
     if not folds.isdigit() or folds == "1":
         raise NtpsError(f"folds is {folds}; it must be auto, 0 (none) or a number of at least 2.")
     return int(folds)
+
+
+def train_settings(context: typer.Context, recipe: str | None, values: dict[str, Any]) -> Any:
+    """Return the settings of fine-tuning: all values, or a recipe's but for those that were typed.
+
+    Args:
+        context: That of the command.
+        recipe: A name for `TrainSettings.recipe`, or `None`.
+        values: Values by parameter of `TrainSettings`, under the command's parameter or `lora_` before it.
+    """
+    from ntps.finetune import TrainSettings
+
+    if recipe is None:
+        return TrainSettings(**values)
+    typed = {
+        name: value
+        for name, value in values.items()
+        if any(was_typed(context, parameter) for parameter in (name, f"lora_{name}"))
+    }
+    return TrainSettings.recipe(recipe, **typed)
+
+
+def was_typed(context: typer.Context, parameter: str) -> bool:
+    """Return whether an option stands on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def emit(json_text: str, json_file: Path | None, text: object, quiet: bool) -> None:

@@ -16,6 +16,10 @@ from ntps.errors import NtpsError
 from ntps.finetune.settings import TrainSettings
 
 _SAVING = ".saving."  # prefix of temporary folders
+_QUERY_KEY_VALUE = {
+    "q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value", "query_key_value", "c_attn", "qkv", "wqkv",
+    "q_lin", "k_lin", "v_lin", "in_proj_qkv",
+}  # fmt: skip
 
 
 def linear_modules(network: Any) -> dict[str, Any]:
@@ -26,25 +30,31 @@ def linear_modules(network: Any) -> dict[str, Any]:
     return {name: module for name, module in network.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
 
 
-def target_names(network: Any, target: str | Iterable[str]) -> list[str]:
+def _block(name: str) -> int:
+    """Return the number of the block that a module stands in, -1 if in none."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), -1)
+
+
+def target_names(network: Any, target: str | Iterable[str], start_layer: int = 0) -> list[str]:
     """Return the full names of the modules that adapters go to.
 
     Args:
         network: The network without its language-model head.
-        target: `"all-linear"`; `"paper"`: the linear maps inside attention (query, key, value and output, joint or
-            separate, whatever the architecture calls them); or endings of module names, such as
-            `("q_proj", "v_proj")`.
+        target: `"all-linear"`; `"paper"`: query, key and value, joint or separate, whatever the architecture calls
+            them; or endings of module names, such as `("q_proj", "v_proj")`.
+        start_layer: First block whose modules are chosen, counted from 0; what stands in no block is left out if above
+            0.
 
     Raises:
         NtpsError: If the network has no such module; the message lists the endings it has.
     """
-    names = list(linear_modules(network))
+    names = [name for name in linear_modules(network) if start_layer == 0 or _block(name) >= start_layer]
     endings = ", ".join(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names)) or "none"
     if target == "all-linear":
         chosen, missing = names, "linear module"
     elif target == "paper":
-        chosen = [name for name in names if "attn" in name.lower() or "attention" in name.lower()]
-        missing = "linear module inside attention"
+        chosen = [name for name in names if name.rsplit(".", 1)[-1].lower() in _QUERY_KEY_VALUE]
+        missing = "query, key or value module"
     else:
         chosen = []
         for ending in [target] if isinstance(target, str) else target:
@@ -69,7 +79,7 @@ def attach(network: Any, settings: TrainSettings) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    names = target_names(network, settings.target)
+    names = target_names(network, settings.target, settings.start_layer)
     linear = linear_modules(network)
     config = LoraConfig(
         task_type="FEATURE_EXTRACTION",
