@@ -140,7 +140,7 @@ def _one_kind(table: Table, name: str, labels: dict[int, Any]) -> dict[int, Any]
     kinds = {row: _kind(label) for row, label in labels.items()}
     numeric = all(kind in {"integer", "fraction"} or _spells_number(labels[row]) for row, kind in kinds.items())
     for row, kind in kinds.items():
-        fraction = kind == "fraction" or (numeric and kind == "string" and not float(labels[row]).is_integer())
+        fraction = kind == "fraction" or (numeric and kind == "string" and _has_fraction(labels[row]))
         if fraction or kind == "other":
             raise NtpsError(
                 f"{table.where(row)}: label {short(labels[row])} (column {name!r}) is not a class; a task is a "
@@ -168,6 +168,11 @@ def _kind(value: Any) -> str:
 
 def _spells_number(label: Any) -> bool:
     return isinstance(label, str) and _NUMBER.fullmatch(label) is not None
+
+
+def _has_fraction(label: str) -> bool:
+    number = float(label)
+    return math.isfinite(number) and not number.is_integer()
 
 
 def _advice(name: str, label: Any, fraction: bool) -> str:

@@ -80,15 +80,15 @@ def _separator(path: Path, text: str) -> str:
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     best, most = usual, 0.5
     for separator in sorted(_SEPARATORS, key=lambda one: one != usual):
-        widths = []
-        try:
-            for row in islice(_rows(path, text, _Dialect(separator, quotes=separator not in _RAW)), _SAMPLE):
-                widths.append(len(row.fields))
-        except NtpsError:
-            pass  # the rows before the fault tell
-        if widths and widths[0] > 1:
+        for quotes in (True, False) if separator in _RAW else (True,):
+            widths = []
+            try:
+                for row in islice(_rows(path, text, _Dialect(separator, quotes)), _SAMPLE):
+                    widths.append(len(row.fields))
+            except NtpsError:
+                pass  # the rows before the fault tell
             even = sum(width == widths[0] for width in widths[1:]) / max(len(widths) - 1, 1)
-            if even > most:
+            if even > most and widths[0] > 1:
                 best, most = separator, even
     return best
 
@@ -141,8 +141,8 @@ def _even(path: Path, text: str, dialect: _Dialect, first: int) -> list[_Row]:
                     "needs quotes around it."
                 )
             raise NtpsError(
-                f"{place}: {found} where the header has {n_fields}; the separator is a {name}, and a text that holds "
-                f"{separator!r} needs quotes around it."
+                f"{place}: {found} where line {head.line} has {n_fields}; the separator is a {name}, and a text that "
+                f"holds {separator!r} needs quotes around it."
             )
     if dialect.quotes and n_fields > 1:
         _refuse_joined_rows(path, text, rows, dialect)
@@ -153,7 +153,7 @@ def _refuse_joined_rows(path: Path, text: str, rows: list[_Row], dialect: _Diale
     """Raise an NtpsError if a stray quote seems to have joined rows into one field.
 
     A field that swallows rows holds their ends and their separators. A text of several lines may do so too: between
-    commas and semicolons it is refused only if every line of the file, by itself, is a row.
+    commas and semicolons it is refused only from four lines on, and if every line of the file is a row by itself.
     """
     separator, n_fields = dialect.separator, len(rows[0].fields)
     for row in rows:
@@ -163,7 +163,7 @@ def _refuse_joined_rows(path: Path, text: str, rows: list[_Row], dialect: _Diale
                 continue
             if separator not in _RAW:
                 lines = _rows(path, text, dialect._replace(quotes=False))
-                if n_ends < 2 or any(len(line.fields) != n_fields for line in lines):
+                if n_ends < 3 or any(len(line.fields) != n_fields for line in lines):
                     return
             raise NtpsError(
                 f"{path}, line {row.line}: a quote opens a field of {n_ends + 1} lines, each of which is a row by "

@@ -53,7 +53,8 @@ def _from_files(builder: Any, path: Path, split: str | None, header: bool) -> Ta
     split, base, bounds = _choose_split(tuple(files), str(path), split)
     other = next((file for file in files[base] if file.suffix.lower() not in EXTENSIONS), None)
     if other is not None:
-        raise NtpsError(f"{path}: {other.name} is not one of {', '.join(EXTENSIONS)} files, of which a task is read.")
+        kinds = ", ".join(EXTENSIONS)
+        raise NtpsError(f"{path}: {other.name} is not a table; a folder of {kinds} files is needed, or one of them.")
     tables = [read_file(file, header=header) for file in files[base]]
     table = _joined(tables)
     table.declared |= _declared(builder.info.features or {})

@@ -247,7 +247,7 @@ def test_null_texts_and_blank_texts(tmp_path):
         ("o.json", b'{"text": ["a"]}', ["object", "list of objects"]),
         ("i.json", b'[{"text": "a"}, 3]', ["item 2", "number"]),
         ("d.json", b"[" * 100_000, ["not valid JSON"]),
-        ("f.csv", b"text,label\na,b,c\n", ["line 2", "3 fields", "header has 2"]),
+        ("f.csv", b"text,label\na,b,c\n", ["line 2", "3 fields", "line 1 has 2", "comma"]),
         ("m.csv", b'text,label\n"two\nlines",a\nx\n', ["line 4", "1 field"]),
         ("q.csv", b'text,label\n"open,a\n', ["line 2", "not valid CSV"]),
         ("t.csv", b"text,text,label\na,b,c\n", ["two columns", "'text'"]),
