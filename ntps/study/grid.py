@@ -13,7 +13,7 @@ from ntps.models.load import model_fingerprint
 from ntps.study.measure import StudySettings
 from ntps.study.records import CellId
 from ntps.tasks import Task, load_task
-from ntps.tasks.tables import EXTENSIONS
+from ntps.tasks.files import EXTENSIONS
 
 if TYPE_CHECKING:
     from ntps.finetune.settings import TrainSettings

@@ -247,10 +247,10 @@ def test_null_texts_and_blank_texts(tmp_path):
         ("o.json", b'{"text": ["a"]}', ["object", "list of objects"]),
         ("i.json", b'[{"text": "a"}, 3]', ["item 2", "number"]),
         ("d.json", b"[" * 100_000, ["not valid JSON"]),
-        ("f.csv", b"text,label\na,b,c\n", ["line 2", "3 fields", "header has 2"]),
+        ("f.csv", b"text,label\na,b,c\n", ["line 2", "3 fields", "line 1 has 2", "comma"]),
         ("m.csv", b'text,label\n"two\nlines",a\nx\n', ["line 4", "1 field"]),
         ("q.csv", b'text,label\n"open,a\n', ["line 2", "not valid CSV"]),
-        ("t.csv", b"text,text\na,b\n", ["'text'", "twice"]),
+        ("t.csv", b"text,text,label\na,b,c\n", ["two columns", "'text'"]),
         ("n.csv", b"text,label\na,0\nb,\nc,1\n", ["line 3", "label", "missing"]),
         ("u.xlsx", b"anything", ["unknown kind", ".csv", ".parquet"]),
     ],
@@ -281,7 +281,7 @@ def test_calls_that_make_no_sense(tmp_path):
     fails("single string", texts="ab", labels=[0, 1])
     fails("empty", texts=[], labels=[])
     fails("cannot be made from 'int'", name_or_path=3)
-    fails("'split'", "no meaning", name_or_path=path, split="train")
+    fails("split='train'", "no meaning", name_or_path=path, split="train")
     fails("label_column", name_or_path=path, labels=[0, 1])
     for label_column in (3, [], [""], ["label", 3], {"label"}, ["label", "label"]):
         fails("label_column", name_or_path=path, label_column=label_column)
