@@ -332,7 +332,7 @@ def choice(frame: "pd.DataFrame", rng: np.random.Generator, *, draws: int = 1000
         for name, part in single.groupby("target")
     }
     borne = single.groupby("target")["options_borne"].max().to_dict()
-    published = ", ".join(f"{low:.2f} to {high:.2f} ({name})" for name, (low, high) in spread.items())
+    published = ", ".join(f"{low:.2f} to {high:.2f} ({name!s})" for name, (low, high) in spread.items())
     return Finding(
         key="choice",
         title="Layer and fraction were chosen on the 12 points they are judged on.",
