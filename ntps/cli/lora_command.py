@@ -18,9 +18,12 @@ EXAMPLES = (
 )
 
 
+@shared.takes(data=shared.DATA, loading=shared.LOADING)
 def run(
     model: shared.ModelArgument,
     task: shared.TaskArgument,
+    *,
+    data: dict[str, Any],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
     rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = 32,
     alpha: Annotated[
@@ -40,10 +43,6 @@ def run(
     margin: Annotated[
         float, typer.Option(help="Standard errors by which the validation loss must fall for weights to be chosen.")
     ] = 2.5,
-    text_column: shared.TextColumn = None,
-    label_column: shared.LabelColumn = None,
-    split: shared.Split = None,
-    config: shared.Config = None,
     limit: shared.Limit = None,
     max_length: shared.MaxLength = None,
     layers: shared.Layers = "all",
@@ -52,8 +51,7 @@ def run(
     seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, starting from --seed.")] = 1,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
-    revision: shared.Revision = None,
-    trust_remote_code: shared.TrustRemoteCode = False,
+    loading: dict[str, Any],
     output: Annotated[Path | None, typer.Option(help="Folder for training state, adapter, head and lora.json.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --output.")] = False,
     json_file: shared.JsonFile = None,
@@ -75,7 +73,7 @@ def run(
 
     from ntps.finetune import TrainSettings, before_and_after, repeat
     from ntps.finetune.before_after import load_for_training
-    from ntps.tasks import load_task
+    from ntps.tasks import TaskSource
 
     # Settings are checked when they are made, before anything is loaded.
     endings = tuple(name.strip() for name in target.split(","))
@@ -95,12 +93,8 @@ def run(
         patience=patience,
         margin=margin,
     )
-    labelled = load_task(
-        task, config=config, split=split, limit=limit, seed=seed, text_column=text_column, label_column=label_column
-    )
-    loaded = load_for_training(
-        model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
-    )
+    labelled = TaskSource.parse(task, **data).load(limit=limit, seed=seed)
+    loaded = load_for_training(model, dtype=dtype, device=device, **loading)
     options: dict[str, Any] = {
         "settings": settings,
         "folds": requested_folds,

@@ -1,9 +1,11 @@
 """Common parts of the commands: options, messages on stderr, JSON or text output, sentences that name options."""
 
+import functools
+import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +15,13 @@ from ntps._files import atomic_write
 from ntps.errors import NtpsError
 
 ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
-TaskArgument = Annotated[str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set.")]
-TaskList = Annotated[list[str], typer.Option("--task", help="A task, or NAME=PATH; repeat for several.")]
+TaskArgument = Annotated[
+    str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set; also NAME=PATH:label=COLUMN,...")
+]
+TaskList = Annotated[
+    list[str],
+    typer.Option("--task", help="A task, or NAME=PATH:text=COLUMN,label=COLUMN,split=...; repeat for several."),
+]
 TextColumn = Annotated[str | None, typer.Option(help="Text column; several, to be joined, with commas.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Label column.")]
 LabelColumns = Annotated[
@@ -22,6 +29,8 @@ LabelColumns = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
 Config = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
+Header = Annotated[bool, typer.Option("--header/--no-header", help="A table's first line names its columns, or not.")]
+DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without a text or a label.")]
 Limit = Annotated[int | None, typer.Option(help="Use a random sample of at most this many texts.")]
 TaskLimit = Annotated[int, typer.Option(help="Use a random sample of at most this many texts per task.")]
 Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
@@ -38,9 +47,55 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, messages or table.")]
 
+# Groups of options, by the library's names for them, with their defaults; see `takes`.
+DATA = {
+    "text_column": (TextColumn, None),
+    "label_column": (LabelColumn, None),
+    "split": (Split, None),
+    "config": (Config, None),
+    "header": (Header, True),
+    "drop_missing": (DropMissing, False),
+}
+LOADING = {
+    "revision": (Revision, None),
+    "tokenizer": (Tokenizer, None),
+    "trust_remote_code": (TrustRemoteCode, False),
+}
+
+
+def takes(**groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put groups of options in the place of a command's parameters of these names; it gets each as a dictionary.
+
+    Typer reads a command's options from its signature, so that they must stand there one by one.
+    """
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(run)
+        def command(**values: Any) -> None:
+            grouped = {name: {option: values.pop(option) for option in group} for name, group in groups.items()}
+            run(**values, **grouped)
+
+        parameters = []
+        for own in inspect.signature(run).parameters.values():
+            for name, (annotation, default) in groups.get(own.name, {own.name: (own.annotation, own.default)}).items():
+                kind = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
 
 class _Stderr(logging.Handler):
-    """Print messages as "ntps: ..." without breaking a progress bar."""
+    """Print messages as "ntps: ..." without breaking a progress bar; they name options as the command does."""
+
+    def __init__(self, parameters: Callable[[], Iterable[Any]]) -> None:
+        super().__init__()
+        self.parameters = parameters
+
+    def format(self, record: logging.LogRecord) -> str:
+        return name_options(super().format(record), self.parameters())
 
     def emit(self, record: logging.LogRecord) -> None:
         message = " ".join(self.format(record).split())
@@ -50,10 +105,14 @@ class _Stderr(logging.Handler):
             print(f"ntps: {message}", file=sys.stderr)
 
 
-def show_messages() -> None:
-    """Send what the library logs to stderr."""
+def show_messages(parameters: Callable[[], Iterable[Any]] = tuple) -> None:
+    """Send what the library logs to stderr.
+
+    Args:
+        parameters: Function that returns the parameters of the running command, for `name_options`.
+    """
     logger = logging.getLogger("ntps")
-    logger.handlers = [_Stderr()]
+    logger.handlers = [_Stderr(parameters)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
@@ -100,6 +159,8 @@ def name_options(message: str, parameters: Iterable[Any]) -> str:
             continue
         name = re.escape(parameter.name)
         message = re.sub(rf"\b{name}=True\b", option, message)
+        for opposite in parameter.secondary_opts:
+            message = re.sub(rf"\b{name}=False\b", opposite, message)
         message = re.sub(rf"\b{name}=", f"{option} ", message)
         message = re.sub(rf"^{name}(?= (is|has|needs|names|and) )", option, message)
         if "_" in parameter.name:

@@ -32,7 +32,7 @@ from ntps.study.ranks import grid_spearman, spearman
 from ntps.study.records import CellResult, GainRecord, ScoreRecord
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
 from ntps.study.table import CHOSEN, GAIN_PREDICTORS, PREDICTORS, gain_row, is_number, score_row
-from ntps.tasks import Task
+from ntps.tasks import Task, TaskSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -315,7 +315,7 @@ class Study:
 
 def run_study(
     models: Sequence[str],
-    tasks: Sequence[str | Task],
+    tasks: Sequence[str | Task | TaskSource],
     *,
     output: str | Path,
     settings: StudySettings | None = None,
@@ -331,7 +331,8 @@ def run_study(
 
     Args:
         models: Names or directories, each once.
-        tasks: Names, files (`NAME=PATH` names one) or `Task` objects, with different names.
+        tasks: Names and files, as `NAME=PATH:OPTION,...` (see `ntps.tasks.TaskSource`), or `Task` objects, with
+            different names.
         output: Folder whose `cells/` keeps every cell, so that the study can be stopped and resumed at any time.
         settings: See `StudySettings`; its defaults when `None`.
         lora: Settings with which also to fine-tune every model on every task, for the gains.
