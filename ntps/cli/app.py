@@ -29,7 +29,7 @@ def main() -> None:
     """Run the command line; bad input is one sentence on stderr and exit status 2, Ctrl-C is 130."""
     # Threads that spin while they wait for each other slow a busy machine down several times; before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    show_messages()
+    show_messages(_parameters)
     try:
         status = app(standalone_mode=False)
     except NtpsError as error:

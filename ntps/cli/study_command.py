@@ -16,17 +16,22 @@ from ntps.errors import NtpsError, one_of
 NAME = "study"
 EXAMPLES = (
     "Examples:  ntps study --model miniworld-base --model miniworld-base@step1000 --task miniworld/topic "
-    "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  on a cluster: start the same "
-    "command as often as you like on one shared --output; the processes divide the cells between them"
+    "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  files: "
+    "--task stars=reviews.tsv:text=review,label=rating --task notes.csv:no-header,text=1,label=2  |  "
+    "on a cluster: start the same command as often as you like on one shared --output; the processes divide the cells "
+    "between them"
 )
 
 logger = logging.getLogger(__name__)
 
 
+@shared.takes(data=shared.DATA, loading=shared.LOADING)
 def run(
     context: typer.Context,
     model: Annotated[list[str], typer.Option("--model", help="A model; repeat for several.")],
     task: shared.TaskList,
+    *,
+    data: dict[str, Any],
     limit: shared.TaskLimit = 1000,
     max_length: shared.MaxLength = None,
     folds: Annotated[int, typer.Option(help="Folds of held-out shares, intervals and probes.")] = 5,
@@ -52,6 +57,7 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
+    loading: dict[str, Any],
     output: Annotated[Path, typer.Option(help="Folder of cells and report; run again to resume.")] = Path("study"),
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
@@ -67,6 +73,7 @@ def run(
     from ntps.report.study import gain_lead
     from ntps.study import StudySettings, run_study
     from ntps.study.study import TARGETS
+    from ntps.tasks import TaskSource
 
     one_of(target, TARGETS, "target")
     if recipe is not None and not lora:
@@ -74,7 +81,7 @@ def run(
     training = {"steps": lora_steps, "rank": lora_rank, "target": lora_target}
     study = run_study(
         model,
-        task,
+        [TaskSource.parse(given, **data) for given in task],
         output=output,
         settings=StudySettings(
             limit=limit,
@@ -88,6 +95,7 @@ def run(
             dtype=dtype,
             seeds=seeds,
             control=control,
+            **loading,
         ),
         lora=shared.train_settings(context, recipe, training) if lora else None,
         device=device,

@@ -256,6 +256,7 @@ def fine_tune_gain(
 def load_for_training(
     model: str | os.PathLike[str] | LanguageModel,
     *,
+    tokenizer: Any = None,
     revision: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
@@ -269,7 +270,7 @@ def load_for_training(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # A loaded model is returned as it is, and refuses every option, the head too.
     head = not isinstance(model, LanguageModel) and has_language_model_head(model, **options)
-    return load_model(model, dtype=dtype, device=device, head=head, **options)
+    return load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, head=head, **options)
 
 
 def split_task(

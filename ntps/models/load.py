@@ -114,6 +114,7 @@ def load_model(
 def model_fingerprint(
     name_or_path: str | os.PathLike[str],
     *,
+    tokenizer: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     gguf_file: str | None = None,
@@ -134,7 +135,11 @@ def model_fingerprint(
     )
     location = _locate(name_or_path, options)
     commit = None if location.local else read_config(location, options)[1]
-    return _digest(location, commit, options)
+    digest = _digest(location, commit, options)
+    if tokenizer is not None:
+        tokenizer = resolve_tokenizer(location, tokenizer, trust_remote_code)
+        digest = checkpoints.combine(digest, checkpoints.tokenizer_digest(tokenizer))
+    return digest
 
 
 def has_language_model_head(

@@ -27,7 +27,7 @@ from ntps.study.calibration import Calibration, load_calibration
 from ntps.study.grid import load_named, name_tasks
 from ntps.study.measure import SampleSettings, halves, held_back, probe_record
 from ntps.study.study import DEPTH
-from ntps.tasks import Task
+from ntps.tasks import Task, TaskSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +159,7 @@ class Prescreening:
 
 def prescreen(
     model: "str | Path | LanguageModel",
-    tasks: Sequence[str | Task],
+    tasks: Sequence[str | Task | TaskSource],
     *,
     budget: int | None = None,
     calibration: Calibration | None = None,
@@ -171,7 +171,8 @@ def prescreen(
 
     Args:
         model: A name or path for `ntps.load_model`, or a model that it has loaded.
-        tasks: Names, files (`NAME=PATH` names one) or `Task` objects, with different names.
+        tasks: Names and files, as `NAME=PATH:OPTION,...` (see `ntps.tasks.TaskSource`), or `Task` objects, with
+            different names.
         budget: Number of tasks that may be fine-tuned: that many, the best first, are marked `chosen`, unless their
             verdict is `"little"`.
         calibration: From `ntps.calibrate` or `load_calibration`; the bundled one when `None`.
@@ -200,7 +201,7 @@ def prescreen(
     by_texts: dict[str, list[tuple[str, Task]]] = {}
     for name, source in named.items():
         try:
-            task = load_named(name, source, settings.limit, settings.seed)
+            task = load_named(source, settings.limit, settings.seed)
             by_texts.setdefault(task.texts_fingerprint, []).append((name, task))
         except NtpsError as error:
             fail(name, error)

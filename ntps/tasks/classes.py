@@ -182,7 +182,7 @@ def _advice(name: str, label: Any, fraction: bool) -> str:
     if isinstance(label, dict):
         field = next(iter(label), "FIELD")
         return f"; name a field of the object, as in '{name}.{field}'"
-    if isinstance(label, list | tuple) or getattr(label, "ndim", 0):
+    if isinstance(label, list | tuple) or getattr(label, "ndim", None):
         return "; of a list such as one-hot labels, give the place of the 1"
     return ""
 

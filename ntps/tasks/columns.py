@@ -38,9 +38,10 @@ def find_column(table: Table, role: str, names: Sequence[str], taken: Sequence[s
     path = table.source["path"]
     candidates = [name for name in table.columns if name.lower() in names and name not in taken]
     if not candidates:
+        known = {name.lower() for name in table.columns} & {*TEXT_NAMES, *LABEL_NAMES}
         unnamed = "the first line must name the columns (if it names none, header=False numbers them: 1, 2, ...); "
         raise NtpsError(
-            f"{path}: no {role} column found among {table.listed}; {unnamed if table.headed else ''}"
+            f"{path}: no {role} column found among {table.listed}; {unnamed if table.headed and not known else ''}"
             f"name it with {role}_column (known names: {', '.join(names[:5])}, ...)."
         )
     if len(candidates) > 1:

@@ -173,11 +173,10 @@ def _refuse_joined_rows(path: Path, text: str, rows: list[_Row], dialect: _Diale
 
 def _rows(path: Path, text: str, dialect: _Dialect, first: int = 1) -> Iterator[_Row]:
     """Yield the rows that are not blank; `first` is the number of the text's first line."""
-    quoting = csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=dialect.separator,
-        quoting=quoting,
+        quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE,
         skipinitialspace=dialect.skip_spaces,
         strict=True,
     )

@@ -404,7 +404,7 @@ class TestRequests:
     def test_a_model_is_fingerprinted_once(self, tiny_llama, monkeypatch):
         calls = []
         monkeypatch.setattr(
-            ntps.study.grid, "model_fingerprint", lambda name, random_weights: calls.append(random_weights) or "x"
+            ntps.study.grid, "model_fingerprint", lambda name, random_weights, **_: calls.append(random_weights) or "x"
         )
         grid = make_grid([str(tiny_llama)], make_tasks(3), replace(FAST, seeds=3))
         assert sorted(calls) == [False, True]
