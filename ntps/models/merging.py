@@ -1,0 +1,56 @@
+"""Add a trained adapter (PEFT) to the weights of a network."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ntps import _hub
+from ntps.errors import NtpsError
+from ntps.models.states import without_head
+
+_PREFIX = "base_model.model."  # of PEFT's names
+
+
+def add_adapter(network: Any, adapter: str | Path, name: str) -> None:
+    """Add an adapter to a network's weights, in place; in bfloat16 or float16 the sums are rounded.
+
+    An adapter is for the network with its language-model head or for the one below it: the names of its tensors tell.
+
+    Args:
+        network: A transformers network, with its head if there is one.
+        adapter: Directory of the adapter.
+        name: Name of model and adapter, for messages.
+
+    Raises:
+        NtpsError: If the adapter is damaged, does not belong to the network, or adds something else than weights.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    inner = without_head(network)
+    modules = {path for path, _ in network.named_modules()}
+    try:
+        with _hub.quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tensors without a place: they are looked for below
+            stored = set(load_peft_weights(str(adapter), device="cpu"))
+            paths = {key.removeprefix(_PREFIX).partition(".lora_")[0] for key in stored}
+            wrapped = PeftModel.from_pretrained(inner if paths.isdisjoint(modules) else network, str(adapter))
+        config: Any = wrapped.peft_config["default"]
+        if not hasattr(wrapped.base_model, "merge_and_unload"):
+            kind = config.peft_type.value
+            raise NtpsError(f"{name}: an adapter of type {kind} cannot be added to weights; LoRA and its kin can.")
+        moved = getattr(config, "target_parameters", None)  # PEFT renames tensors for experts that are kept as one
+        missing = set() if moved else stored - set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+        if missing or not stored:
+            raise NtpsError(
+                f"{name}: {len(missing)} of the adapter's {len(stored)} tensors have no place in the model (first: "
+                f"{min(missing, default='none')}); it belongs to another base model."
+            )
+        wrapped.merge_and_unload()
+    except (NtpsError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise NtpsError(f"{name}: the adapter cannot be added to this base model ({reason}).") from error
