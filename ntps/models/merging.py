@@ -24,21 +24,23 @@ def add_adapter(network: Any, adapter: str | Path, name: str) -> None:
     Raises:
         NtpsError: If the adapter is damaged, does not belong to the network, or adds something else than weights.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     inner = without_head(network)
-    modules = {path for path, _ in network.named_modules()}
+    children = {child for child, _ in network.named_children()}
     try:
         with _hub.quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensors without a place: they are looked for below
+            kind = PeftConfig.from_pretrained(str(adapter))
+            if kind.is_prompt_learning:
+                raise NtpsError(
+                    f"{name}: the adapter holds tokens (prompt learning), not weights as LoRA and its kin do."
+                )
             stored = set(load_peft_weights(str(adapter), device="cpu"))
-            paths = {key.removeprefix(_PREFIX).partition(".lora_")[0] for key in stored}
-            wrapped = PeftModel.from_pretrained(inner if paths.isdisjoint(modules) else network, str(adapter))
-        config: Any = wrapped.peft_config["default"]
-        if not hasattr(wrapped.base_model, "merge_and_unload"):
-            kind = config.peft_type.value
-            raise NtpsError(f"{name}: an adapter of type {kind} cannot be added to weights; LoRA and its kin can.")
+            starts = {key.removeprefix(_PREFIX).partition(".")[0] for key in stored}
+            wrapped = PeftModel.from_pretrained(inner if starts.isdisjoint(children) else network, str(adapter))
+        config = wrapped.peft_config["default"]
         moved = getattr(config, "target_parameters", None)  # PEFT renames tensors for experts that are kept as one
         missing = set() if moved else stored - set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
         if missing or not stored:
