@@ -42,7 +42,8 @@ def add_adapter(network: Any, adapter: str | Path, name: str) -> None:
             wrapped = PeftModel.from_pretrained(inner if starts.isdisjoint(children) else network, str(adapter))
         config = wrapped.peft_config["default"]
         moved = getattr(config, "target_parameters", None)  # PEFT renames tensors for experts that are kept as one
-        missing = set() if moved else stored - set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+        placed = {*get_peft_model_state_dict(wrapped, save_embedding_layers=False), *wrapped.state_dict()}
+        missing = set() if moved else stored - placed
         if missing or not stored:
             raise NtpsError(
                 f"{name}: {len(missing)} of the adapter's {len(stored)} tensors have no place in the model (first: "
