@@ -46,6 +46,8 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Fine-tune with LoRA, and compare accuracy and scores before and after."""
+    from ntps.models.checkpoints import check_separate
+
     in_range(seed, 0, None, "seed")
     in_range(seeds, 1, None, "seeds")
     if limit is not None:
@@ -56,6 +58,8 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise NtpsError("ntps lora trains in one process; start it without torchrun.")
     check_output(output, json_file)
+    if output is not None:
+        check_separate(model, output)
     if quiet:
         shared.hide_messages()
 

@@ -79,10 +79,7 @@ TRAINING = {
     "steps": (_option(int, "Optimiser steps."), 100),
     "epochs": (_option(int | None, "Read every text this often, instead of --steps."), None),
     "rank": (_option(int, "Rank of the adapters."), 32),
-    "alpha": (
-        Annotated[float, typer.Option(help="Scale of the adapters, whose output is multiplied by alpha / rank.")],
-        32,
-    ),
+    "alpha": (_option(float, "Scale of the adapters, whose output is multiplied by alpha / rank."), 32),
     "dropout": (_option(float, "Share of an adapter's inputs dropped in training."), 0.05),
     "learning_rate": (_option(float | None, "Peak step size. [default: the method's]"), None),
     "weight_decay": (_option(float, "Decoupled weight decay of matrices."), 0.01),
@@ -90,10 +87,7 @@ TRAINING = {
     "schedule": (_option(str, "The rate then: cosine, or constant."), "cosine"),
     "clip_norm": (_option(float, "Largest norm of the gradient; 0 for any."), 1.0),
     "optimizer": (_option(str, "adamw, or adafactor (the paper's)."), "adamw"),
-    "target": (
-        Annotated[str, typer.Option(help="Modules with adapters: all-linear, paper (q, k, v), or names with commas.")],
-        "all-linear",
-    ),
+    "target": (_option(str, "Modules with adapters: all-linear, paper (q, k, v), or names with commas."), "all-linear"),
     "start_layer": (_option(int, "First block with adapters, from 0."), 0),
     "head": (_option(str, "Start of the head: probe (converged), or random."), "probe"),
     "head_dropout": (_option(float, "Share of the head's inputs dropped in training."), 0.0),
@@ -102,15 +96,9 @@ TRAINING = {
     "accumulation": (_option(int, "Batches in a step."), 1),
     "evaluate_every": (_option(int, "Steps between evaluations on the validation texts."), 25),
     "patience": (_option(int | None, "Stop after this many evaluations without progress."), None),
-    "validation": (
-        Annotated[float, typer.Option(help="Share of the untested texts set aside for evaluations.")],
-        0.2,
-    ),
+    "validation": (_option(float, "Share of the untested texts set aside for evaluations."), 0.2),
     "keep": (_option(str, "Weights of the best evaluation (by --margin), or the last."), "best"),
-    "margin": (
-        Annotated[float, typer.Option(help="Standard errors by which the validation loss must fall.")],
-        2.5,
-    ),
+    "margin": (_option(float, "Standard errors by which the validation loss must fall."), 2.5),
 }
 
 

@@ -19,17 +19,19 @@ import numpy as np
 from ntps._files import jsonable
 from ntps._version import __version__
 from ntps.errors import NtpsError, one_of, whole
+from ntps.finetune.adapters import describe_targets
 from ntps.finetune.changes import LayerChange, find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import FineTuned, check_classes, fine_tune
 from ntps.models import LanguageModel, Representations, collect, load_model
+from ntps.models.checkpoints import check_separate
 from ntps.models.forward import encode, pooled_features
-from ntps.models.language_model import without_head
 from ntps.models.load import has_language_model_head
 from ntps.models.next_token import next_token_loss
 from ntps.models.plan import DEFAULT_MAX_LENGTH, layer_at, parse_layers
+from ntps.models.states import without_head
 from ntps.scoring import LayerScore, ScoreResult, ScoreSettings, assign_folds, labels_of, score_layers
 from ntps.scoring.probes import class_scores
 from ntps.scoring.scores import score_result
@@ -86,6 +88,8 @@ def before_and_after(
     for analysis in analyses:
         one_of(analysis, ANALYSES, "analyses")
     scoring = ScoreSettings(folds=folds, seed=seed, convention=convention, fraction=fraction)
+    if output is not None and isinstance(model, str | os.PathLike):
+        check_separate(model, output)
     loaded = load_for_training(model)
     settings = (settings or TrainSettings()).for_width(loaded.width)
     frozen = replace(loaded, model=without_head(loaded.model))
@@ -96,6 +100,7 @@ def before_and_after(
     train, validation, test = split_task(task, test, seed=seed, validation=settings.validation)
     chosen = parse_layers(layers, loaded.n_layers)
     assign_folds(test.labels, folds, seed=seed)  # refused now, not after training
+    adapted = describe_targets(frozen.model, settings) if settings.method == "lora" else None
 
     tuned = fine_tune(
         frozen, train, validation, settings=settings, seed=seed, output=output, resume=resume, progress=progress
@@ -111,7 +116,7 @@ def before_and_after(
     scores, changes = _compare_layers(before, after, scoring, chosen, with_changes="changes" in analyses)
     predicted = probe.predict(before.layer(last)), tuned.readout.predict(after.layer(last))
     losses: tuple[float | None, float | None] = (None, None)
-    if loaded.model is not frozen.model:  # there is a language-model head
+    if loaded.has_head:
         ids = encode(loaded, test.texts, settings.max_length)
         losses = next_token_loss(loaded, ids), next_token_loss(loaded, ids, network=merged.model)
     with_validation = class_scores(test.labels, larger_probe.predict(before.layer(last)))[0]
@@ -145,6 +150,7 @@ def before_and_after(
             "classes": list(task.classes),
             "n_skipped": n_skipped,
             "n_trained": tuned.n_trained,
+            "adapted": adapted,
             "split": {"validation": len(validation), "test": test.source, "stratified": True},
             "pooling": "mean over tokens, after the final norm",
             "folds": scores[0].settings["folds"],

@@ -17,8 +17,8 @@ from ntps.finetune import adapters
 from ntps.finetune.head import fit_readout, random_readout
 from ntps.finetune.settings import TrainSettings
 from ntps.models.forward import encode, halving, pool, pooled_features
-from ntps.models.language_model import without_head
 from ntps.models.pretrained import random_network
+from ntps.models.states import without_head
 
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel

@@ -16,6 +16,7 @@ import torch
 from helpers.finetune import FAST, curve
 from helpers.problems import order_task
 
+import ntps.finetune.adapters
 import ntps.finetune.loop
 import ntps.models.forward
 from ntps._files import save_tensors
@@ -421,10 +422,10 @@ class TestTargets:
         with pytest.raises(NtpsError, match="no query, key or value module"):
             target_names(llama.model, "paper", 3)
 
-    def test_a_network_without_such_modules_says_which_it_has(self):
-        network = torch.nn.ModuleDict({"mixer": torch.nn.ModuleDict({"in_proj": torch.nn.Linear(2, 2)})})
-        with pytest.raises(NtpsError, match=r"no query, key or value module, .* its linear modules: in_proj"):
-            target_names(network, "paper")
+    def test_a_network_without_such_modules_says_which_it_has(self, llama, monkeypatch):
+        monkeypatch.setattr(ntps.finetune.adapters, "_QUERY_KEY_VALUE", {"qqq"})
+        with pytest.raises(NtpsError, match=r"no query, key or value module, .* its linear modules: q_proj, k_proj"):
+            target_names(llama.model, "paper")
 
 
 class TestRecipes:
