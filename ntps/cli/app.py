@@ -13,7 +13,7 @@ import typer
 from ntps._names import one_line
 from ntps._processes import is_main_process, refuse_processes
 from ntps._version import __version__
-from ntps.cli import lora_command, prescreen_command, score_command, study_command
+from ntps.cli import lora_command, paper_command, prescreen_command, score_command, study_command
 from ntps.cli.options import JsonFile, Quiet, claim_outputs, emit, name_options, plain_output, say, show_messages
 from ntps.errors import NtpsError
 
@@ -36,7 +36,7 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "agg"  # pictures are files; a backend for windows may be missing
     if sys.stderr is None:  # closed; `print` would take standard output for it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it stays open to the end
-    show_messages()
+    show_messages(_parameters)
     plain_output()
     with _signals() as came:
         status = _status()
@@ -61,6 +61,9 @@ def _status() -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):  # the parser's exceptions have it; any other is a bug
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command, such as `ntps paper`
+            say(error.format_message())
+            return 0
         return _refuse(f"{error.format_message()} See ntps --help.")
     return status if isinstance(status, int) else 0
 
@@ -99,9 +102,10 @@ def _refuse(message: str) -> int:
 
 def _parameters() -> list[Any]:
     """Return the click parameters of the command that is running."""
-    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
-    command = next((commands[word] for word in sys.argv[1:] if word in commands), None)
-    return [] if command is None else command.params
+    command: Any = typer.main.get_command(app)
+    for word in sys.argv[1:]:  # a group's command is the next word
+        command = getattr(command, "commands", {}).get(word, command)
+    return command.params
 
 
 def _version(requested: bool) -> None:
@@ -121,6 +125,7 @@ def _root(
 
 for command in (score_command, study_command, lora_command, prescreen_command):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
+app.add_typer(paper_command.app, name=paper_command.NAME)
 
 
 @app.command("list")

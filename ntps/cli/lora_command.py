@@ -1,5 +1,6 @@
 """`ntps lora`."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -18,33 +19,16 @@ EXAMPLES = (
 )
 
 
+@shared.takes(data=shared.DATA, training=shared.TRAINING, loading=shared.LOADING)
 def run(
     context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskArgument,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
-    rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = 32,
-    alpha: Annotated[
-        float, typer.Option(help="Scale of the adapters: their output is multiplied by alpha / rank.")
-    ] = 32,
-    dropout: Annotated[float, typer.Option(help="Share of an adapter's inputs dropped in training.")] = 0.05,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak step size.  [default: the method's]")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, or adafactor (the paper's).")] = "adamw",
-    target: Annotated[
-        str, typer.Option(help="Modules with adapters: all-linear, paper (attention), or names separated by commas.")
-    ] = "all-linear",
-    method: Annotated[str, typer.Option(help="lora, full, probe (the head alone) or scratch.")] = "lora",
-    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 16,
-    accumulation: Annotated[int, typer.Option(help="Batches in a step.")] = 1,
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on the validation texts.")] = 25,
-    patience: Annotated[int | None, typer.Option(help="Stop after this many evaluations without progress.")] = None,
-    margin: Annotated[
-        float, typer.Option(help="Standard errors by which the validation loss must fall for weights to be chosen.")
-    ] = 2.5,
-    text_column: shared.TextColumn = None,
-    label_column: shared.LabelColumn = None,
-    split: shared.Split = None,
-    config: shared.Config = None,
+    recipe: shared.Recipe = None,
+    *,
+    data: dict[str, Any],
+    training: dict[str, Any],
+    test_split: shared.TestSplit = None,
     limit: shared.Limit = None,
     max_length: shared.MaxLength = None,
     layers: shared.Layers = "all",
@@ -55,8 +39,7 @@ def run(
     seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, starting from --seed.")] = 1,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
-    revision: shared.Revision = None,
-    trust_remote_code: shared.TrustRemoteCode = False,
+    loading: dict[str, Any],
     output: Annotated[str | None, typer.Option(help="Folder for training state, adapter, head and lora.json.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --output.")] = False,
     json_file: shared.JsonFile = None,
@@ -72,38 +55,30 @@ def run(
         raise NtpsError("--resume needs --output, the folder of the run to continue.")
     refuse_processes("ntps lora")
     folder, json_path = shared.claim_outputs(context, output, json_file, inputs=[model, task])
+    if folder is not None:
+        from ntps.models.checkpoints import check_separate
+
+        check_separate(model, folder)
     if quiet:
         shared.hide_messages()
 
-    from ntps.finetune import TrainSettings, before_and_after, repeat
+    from ntps.finetune import before_and_after, repeat
     from ntps.finetune.before_after import load_for_training
-    from ntps.tasks import load_task
+    from ntps.finetune.settings import RECIPE_DTYPES
+    from ntps.tasks import TaskSource
 
     # Settings are checked when they are made, before anything is loaded.
-    endings = tuple(name.strip() for name in target.split(","))
-    settings = TrainSettings(
-        method=method,
-        steps=steps,
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        target=target if target in ("all-linear", "paper") else endings,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        max_length=max_length,
-        evaluate_every=evaluate_every,
-        patience=patience,
-        margin=margin,
-    )
-    labelled = load_task(
-        task, config=config, split=split, limit=limit, seed=seed, text_column=text_column, label_column=label_column
-    )
-    loaded = load_for_training(
-        model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
-    )
+    settings = shared.train_settings(context, recipe, {**training, "max_length": max_length})
+    if recipe is not None and dtype is None:
+        dtype = RECIPE_DTYPES[recipe]
+    source = TaskSource.parse(task, **data)
+    labelled = source.load(limit=limit, seed=seed)
+    test = None
+    if test_split is not None:
+        test = replace(source, options={**source.options, "split": test_split}).load(seed=seed)
+    loaded = load_for_training(model, dtype=dtype, device=device, **loading)
     options: dict[str, Any] = {
+        "test": test,
         "settings": settings,
         "folds": requested_folds,
         "convention": convention,

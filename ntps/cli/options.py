@@ -1,11 +1,13 @@
 """Common parts of the commands: options, messages on stderr, JSON or text output, sentences that name options."""
 
 import codecs
+import functools
+import inspect
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +21,13 @@ from ntps._processes import is_main_process
 from ntps.errors import NtpsError
 
 ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
-TaskArgument = Annotated[str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set.")]
-TaskList = Annotated[list[str], typer.Option("--task", help="A task, or NAME=PATH; repeat for several.")]
+TaskArgument = Annotated[
+    str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set; also NAME=PATH:label=COLUMN,...")
+]
+TaskList = Annotated[
+    list[str],
+    typer.Option("--task", help="A task, or NAME=PATH:text=COLUMN,label=COLUMN,split=...; repeat for several."),
+]
 TextColumn = Annotated[str | None, typer.Option(help="Text column; several, to be joined, with commas.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Label column.")]
 LabelColumns = Annotated[
@@ -28,6 +35,8 @@ LabelColumns = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
 Config = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
+Header = Annotated[bool, typer.Option("--header/--no-header", help="A table's first line names its columns, or not.")]
+DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without a text or a label.")]
 Limit = Annotated[int | None, typer.Option(help="Use a random sample of at most this many texts.")]
 TaskLimit = Annotated[int, typer.Option(help="Use a random sample of at most this many texts per task.")]
 Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
@@ -35,6 +44,11 @@ MaxLength = Annotated[int | None, typer.Option(help="Cut texts to this many toke
 BatchSize = Annotated[int, typer.Option(help="Largest number of texts in a batch.")]
 Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
 Folds = Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="The authors' values: paper, paper-probe or paper-scratch; other options change single ones."),
+]
+TestSplit = Annotated[str | None, typer.Option(help="Split of the test texts.  [default: a quarter of the texts]")]
 Convention = Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")]
 Fraction = Annotated[float | None, typer.Option(help="Which of the official convention's 19: 0.05, ..., 0.95.")]
 Center = Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")]
@@ -46,9 +60,87 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, messages or table.")]
 
+# Groups of options, by the library's names for them, with their defaults; see `takes`.
+DATA = {
+    "text_column": (TextColumn, None),
+    "label_column": (LabelColumn, None),
+    "split": (Split, None),
+    "config": (Config, None),
+    "header": (Header, True),
+    "drop_missing": (DropMissing, False),
+}
+LOADING = {
+    "revision": (Revision, None),
+    "tokenizer": (Tokenizer, None),
+    "trust_remote_code": (TrustRemoteCode, False),
+}
+
+
+def _option(kind: Any, words: str) -> Any:
+    return Annotated[kind, typer.Option(help=words)]
+
+
+# The attributes of `TrainSettings` but for `max_length`.
+TRAINING = {
+    "steps": (_option(int, "Optimiser steps."), 100),
+    "epochs": (_option(int | None, "Read every text this often, instead of --steps."), None),
+    "rank": (_option(int, "Rank of the adapters."), 32),
+    "alpha": (_option(float, "Scale of the adapters, whose output is multiplied by alpha / rank."), 32),
+    "dropout": (_option(float, "Share of an adapter's inputs dropped in training."), 0.05),
+    "learning_rate": (_option(float | None, "Peak step size. [default: the method's]"), None),
+    "weight_decay": (_option(float, "Decoupled weight decay of matrices."), 0.01),
+    "warmup": (_option(float, "Share of the steps over which the rate rises."), 0.06),
+    "schedule": (_option(str, "The rate then: cosine, or constant."), "cosine"),
+    "clip_norm": (_option(float, "Largest norm of the gradient; 0 for any."), 1.0),
+    "optimizer": (_option(str, "adamw, or adafactor (the paper's)."), "adamw"),
+    "target": (_option(str, "Modules with adapters: all-linear, paper (q, k, v), or names with commas."), "all-linear"),
+    "start_layer": (_option(int, "First block with adapters, from 0."), 0),
+    "head": (_option(str, "Start of the head: probe (converged), or random."), "probe"),
+    "head_dropout": (_option(float, "Share of the head's inputs dropped in training."), 0.0),
+    "method": (_option(str, "lora, full, probe (the head alone) or scratch."), "lora"),
+    "batch_size": (_option(int, "Texts in a batch."), 16),
+    "accumulation": (_option(int, "Batches in a step."), 1),
+    "evaluate_every": (_option(int, "Steps between evaluations on the validation texts."), 25),
+    "patience": (_option(int | None, "Stop after this many evaluations without progress."), None),
+    "validation": (_option(float, "Share of the untested texts set aside for evaluations."), 0.2),
+    "keep": (_option(str, "Weights of the best evaluation (by --margin), or the last."), "best"),
+    "margin": (_option(float, "Standard errors by which the validation loss must fall."), 2.5),
+}
+
+
+def takes(**groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put groups of options in the place of a command's parameters of these names; it gets each as a dictionary.
+
+    Typer reads a command's options from its signature, so that they must stand there one by one.
+    """
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(run)
+        def command(**values: Any) -> None:
+            grouped = {name: {option: values.pop(option) for option in group} for name, group in groups.items()}
+            run(**values, **grouped)
+
+        parameters = []
+        for own in inspect.signature(run).parameters.values():
+            for name, (annotation, default) in groups.get(own.name, {own.name: (own.annotation, own.default)}).items():
+                kind = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {one.name: one.annotation for one in parameters}
+        return command
+
+    return decorate
+
 
 class _Stderr(logging.Handler):
-    """Print messages as "ntps: ..." without breaking a progress bar."""
+    """Print messages as "ntps: ..." without breaking a progress bar; they name options as the command does."""
+
+    def __init__(self, parameters: Callable[[], Iterable[Any]]) -> None:
+        super().__init__()
+        self.parameters = parameters
+
+    def format(self, record: logging.LogRecord) -> str:
+        return name_options(super().format(record), self.parameters())
 
     def emit(self, record: logging.LogRecord) -> None:
         message = f"ntps: {one_line(self.format(record))}"
@@ -59,10 +151,14 @@ class _Stderr(logging.Handler):
                 print(message, file=sys.stderr)
 
 
-def show_messages() -> None:
-    """Send what the library logs to stderr."""
+def show_messages(parameters: Callable[[], Iterable[Any]] = tuple) -> None:
+    """Send what the library logs to stderr.
+
+    Args:
+        parameters: Function that returns the parameters of the running command, for `name_options`.
+    """
     logger = logging.getLogger("ntps")
-    logger.handlers = [_Stderr()]
+    logger.handlers = [_Stderr(parameters)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
@@ -136,6 +232,37 @@ def parse_folds(folds: str) -> int | str:
     return int(folds)
 
 
+def train_settings(context: typer.Context, recipe: str | None, values: dict[str, Any]) -> Any:
+    """Return the settings of fine-tuning: all values, or a recipe's but for those that were typed.
+
+    Args:
+        context: That of the command.
+        recipe: A name for `TrainSettings.recipe`, or `None`.
+        values: Values by parameter of `TrainSettings`, under the command's parameter or `lora_` before it.
+    """
+    from ntps.finetune import TrainSettings
+    from ntps.finetune.settings import TARGETS
+
+    if values["target"] not in TARGETS:
+        values["target"] = tuple(name.strip() for name in values["target"].split(","))
+    if values.get("clip_norm") == 0:
+        values["clip_norm"] = None
+    if recipe is None:
+        return TrainSettings(**values)
+    typed = {
+        name: value
+        for name, value in values.items()
+        if any(was_typed(context, parameter) for parameter in (name, f"lora_{name}"))
+    }
+    return TrainSettings.recipe(recipe, **typed)
+
+
+def was_typed(context: typer.Context, parameter: str) -> bool:
+    """Return whether an option stands on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def emit(content: Any, json_file: Path | None, text: object, quiet: bool) -> None:
     """Write JSON values to their file, if one was given, and print the text unless JSON goes to stdout or `quiet`."""
     if str(json_file) in STDOUT:
@@ -185,6 +312,8 @@ def name_options(message: str, parameters: Iterable[Any]) -> str:
             continue
         name = re.escape(parameter.name)
         message = re.sub(rf"\b{name}=True\b", option, message)
+        for opposite in parameter.secondary_opts:
+            message = re.sub(rf"\b{name}=False\b", opposite, message)
         message = re.sub(rf"\b{name}=", f"{option} ", message)
         message = re.sub(rf"'{name}'(?= (\(|is for))", option, message)
         message = re.sub(rf"^{name}(?= (is|has|needs|names|and) )", option, message)

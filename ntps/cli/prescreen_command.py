@@ -1,6 +1,6 @@
 """`ntps prescreen`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,10 +17,13 @@ EXAMPLES = (
 )
 
 
+@shared.takes(data=shared.DATA, loading=shared.LOADING)
 def run(
     context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskList,
+    *,
+    data: dict[str, Any],
     budget: Annotated[int | None, typer.Option(help="Number of tasks that may be fine-tuned.")] = None,
     calibration: Annotated[
         str | None, typer.Option(help="calibration.json of a study with --lora.  [default: the bundled one]")
@@ -32,8 +35,7 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
-    revision: shared.Revision = None,
-    trust_remote_code: shared.TrustRemoteCode = False,
+    loading: dict[str, Any],
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
 ) -> None:
@@ -49,13 +51,15 @@ def run(
 
     from ntps.models import load_model
     from ntps.study import PrescreenSettings, load_calibration, prescreen
+    from ntps.tasks import TaskSource
 
     settings = PrescreenSettings(limit=limit, max_length=max_length, folds=folds, seed=seed)
     fitted = load_calibration(calibration)
-    loaded = load_model(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    tasks = [TaskSource.parse(given, **data) for given in task]
+    loaded = load_model(model, dtype=dtype, device=device, **loading)
     result = prescreen(
         loaded,
-        task,
+        tasks,
         budget=budget,
         calibration=fitted,
         settings=settings,

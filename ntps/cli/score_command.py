@@ -1,6 +1,6 @@
 """`ntps score`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,14 +18,13 @@ EXAMPLES = (
 )
 
 
+@shared.takes(data=shared.DATA | {"label_column": (shared.LabelColumns, None)}, loading=shared.LOADING)
 def run(
     context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskArgument,
-    text_column: shared.TextColumn = None,
-    label_column: shared.LabelColumns = None,
-    split: shared.Split = None,
-    config: shared.Config = None,
+    *,
+    data: dict[str, Any],
     limit: shared.Limit = None,
     layers: shared.Layers = "all",
     max_length: shared.MaxLength = None,
@@ -34,6 +33,7 @@ def run(
     dtype: shared.Dtype = None,
     device: shared.Device = None,
     device_map: Annotated[str | None, typer.Option(help="'auto' spreads a large model.")] = None,
+    loading: dict[str, Any],
     center: shared.Center = False,
     prefix: shared.Prefix = "sum",
     folds: shared.Folds = "auto",
@@ -57,9 +57,6 @@ def run(
     output: Annotated[str | None, typer.Option(help="Folder of the report; the pass in it is reused.")] = None,
     json_file: shared.JsonFile = None,
     seed: Annotated[int, typer.Option(help="Seed of sample, folds, permutations and random weights.")] = 0,
-    revision: shared.Revision = None,
-    tokenizer: shared.Tokenizer = None,
-    trust_remote_code: shared.TrustRemoteCode = False,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Random weights instead of the model's.")
     ] = False,
@@ -79,7 +76,7 @@ def run(
     from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings
     from ntps.report import write_report
     from ntps.scoring import ScoreSettings, assign_folds, score_task
-    from ntps.tasks import load_task
+    from ntps.tasks import TaskSource
 
     # Settings are checked when they are made, before anything is loaded.
     settings = ScoreSettings(
@@ -103,15 +100,9 @@ def run(
         matmul_precision=matmul_precision,
         state_dtype=state_dtype,
     )
-    labelled = load_task(
-        task,
-        config=config,
-        split=split,
-        text_column=text_column,
-        label_column=label_column[0] if label_column and len(label_column) == 1 else label_column,
-        limit=limit,
-        seed=seed,
-    )
+    columns = data["label_column"]
+    data["label_column"] = columns[0] if columns and len(columns) == 1 else columns
+    labelled = TaskSource.parse(task, **data).load(limit=limit, seed=seed)
     for column in labelled.columns:  # refused now, not after the pass
         fold_of = assign_folds(column.values[column.labelled], settings.folds)
         if intervals and (fold_of is None or fold_of.max() < 2):
@@ -122,14 +113,12 @@ def run(
     for with_random_weights in (random_weights, True) if control else (random_weights,):
         loaded = load_model(
             model,
-            tokenizer=tokenizer,
-            revision=revision,
             dtype=dtype,
             device=device,
             device_map=device_map,
-            trust_remote_code=trust_remote_code,
             random_weights=with_random_weights,
             seed=seed if with_random_weights else None,
+            **loading,
         )
         for name, rank in (("k_u", k_u), ("k_v", k_v)):
             if rank is not None:

@@ -16,17 +16,22 @@ from ntps.errors import NtpsError, one_of
 NAME = "study"
 EXAMPLES = (
     "Examples:  ntps study --model miniworld-base --model miniworld-base@step1000 --task miniworld/topic "
-    "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  on a cluster: start the same "
-    "command as often as you like on one shared --output; the processes divide the cells between them"
+    "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  files: "
+    "--task stars=reviews.tsv:text=review,label=rating --task notes.csv:no-header,text=1,label=2  |  "
+    "on a cluster: start the same command as often as you like on one shared --output; the processes divide the cells "
+    "between them"
 )
 
 logger = logging.getLogger(__name__)
 
 
+@shared.takes(data=shared.DATA, loading=shared.LOADING)
 def run(
     context: typer.Context,
     model: Annotated[list[str], typer.Option("--model", help="A model; repeat for several.")],
     task: shared.TaskList,
+    *,
+    data: dict[str, Any],
     limit: shared.TaskLimit = 1000,
     max_length: shared.MaxLength = None,
     folds: Annotated[int, typer.Option(help="Folds of held-out shares, intervals and probes.")] = 5,
@@ -40,10 +45,11 @@ def run(
     lora: Annotated[
         bool, typer.Option("--lora", help="Also fine-tune each model on each task, for the gains.")
     ] = False,
+    recipe: shared.Recipe = None,
     lora_steps: Annotated[int, typer.Option(help="Optimiser steps of --lora.")] = 100,
     lora_rank: Annotated[int, typer.Option(help="Rank of its adapters.")] = 32,
     lora_target: Annotated[
-        str, typer.Option(help="Modules with adapters: all-linear, or paper (attention).")
+        str, typer.Option(help="Modules with adapters: all-linear, or paper (q, k, v).")
     ] = "all-linear",
     target: Annotated[
         str, typer.Option(help="What to predict: balanced_accuracy, r2, accuracy, ... of the probe, or gain.")
@@ -51,6 +57,7 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
+    loading: dict[str, Any],
     output: Annotated[str, typer.Option(help="Folder of cells and report; run again to resume.")] = "study",
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
@@ -64,16 +71,19 @@ def run(
     if quiet:
         shared.hide_messages()
 
-    from ntps.finetune import TrainSettings
     from ntps.report import write_study
     from ntps.report.study import gain_lead, without_paths
     from ntps.study import StudySettings, run_study
     from ntps.study.study import TARGETS
+    from ntps.tasks import TaskSource
 
     one_of(target, TARGETS, "target")
+    if recipe is not None and not lora:
+        raise NtpsError("--recipe needs --lora: it says how models are fine-tuned.")
+    training = {"steps": lora_steps, "rank": lora_rank, "target": lora_target}
     study = run_study(
         model,
-        task,
+        [TaskSource.parse(given, **data) for given in task],
         output=folder,
         settings=StudySettings(
             limit=limit,
@@ -87,8 +97,9 @@ def run(
             dtype=dtype,
             seeds=seeds,
             control=control,
+            **loading,
         ),
-        lora=TrainSettings(steps=lora_steps, rank=lora_rank, target=lora_target) if lora else None,
+        lora=shared.train_settings(context, recipe, training) if lora else None,
         device=device,
         batch_size=batch_size,
         progress=False if quiet else None,

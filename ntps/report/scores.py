@@ -120,7 +120,7 @@ def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
         "name": name,
         "result": result,
         "shown": shown,
-        "counts": f"{result.n_texts:,} texts, {result.n_classes} classes, {result.n_tokens:,} tokens.",
+        "counts": f"{result.n_texts:,} texts, {result.classes_in_words}, {result.n_tokens:,} tokens.",
         "sentences": [sentence.removeprefix("* ").replace(" (=)", "") for sentence in result.sentences()],
         "notes": result.notes(),
         "layers": draw_picture(

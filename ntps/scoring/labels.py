@@ -10,8 +10,8 @@ import torch
 from ntps.errors import NtpsError
 from ntps.models import Representations
 from ntps.tasks import LabelColumn
-from ntps.tasks.columns import read_labels
-from ntps.tasks.tables import Table
+from ntps.tasks.classes import read_labels
+from ntps.tasks.tables import Columns, Table
 
 DEFAULT_FOLDS = 5
 LabelSource = str | LabelColumn | Sequence[Any] | np.ndarray | None  # see `labels_of`
@@ -96,7 +96,12 @@ def _read_given(labels: Any) -> LabelColumn:
     except TypeError:
         raise NtpsError(f"labels is {labels!r}; give the name of a label column, or one label per text.") from None
     source = {"path": "the given texts"}
-    table = Table(columns={"labels": values}, where=lambda row: f"label {row + 1}", source=source)
+    table = Table(
+        columns=Columns.of({"labels": values}),
+        n_rows=len(values),
+        where=lambda row: f"label {row + 1}",
+        source=source,
+    )
     return read_labels(table, "labels", allow_missing=True)
 
 

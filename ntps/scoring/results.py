@@ -403,6 +403,10 @@ class ScoreResult:
             )
         if self.metadata.get("n_unlabelled"):
             notes.append(f"{self.metadata['n_unlabelled']:,} texts without a label were left out.")
+        dropped = (self.metadata.get("task_source") or {}).get("dropped") or {}
+        if any(dropped.values()):
+            without_text, without_label = dropped["without_text"], dropped["without_label"]
+            notes.append(f"Rows dropped: {without_text:,} without a text, {without_label:,} without a label.")
         return notes
 
     @property
@@ -412,9 +416,16 @@ class ScoreResult:
 
     def _title(self) -> str:
         return (
-            f"{short_name(self.model)} on {self.task}: {self.n_texts:,} texts, {self.n_classes} classes, "
+            f"{short_name(self.model)} on {self.task}: {self.n_texts:,} texts, {self.classes_in_words}, "
             f"{self.n_tokens:,} tokens"
         )
+
+    @property
+    def classes_in_words(self) -> str:
+        """How many classes there are: "3 classes", or "2 of 3 classes" where a sample has lost one."""
+        n_present = sum(size > 0 for size in self.metadata.get("class_sizes", ()))
+        lost = f"{n_present} of " if 0 < n_present < self.n_classes else ""
+        return f"{lost}{self.n_classes} classes"
 
     def __str__(self) -> str:
         return f"{self._title()}\n\n{self.to_text()}"

@@ -309,7 +309,7 @@ def solve_layers(
     if len(chosen) == 0:
         raise NtpsError("layers is empty; name at least one layer.")
     if settings.k_u is not None:
-        in_range(settings.k_u, 1, representations.width, "k_u")
+        in_range(settings.k_u, 1, min(representations.next_token.widths), "k_u")
     folds = folds_of(labels, settings)
     if settings.intervals and (folds is None or folds.max() < 2):
         raise NtpsError(f"intervals need at least 3 folds; the largest class of {labels.name!r} has too few texts.")

@@ -292,13 +292,16 @@ class _Worker:
         if cell.kind == "gain":
             from ntps.finetune.before_after import load_for_training  # training needs peft, scoring does not
 
-            return load_for_training(cell.model, dtype=self.settings.dtype, device=self.device)
+            return load_for_training(
+                cell.model, dtype=self.settings.dtype, device=self.device, **self.settings.loading()
+            )
         return load_model(
             cell.model,
             dtype=self.settings.dtype,
             device=self.device,
             random_weights=cell.control,
             seed=cell.seed if cell.control else None,
+            **self.settings.loading(),
         )
 
     def representations(self, model: Any, task: Task) -> Representations:

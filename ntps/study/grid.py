@@ -4,18 +4,15 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntps._files import local_path
 from ntps._names import clean, one_line
 from ntps._version import __version__
 from ntps.errors import NtpsError
 from ntps.models.load import model_fingerprint
 from ntps.study.measure import StudySettings
 from ntps.study.records import CellId
-from ntps.tasks import Task, load_task
-from ntps.tasks.tables import EXTENSIONS
+from ntps.tasks import Task, TaskSource
 
 if TYPE_CHECKING:
     from ntps.finetune.settings import TrainSettings
@@ -66,51 +63,36 @@ class Grid:
         return [sorted(group, key=first_seen) for group in groups.values()]
 
 
-def name_tasks(tasks: Sequence[str | Task]) -> dict[str, str | Task]:
-    """Return tasks by name: that of a `Task`, `NAME` of `NAME=PATH`, the stem of a file's name, or the given name.
+def name_tasks(tasks: Sequence[str | Task | TaskSource]) -> dict[str, Task | TaskSource]:
+    """Return tasks by name; strings are read by `TaskSource.parse`.
 
     Raises:
-        NtpsError: If two have the same name.
+        NtpsError: If two have the same name, or a string names no task.
     """
-    named: dict[str, str | Task] = {}
-    for task in tasks:
-        source: str | Task = task
-        if isinstance(task, Task):
-            name = task.name
-        else:
-            name, separator, source = task.partition("=")
-            if not separator or _exists(task):
-                name, source = Path(task).stem if Path(task).suffix.lower() in EXTENSIONS else task, task
-            if not name.strip() or not str(source).strip():
-                raise NtpsError(f"a task is given as {task!r}; give its name or path, or NAME=PATH.")
-        name = clean(name)
+    named: dict[str, Task | TaskSource] = {}
+    for given in tasks:
+        task = TaskSource.parse(given) if isinstance(given, str) else given
+        name = clean(task.name)
         if name in named:
             raise NtpsError(f"two tasks are named {name!r}; give each its own name, as NAME=PATH.")
-        named[name] = source
+        named[name] = task
     return named
 
 
-def _exists(name: str) -> bool:
-    try:
-        return local_path(name).exists()
-    except NtpsError:  # said when the task is loaded, so that the others go on
-        return False
-
-
-def load_named(name: str, source: str | Task, limit: int | None, seed: int) -> Task:
-    """Return the task under a name from `name_tasks`, a random sample of at most `limit` texts.
+def load_named(task: Task | TaskSource, limit: int | None, seed: int) -> Task:
+    """Return a task from `name_tasks`, a random sample of at most `limit` texts.
 
     Raises:
         NtpsError: If it cannot be read.
     """
-    if isinstance(source, Task):
-        return source if limit is None or limit >= len(source) else source.sample(limit, seed=seed)
-    return load_task(source, name=name, limit=limit, seed=seed)
+    if isinstance(task, TaskSource):
+        return task.load(limit=limit, seed=seed)
+    return task if limit is None or limit >= len(task) else task.sample(limit, seed=seed)
 
 
 def make_grid(
     models: Sequence[str],
-    tasks: Sequence[str | Task],
+    tasks: Sequence[str | Task | TaskSource],
     settings: StudySettings,
     *,
     lora: "TrainSettings | None" = None,
@@ -137,7 +119,7 @@ def make_grid(
     for name, source in named.items():
         for seed in range(settings.seeds):
             try:
-                loaded[name, seed] = load_named(name, source, settings.limit, seed)
+                loaded[name, seed] = load_named(source, settings.limit, seed)
             except Exception as error:  # the other tasks go on
                 task_reasons[name, seed] = reason_of(error)
     shapes = {"score": settings.of_scores()}
@@ -147,7 +129,9 @@ def make_grid(
         kinds.append(("gain", False))
     cells = []
     for model in models:
-        fingerprints = {control: _fingerprint(model, control) for control in {control for _, control in kinds}}
+        fingerprints = {
+            control: _fingerprint(model, settings, control) for control in {control for _, control in kinds}
+        }
         for kind, control in kinds:
             fingerprint, model_reason = fingerprints[control]
             for seed in range(settings.seeds):
@@ -177,10 +161,10 @@ def make_grid(
     return Grid(cells=tuple(cells), tasks=loaded)
 
 
-def _fingerprint(model: str, control: bool) -> tuple[str, str]:
+def _fingerprint(model: str, settings: StudySettings, control: bool) -> tuple[str, str]:
     """Return a model's fingerprint, and why it has none; the cell's key holds the seed of a control's weights."""
     try:
-        return model_fingerprint(model, random_weights=control), ""
+        return model_fingerprint(model, random_weights=control, **settings.loading()), ""
     except Exception as error:  # the other models go on
         return f"unreadable {model}", reason_of(error)
 

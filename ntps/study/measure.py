@@ -67,7 +67,7 @@ class StudySettings(SampleSettings):
         convention: `"theory"`, or `"official"`: beside everything else, the released code's 19 scores of every layer,
             and the accuracy and error of its probes on their own training texts (`ntps.scoring.training_probe`).
         prefix: As in `ntps.collect`.
-        dtype: As in `ntps.load_model`.
+        dtype, tokenizer, revision, trust_remote_code: As in `ntps.load_model`, for every model.
         seeds: Number of repetitions: samples, halves, folds and control weights are drawn with seeds 0, ..., seeds - 1.
         control: Whether to score random weights of each model's architecture too; models of one architecture share
             them.
@@ -82,6 +82,9 @@ class StudySettings(SampleSettings):
     convention: str = "theory"
     prefix: str = "sum"
     dtype: str | None = None
+    tokenizer: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
     seeds: int = 1
     control: bool = True
 
@@ -101,7 +104,11 @@ class StudySettings(SampleSettings):
 
     def of_gains(self) -> dict[str, Any]:
         """Return the options that a cell of kind `"gain"` depends on, beside the training settings."""
-        return {name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype")}
+        return {name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype")} | self.loading()
+
+    def loading(self) -> dict[str, Any]:
+        """Return the options of `ntps.load_model` that a model's fingerprint depends on."""
+        return {name: getattr(self, name) for name in ("tokenizer", "revision", "trust_remote_code")}
 
 
 def measure(

@@ -29,7 +29,7 @@ from ntps.study.calibration import Calibration, load_calibration
 from ntps.study.grid import load_named, name_tasks, reason_of
 from ntps.study.measure import SampleSettings, halves, held_back, probe_record
 from ntps.study.study import DEPTH
-from ntps.tasks import Task
+from ntps.tasks import Task, TaskSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +163,7 @@ class Prescreening:
 
 def prescreen(
     model: "str | Path | LanguageModel",
-    tasks: Sequence[str | Task],
+    tasks: Sequence[str | Task | TaskSource],
     *,
     budget: int | None = None,
     calibration: Calibration | None = None,
@@ -175,7 +175,8 @@ def prescreen(
 
     Args:
         model: A name or path for `ntps.load_model`, or a model that it has loaded.
-        tasks: Names, files (`NAME=PATH` names one) or `Task` objects, with different names.
+        tasks: Names and files, as `NAME=PATH:OPTION,...` (see `ntps.tasks.TaskSource`), or `Task` objects, with
+            different names.
         budget: Number of tasks that may be fine-tuned: that many, the best first, are marked `chosen`, unless their
             verdict is `"little"`.
         calibration: From `ntps.calibrate` or `load_calibration`; the bundled one when `None`.
@@ -212,15 +213,15 @@ def prescreen(
     unread: dict[str, Exception] = {}
     for name, source in named.items():
         try:
-            task = load_named(name, source, settings.limit, settings.seed)
+            task = load_named(source, settings.limit, settings.seed)
             by_texts.setdefault(task.texts_fingerprint, []).append((name, task))
         except Exception as error:  # the other tasks go on
             unread[name] = error
     if not by_texts:  # nothing can be ranked: say so at once
-        name, error = next(iter(unread.items()))
-        raise NtpsError(f"every task failed; the first, {name}, because: {reason_of(error)}") from error
-    for name, error in unread.items():
-        fail(name, error)
+        name, fault = next(iter(unread.items()))
+        raise NtpsError(f"every task failed; the first, {name}, because: {reason_of(fault)}") from fault
+    for name, fault in unread.items():
+        fail(name, fault)
     options: dict[str, Any] = {"max_length": settings.max_length, "batch_size": batch_size, "progress": progress}
     for group in by_texts.values():
         representations = None

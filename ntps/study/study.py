@@ -42,7 +42,7 @@ from ntps.study.table import (
     is_number,
     score_row,
 )  # fmt: skip
-from ntps.tasks import Task
+from ntps.tasks import Task, TaskSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -337,7 +337,7 @@ class Study:
 
 def run_study(
     models: Sequence[str],
-    tasks: Sequence[str | Task],
+    tasks: Sequence[str | Task | TaskSource],
     *,
     output: str | Path,
     settings: StudySettings | None = None,
@@ -353,7 +353,8 @@ def run_study(
 
     Args:
         models: Names or directories, each once.
-        tasks: Names, files (`NAME=PATH` names one) or `Task` objects, with different names.
+        tasks: Names and files, as `NAME=PATH:OPTION,...` (see `ntps.tasks.TaskSource`), or `Task` objects, with
+            different names.
         output: Folder whose `cells/` keeps every cell, so that the study can be stopped and resumed at any time.
         settings: See `StudySettings`; its defaults when `None`.
         lora: Settings with which also to fine-tune every model on every task, for the gains.

@@ -11,9 +11,11 @@ from ntps._files import local_path
 from ntps._text import counted
 from ntps.errors import NtpsError, whole
 from ntps.tasks import presets
-from ntps.tasks.columns import LABEL_NAMES, TEXT_NAMES, find_column, read_labels, read_texts, split_names
+from ntps.tasks.classes import missing_labels, read_labels
+from ntps.tasks.columns import LABEL_NAMES, TEXT_NAMES, find_column, missing_texts, read_texts, split_names
+from ntps.tasks.files import EXTENSIONS, read_file
 from ntps.tasks.sources import read_folder, read_hub, read_lists, read_object
-from ntps.tasks.tables import EXTENSIONS, Table, read_file, refuse
+from ntps.tasks.tables import Table, refuse
 from ntps.tasks.task import Task
 
 __all__ = ["list_tasks", "load_task"]
@@ -30,6 +32,8 @@ def load_task(
     revision: str | None = None,
     text_column: str | None = None,
     label_column: str | Sequence[str] | None = None,
+    header: bool = True,
+    drop_missing: bool = False,
     limit: int | None = None,
     n: int | None = None,
     seed: int = 0,
@@ -41,7 +45,8 @@ def load_task(
         name_or_path: One of
             a bundled task, `miniworld/NAME`;
             a data set of the paper by its short name (`list_tasks()` lists them);
-            a CSV, TSV, JSON Lines (.jsonl, .ndjson), JSON or Parquet file;
+            a CSV, TSV, JSON Lines (.jsonl, .ndjson), JSON or Parquet file (of .csv and .tsv, the separator is found:
+            comma, semicolon, tab or bar);
             a `datasets.save_to_disk` folder, or a folder of such files;
             the name of a data set on the hub;
             a `datasets.Dataset`, a `DatasetDict` or a pandas `DataFrame`.
@@ -50,7 +55,8 @@ def load_task(
             from the name of each to its labels.
         name: Name of the task; by default derived from `name_or_path`.
         config: Configuration of a hub data set.
-        split: Split to read; by default "train", or the only one. "train[:500]" and "train[10%:20%]" take a slice.
+        split: Split to read; by default "train", or the only one. "train[:500]" and "train[10%:20%]" take a slice; of
+            a data set of the paper "paper-train" and "paper-test" are the rows that its code trains and judges on.
         revision: Branch, tag or commit of a hub data set.
         text_column: Text column; by default found by its name (text, sentence, review, ...). Several names, separated
             by commas, are joined by a space; a dot looks into a field of objects ("choices.text"); a list of answer
@@ -58,6 +64,9 @@ def load_task(
         label_column: Label column; by default found by its name (label, class, intent, ...). A list of names gives a
             task with several label columns, in this order: then a text may lack a label (None, NaN, an empty string) in
             some or all of them. With one column, a missing label is an error.
+        header: Whether the first line of a CSV or TSV file names its columns; otherwise they are "1", "2", ...
+        drop_missing: Leave out rows without a text (None, NaN, or blank) or without any label; `source["dropped"]`
+            counts them.
         limit: Keep a random sample of at most this many texts; a smaller sample is the start of a larger one.
         n: Number of texts to generate for a bundled task (default 2000).
         seed: Seed of the sample that `limit` draws, and of a bundled task.
@@ -75,6 +84,8 @@ def load_task(
     if (name_or_path is None) == (texts is None):
         raise NtpsError("give either name_or_path or texts with labels.")
     _label_names(label_column)  # refused before anything is read
+    if not isinstance(text_column, str | None):
+        raise NtpsError(f"text_column is {text_column!r}; a column name, or several separated by commas, is needed.")
     bundled = isinstance(name_or_path, str) and name_or_path.startswith("miniworld/")
     preset = presets.TASKS.get(name_or_path) if isinstance(name_or_path, str) else None
     if not bundled and (knobs or n is not None):
@@ -84,20 +95,23 @@ def load_task(
         raise NtpsError(f"{name_or_path} has one label column; label_column {label_column!r} lists names for it.")
     if bundled:
         columns = {"text_column": text_column, "label_column": label_column}
-        refuse({"config": config, "revision": revision, **columns}, "a bundled task")
+        flags = {"header": None if header else False, "drop_missing": drop_missing or None}
+        refuse({"config": config, "revision": revision, **columns, **flags}, "a bundled task")
         task = _bundled_task(str(name_or_path), name, n, seed, split, knobs)
     elif preset:
+        refuse({"header": None if header else False}, "a hub data set")
         table = _read_preset(preset, config, split, revision)
         text_column = text_column or _if_present(preset.text_column, table)
         label_column = label_column or _if_present(preset.label_column, table)
-        task = _task_from_table(table, name or str(name_or_path), text_column, label_column, preset.note)
+        name = name or str(name_or_path)
+        task = _task_from_table(table, name, text_column, label_column, drop_missing, preset.note)
     else:
-        table = _read_table(name_or_path, texts, labels, config, split, revision)
+        table = _read_table(name_or_path, texts, labels, config, split, revision, header)
         if isinstance(labels, Mapping):
             text_column, label_column = text_column or "text", label_column or list(labels)
         path = str(table.source["path"])
         default_name = Path(path).stem if table.source["kind"] == "file" else path
-        task = _task_from_table(table, name or default_name, text_column, label_column)
+        task = _task_from_table(table, name or default_name, text_column, label_column, drop_missing)
     source = {**task.source, "limit": limit, "seed": seed}
     if limit is not None and limit < len(task):
         task = task.sample(limit, seed=seed)
@@ -153,10 +167,27 @@ def _bundled_task(
 def _read_preset(preset: presets.TaskPreset, config: str | None, split: str | None, revision: str | None) -> Table:
     """Read a data set of the paper."""
     split = split or preset.split
+    if split in presets.PAPER_SPLITS:
+        part = split.removeprefix("paper-")
+        if preset.test is None:
+            table = _read_preset(preset, config, "train", revision)
+            table = table.only(paper_rows(len(table), part))
+        else:
+            table = _read_preset(preset, config, "train" if part == "train" else preset.test, revision)
+        table.source["split"] = split
+        return table
     base = split.partition("[")[0]
     if base in preset.hidden:
         raise NtpsError(f"the labels of split {base!r} of {preset.hub} are hidden; use {' or '.join(preset.splits)}.")
     return read_hub(preset.hub, config or preset.config, split, revision or preset.revision)
+
+
+def paper_rows(n: int, part: str) -> list[int]:
+    """Return the rows of a part, "train" (70 %) or "test" (30 %), of n rows as the paper's code shuffles them."""
+    import datasets
+
+    numbered = datasets.Dataset.from_dict({"row": range(n)})
+    return list(numbered.train_test_split(test_size=0.3, seed=42)[part]["row"])
 
 
 def _if_present(columns: str, table: Table) -> str | None:
@@ -165,24 +196,32 @@ def _if_present(columns: str, table: Table) -> str | None:
 
 
 def _read_table(
-    name_or_path: Any, texts: Any, labels: Any, config: str | None, split: str | None, revision: str | None
-) -> Table:  # fmt: skip
+    name_or_path: Any,
+    texts: Any,
+    labels: Any,
+    config: str | None,
+    split: str | None,
+    revision: str | None,
+    header: bool,
+) -> Table:
     """Read anything but a preset: lists, loaded objects, a file, a folder, or a hub data set."""
+    headless = {"header": None if header else False}
     if texts is not None:
-        refuse({"config": config, "revision": revision, "split": split}, "texts in memory")
+        refuse({"config": config, "revision": revision, "split": split, **headless}, "texts in memory")
         return read_lists(texts, labels)
     if labels is not None:
         raise NtpsError("labels are for texts; for a file or data set give label_column, the name of its column.")
     if not isinstance(name_or_path, str | os.PathLike):
-        refuse({"config": config, "revision": revision}, "texts in memory")
+        refuse({"config": config, "revision": revision, **headless}, "texts in memory")
         return read_object(name_or_path, split)
     path = local_path(name_or_path)
     if path.is_dir():
         refuse({"revision": revision}, "a folder")
-        return read_folder(path, split, config)
+        return read_folder(path, split, config, header=header)
     if path.exists() or path.suffix.lower() in EXTENSIONS:
         refuse({"config": config, "split": split, "revision": revision}, "a file")
-        return read_file(path)
+        return read_file(path, header=header)
+    refuse(headless, "a hub data set")
     name = os.fspath(name_or_path)
     if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or (os.sep in name and path.suffix):
         raise NtpsError(f"{name}: file not found.")
@@ -194,29 +233,44 @@ def _read_table(
 
 
 def _task_from_table(
-    table: Table, name: str, text_column: str | None, label_column: str | Sequence[str] | None, note: str = ""
-) -> Task:  # fmt: skip
+    table: Table,
+    name: str,
+    text_column: str | None,
+    label_column: str | Sequence[str] | None,
+    drop_missing: bool,
+    note: str = "",
+) -> Task:
     """Make a task from a table; columns that are not named are found by convention."""
     text_column = text_column or find_column(table, "text", TEXT_NAMES, taken=_label_names(label_column))
     text_names = split_names(table, text_column)
     label_column = label_column or find_column(table, "label", LABEL_NAMES, taken=text_names)
-    texts, n_repaired = read_texts(table, text_column)
     names = _label_names(label_column)
     for label_name in names:
         if label_name in text_names:
-            listed = ", ".join(table.columns)
-            raise NtpsError(f"column {label_name!r} cannot be both text and label; columns: {listed}.")
-    columns = tuple(read_labels(table, label_name, allow_missing=len(names) > 1) for label_name in names)
-    notes = [note] if note else []
-    if n_repaired:
-        notes.append(f"{counted(n_repaired, 'text')} had broken characters (lone surrogates), now U+FFFD")
+            raise NtpsError(f"column {label_name!r} cannot be both text and label; columns: {table.listed}.")
     source = {
         **table.source,
         "text_column": text_column,
         "label_column": label_column if isinstance(label_column, str) else names,
-        "notes": notes,
+        "notes": [note] if note else [],
     }
+    if drop_missing:
+        table, source["dropped"] = _without_missing(table, text_column, names)
+    texts, n_repaired = read_texts(table, text_column)
+    columns = tuple(read_labels(table, label_name, allow_missing=len(names) > 1) for label_name in names)
+    if n_repaired:
+        source["notes"].append(f"{counted(n_repaired, 'text')} had broken characters (lone surrogates), now U+FFFD")
     return Task(name=name, texts=tuple(texts), columns=columns, source=source)
+
+
+def _without_missing(table: Table, text_column: str, label_columns: Sequence[str]) -> tuple[Table, dict[str, int]]:
+    """Return the rows that have a text and a label, and how many were left out for want of either."""
+    no_text = missing_texts(table, text_column)
+    no_label = set.intersection(*(missing_labels(table, name) for name in label_columns))
+    rows = [row for row in range(len(table)) if row not in no_text and row not in no_label]
+    if not rows:
+        raise NtpsError(f"{table.source['path']}: none of its {len(table):,} rows has both a text and a label.")
+    return table.only(rows), {"without_text": len(no_text), "without_label": len(no_label - no_text)}
 
 
 def _check_classes(task: Task) -> None:
@@ -226,7 +280,8 @@ def _check_classes(task: Task) -> None:
         if len(present) < 2:
             which = f": label column {column.name!r}" if len(task.columns) > 1 else ""
             classes = f"one class ({present.pop()!r})" if present else "no labels"
-            where = f" in the sample of {len(task)} texts that limit keeps" if task.source.get("limit") else ""
+            limit = task.source.get("limit")
+            where = f" in the sample of {len(task)} texts that limit={limit} keeps" if limit else ""
             raise NtpsError(f"{task.name}{which} has {classes}{where}; at least two classes are needed.")
     if not any(text.strip() for text in task.texts):
         raise NtpsError(f"{task.name}: all {len(task)} texts are blank (column {task.source.get('text_column')!r}).")

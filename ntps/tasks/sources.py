@@ -1,7 +1,10 @@
 """Tables of labelled text from saved folders, the hub and objects in memory."""
 
 import re
-from collections.abc import Mapping
+import tempfile
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,14 @@ import numpy as np
 
 from ntps import _hub
 from ntps.errors import NtpsError
-from ntps.tasks.tables import EXTENSIONS, Table, refuse
+from ntps.tasks.files import EXTENSIONS, read_file
+from ntps.tasks.tables import Columns, Table, clean_name, refuse
 
 
-def read_folder(path: Path, split: str | None, config: str | None = None) -> Table:
+def read_folder(path: Path, split: str | None, config: str | None = None, *, header: bool = True) -> Table:
     """Read a `save_to_disk` folder, or a folder of data files laid out as on the hub (a cloned data set).
+
+    Which files belong to which split is for `datasets` to say; each is read as a single file is.
 
     Raises:
         NtpsError: If the folder is neither, is damaged, or has no such split.
@@ -26,13 +32,59 @@ def read_folder(path: Path, split: str | None, config: str | None = None) -> Tab
             f"{path} is a folder without data: neither a save_to_disk folder nor one of {', '.join(EXTENSIONS)} files."
         )
     try:
-        with _hub.quiet():
-            loaded: Any = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), config)
+        with _hub.quiet(), tempfile.TemporaryDirectory() as cache:
+            if saved:
+                refuse({"header": None if header else False}, "a save_to_disk folder")
+                loaded: Any = datasets.load_from_disk(str(path))
+            else:
+                builder = datasets.load_dataset_builder(str(path), config, cache_dir=cache)
+    except NtpsError:
+        raise
     except Exception as error:
         raise NtpsError(f"{path}: the saved data set does not load ({_hub.first_line(error)}).") from error
-    table = from_dataset(loaded, str(path), split)
+    table = from_dataset(loaded, str(path), split) if saved else _from_files(builder, path, split, header)
     table.source = {"kind": "folder", "path": str(path), "config": config, "split": table.source["split"]}
     return table
+
+
+def _from_files(builder: Any, path: Path, split: str | None, header: bool) -> Table:
+    """Read the data files of one split, in their order."""
+    files = {str(name): list(map(Path, listed)) for name, listed in (builder.config.data_files or {}).items()}
+    split, base, bounds = _choose_split(tuple(files), str(path), split)
+    other = next((file for file in files[base] if file.suffix.lower() not in EXTENSIONS), None)
+    if other is not None:
+        kinds = ", ".join(EXTENSIONS)
+        raise NtpsError(f"{path}: {other.name} is not a table; a folder of {kinds} files is needed, or one of them.")
+    tables = [read_file(file, header=header) for file in files[base]]
+    table = _joined(tables)
+    table.declared |= _declared(builder.info.features or {})
+    table.splits, table.source = tuple(files), {"split": split}
+    return table if bounds is None else table.only(_slice(len(table), bounds, split))
+
+
+def _joined(tables: Sequence[Table]) -> Table:
+    """Return one table of the rows of all; a column that one of them lacks cannot be read."""
+    names = list(dict.fromkeys(name for table in tables for name in table.columns))
+    starts = list(accumulate((len(table) for table in tables), initial=0))
+
+    def read(place: int) -> list[Any]:
+        for table in tables:
+            if names[place] not in table.columns:
+                raise NtpsError(
+                    f"{table.source['path']}: no column {names[place]!r}, which other files of this split have; "
+                    f"columns: {table.listed}."
+                )
+        return [value for table in tables for value in table.columns[names[place]]]
+
+    def where(row: int) -> str:
+        place = bisect_right(starts, row) - 1
+        return tables[place].where(row - starts[place])
+
+    columns = Columns(names, read)
+    columns.doubled = set().union(*(table.columns.doubled for table in tables))
+    declared = {name: classes for table in tables for name, classes in table.declared.items()}
+    headed = any(table.headed for table in tables)
+    return Table(columns=columns, n_rows=starts[-1], where=where, declared=declared, headed=headed)
 
 
 def read_hub(name: str, config: str | None, split: str | None, revision: str | None, hint: str = "") -> Table:
@@ -69,7 +121,7 @@ def _hub_reason(error: Exception) -> str:
     """Return a clause that says why a data set did not load from a hub that answers."""
     text = " ".join(str(error).split())
     if "scripts are no longer supported" in text:
-        return "it is a loading script, which datasets no longer runs; try revision='refs/convert/parquet'"
+        return "it is a loading script, which datasets no longer runs; try its revision 'refs/convert/parquet'"
     if "gated" in text:
         return "request access on its page, then log in with `hf auth login`"
     return text[:400].rstrip(".") or type(error).__name__
@@ -88,40 +140,67 @@ def from_dataset(loaded: Any, name: str, split: str | None) -> Table:
     """
     import datasets
 
+    bounds = None
     if isinstance(loaded, datasets.DatasetDict):
         splits = tuple(map(str, loaded))
-        if split is None:
-            if "train" not in splits and len(splits) != 1:
-                raise NtpsError(f"{name} has the splits {', '.join(splits) or '(none)'}; name one.")
-            split = "train" if "train" in splits else splits[0]
-        base, _, slice_ = split.partition("[")
-        if base not in splits:
-            raise NtpsError(f"split is {split!r}; {name} has: {', '.join(splits)}.")
+        split, base, bounds = _choose_split(splits, name, split)
         rows = loaded[base]
-        if slice_:
-            rows = _slice(rows, slice_.rstrip("]"), split)
     elif isinstance(loaded, datasets.Dataset):
         rows, splits = loaded, (str(loaded.split),) if loaded.split else ()
         if split is not None and splits != (split,):
             raise NtpsError(f"split is {split!r}; {name} is one data set{f' ({splits[0]})' if splits else ''}.")
     else:
         raise NtpsError(f"{name} is a {type(loaded).__name__}; a Dataset or DatasetDict is needed.")
+    rows = rows.with_format(None)  # plain values, whatever they were to become
+    if bounds is not None:
+        rows = rows.select(_slice(len(rows), bounds, str(split)))
     if not len(rows):
         raise NtpsError(f"{name} has no rows{f' in split {split!r}' if split else ''}.")
-    declared = {
-        column: tuple(map(str, feature.names))
-        for column, feature in rows.features.items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
-    columns = {column: list(rows[column]) for column in rows.column_names if _plain(rows.features[column])}
+    names = [column for column in rows.column_names if _plain(rows.features[column])]
     origin = f"{name}, split {split}" if split else name
     return Table(
-        columns=columns,
+        columns=Columns(names, lambda place: _values(rows, names[place], origin)),
+        n_rows=len(rows),
         where=lambda row: f"{origin}, row {row + 1}",
-        declared=declared,
+        declared=_declared(rows.features),
         splits=splits,
         source={"split": split},
     )
+
+
+def _values(rows: Any, name: str, origin: str) -> list[Any]:
+    """Return one column of a `datasets.Dataset`; no other is read."""
+    try:
+        return rows.select_columns([name])[:][name]
+    except UnicodeDecodeError as error:
+        raise NtpsError(f"{origin}: column {name!r} is not UTF-8 ({_hub.first_line(error)}).") from error
+
+
+def _declared(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the class names of the columns whose features declare them."""
+    import datasets
+
+    return {
+        clean_name(column): tuple(map(str, feature.names))
+        for column, feature in features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+
+
+def _choose_split(splits: Sequence[str], name: str, split: str | None) -> tuple[str, str, str | None]:
+    """Return a split as it was named, the split it is of, and the bounds of a slice of it.
+
+    Raises:
+        NtpsError: If there is no such split, or none was named and there are several, none of them "train".
+    """
+    if split is None:
+        if "train" not in splits and len(splits) != 1:
+            raise NtpsError(f"{name} has the splits {', '.join(splits) or '(none)'}; name one.")
+        split = "train" if "train" in splits else splits[0]
+    base, bracket, bounds = split.partition("[")
+    if base not in splits:
+        raise NtpsError(f"split is {split!r}; {name} has: {', '.join(splits)}.")
+    return split, base, bounds.rstrip("]") if bracket else None
 
 
 def _plain(feature: Any) -> bool:
@@ -129,17 +208,24 @@ def _plain(feature: Any) -> bool:
     return type(feature).__name__ not in {"Image", "Audio", "Video", "Pdf", "Nifti"}
 
 
-def _slice(rows: Any, bounds: str, split: str) -> Any:
-    """Return the rows FROM:TO of a split, given as numbers or percentages."""
+def _slice(n_rows: int, bounds: str, split: str) -> range:
+    """Return the rows FROM:TO of a split, given as numbers or percentages.
+
+    Raises:
+        NtpsError: If they are written otherwise, or are none.
+    """
     match = re.fullmatch(r"(-?\d+)?(%)?:(-?\d+)?(%)?", bounds)
     if not match:
         raise NtpsError(f"split is {split!r}; a slice is written as in 'train[:100]' or 'train[10%:20%]'.")
     percent = bool(match[2] or match[4])
     low, high = (
-        None if value is None else (round(int(value) * len(rows) / 100) if percent else int(value))
+        None if value is None else (round(int(value) * n_rows / 100) if percent else int(value))
         for value in (match[1], match[3])
     )
-    return rows.select(range(*slice(low, high).indices(len(rows))))
+    rows = range(*slice(low, high).indices(n_rows))
+    if not rows:
+        raise NtpsError(f"split is {split!r}, which has no rows; there are {n_rows:,}.")
+    return rows
 
 
 def read_lists(texts: Any, labels: Any) -> Table:
@@ -154,7 +240,7 @@ def read_lists(texts: Any, labels: Any) -> Table:
     """
     if labels is None:
         raise NtpsError("texts were given without labels; pass labels, with one entry per text.")
-    columns = {"text": _entries(texts, "texts")}
+    columns = {"text": [_without_na(value) for value in _entries(texts, "texts")]}
     n_texts = len(columns["text"])
     if not n_texts:
         raise NtpsError("texts is empty; at least two labelled texts are needed.")
@@ -171,17 +257,21 @@ def read_lists(texts: Any, labels: Any) -> Table:
         if len(columns[name]) != n_texts:
             raise NtpsError(f"{n_texts} texts were given with {len(columns[name])} labels in {what}.")
     source = {"kind": "memory", "path": "texts"}
-    return Table(columns=columns, where=lambda row: f"texts, entry {row + 1}", source=source)
+    return Table(
+        columns=Columns.of(columns), n_rows=n_texts, where=lambda row: f"texts, entry {row + 1}", source=source
+    )
 
 
 def _entries(values: Any, what: str) -> list[Any]:
-    """Return the entries of a list, an array or another iterable."""
+    """Return the entries of a list, an array, a tensor or another iterable that has an order and no names."""
+    kind = "a single string" if isinstance(values, str) else f"a {type(values).__name__}"
     try:
-        if not isinstance(values, str):
+        if hasattr(values, "tolist"):
+            return list(values.tolist())
+        if not isinstance(values, str | bytes | Mapping | set | frozenset) and not hasattr(values, "columns"):
             return list(values)
     except TypeError:
         pass
-    kind = "a single string" if isinstance(values, str) else f"a {type(values).__name__}"
     raise NtpsError(f"{what} is {kind}; a list with one entry per text is needed.")
 
 
@@ -196,9 +286,10 @@ def read_object(loaded: Any, split: str | None) -> Table:
         refuse({"split": split}, "a DataFrame")
         if not len(loaded):
             raise NtpsError("the DataFrame has no rows; at least two labelled texts are needed.")
-        columns = {str(column): [_without_na(value) for value in loaded[column]] for column in loaded.columns}
+        cells = getattr(loaded, "iloc", loaded)  # pandas, or polars
+        columns = Columns(loaded.columns, lambda place: [_without_na(value) for value in cells[:, place]])
         source = {"kind": "memory", "path": "DataFrame"}
-        return Table(columns=columns, where=lambda row: f"DataFrame, row {row + 1}", source=source)
+        return Table(columns=columns, n_rows=len(loaded), where=lambda row: f"DataFrame, row {row + 1}", source=source)
     if kind not in {"Dataset", "DatasetDict"}:
         raise NtpsError(f"a task cannot be made from {kind!r}; give a name, a path, a Dataset or a DataFrame.")
     table = from_dataset(loaded, kind, split)

@@ -218,6 +218,10 @@ OTHERS = [
     ("demo --output foreign", "foreign"),
     ("demo --output ''", "empty"),
     ("demo extra", "extra"),
+    ("paper nothing", "nothing"),
+    ("paper figures --output foreign", "foreign"),
+    ("paper audit --json foreign", "is a folder"),
+    ("paper words MODEL TASK --output TASK", "is a file"),
 ]
 REQUESTS = [
     *((f"{command} {line}", culprit)

@@ -106,17 +106,19 @@ def held_out(states, targets, fold_of, V, ks, ridges, *, part=None):
     return picked, baseline
 
 
+def released_directions(F, B):
+    """The released code's directions of (F F^T, B), its statements in their order: float32, product first."""
+    F, B = (np.asarray(matrix).astype(np.float32) for matrix in (F, B))
+    A = F @ F.T
+    S, Q = scipy.linalg.eigh(B)
+    r = np.where(S > 1e-8)[0]
+    W = Q[:, r] @ np.linalg.inv(np.sqrt(np.diag(S[r])))
+    return W @ scipy.linalg.eigh(W.T @ A @ W)[1]
+
+
 def released_procedure(M, X, C0, C1):
-    """The released code's 19 scores, its statements in their order: all float32, products before whitening."""
-    M, X, C0, C1 = (np.asarray(matrix).astype(np.float32) for matrix in (M, X, C0, C1))
-
-    def solve(A, B):
-        S, Q = scipy.linalg.eigh(B)
-        r = np.where(S > 1e-8)[0]
-        W = Q[:, r] @ np.linalg.inv(np.sqrt(np.diag(S[r])))
-        return W @ scipy.linalg.eigh(W.T @ A @ W)[1]
-
-    U, V = solve(X @ X.T, M), solve(C1 @ C1.T, C0)
+    """The released code's 19 scores."""
+    U, V = released_directions(X, M), released_directions(C1, C0)
     scores = []
     for k in np.arange(0.05, 1, 0.05):
         u, v = U[:, : int(k * U.shape[1])], V[:, : int(k * V.shape[1])]

@@ -405,7 +405,7 @@ class TestRequests:
     def test_a_model_is_fingerprinted_once(self, tiny_llama, monkeypatch):
         calls = []
         monkeypatch.setattr(
-            ntps.study.grid, "model_fingerprint", lambda name, random_weights: calls.append(random_weights) or "x"
+            ntps.study.grid, "model_fingerprint", lambda name, random_weights, **_: calls.append(random_weights) or "x"
         )
         grid = make_grid([str(tiny_llama)], make_tasks(3), replace(FAST, seeds=3))
         assert sorted(calls) == [False, True]
@@ -738,7 +738,7 @@ def test_a_fault_in_one_place_is_one_row_of_failed_cells(tmp_path, tiny_llama, m
     real = getattr(ntps.study.grid, name)
 
     def fail_once(first, *rest, **options):
-        if first in ("task1", "bad-model"):
+        if getattr(first, "name", first) in ("task1", "bad-model"):
             raise error
         return real(first, *rest, **options)
 

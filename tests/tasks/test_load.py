@@ -12,6 +12,7 @@ from helpers.labelled import ROWS, fails, save, write
 import ntps
 from ntps import _hub
 from ntps.tasks import list_tasks, load_task, presets
+from ntps.tasks.load import paper_rows
 
 # Sources
 
@@ -88,6 +89,44 @@ def test_the_paper_s_data_sets_load_by_short_name(monkeypatch):
             fails("hidden", hidden, "validation", name_or_path=short, split=hidden)
     assert load_task("commonsense_qa").texts == ("why (0) so (1) thus", "how (0) so (1) thus")
     assert load_task("medical_questions_pairs").texts == ("one three", "two four")
+
+
+@pytest.mark.parametrize("short", list(presets.TASKS))
+def test_the_paper_s_splits(monkeypatch, short):
+    """Its own test split where there is one; else 30 % of the rows, shuffled by `datasets` with seed 42."""
+    import datasets
+
+    monkeypatch.setattr(_hub, "reachable", lambda: True)
+    preset = presets.TASKS[short]
+
+    def rows(split):
+        texts = [f"{split} {row}" for row in range(40)]
+        columns = dict.fromkeys(("question", "question_1", *preset.text_column.split(",")), texts)
+        columns |= {"choices": [{"text": [""]}] * 40, "question_2": [""] * 40, preset.label_column: [0, 1] * 20}
+        columns.pop("choices.text", None)
+        return datasets.Dataset.from_dict(columns)
+
+    whole = datasets.DatasetDict({split: rows(split) for split in ("train", "validation", "test")})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: whole)
+    parts = [
+        [" ".join(text.split()[:2]) for text in load_task(short, split=f"paper-{part}").texts]
+        for part in ("train", "test")
+    ]
+    if preset.test is None:
+        cut = whole["train"].train_test_split(test_size=0.3, seed=42)
+        column = preset.text_column.split(",")[0]
+        assert parts == [list(cut["train"][column]), list(cut["test"][column])]
+        assert [len(part) for part in parts] == [28, 12]
+    else:
+        expected = [whole[split][preset.text_column.split(",")[0]] for split in ("train", preset.test)]
+        assert parts == [list(texts) for texts in expected]
+    assert load_task(short, split="paper-test").source["split"] == "paper-test"
+
+
+def test_paper_rows_have_the_sizes_of_the_published_figures():
+    assert [len(paper_rows(3048, part)) for part in ("train", "test")] == [2133, 915]
+    assert [len(paper_rows(5574, part)) for part in ("train", "test")] == [3901, 1673]
+    assert sorted(paper_rows(10, "train") + paper_rows(10, "test")) == list(range(10))
 
 
 def test_a_preset_s_renamed_column_is_found_by_convention(monkeypatch):
@@ -247,10 +286,10 @@ def test_null_texts_and_blank_texts(tmp_path):
         ("o.json", b'{"text": ["a"]}', ["object", "list of objects"]),
         ("i.json", b'[{"text": "a"}, 3]', ["item 2", "number"]),
         ("d.json", b"[" * 100_000, ["not valid JSON"]),
-        ("f.csv", b"text,label\na,b,c\n", ["line 2", "3 fields", "header has 2"]),
+        ("f.csv", b"text,label\na,b,c\n", ["line 2", "3 fields", "line 1 has 2", "comma"]),
         ("m.csv", b'text,label\n"two\nlines",a\nx\n', ["line 4", "1 field"]),
         ("q.csv", b'text,label\n"open,a\n', ["line 2", "not valid CSV"]),
-        ("t.csv", b"text,text\na,b\n", ["'text'", "twice"]),
+        ("t.csv", b"text,text,label\na,b,c\n", ["two columns", "'text'"]),
         ("n.csv", b"text,label\na,0\nb,\nc,1\n", ["line 3", "label", "missing"]),
         ("u.xlsx", b"anything", ["unknown kind", ".csv", ".parquet"]),
     ],
@@ -281,7 +320,7 @@ def test_calls_that_make_no_sense(tmp_path):
     fails("single string", texts="ab", labels=[0, 1])
     fails("empty", texts=[], labels=[])
     fails("cannot be made from 'int'", name_or_path=3)
-    fails("'split'", "no meaning", name_or_path=path, split="train")
+    fails("split='train'", "no meaning", name_or_path=path, split="train")
     fails("label_column", name_or_path=path, labels=[0, 1])
     for label_column in (3, [], [""], ["label", 3], {"label"}, ["label", "label"]):
         fails("label_column", name_or_path=path, label_column=label_column)

@@ -1,0 +1,89 @@
+"""`ntps paper`: the paper's figures, an audit of its evidence, and how to make its numbers anew."""
+
+from typing import Annotated
+
+import typer
+
+from ntps._files import atomic_path, atomic_write
+from ntps._names import shareable
+from ntps._processes import refuse_processes
+from ntps.cli import options as shared
+
+NAME = "paper"
+app = typer.Typer(
+    help="The paper (arXiv 2505.17169): its figures, an audit of its evidence, and how to make its numbers anew.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("figures")
+def figures(
+    context: typer.Context,
+    output: Annotated[str, typer.Option(help="Folder of the figures and correlations.csv.")] = "paper",
+    quiet: shared.Quiet = False,
+) -> None:
+    """Draw Figures 1, 2 and 3 from the published numbers."""
+    folder, _ = shared.claim_outputs(context, output)
+
+    from ntps.paper import write_figures
+
+    files = write_figures(folder or output)
+    if not quiet:
+        shared.say("\n".join(str(path) for path in files))
+
+
+@app.command("audit")
+def audit(context: typer.Context, json_file: shared.JsonFile = None, quiet: shared.Quiet = False) -> None:
+    """Check the paper's mathematics, and its evidence by its own numbers; offline, in seconds."""
+    _, json_path = shared.claim_outputs(context, None, json_file)
+
+    from ntps.paper import audit
+
+    found = audit()
+    shared.emit(shareable(found.to_dict()), json_path, found, quiet)
+
+
+@app.command("words")
+def words(
+    context: typer.Context,
+    model: shared.ModelArgument,
+    task: shared.TaskArgument,
+    word: Annotated[list[str] | None, typer.Option("--word", help="A word; repeat.  [default: the paper's 13]")] = None,
+    layer: Annotated[int, typer.Option(help="Layer number; the paper's is 0.")] = 0,
+    split: shared.Split = None,
+    config: shared.Config = None,
+    limit: shared.Limit = None,
+    text_column: shared.TextColumn = None,
+    label_column: shared.LabelColumn = None,
+    max_length: shared.MaxLength = None,
+    dtype: shared.Dtype = None,
+    device: shared.Device = None,
+    revision: shared.Revision = None,
+    trust_remote_code: shared.TrustRemoteCode = False,
+    output: Annotated[str, typer.Option(help="Folder of words.png and words.csv.")] = "paper",
+    quiet: shared.Quiet = False,
+) -> None:
+    """Draw Figure 1 for any model: words in the released code's first directions of U and of V."""
+    refuse_processes("ntps paper words")
+    folder = shared.claim_outputs(context, output, inputs=[model, task])[0]
+    assert folder is not None
+    if quiet:
+        shared.hide_messages()
+
+    from ntps.models import load_model
+    from ntps.paper import plot_words, project_words
+    from ntps.report.page import csv_text
+    from ntps.tasks import load_task
+
+    labelled = load_task(
+        task, config=config, split=split, limit=limit, text_column=text_column, label_column=label_column
+    )
+    loaded = load_model(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    table = project_words(loaded, labelled, word, layer=layer, max_length=max_length, progress=False if quiet else None)
+    figure = plot_words(table)[0].figure
+    with atomic_path(folder / "words.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    atomic_write(folder / "words.csv", csv_text(table))
+    if not quiet:
+        shared.say(f"{table.to_string(index=False, float_format='{:.3f}'.format)}\n\nPicture: {folder / 'words.png'}")
