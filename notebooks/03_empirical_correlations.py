@@ -50,7 +50,8 @@ import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps.course import measurements, published, widgets
+from ntps.course import measurements, widgets
+from ntps.paper import published
 from ntps.report import plot_against, plot_choice, plot_options
 
 sns.set_theme(style="ticks", palette="colorblind")

@@ -54,7 +54,8 @@ from IPython.display import Image, display
 
 import ntps
 from ntps import TrainSettings, before_and_after
-from ntps.course import measurements, published, widgets
+from ntps.course import measurements, widgets
+from ntps.paper import published
 from ntps.course.widgets import COLORS
 from ntps.report import intruder_count, plot_runs, setting_name
 from ntps.study import gain_prediction

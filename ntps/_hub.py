@@ -109,12 +109,18 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def cached_commit(name: str, filename: str, revision: str | None = None) -> str | None:
-    """Return the commit of a model's revision (by default main) at which the local cache has a file, or None."""
+def cached_file(name: str, filename: str, revision: str | None = None) -> Path | None:
+    """Return the local cache's copy of a file of a model's revision (by default main), or None."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(name, filename, revision=revision or "main")
-    return Path(path).parents[len(Path(filename).parts) - 1].name if isinstance(path, str) else None
+    return Path(path) if isinstance(path, str) else None
+
+
+def cached_commit(name: str, filename: str, revision: str | None = None) -> str | None:
+    """Return the commit of a model's revision (by default main) at which the local cache has a file, or None."""
+    path = cached_file(name, filename, revision)
+    return None if path is None else path.parents[len(Path(filename).parts) - 1].name
 
 
 def is_cached(name: str, files: Sequence[str], revision: str | None) -> bool:

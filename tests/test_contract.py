@@ -114,6 +114,7 @@ SCORE_OPTIONS = {
     "k_v": 7,
     "center": True,
     "convention": "official",
+    "fraction": 0.5,
     "rtol": 0.3,
     "permutations": 3,
     "intervals": True,

@@ -11,7 +11,7 @@ import typer
 
 from ntps._files import check_output
 from ntps._version import __version__
-from ntps.cli import lora_command, prescreen_command, score_command, study_command
+from ntps.cli import lora_command, paper_command, prescreen_command, score_command, study_command
 from ntps.cli.options import JsonFile, Quiet, emit, name_options, show_messages
 from ntps.errors import NtpsError
 
@@ -57,9 +57,10 @@ def _refuse(message: str) -> int:
 
 def _parameters() -> list[Any]:
     """Return the click parameters of the command that is running."""
-    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
-    command = next((commands[word] for word in sys.argv[1:] if word in commands), None)
-    return [] if command is None else command.params
+    command: Any = typer.main.get_command(app)
+    for word in sys.argv[1:]:  # a group's command is the next word
+        command = getattr(command, "commands", {}).get(word, command)
+    return command.params
 
 
 def _version(requested: bool) -> None:
@@ -79,6 +80,7 @@ def _root(
 
 for command in (score_command, study_command, lora_command, prescreen_command):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
+app.add_typer(paper_command.app, name=paper_command.NAME)
 
 
 @app.command("list")

@@ -1,6 +1,7 @@
 """`ntps lora`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,35 +19,22 @@ EXAMPLES = (
 )
 
 
-@shared.takes(data=shared.DATA, loading=shared.LOADING)
+@shared.takes(data=shared.DATA, training=shared.TRAINING, loading=shared.LOADING)
 def run(
+    context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskArgument,
+    recipe: shared.Recipe = None,
     *,
     data: dict[str, Any],
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100,
-    rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = 32,
-    alpha: Annotated[
-        float, typer.Option(help="Scale of the adapters: their output is multiplied by alpha / rank.")
-    ] = 32,
-    dropout: Annotated[float, typer.Option(help="Share of an adapter's inputs dropped in training.")] = 0.05,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak step size.  [default: the method's]")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, or adafactor (the paper's).")] = "adamw",
-    target: Annotated[
-        str, typer.Option(help="Modules with adapters: all-linear, paper (attention), or names separated by commas.")
-    ] = "all-linear",
-    method: Annotated[str, typer.Option(help="lora, full, probe (the head alone) or scratch.")] = "lora",
-    batch_size: Annotated[int, typer.Option(help="Texts in a batch.")] = 16,
-    accumulation: Annotated[int, typer.Option(help="Batches in a step.")] = 1,
-    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on the validation texts.")] = 25,
-    patience: Annotated[int | None, typer.Option(help="Stop after this many evaluations without progress.")] = None,
-    margin: Annotated[
-        float, typer.Option(help="Standard errors by which the validation loss must fall for weights to be chosen.")
-    ] = 2.5,
+    training: dict[str, Any],
+    test_split: shared.TestSplit = None,
     limit: shared.Limit = None,
     max_length: shared.MaxLength = None,
     layers: shared.Layers = "all",
     folds: shared.Folds = "auto",
+    convention: shared.Convention = "theory",
+    fraction: shared.Fraction = None,
     seed: Annotated[int, typer.Option(help="Seed of sample, split, training and folds.")] = 0,
     seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, starting from --seed.")] = 1,
     dtype: shared.Dtype = None,
@@ -58,6 +46,8 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Fine-tune with LoRA, and compare accuracy and scores before and after."""
+    from ntps.models.checkpoints import check_separate
+
     in_range(seed, 0, None, "seed")
     in_range(seeds, 1, None, "seeds")
     if limit is not None:
@@ -68,36 +58,32 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise NtpsError("ntps lora trains in one process; start it without torchrun.")
     check_output(output, json_file)
+    if output is not None:
+        check_separate(model, output)
     if quiet:
         shared.hide_messages()
 
-    from ntps.finetune import TrainSettings, before_and_after, repeat
+    from ntps.finetune import before_and_after, repeat
     from ntps.finetune.before_after import load_for_training
+    from ntps.finetune.settings import RECIPE_DTYPES
     from ntps.tasks import TaskSource
 
     # Settings are checked when they are made, before anything is loaded.
-    endings = tuple(name.strip() for name in target.split(","))
-    settings = TrainSettings(
-        method=method,
-        steps=steps,
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        target=target if target in ("all-linear", "paper") else endings,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        max_length=max_length,
-        evaluate_every=evaluate_every,
-        patience=patience,
-        margin=margin,
-    )
-    labelled = TaskSource.parse(task, **data).load(limit=limit, seed=seed)
+    settings = shared.train_settings(context, recipe, {**training, "max_length": max_length})
+    if recipe is not None and dtype is None:
+        dtype = RECIPE_DTYPES[recipe]
+    source = TaskSource.parse(task, **data)
+    labelled = source.load(limit=limit, seed=seed)
+    test = None
+    if test_split is not None:
+        test = replace(source, options={**source.options, "split": test_split}).load(seed=seed)
     loaded = load_for_training(model, dtype=dtype, device=device, **loading)
     options: dict[str, Any] = {
+        "test": test,
         "settings": settings,
         "folds": requested_folds,
+        "convention": convention,
+        "fraction": fraction,
         "layers": layers,
         "output": output,
         "resume": resume,

@@ -46,6 +46,13 @@ MaxLength = Annotated[int | None, typer.Option(help="Cut texts to this many toke
 BatchSize = Annotated[int, typer.Option(help="Largest number of texts in a batch.")]
 Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
 Folds = Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="The authors' values: paper, paper-probe or paper-scratch; other options change single ones."),
+]
+TestSplit = Annotated[str | None, typer.Option(help="Split of the test texts.  [default: a quarter of the texts]")]
+Convention = Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")]
+Fraction = Annotated[float | None, typer.Option(help="Which of the official convention's 19: 0.05, ..., 0.95.")]
 Center = Annotated[bool, typer.Option("--center/--no-center", help="Solve U from centred moments.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or float64.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
@@ -68,6 +75,38 @@ LOADING = {
     "revision": (Revision, None),
     "tokenizer": (Tokenizer, None),
     "trust_remote_code": (TrustRemoteCode, False),
+}
+
+
+def _option(kind: Any, words: str) -> Any:
+    return Annotated[kind, typer.Option(help=words)]
+
+
+# The attributes of `TrainSettings` but for `max_length`.
+TRAINING = {
+    "steps": (_option(int, "Optimiser steps."), 100),
+    "epochs": (_option(int | None, "Read every text this often, instead of --steps."), None),
+    "rank": (_option(int, "Rank of the adapters."), 32),
+    "alpha": (_option(float, "Scale of the adapters, whose output is multiplied by alpha / rank."), 32),
+    "dropout": (_option(float, "Share of an adapter's inputs dropped in training."), 0.05),
+    "learning_rate": (_option(float | None, "Peak step size. [default: the method's]"), None),
+    "weight_decay": (_option(float, "Decoupled weight decay of matrices."), 0.01),
+    "warmup": (_option(float, "Share of the steps over which the rate rises."), 0.06),
+    "schedule": (_option(str, "The rate then: cosine, or constant."), "cosine"),
+    "clip_norm": (_option(float, "Largest norm of the gradient; 0 for any."), 1.0),
+    "optimizer": (_option(str, "adamw, or adafactor (the paper's)."), "adamw"),
+    "target": (_option(str, "Modules with adapters: all-linear, paper (q, k, v), or names with commas."), "all-linear"),
+    "start_layer": (_option(int, "First block with adapters, from 0."), 0),
+    "head": (_option(str, "Start of the head: probe (converged), or random."), "probe"),
+    "head_dropout": (_option(float, "Share of the head's inputs dropped in training."), 0.0),
+    "method": (_option(str, "lora, full, probe (the head alone) or scratch."), "lora"),
+    "batch_size": (_option(int, "Texts in a batch."), 16),
+    "accumulation": (_option(int, "Batches in a step."), 1),
+    "evaluate_every": (_option(int, "Steps between evaluations on the validation texts."), 25),
+    "patience": (_option(int | None, "Stop after this many evaluations without progress."), None),
+    "validation": (_option(float, "Share of the untested texts set aside for evaluations."), 0.2),
+    "keep": (_option(str, "Weights of the best evaluation (by --margin), or the last."), "best"),
+    "margin": (_option(float, "Standard errors by which the validation loss must fall."), 2.5),
 }
 
 
@@ -141,6 +180,37 @@ def parse_folds(folds: str) -> int | str:
     if not folds.isdigit() or folds == "1":
         raise NtpsError(f"folds is {folds}; it must be auto, 0 (none) or a number of at least 2.")
     return int(folds)
+
+
+def train_settings(context: typer.Context, recipe: str | None, values: dict[str, Any]) -> Any:
+    """Return the settings of fine-tuning: all values, or a recipe's but for those that were typed.
+
+    Args:
+        context: That of the command.
+        recipe: A name for `TrainSettings.recipe`, or `None`.
+        values: Values by parameter of `TrainSettings`, under the command's parameter or `lora_` before it.
+    """
+    from ntps.finetune import TrainSettings
+    from ntps.finetune.settings import TARGETS
+
+    if values["target"] not in TARGETS:
+        values["target"] = tuple(name.strip() for name in values["target"].split(","))
+    if values.get("clip_norm") == 0:
+        values["clip_norm"] = None
+    if recipe is None:
+        return TrainSettings(**values)
+    typed = {
+        name: value
+        for name, value in values.items()
+        if any(was_typed(context, parameter) for parameter in (name, f"lora_{name}"))
+    }
+    return TrainSettings.recipe(recipe, **typed)
+
+
+def was_typed(context: typer.Context, parameter: str) -> bool:
+    """Return whether an option stands on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def emit(json_text: str, json_file: Path | None, text: object, quiet: bool) -> None:

@@ -47,7 +47,8 @@ def run(
     control: Annotated[bool, typer.Option("--control", help="Also score random weights of the architecture.")] = False,
     k_u: Annotated[int | None, typer.Option("--k-u", help="Perception rank.  [default: rank of X]")] = None,
     k_v: Annotated[int | None, typer.Option("--k-v", help="Next-token rank.  [default: max(k_u, d/8)]")] = None,
-    convention: Annotated[str, typer.Option(help="theory, or official: the released code's procedure.")] = "theory",
+    convention: shared.Convention = "theory",
+    fraction: shared.Fraction = None,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance of the decompositions.")] = None,
     matmul_precision: Annotated[str, typer.Option(help="auto, highest, high (TF32) or medium.")] = "auto",
     state_dtype: Annotated[
@@ -85,6 +86,7 @@ def run(
         k_v=k_v,
         center=center,
         convention=convention,
+        fraction=fraction,
         rtol=rtol,
         permutations=permutations,
         intervals=intervals,

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 @shared.takes(data=shared.DATA, loading=shared.LOADING)
 def run(
+    context: typer.Context,
     model: Annotated[list[str], typer.Option("--model", help="A model; repeat for several.")],
     task: shared.TaskList,
     *,
@@ -40,13 +41,15 @@ def run(
     measure_layers: Annotated[str, typer.Option(help="Layers of probes and measures: 'default' or 'all'.")] = "default",
     prefix: shared.Prefix = "sum",
     center: shared.Center = False,
+    convention: shared.Convention = "theory",
     lora: Annotated[
         bool, typer.Option("--lora", help="Also fine-tune each model on each task, for the gains.")
     ] = False,
+    recipe: shared.Recipe = None,
     lora_steps: Annotated[int, typer.Option(help="Optimiser steps of --lora.")] = 100,
     lora_rank: Annotated[int, typer.Option(help="Rank of its adapters.")] = 32,
     lora_target: Annotated[
-        str, typer.Option(help="Modules with adapters: all-linear, or paper (attention).")
+        str, typer.Option(help="Modules with adapters: all-linear, or paper (q, k, v).")
     ] = "all-linear",
     target: Annotated[
         str, typer.Option(help="What to predict: balanced_accuracy, r2, accuracy, ... of the probe, or gain.")
@@ -66,7 +69,6 @@ def run(
     if quiet:
         shared.hide_messages()
 
-    from ntps.finetune import TrainSettings
     from ntps.report import write_study
     from ntps.report.study import gain_lead
     from ntps.study import StudySettings, run_study
@@ -74,6 +76,9 @@ def run(
     from ntps.tasks import TaskSource
 
     one_of(target, TARGETS, "target")
+    if recipe is not None and not lora:
+        raise NtpsError("--recipe needs --lora: it says how models are fine-tuned.")
+    training = {"steps": lora_steps, "rank": lora_rank, "target": lora_target}
     study = run_study(
         model,
         [TaskSource.parse(given, **data) for given in task],
@@ -85,13 +90,14 @@ def run(
             permutations=permutations,
             measure_layers=measure_layers,
             center=center,
+            convention=convention,
             prefix=prefix,
             dtype=dtype,
             seeds=seeds,
             control=control,
             **loading,
         ),
-        lora=TrainSettings(steps=lora_steps, rank=lora_rank, target=lora_target) if lora else None,
+        lora=shared.train_settings(context, recipe, training) if lora else None,
         device=device,
         batch_size=batch_size,
         progress=False if quiet else None,

@@ -71,7 +71,7 @@ class NextTokenMoments:
 
     Args:
         layers: The layer number of each entry of the stack.
-        width: d, the width of a hidden state.
+        width: d, the width of a hidden state; or one number per layer, where layers differ (OPT-350m).
         prefix: The past of token t: `"sum"` s_t (the paper), `"mean"` s_t / t, or `"last"` h_t.
         dtype: `torch.float32` or `torch.float64`: arithmetic within a batch. Sums over batches are float64.
         device: Device of the sums. Hidden states may be on another one, where products are then computed.
@@ -79,6 +79,8 @@ class NextTokenMoments:
             (bfloat16). `"auto"`: `"high"` on CUDA, `"highest"` elsewhere. The solvers are float64 in any case.
 
     Attributes:
+        widths: Width of each layer's hidden states.
+        width: d, the largest of them; sums and pooled states of a narrower layer are zero beyond its width.
         past_gram: (S, d, d) float64, n C0; only the upper triangle is filled in everywhere.
         cross: (S, d, d) float64, n C1.
         counts: (3,) int64: texts, tokens, pairs of a past and a next token.
@@ -91,7 +93,7 @@ class NextTokenMoments:
         self,
         *,
         layers: Sequence[int],
-        width: int,
+        width: int | Sequence[int],
         prefix: str = "sum",
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
@@ -100,11 +102,16 @@ class NextTokenMoments:
         self.layers = tuple(int(layer) for layer in layers)
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise NtpsError(f"layers is {list(layers)}; name at least one layer, and each only once.")
-        self.width = in_range(width, 1, None, "width")
+        self.widths = (width,) * len(self.layers) if isinstance(width, int) else tuple(width)
+        if len(self.widths) != len(self.layers):
+            raise NtpsError(f"width has {len(self.widths)} numbers; these moments have {len(self.layers)} layers.")
+        for number in self.widths:
+            in_range(number, 1, None, "width")
+        self.width = max(self.widths)
         self.prefix = one_of(prefix, PREFIXES, "prefix")
         self.dtype = one_of(dtype, (torch.float32, torch.float64), "dtype")
         self.matmul_precision = one_of(matmul_precision, PRECISIONS, "matmul_precision")
-        shape = (len(self.layers), width, width)
+        shape = (len(self.layers), self.width, self.width)
         self.past_gram = torch.zeros(shape, dtype=torch.float64, device=device)
         self.cross = torch.zeros(shape, dtype=torch.float64, device=device)
         self.counts = torch.zeros(3, dtype=torch.int64)
@@ -129,7 +136,7 @@ class NextTokenMoments:
         """Add one batch and return its pooled states.
 
         Args:
-            hidden: (S, B, T, d) or S tensors (B, T, d), any float dtype, in the order of `layers`.
+            hidden: (S, B, T, d) or S tensors (B, T, d of the layer), any float dtype, in the order of `layers`.
             mask: (B, T), non-zero where there is a token; padding may be on either side. Every text needs a token.
             pooling: What represents a text: `"mean"` over its tokens, or its `"last"` state.
 
@@ -146,11 +153,11 @@ class NextTokenMoments:
         if (mask[:, 1:] & ~mask[:, :-1]).any():  # padding on the left, or holes: tokens first
             order = (~mask).int().argsort(dim=1, stable=True)
             mask = mask.gather(1, order)
-        pooled = torch.empty((len(self.layers), len(mask), self.width), dtype=self.dtype, device=hidden[0].device)
+        pooled = torch.zeros((len(self.layers), len(mask), self.width), dtype=self.dtype, device=hidden[0].device)
         with _matmul_precision(self.matmul_precision, hidden[0].device):
             for index, states in enumerate(hidden):
                 aligned = states if order is None else states.gather(1, order[:, :, None].expand_as(states))
-                self._add_layer(index, aligned, mask, pooled[index], pooling)
+                self._add_layer(index, aligned, mask, pooled[index, :, : self.widths[index]], pooling)
         finite = pooled.isfinite().all(2)
         if not finite.all():
             layer_index, text = (~finite).nonzero()[0].tolist()
@@ -171,8 +178,9 @@ class NextTokenMoments:
             if len(mask) == 1:
                 raise
         else:
-            self.past_gram[index] += gram.to(self.past_gram.device)  # into float64, without another copy
-            self.cross[index] += cross.to(self.cross.device)
+            width = self.widths[index]
+            self.past_gram[index, :width, :width] += gram.to(self.past_gram.device)  # into float64, without a copy
+            self.cross[index, :width, :width] += cross.to(self.cross.device)
             pooled.copy_(batch_pooled)
             return
         half = len(mask) // 2  # outside the handler, which would keep the memory of the failed attempt
@@ -194,16 +202,16 @@ class NextTokenMoments:
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
-        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0).reshape(-1, self.width)  # zero where no token follows
-        following = states[:, 1:].reshape(-1, self.width)
+        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1)  # zero where no token follows
+        following = states[:, 1:].flatten(0, 1)
         return _gram(past), past.T @ following, pooled
 
     def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
         """Return the mask as booleans beside the states, after checking the shapes."""
         if len(hidden) != len(self.layers):
             raise NtpsError(f"hidden has {len(hidden)} layers; these moments have {len(self.layers)}.")
-        expected = (*mask.shape, self.width)
-        for layer, states in zip(self.layers, hidden, strict=True):
+        for layer, width, states in zip(self.layers, self.widths, hidden, strict=True):
+            expected = (*mask.shape, width)
             if tuple(states.shape) != expected:
                 raise NtpsError(f"layer {layer} has hidden states of shape {tuple(states.shape)}; expected {expected}.")
         mask = mask.to(hidden[0].device).bool()
@@ -223,11 +231,12 @@ class NextTokenMoments:
         if self.n_texts == 0:
             raise NtpsError("no text has been added to these moments.")
         index = self.layers.index(layer)
-        upper = self.past_gram[index].cpu() / self.n_texts
+        width = self.widths[index]
+        upper = self.past_gram[index, :width, :width].cpu() / self.n_texts
         return LayerMoments(
             layer=layer,
             C0=upper.triu() + upper.triu(1).T,
-            C1=self.cross[index].cpu() / self.n_texts,
+            C1=self.cross[index, :width, :width].cpu() / self.n_texts,
             n_texts=self.n_texts,
             n_pairs=self.n_pairs,
             dtype=str(self.dtype).removeprefix("torch."),
@@ -249,14 +258,14 @@ class NextTokenMoments:
         """
         if not isinstance(other, NextTokenMoments):
             return NotImplemented
-        for name in ("layers", "width", "prefix"):
+        for name in ("layers", "widths", "prefix"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise NtpsError(f"these moments do not match: {name} is {mine} in one and {theirs} in the other.")
         coarser = torch.float32 if torch.float32 in (self.dtype, other.dtype) else torch.float64
         total = NextTokenMoments(
             layers=self.layers,
-            width=self.width,
+            width=self.widths,
             prefix=self.prefix,
             dtype=coarser,
             device=self.past_gram.device,

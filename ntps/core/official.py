@@ -1,47 +1,55 @@
-"""The score as the paper's authors computed it in their released code, step by step, for comparison only.
+"""The score as the paper's authors computed it in their released code (`K_sweep.py`), step by step, to compare with it.
 
-Their procedure differs from the paper's text: float32 throughout, an absolute tolerance of 1e-8, eigenvectors in the
-ascending order in which a symmetric solver returns them. The "first" k are therefore the *smallest* ones, for U and V
-alike. At most c eigenvalues of the perception problem differ from zero, so most of those U come from a null space and
-rounding decides which vectors they are: relative noise of 1e-7 in the moments moves single fractions by up to 0.04 on a
-real model. Compare the mean over fractions, not digit by digit.
+It is not the paper's formula: everything is float32, F F^T is formed before it is whitened, the tolerance is an
+absolute 1e-8, and directions are taken in the ascending order of a symmetric solver. The "first" ones are therefore
+those of the *smallest* eigenvalues, for U and V alike. F F^T has at most as many positive eigenvalues as there are
+classes, so most of those U come from a null space, where rounding decides which vectors they are. That makes the order
+of operations part of the procedure: relative noise of 1e-7 in the moments moves single scores by 0.02
+(`ntps paper audit`).
 """
 
-import torch
+from typing import Any
+
+import numpy as np
+import scipy.linalg
 from torch import Tensor
 
 from ntps.core.moments import LayerMoments
 from ntps.core.pooled import PooledMoments
 
-FRACTIONS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 ABSOLUTE_TOLERANCE = 1e-8
+_SHARES = np.arange(0.05, 1, 0.05)  # theirs, whose rounding decides a whole part here and there
+FRACTIONS = tuple(round(float(share), 2) for share in _SHARES)
 
 
-def ascending_eigenvectors(B: Tensor, F: Tensor) -> Tensor:
-    """Return generalized eigenvectors (d, r) of (F F^T, B), smallest eigenvalue first, in float32."""
-    B, F = B.to(torch.float32), F.to(torch.float32)
-    values, vectors = torch.linalg.eigh(B)
-    keep = values > ABSOLUTE_TOLERANCE
-    whiten = vectors[:, keep] / values[keep].sqrt()
-    half = whiten.T @ F
-    _, directions = torch.linalg.eigh(half @ half.T)
-    return whiten @ directions
+def ascending_eigenvectors(B: Tensor, F: Tensor) -> np.ndarray:
+    """Return generalized eigenvectors (d, r) of (F F^T, B), smallest eigenvalue first, float32; r is the kept rank."""
+    gram, cross = (np.asarray(matrix.cpu(), dtype=np.float32) for matrix in (B, F))
+    target = cross @ cross.T
+    values, vectors = scipy.linalg.eigh(gram)
+    kept = values > ABSOLUTE_TOLERANCE
+    whiten = vectors[:, kept] * (1 / np.sqrt(values[kept]))
+    return whiten @ scipy.linalg.eigh(whiten.T @ target @ whiten)[1] if kept.any() else whiten
 
 
-def official_curve(pooled: PooledMoments, next_token: LayerMoments) -> list[float]:
-    """Return the 19 scores of one layer at 5 %, 10 %, ..., 95 % of the width, each in [0, 1] up to rounding.
+def official_curve(pooled: PooledMoments, next_token: LayerMoments) -> dict[str, list[Any]]:
+    """Return the 19 scores of one layer.
 
-    The same number of directions, at least one, is taken for U and for V; a pseudo-inverse projects, as theirs does.
+    A fraction is taken of the kept rank of U and of that of V, and cut to a whole number. A pseudo-inverse projects.
+
+    Returns:
+        `fraction` (0.05, 0.1, ..., 0.95), `k_u` and `k_v`, the numbers of directions, and `ntps`, each in [0, 1] up to
+        rounding, NaN where a number of directions is 0.
     """
     U = ascending_eigenvectors(pooled.M, pooled.X)
     V = ascending_eigenvectors(next_token.C0, next_token.C1)
-    scores = []
-    for fraction in FRACTIONS:
-        count = max(1, int(fraction * pooled.d))
-        u, v = U[:, :count], V[:, :count]
-        if not (u.numel() and v.numel()):
-            scores.append(float("nan"))
-            continue
-        projected = v @ (torch.linalg.pinv(v) @ u)
-        scores.append(float(projected.square().sum() / u.square().sum()))
-    return scores
+    curve: dict[str, list[Any]] = {"fraction": list(FRACTIONS), "k_u": [], "k_v": [], "ntps": []}
+    for share in _SHARES:
+        u, v = U[:, : int(share * U.shape[1])], V[:, : int(share * V.shape[1])]
+        score = float("nan")
+        if u.size and v.size:
+            projected = v @ np.linalg.pinv(v) @ u
+            score = float(np.square(projected).sum() / np.square(u).sum())
+        for name, value in (("k_u", u.shape[1]), ("k_v", v.shape[1]), ("ntps", score)):
+            curve[name].append(value)
+    return curve

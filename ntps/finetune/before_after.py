@@ -1,6 +1,7 @@
 """Before and after fine-tuning: accuracy, scores of every layer, next-token loss, and what changed in the weights.
 
-The texts are split once, stratified: 60 % for training, 15 % to choose the step by their loss, 25 % for the test.
+The texts are split once, stratified: a quarter for the test, unless there are test texts of their own; a fifth of the
+others to choose the step by their loss; the rest for training.
 "Before" is the frozen linear probe fitted on the training texts, which is also the head that fine-tuning starts from;
 "after" is the tuned network with its head. Accuracies, scores and next-token losses of both are measured on the test
 texts, of which neither training nor the choice of the step sees anything.
@@ -18,17 +19,19 @@ import numpy as np
 from ntps._files import jsonable
 from ntps._version import __version__
 from ntps.errors import NtpsError, one_of, whole
+from ntps.finetune.adapters import describe_targets
 from ntps.finetune.changes import LayerChange, find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import FineTuned, check_classes, fine_tune
 from ntps.models import LanguageModel, Representations, collect, load_model
+from ntps.models.checkpoints import check_separate
 from ntps.models.forward import encode, pooled_features
-from ntps.models.language_model import without_head
 from ntps.models.load import has_language_model_head
 from ntps.models.next_token import next_token_loss
 from ntps.models.plan import DEFAULT_MAX_LENGTH, layer_at, parse_layers
+from ntps.models.states import without_head
 from ntps.scoring import LayerScore, ScoreResult, ScoreSettings, assign_folds, labels_of, score_layers
 from ntps.scoring.probes import class_scores
 from ntps.scoring.scores import score_result
@@ -36,7 +39,7 @@ from ntps.scoring.scores import score_result
 if TYPE_CHECKING:
     from ntps.tasks import Task
 
-TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15  # of all texts; the model is trained on the others
+TEST_SHARE = 0.25  # of the texts, where there are no test texts of their own
 ANALYSES = ("changes", "intruders")
 
 
@@ -44,9 +47,12 @@ def before_and_after(
     model: str | os.PathLike[str] | LanguageModel,
     task: "Task",
     *,
+    test: "Task | None" = None,
     settings: TrainSettings | None = None,
     seed: int = 0,
     folds: int | str = "auto",
+    convention: str = "theory",
+    fraction: float | None = None,
     layers: str | int | Sequence[int] = "all",
     analyses: Sequence[str] = ANALYSES,
     output: str | Path | None = None,
@@ -59,10 +65,13 @@ def before_and_after(
         model: A name or path, which is loaded by `load_for_training`; for other options give a model loaded by
             `ntps.load_model`, with `head=True` for the next-token loss.
         task: From `ntps.load_task`; its first label column is used. Texts without tokens are left out and counted.
+        test: Test texts of their own, with the same classes; by default a quarter of the task's.
         settings: Options of the training; `None` is LoRA with the defaults of `TrainSettings`.
         seed: Seed of the split, of training, and of the folds.
         folds: Folds of the test texts for held-out shares; 0 for none; `"auto"` for 5, or fewer if no class has as many
             test texts.
+        convention: As in `ntps.score`.
+        fraction: As in `ntps.score`.
         layers: Layers to score, as for `ntps.collect`.
         analyses: Further analyses: `"changes"`, of the subspaces of each layer (with folds it takes as long as the
             scores), and `"intruders"`, of the singular vectors of each trained matrix.
@@ -78,13 +87,20 @@ def before_and_after(
     """
     for analysis in analyses:
         one_of(analysis, ANALYSES, "analyses")
+    scoring = ScoreSettings(folds=folds, seed=seed, convention=convention, fraction=fraction)
+    if output is not None and isinstance(model, str | os.PathLike):
+        check_separate(model, output)
     loaded = load_for_training(model)
     settings = (settings or TrainSettings()).for_width(loaded.width)
     frozen = replace(loaded, model=without_head(loaded.model))
     task, n_skipped = _with_tokens(loaded, task.with_column(task.columns[0].name), settings.max_length)
-    train, validation, test = split_task(task, seed=seed)
+    if test is not None:
+        test, n_skipped_test = _with_tokens(loaded, test.with_column(test.columns[0].name), settings.max_length)
+        n_skipped += n_skipped_test
+    train, validation, test = split_task(task, test, seed=seed, validation=settings.validation)
     chosen = parse_layers(layers, loaded.n_layers)
     assign_folds(test.labels, folds, seed=seed)  # refused now, not after training
+    adapted = describe_targets(frozen.model, settings) if settings.method == "lora" else None
 
     tuned = fine_tune(
         frozen, train, validation, settings=settings, seed=seed, output=output, resume=resume, progress=progress
@@ -97,12 +113,10 @@ def before_and_after(
         collect(side, test, layers=[*chosen, last], max_length=settings.max_length, progress=progress)
         for side in (frozen, merged)
     )
-    scores, changes = _compare_layers(
-        before, after, ScoreSettings(folds=folds, seed=seed), chosen, with_changes="changes" in analyses
-    )
+    scores, changes = _compare_layers(before, after, scoring, chosen, with_changes="changes" in analyses)
     predicted = probe.predict(before.layer(last)), tuned.readout.predict(after.layer(last))
     losses: tuple[float | None, float | None] = (None, None)
-    if loaded.model is not frozen.model:  # there is a language-model head
+    if loaded.has_head:
         ids = encode(loaded, test.texts, settings.max_length)
         losses = next_token_loss(loaded, ids), next_token_loss(loaded, ids, network=merged.model)
     with_validation = class_scores(test.labels, larger_probe.predict(before.layer(last)))[0]
@@ -136,7 +150,8 @@ def before_and_after(
             "classes": list(task.classes),
             "n_skipped": n_skipped,
             "n_trained": tuned.n_trained,
-            "split": {"validation": VALIDATION_SHARE, "test": TEST_SHARE, "stratified": True},
+            "adapted": adapted,
+            "split": {"validation": len(validation), "test": test.source, "stratified": True},
             "pooling": "mean over tokens, after the final norm",
             "folds": scores[0].settings["folds"],
             "versions": _versions(),
@@ -148,9 +163,12 @@ def repeat(
     model: str | os.PathLike[str] | LanguageModel,
     task: "Task",
     *,
+    test: "Task | None" = None,
     seeds: int | Sequence[int] = 3,
     settings: TrainSettings | None = None,
     folds: int | str = "auto",
+    convention: str = "theory",
+    fraction: float | None = None,
     layers: str | int | Sequence[int] = "all",
     analyses: Sequence[str] = ANALYSES,
     output: str | Path | None = None,
@@ -175,9 +193,12 @@ def repeat(
         before_and_after(
             loaded,
             task,
+            test=test,
             settings=settings,
             seed=seed,
             folds=folds,
+            convention=convention,
+            fraction=fraction,
             layers=layers,
             analyses=analyses,
             output=None if output is None else Path(output) / f"seed-{seed}",
@@ -258,18 +279,30 @@ def load_for_training(
     return load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, head=head, **options)
 
 
-def split_task(task: "Task", *, seed: int = 0) -> "tuple[Task, Task, Task]":
-    """Return (train, validation, test), stratified: 60, 15 and 25 % of the texts.
+def split_task(
+    task: "Task", test: "Task | None" = None, *, seed: int = 0, validation: float = 0.2
+) -> "tuple[Task, Task, Task]":
+    """Return (train, validation, test), stratified.
+
+    Args:
+        task: Texts to split.
+        test: Test texts of their own; by default a quarter of the task's.
+        seed: Seed of the split.
+        validation: Share of the texts that are not tested, in (0, 1), that become validation texts.
 
     Raises:
-        NtpsError: If a part lacks a class: each class needs three texts.
+        NtpsError: If a part lacks a class (each class needs three texts), or the test texts have other classes.
     """
     check_classes(task, "labelled")
-    rest, test = task.split(TEST_SHARE, seed=seed)
-    train, validation = rest.split(VALIDATION_SHARE / (1 - TEST_SHARE), seed=seed)
-    for name, texts in {"training": train, "validation": validation, "test": test}.items():
+    if test is None:
+        task, test = task.split(TEST_SHARE, seed=seed)
+    elif test.classes != task.classes:
+        differing = sorted(set(test.classes) ^ set(task.classes))
+        raise NtpsError(f"test texts and training texts have different classes, such as {differing[0]!r}.")
+    train, aside = task.split(validation, seed=seed)
+    for name, texts in {"training": train, "validation": aside, "test": test}.items():
         check_classes(replace(texts, name=task.name), name)
-    return train, validation, test
+    return train, aside, test
 
 
 def _with_tokens(model: LanguageModel, task: "Task", max_length: int | None) -> "tuple[Task, int]":
@@ -288,7 +321,7 @@ def _frozen_probes(
     features = pooled_features(model, model.model, ids)
     labels, n_classes = np.concatenate([train.labels, validation.labels]), train.n_classes
     larger = fit_readout(features, labels, n_classes, seed=tuned.seed)
-    if tuned.settings.method == "scratch":  # its initial head is a probe of random weights
+    if tuned.settings.method == "scratch" or tuned.settings.head == "random":  # they start from something else
         return fit_readout(features[: len(train)], train.labels, n_classes, seed=tuned.seed), larger
     return tuned.initial_readout.cpu(), larger
 

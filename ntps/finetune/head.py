@@ -1,4 +1,4 @@
-"""`Readout`: a linear head on pooled features, initialised with the frozen linear probe."""
+"""`Readout`: a linear head on pooled features, initialised with the frozen linear probe or at random."""
 
 from typing import Any
 
@@ -13,11 +13,12 @@ class Readout(torch.nn.Module):
     """Linear head in float32: logits = W ((x - mean) * scale) + b.
 
     Mean and scale are fixed. W is trained in standardised coordinates, so that the few very large channels of
-    pretrained models do not dictate the step size of all others.
+    pretrained models do not dictate the step size of all others. In training a share `dropout` of inputs is dropped.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.weight, self.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
         self.mean: Tensor
         self.scale: Tensor
@@ -26,7 +27,8 @@ class Readout(torch.nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (n, c) of features (n, d)."""
-        return torch.nn.functional.linear((features - self.mean) * self.scale, self.weight, self.bias)
+        inputs = torch.nn.functional.dropout((features - self.mean) * self.scale, self.dropout, self.training)
+        return torch.nn.functional.linear(inputs, self.weight, self.bias)
 
     @torch.no_grad()
     def predict(self, features: Any) -> np.ndarray:
@@ -39,6 +41,12 @@ class Readout(torch.nn.Module):
         """Return (weight (c, d), bias (c,)) of the same head on plain features: logits = weight x + bias."""
         weight = self.weight.double() * self.scale.double()
         return weight.float().cpu(), (self.bias.double() - weight @ self.mean.double()).float().cpu()
+
+
+def random_readout(d: int, n_classes: int) -> Readout:
+    """Return a head on features as they are, drawn as `torch.nn.Linear` is, from torch's global generator."""
+    layer = torch.nn.Linear(d, n_classes)
+    return Readout(layer.weight.detach(), layer.bias.detach(), torch.zeros(d), torch.ones(d))
 
 
 def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int = 0) -> Readout:
@@ -70,4 +78,9 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
         weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])
     all_weights, all_biases = np.zeros((n_classes, x.shape[1])), np.full(n_classes, -20.0)
     all_weights[present], all_biases[present] = weights, bias
-    return Readout(*(torch.as_tensor(array, dtype=torch.float32) for array in (all_weights, all_biases, mean, scale)))
+    return Readout(
+        torch.as_tensor(all_weights, dtype=torch.float32),
+        torch.as_tensor(all_biases, dtype=torch.float32),
+        mean=torch.as_tensor(mean, dtype=torch.float32),
+        scale=torch.as_tensor(scale, dtype=torch.float32),
+    )

@@ -14,11 +14,11 @@ import torch
 from ntps._files import load_tensors, save_tensors
 from ntps.errors import NtpsError
 from ntps.finetune import adapters
-from ntps.finetune.head import fit_readout
+from ntps.finetune.head import fit_readout, random_readout
 from ntps.finetune.settings import TrainSettings
 from ntps.models.forward import encode, halving, pool, pooled_features
-from ntps.models.language_model import without_head
 from ntps.models.pretrained import random_network
+from ntps.models.states import without_head
 
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
@@ -127,7 +127,7 @@ class Trainer:
             NtpsError: If a text has no token, the network lacks a target, or the state is damaged or of another run.
         """
         self.model, self.seed, self.folder = model, seed, folder
-        self.settings = settings = settings.for_width(model.width)
+        self.settings = settings = settings.for_width(model.width).for_texts(len(train))
         torch.manual_seed(seed)
         self.ids = encode(model, train.texts, settings.max_length)
         self.validation_ids = encode(model, validation.texts, settings.max_length)
@@ -136,7 +136,12 @@ class Trainer:
         self.validation_labels = torch.from_numpy(validation.labels.copy())
         self.network, self.adapter = _trainable(model, settings, seed)
         features = pooled_features(model, self.network, self.ids)
-        self.readout = fit_readout(features, train.labels, train.n_classes, seed=seed).to(model.device)
+        if settings.head == "random":
+            readout = random_readout(features.shape[1], train.n_classes)
+        else:
+            readout = fit_readout(features, train.labels, train.n_classes, seed=seed)
+        readout.dropout = settings.head_dropout
+        self.readout = readout.eval().to(model.device)
         self.initial_readout = copy.deepcopy(self.readout)
         with torch.no_grad():
             logits = self.readout(features.to(model.device)).cpu()
@@ -197,7 +202,8 @@ class Trainer:
             epoch, index = divmod(number, per_epoch)
             batches.append(epoch_batches(self.lengths, settings.batch_size, self.seed, epoch)[index])
         loss = self._accumulate(batches)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip_norm)
+        largest = math.inf if settings.clip_norm is None else settings.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), largest)
         if not math.isfinite(loss) or not math.isfinite(float(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise NtpsError(
@@ -218,7 +224,9 @@ class Trainer:
         size = self.progress.micro_batch
         micro_batches = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
         n_texts = sum(len(batch) for batch in batches)
+        self.readout.train()
         losses = [loss for _, loss in halving(micro_batches, lambda batch: self._add_gradients(batch, n_texts))]
+        self.readout.eval()
         if len(losses) > len(micro_batches):  # memory ran out: the next steps start with what fits
             self.progress.micro_batch = max(1, size // 2)
         return sum(losses)
@@ -259,7 +267,8 @@ class Trainer:
         saved = np.array(progress.initial_losses) - losses  # by each validation text
         better = clearly_lower(saved, self.settings.margin)
         best_loss = next((e.validation_loss for e in progress.curve if e.step == progress.best_step), math.inf)
-        if not progress.curve or (better and validation_loss < best_loss):
+        last = self.settings.keep == "last"
+        if not progress.curve or last or (better and validation_loss < best_loss):
             progress.best_step = progress.step
             self.best = {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
         evaluation = Evaluation(

@@ -172,6 +172,11 @@ class LoraResult:
         before, after = self.before.next_token_loss, self.after.next_token_loss
         if before is not None and after is not None and self.best_step:
             text += f" Predicting the next token now costs {after - before:+.3f} nats per token."
+        adapted = self.provenance.get("adapted") or {}
+        if adapted.get("left_out"):
+            text += f" Adapters went to {sum(adapted['modules'].values())} modules ({', '.join(adapted['modules'])})"
+            others = (f"{', '.join(names)} ({reason})" for reason, names in adapted["left_out"].items())
+            text += f", and not to {'; '.join(others)}."
         if self.intruders:
             count, examined = (sum(row[key] for row in self.intruders) for key in ("count", "k"))
             text += f" {count} of the {examined} top singular vectors of its matrices are intruders."

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ _TOKENIZER = (
 )  # fmt: skip
 
 
+ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelLocation:
     """Location of a model.
@@ -30,6 +34,7 @@ class ModelLocation:
         path: Directory, or name on the hub.
         gguf_file: Name of the GGUF file in it, or None.
         preset: Preset of a model of the paper, or None.
+        adapter: Directory of the adapter that is added to it, or None.
     """
 
     kind: str
@@ -37,6 +42,7 @@ class ModelLocation:
     path: str
     gguf_file: str | None = None
     preset: presets.ModelPreset | None = None
+    adapter: str | None = None
 
     @property
     def local(self) -> bool:
@@ -47,13 +53,19 @@ class ModelLocation:
 def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
     """Find a model by bundled name, path, preset or hub name; nothing is loaded and the hub is not asked.
 
+    `BASE+ADAPTER` is a model with an adapter (a directory), and so is the directory of an adapter alone, which names
+    its base.
+
     Raises:
         NtpsError: If a path does not exist, the name can be none of these, or there is no GGUF file to choose.
     """
     if not name.strip():
         raise NtpsError("the model's name is empty; give a bundled name, a directory, a .gguf file or a hub name.")
-    path = Path(name).expanduser()
-    bundled = name.startswith("miniworld-")
+    path = _path(name)
+    base, plus, adapter = name.rpartition("+")
+    if plus and not path.exists():
+        return _locate_adapted(name, base, _path(adapter), gguf_file)
+    bundled = _is_bundled(name)
     if gguf_file is not None and (bundled or path.is_file()):
         raise NtpsError(f"gguf_file is {gguf_file!r}, which has no meaning for {name}: it is not a directory of files.")
     if bundled:
@@ -61,6 +73,8 @@ def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
 
         return ModelLocation(kind="bundled", name=name, path=str(miniworld.model_path(name)))
     if path.is_dir():
+        if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file() and gguf_file is None:
+            return _locate_adapted(name, _base_of(path), path, None)
         kind = "gguf" if gguf_file else "directory"
         return ModelLocation(kind=kind, name=name, path=str(path), gguf_file=gguf_file)
     if path.is_file():
@@ -76,6 +90,65 @@ def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
             f"{name}: no such directory or .gguf file, and not a valid name of a model on the hub.{did_you_mean(name)}"
         )
     return ModelLocation(kind="gguf" if gguf_file else "hub", name=name, path=name, gguf_file=gguf_file)
+
+
+def _path(name: str) -> Path:
+    """Return a name as a path, `~` expanded where there is such a user.
+
+    Raises:
+        NtpsError: If the operating system can have no such path, or it may not be looked at.
+    """
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # no such user
+        path = Path(name)
+    try:
+        path.is_dir()
+        path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise NtpsError(f"{name[:80]}: the model cannot be looked at ({reason}).") from error
+    return path
+
+
+def _is_bundled(name: str) -> bool:
+    """Return whether a name is that of a bundled model, or was meant to be one."""
+    from ntps import miniworld
+
+    return name in miniworld.model_names() or (name.startswith("miniworld-") and not Path(name).is_dir())
+
+
+def _locate_adapted(name: str, base: str, adapter: Path, gguf_file: str | None) -> ModelLocation:
+    """Find a base model and put an adapter's directory beside it."""
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise NtpsError(
+            f"{name}: {adapter} is no directory with an {ADAPTER_CONFIG}; after the + give the directory of an adapter "
+            "(one on the hub must be downloaded first)."
+        )
+    if gguf_file is not None or base.lower().endswith(".gguf"):
+        raise NtpsError(f"{name}: an adapter cannot be added to a GGUF file; give the model that the file was made of.")
+    location = locate(base)
+    if location.adapter is not None:
+        raise NtpsError(f"{name}: {base} is an adapter itself; give one base and one adapter, as BASE+ADAPTER.")
+    return replace(location, name=name, adapter=str(adapter))
+
+
+def _base_of(adapter: Path) -> str:
+    """Return the base model that an adapter's configuration names.
+
+    Raises:
+        NtpsError: If it names none, or one that is not on this machine although it is a path.
+    """
+    config = read_json(adapter / ADAPTER_CONFIG)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str) or not base.strip():
+        raise NtpsError(f"{adapter / ADAPTER_CONFIG} names no base model; give both, as BASE+{adapter}.")
+    beside = adapter / base  # a base that was given relative to the adapter
+    if not _path(base).exists() and _path(str(beside)).is_dir():
+        return str(beside)
+    if not _path(base).exists() and (os.path.isabs(base) or base.startswith((".", "~"))):
+        raise NtpsError(f"{adapter} is an adapter whose base model {base} is not there; give both, as BASE+{adapter}.")
+    return base
 
 
 def did_you_mean(name: str) -> str:
@@ -143,13 +216,25 @@ def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> 
         return
     if not (path / "config.json").is_file():
         gguf = sorted(path.glob("*.gguf"))
-        if (path / "adapter_config.json").is_file():
-            raise NtpsError(f"{path} holds an adapter, not a model; merge it into its base model and save that.")
+        inside = sorted(
+            {file.parent.name for name in ("config.json", ADAPTER_CONFIG) for file in path.glob(f"*/{name}")},
+            key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)],
+        )
+        if inside:
+            names = ", ".join(inside[:8]) + (", ..." if len(inside) > 8 else "")
+            raise NtpsError(
+                f"{path} is not a model directory, but has some in it ({names}); name one, such as {path / inside[-1]}."
+            )
         if gguf:
             raise NtpsError(
                 f"{path} is not a model directory: config.json is missing; for its GGUF file pass {gguf[0]}."
             )
         raise NtpsError(f"{path} is not a model directory: config.json is missing.")
+    if (path / ADAPTER_CONFIG).is_file():
+        raise NtpsError(
+            f"{path} holds a model and an adapter ({ADAPTER_CONFIG}), which may be merged into it already; delete the "
+            f"adapter's files if it is, or move them into a directory of their own and name both: {path}+ADAPTER."
+        )
     config = read_json(path / "config.json")
     if not isinstance(config, dict) or not (config.get("model_type") or config.get("auto_map")):
         raise NtpsError(f"{path / 'config.json'} is not a model configuration: model_type is missing.")
@@ -157,11 +242,17 @@ def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> 
         weight_files(path)
 
 
-def check_causal(config: Any, name: str) -> None:
+def check_causal(config: Any, name: str, *, loaded: bool = False) -> None:
     """Refuse models that do not predict the next token from the past alone, by their configuration.
 
     The score is about directions that help to predict the next token from the tokens before it; a model that sees the
     whole text at once has none.
+
+    Args:
+        config: The model's configuration.
+        name: Its name, for messages.
+        loaded: Whether there is a network already, whose states will tell: as a part of a larger one it may have a
+            type that is not listed.
 
     Raises:
         NtpsError: If the model is an encoder-decoder, an encoder, or a type without a causal language model.
@@ -173,11 +264,16 @@ def check_causal(config: Any, name: str) -> None:
     why += "is needed, such as GPT-2, Llama, Qwen or Gemma."
     if getattr(config, "is_encoder_decoder", False):
         raise NtpsError(f"{name} ({kind}) is an encoder-decoder{why}")
+    text = config.get_text_config()
+    both_ways = getattr(text, "use_bidirectional_attention", None) in (True, "all")
+    if both_ways or getattr(text, "is_causal", True) is False:
+        flag = "use_bidirectional_attention" if both_ways else "is_causal: false"
+        raise NtpsError(f"{name} ({kind}) attends to later tokens too, as its configuration says ({flag}){why}")
     if getattr(config, "auto_map", None):
         return  # the repository's code decides; `LanguageModel.is_causal` tests the hidden states later
     if kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         raise NtpsError(f"{name} ({kind}) is an encoder, which sees the tokens after a position too{why}")
-    if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not loaded and kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise NtpsError(f"{name} ({kind}) is not a causal language model known to transformers{why}")
 
 
@@ -188,6 +284,36 @@ def directory_digest(path: Path, gguf_file: str | None, random_weights: bool) ->
     files = [path / name for name in ("config.json", *_TOKENIZER) if (path / name).is_file()]
     files += sorted(path.glob("*.py"))
     return sha256_files(files if random_weights else files + weight_files(path))
+
+
+def adapter_files(path: Path) -> list[Path]:
+    """Return the files that define an adapter: its configuration and its weights.
+
+    Raises:
+        NtpsError: If there are no weights, or a safetensors file is damaged.
+    """
+    for name in _ADAPTER_WEIGHTS:
+        if (path / name).is_file():
+            if name.endswith(".safetensors"):
+                _check_safetensors(path / name)
+            return [path / ADAPTER_CONFIG, path / name]
+    raise NtpsError(f"{path} has an {ADAPTER_CONFIG} but no weights ({' or '.join(_ADAPTER_WEIGHTS)}).")
+
+
+def check_separate(name_or_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder for results that is a model's or an adapter's own, by whatever path, or lies in it.
+
+    Raises:
+        NtpsError: If it is; the message says why.
+    """
+    location = locate(os.fspath(name_or_path))
+    output = Path(folder).expanduser().resolve()
+    for path in (location.path if location.local else None, location.adapter):
+        if path is not None and (output == Path(path).resolve() or Path(path).resolve() in output.parents):
+            raise NtpsError(
+                f"output is {folder}, in the directory of {location.name}; an adapter beside the model that it belongs "
+                "to would be taken for a part of it: name another folder."
+            )
 
 
 def objects_digest(model: Any) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from ntps.errors import NtpsError
 from ntps.models.plan import DEFAULT_MAX_LENGTH, plan_batches
+from ntps.models.states import hidden_states
 
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
@@ -31,10 +32,7 @@ def encode(model: "LanguageModel", texts: Sequence[str], max_length: int | None)
 def pool(model: "LanguageModel", network: Any, ids: Sequence[Sequence[int]]) -> torch.Tensor:
     """Return the means over tokens of the states after the final norm, (n, d) float32."""
     tokens, mask = model.pad(ids)
-    output = network(
-        input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, return_dict=True
-    )
-    states = output.hidden_states[-1].float()
+    states = hidden_states(network, tokens, mask)[-1].float()
     return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 

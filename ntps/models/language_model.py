@@ -1,18 +1,22 @@
 """`LanguageModel`: a causal network with its tokenizer, from texts to token ids to hidden states."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntps import _hub
 from ntps.errors import NtpsError, whole
 from ntps.models import checkpoints
+from ntps.models.states import hidden_states, reads_later_tokens
 
 if TYPE_CHECKING:
     import torch
 
 PROBE = "The film was good, and the second part of it was even better."
+_CHARACTERS = 32  # for each token that is wanted, at first, of a text that will be cut
+_SPARE = 64  # tokens beyond those, whose split may depend on where the text was cut
 _CHUNK = 1024  # texts per call of the tokenizer, which keeps far more of a text than its ids until it returns
 
 
@@ -42,7 +46,7 @@ class LanguageModel:
         dtype: Name of the weights' type, such as "float32".
         source: Origin and options of loading, as JSON values.
         n_layers: Number of hidden states, blocks + 1: layer 0 is the embedding output, the last follows the final norm.
-        width: Width d of the hidden states.
+        widths: Width of the hidden states of each layer.
         max_positions: Longest text in tokens, or None if the model sets no limit.
         device: Device of its inputs.
         vocabulary: Number of rows of the embedding; ids are below it.
@@ -56,7 +60,7 @@ class LanguageModel:
     dtype: str
     source: dict[str, Any]
     n_layers: int
-    width: int
+    widths: tuple[int, ...]
     max_positions: int | None
     device: "torch.device"
     vocabulary: int
@@ -67,6 +71,11 @@ class LanguageModel:
             f"LanguageModel({self.name!r}: {self.n_layers} layers of hidden states, width {self.width}, "
             f"{self.n_parameters:,} parameters, {self.dtype} on {self.device})"
         )
+
+    @property
+    def width(self) -> int:
+        """Width d of the last hidden states."""
+        return self.widths[-1]
 
     @property
     def config(self) -> Any:
@@ -97,14 +106,18 @@ class LanguageModel:
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Tokenized:
         """Turn texts into ids, at most `max_length` (and never more than the model's positions) per text.
 
+        Of a long text only the beginning is read, so that time and memory follow the tokens that are kept. They are
+        those of the whole text, unless the split into tokens depends on what comes more than 64 tokens later.
+
         Raises:
             NtpsError: If `max_length` is below 1, or an id lies beyond the model's embedding.
         """
         if max_length is not None:
             whole(max_length, 1, None, "max_length")
         limits = [limit for limit in (max_length, self.max_positions) if limit is not None]
-        ids = _encode(self.tokenizer, list(texts)) if len(texts) else []
         bare = self.tokenizer.num_special_tokens_to_add(pair=False)
+        texts = [_beginning(self.tokenizer, text, min(limits) + bare) if limits else text for text in texts]
+        ids = _encode(self.tokenizer, texts) if texts else []
         ids = [row if len(row) > bare and text.strip() else [] for text, row in zip(texts, ids, strict=True)]
         long = [index for index, row in enumerate(ids) if limits and len(row) > min(limits)]
         if long and ids[long[0]][-1] in self.tokenizer.all_special_ids:  # a special token belongs at the end: keep it
@@ -138,32 +151,15 @@ class LanguageModel:
         return padded.to(self.device), mask.to(self.device)
 
     def hidden_states(self, ids: "torch.Tensor", mask: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
-        """Return the `n_layers` hidden states, each (B, T, d), without gradients and without a cache."""
-        return hidden_states(self.model, ids, mask)
-
-    def is_causal(self) -> bool:
-        """Return whether no hidden state depends on a later token, by a forward pass over two texts of eight tokens."""
+        """Return the `n_layers` hidden states, each (B, T, d of the layer), without gradients and without a cache."""
         import torch
 
-        ids = torch.arange(8, device=self.device).remainder(self.vocabulary).repeat(2, 1)
-        ids[1, -1] = (ids[1, -1] + 1) % self.vocabulary
-        for state in self.hidden_states(ids, torch.ones_like(ids)):
-            first, second = state[:, :-1].cpu().double()  # on the CPU, because MPS has no float64
-            tolerance = 64 * torch.finfo(state.dtype).eps * first.abs().max()
-            if (first - second).abs().max() > tolerance:
-                return False
-        return True
+        with torch.inference_mode():
+            return hidden_states(self.model, ids, mask)
 
-
-def hidden_states(network: Any, ids: "torch.Tensor", mask: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
-    """Return all hidden states of a network, each (B, T, d), without gradients and without a cache."""
-    import torch
-
-    with torch.inference_mode():
-        output = network(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, return_dict=True
-        )
-    return tuple(output.hidden_states)
+    def is_causal(self) -> bool:
+        """Return whether no hidden state depends on a later token, by a pass over two texts of 16 tokens."""
+        return not reads_later_tokens(self.model, self.vocabulary, self.device)
 
 
 def gives_logits(network: Any) -> bool:
@@ -171,26 +167,21 @@ def gives_logits(network: Any) -> bool:
     return getattr(network, "get_output_embeddings", lambda: None)() is not None
 
 
-def without_head(network: Any) -> Any:
-    """Return the network under a language-model head, or under an adapter's wrapper; the weights are shared."""
-    unwrap: Callable[[], Any] | None = getattr(network, "get_base_model", None)  # PEFT
-    network = unwrap() if unwrap is not None else network
-    return getattr(network, "base_model", network)
-
-
-def check_tokenizer(tokenizer: Any, name: str) -> Any:
+def check_tokenizer(tokenizer: Any, name: str, rules: Path | None = None) -> Any:
     """Return the tokenizer, set to pad and truncate on the right, after checking that it gives ids.
 
     transformers may replace a tokenizer's class when the configuration's `model_type` maps to another one: a word
     tokenizer beside a Qwen2 configuration then gives no ids, or ids of a few letters only, without a warning. So a text
-    made of tokens of its own vocabulary goes in, and more than half of its letters must come back.
+    made of tokens of its own vocabulary goes in, and more than half of its letters must come back. The class may also
+    replace rules of the `tokenizer.json` (a Llama tokenizer then drops every blank), so both must give the same ids.
 
     Args:
         tokenizer: A transformers tokenizer.
         name: Name of its model, for messages.
+        rules: The `tokenizer.json` it was read from.
 
     Raises:
-        NtpsError: If it is not a tokenizer, or loses the text.
+        NtpsError: If it is not a tokenizer, loses the text, or does not follow its rules.
     """
     if not callable(tokenizer) or not hasattr(tokenizer, "get_vocab"):
         raise NtpsError(f"tokenizer has type {type(tokenizer).__name__}; give a transformers tokenizer, or its name.")
@@ -205,13 +196,53 @@ def check_tokenizer(tokenizer: Any, name: str) -> Any:
         back = tokenizer.decode(ids[0], skip_special_tokens=True)
     except Exception as error:
         raise NtpsError(f"{name}: the tokenizer fails on {probe!r} ({_hub.first_line(error)}).") from error
-    if 2 * len("".join(back.split())) <= len("".join(probe.split())) or not any(ids):
+    lost = words and 2 * len("".join(back.split())) <= len("".join(probe.split()))
+    if lost or not any(ids):
         raise NtpsError(
             f"{name}: the tokenizer ({type(tokenizer).__name__}, {len(vocabulary)} tokens) gives no ids for most of a "
             "text made of its own tokens; transformers may have replaced it because of the configuration's model_type: "
             "give PreTrainedTokenizerFast(tokenizer_file=...) as tokenizer."
         )
+    for text, found in zip((probe, PROBE), ids, strict=True):
+        expected = found if rules is None else _by_rules(rules, text)
+        if not _same_but_first_word(found, expected):
+            raise NtpsError(
+                f"{name}: the tokenizer ({type(tokenizer).__name__}) splits {text[:40]!r} into {len(found)} tokens and "
+                f"its tokenizer.json into {len(expected)} others; transformers may have replaced it because of the "
+                "configuration's model_type: give PreTrainedTokenizerFast(tokenizer_file=...) as tokenizer, or a "
+                'directory whose tokenizer_config.json has the tokenizer_class "PreTrainedTokenizerFast".'
+            )
     return tokenizer
+
+
+def _by_rules(rules: Path, text: str) -> list[int]:
+    """Return the ids that a `tokenizer.json` itself gives, without special tokens."""
+    from tokenizers import Tokenizer
+
+    core = Tokenizer.from_file(str(rules))
+    core.no_truncation()
+    return list(core.encode(text, add_special_tokens=False).ids)
+
+
+def _same_but_first_word(found: Sequence[int], expected: Sequence[int]) -> bool:
+    """Return whether ids agree, up to two at the beginning: a configuration may put a blank before the first word."""
+    pairs = zip(reversed(found), reversed(expected), strict=False)
+    same = next((count for count, (one, other) in enumerate(pairs) if one != other), min(len(found), len(expected)))
+    return max(len(found), len(expected)) - same <= 2
+
+
+def _beginning(tokenizer: Any, text: str, n_tokens: int) -> str:
+    """Return the beginning of a text that has at least `n_tokens` tokens and some to spare, or the whole text."""
+    size = _CHARACTERS * (n_tokens + _SPARE)
+    if len(text) > size and not text.strip():
+        return ""
+    while len(text) > size:
+        cut = max(size // 2, *(text.rfind(blank, 0, size) for blank in " \n\t"))
+        beginning = text[: cut if cut > size // 2 else size]
+        if len(_encode(tokenizer, [beginning])[0]) >= n_tokens + _SPARE:
+            return beginning
+        size *= 4
+    return text
 
 
 def _encode(tokenizer: Any, texts: list[str], max_length: int | None = None, special: bool = True) -> list[list[int]]:

@@ -2,22 +2,27 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ntps import _hub
+from ntps._files import sha256_files
 from ntps.errors import NtpsError
 from ntps.models import checkpoints, presets
 from ntps.models.checkpoints import ModelLocation
-from ntps.models.language_model import PROBE, LanguageModel, gives_logits, hidden_states, without_head
+from ntps.models.language_model import PROBE, LanguageModel, gives_logits
 from ntps.models.pretrained import (
     LoadOptions,
+    has_head,
     random_network,
     read_config,
     read_network,
     read_tokenizer,
     resolve_tokenizer,
 )
+from ntps.models.states import hidden_states, without_head
 
 
 def load_model(
@@ -39,7 +44,10 @@ def load_model(
     Args:
         name_or_path_or_model: A bundled name (`miniworld-base`), a directory, a `.gguf` file, a hub name, one of the
             paper's models by name (`Qwen2-0.5B`), or a loaded model (then `tokenizer` is needed, and the model is put
-            into evaluation mode). A `LanguageModel` is returned as it is, and takes no option.
+            into evaluation mode). `BASE+ADAPTER` is one of these names and the directory of an adapter (LoRA or its
+            kin, as PEFT writes them), which is added to the weights and changes the fingerprint; a directory of an
+            adapter alone stands for the base that it names, with it. A `LanguageModel` is returned as it is, and takes
+            no option.
         tokenizer: A tokenizer, or the name or directory of one; by default the model's own.
         revision: Branch, tag or commit of a hub model. By default the copy in the local cache, or the main branch if
             there is none; with "main" the hub is asked for a newer one.
@@ -89,7 +97,7 @@ def load_model(
     if tokenizer is None:
         tokenizer = read_tokenizer(location, commit or revision, trust_remote_code)
     else:
-        tokenizer = resolve_tokenizer(location, tokenizer, trust_remote_code)
+        tokenizer = resolve_tokenizer(tokenizer, location.name, trust_remote_code)
         tokenizer_name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         digest = checkpoints.combine(digest, checkpoints.tokenizer_digest(tokenizer))
     if random_weights:
@@ -100,6 +108,7 @@ def load_model(
         "kind": location.kind,
         "path": location.path,
         "gguf_file": location.gguf_file,
+        "adapter": location.adapter,
         "revision": revision,
         "commit": commit,
         "tokenizer": tokenizer_name,
@@ -157,17 +166,10 @@ def has_language_model_head(
     Raises:
         NtpsError: If the model's files or configuration are missing, damaged, or not those of a causal model.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     options = LoadOptions(revision=revision, trust_remote_code=trust_remote_code)
     location = _locate(name_or_path, options)
     config, _ = read_config(location, options)
-    architectures = getattr(config, "architectures", None) or []
-    if location.gguf_file or not architectures or config.get_text_config().tie_word_embeddings:
-        return True
-    auto_class = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM", "")
-    known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), auto_class.rpartition(".")[2]}
-    return not known.isdisjoint(architectures)
+    return has_head(config, location.gguf_file)
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -231,9 +233,8 @@ def _from_objects(model: Any, tokenizer: Any, options: LoadOptions) -> LanguageM
     if not (options.random_weights or isinstance(tokenizer, str | os.PathLike)):
         options.refuse(("trust_remote_code",), "a loaded model with a loaded tokenizer")
     name = getattr(model, "name_or_path", "") or type(model).__name__
-    checkpoints.check_causal(model.config, name)
-    location = ModelLocation(kind="objects", name=name, path=name)
-    tokenizer = resolve_tokenizer(location, tokenizer, options.trust_remote_code)
+    checkpoints.check_causal(model.config, name, loaded=True)
+    tokenizer = resolve_tokenizer(tokenizer, name, options.trust_remote_code)
     digest = None
     if options.random_weights:
         model = random_network(
@@ -265,10 +266,10 @@ def _language_model(
     if device is not None:
         network.to(device)
     dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
-    input_device = _input_device(network)
+    embedding = _embedding(network, name)
+    input_device = _input_device(network, embedding)
     ids = torch.zeros((1, 2), dtype=torch.int64, device=input_device)
-    states = hidden_states(network, ids, torch.ones_like(ids))
-    embedding: Any = network.get_input_embeddings()
+    states = _try_states(network, ids, name)
     model = LanguageModel(
         name=name,
         model=network,
@@ -284,28 +285,66 @@ def _language_model(
             "head": options.head,
         },
         n_layers=len(states),
-        width=int(states[-1].shape[-1]),
+        widths=tuple(int(state.shape[-1]) for state in states),
         max_positions=max_positions(network.config),
         device=input_device,
-        vocabulary=int(embedding.weight.shape[0]),
+        vocabulary=int(embedding.shape[0]),
         digest=digest,
     )
     model.tokenize([PROBE])
     if not model.is_causal():
         raise NtpsError(
-            f"{name} is not causal: changing the last token changes hidden states before it; the score is about "
+            f"{name} is not causal: changing later tokens changes hidden states before them; the score is about "
             "predicting the next token from the tokens before it, so a causal (decoder-only) model is needed."
         )
     return model
 
 
-def _input_device(network: Any) -> Any:
+def _embedding(network: Any, name: str) -> Any:
+    """Return the weight of a network's input embedding, (vocabulary, width)."""
+    import torch
+
+    with suppress(AttributeError, NotImplementedError, TypeError):
+        weight = network.get_input_embeddings().weight
+        if weight.ndim == 2:
+            return weight
+    for module in network.modules():
+        if isinstance(module, torch.nn.Embedding):
+            return module.weight
+    raise NtpsError(
+        f"{name}: {type(network).__name__} has no embedding of tokens, neither by get_input_embeddings() nor as a "
+        "torch.nn.Embedding, so that its vocabulary is not known; a transformers network is needed."
+    )
+
+
+def _try_states(network: Any, ids: Any, name: str) -> Any:
+    """Return the hidden states of token ids, and turn whatever goes wrong in a network's own code into a sentence."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            states = hidden_states(network, ids, torch.ones_like(ids))
+    except NtpsError as error:
+        raise NtpsError(f"{name}: {error}") from error
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_hub.first_line(error)}"
+        raise NtpsError(f"{name}: the network fails on a text of two tokens ({reason}).") from error
+    if len(states) == getattr(network.config.get_text_config(), "num_hidden_layers", None):
+        raise NtpsError(
+            f"{name}: {type(network).__name__} returns {len(states)} hidden states for as many blocks; the embedding "
+            "output or a block's state is missing, and layers would be named wrongly."
+        )
+    return states
+
+
+def _input_device(network: Any, embedding: Any) -> Any:
     """Return the device of the embedding, or the first of the device map if the embedding is offloaded."""
     import torch
 
-    weight = network.get_input_embeddings().weight
-    if weight.device.type != "meta":
-        return weight.device
+    if embedding.device.type != "meta":
+        return embedding.device
     devices = getattr(network, "hf_device_map", {}).values()
     return torch.device(next((device for device in devices if device not in {"disk", "cpu"}), "cpu"))
 
@@ -316,12 +355,18 @@ def _digest(location: ModelLocation, commit: str | None, options: LoadOptions) -
         base = checkpoints.directory_digest(Path(location.path), location.gguf_file, options.random_weights)
     else:
         base = checkpoints.combine(location.path, commit or options.revision or "", location.gguf_file or "")
-    return checkpoints.combine(base, options.seed_note) if options.random_weights else base
+    if options.random_weights:  # of the architecture: an adapter has no part in them
+        return checkpoints.combine(base, options.seed_note)
+    if location.adapter is not None:
+        return checkpoints.combine(base, sha256_files(checkpoints.adapter_files(Path(location.adapter))))
+    return base
 
 
 def _locate(name_or_path: str | os.PathLike[str], options: LoadOptions) -> ModelLocation:
     """Find a model by name or path, and check its files if it is on this machine."""
     location = checkpoints.locate(os.fspath(name_or_path), options.gguf_file)
+    if location.adapter is not None and not options.random_weights:
+        checkpoints.adapter_files(Path(location.adapter))
     if location.local:
         options.refuse(("revision",), f"{location.name}, which is not on the hub")
         checkpoints.check_directory(Path(location.path), location.gguf_file, options.random_weights)

@@ -1,6 +1,7 @@
 """The next-token loss of texts, under a model's own network or a tuned one with the same language-model head."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 
 from ntps.errors import NtpsError
 from ntps.models.forward import halving
-from ntps.models.language_model import without_head
 from ntps.models.plan import plan_batches
+from ntps.models.states import without_head
 
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
@@ -30,7 +31,8 @@ def next_token_loss(model: "LanguageModel", ids: Sequence[Sequence[int]], *, net
         NtpsError: If no text has two tokens, or the memory is too small for a single text.
     """
     causal, backbone = model.model, without_head(model.model)
-    name = next(key for key, child in causal.named_children() if child is backbone)
+    if backbone is causal and network is not None:  # a network whose head is not apart: the tuned one has its own
+        causal, backbone, network = network, network, None
     lengths = np.array([len(row) for row in ids])
 
     def summed_loss(batch: np.ndarray) -> float:
@@ -43,9 +45,20 @@ def next_token_loss(model: "LanguageModel", ids: Sequence[Sequence[int]], *, net
     if not n_predicted:
         raise NtpsError("every text has a single token; a next-token loss needs texts of two tokens or more.")
     batches = plan_batches(lengths, _BATCH_SIZE, max(1, _LOGITS // model.vocabulary))
-    setattr(causal, name, backbone if network is None else network)
+    with torch.inference_mode(), _replaced(causal, backbone, network):
+        return sum(loss for _, loss in halving(batches, summed_loss)) / n_predicted
+
+
+@contextmanager
+def _replaced(causal: Any, backbone: Any, network: Any) -> Iterator[None]:
+    """Put a network in the place of the one under a head inside the block; `None` leaves it as it is."""
+    if network is None:
+        yield
+        return
+    path, _, name = next(path for path, module in causal.named_modules() if module is backbone).rpartition(".")
+    parent = causal.get_submodule(path)
+    setattr(parent, name, network)
     try:
-        with torch.inference_mode():
-            return sum(loss for _, loss in halving(batches, summed_loss)) / n_predicted
+        yield
     finally:
-        setattr(causal, name, backbone)
+        setattr(parent, name, backbone)

@@ -180,7 +180,7 @@ def _run(
     """Run the model over all batches and return pooled states (S, n, d) and next-token moments."""
     moments = NextTokenMoments(
         layers=settings.layers,
-        width=model.width,
+        width=[model.widths[layer] for layer in settings.layers],
         prefix=settings.prefix,
         dtype=torch.float64 if model.dtype == "float64" else torch.float32,
         device="cpu" if model.device.type == "mps" else model.device,  # MPS has no float64
@@ -188,7 +188,7 @@ def _run(
     )
     row_of = np.cumsum(lengths > 0) - 1  # row of each given text among those with tokens
     n_rows = int(row_of[-1]) + 1
-    states = allocate_states((len(settings.layers), n_rows, model.width), "float32")
+    states = allocate_states((len(settings.layers), n_rows, moments.width), "float32")
 
     def forward(batch: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
         tokens, mask = model.pad([ids[index] for index in batch])

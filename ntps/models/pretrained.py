@@ -12,6 +12,7 @@ from ntps.errors import NtpsError, one_of
 from ntps.models import checkpoints
 from ntps.models.checkpoints import ModelLocation
 from ntps.models.language_model import check_tokenizer
+from ntps.models.merging import add_adapter
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -67,7 +68,20 @@ def read_config(location: ModelLocation, options: LoadOptions) -> tuple[Any, str
     keywords = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     config = _read(location, "configuration", AutoConfig.from_pretrained, keywords, [file])
     checkpoints.check_causal(config, location.name)
+    _drop_kernels(config)
     return config, None if location.local else _hub.cached_commit(location.path, file, options.revision)
+
+
+def _drop_kernels(config: Any) -> None:
+    """Let torch compute attention and experts, whatever kernel a configuration names.
+
+    It may name a package that is not installed (FlashAttention), which would end in an error or in a download, or a
+    repository of compiled code on the hub, which is not followed.
+    """
+    for part in [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))]:
+        for attribute in ("_attn_implementation", "_experts_implementation"):
+            if getattr(part, attribute, None) not in (None, "eager", "sdpa"):
+                setattr(part, attribute, None)
 
 
 def read_tokenizer(location: ModelLocation, revision: str | None, trust_remote_code: bool) -> Any:
@@ -75,21 +89,30 @@ def read_tokenizer(location: ModelLocation, revision: str | None, trust_remote_c
     from transformers import AutoTokenizer
 
     if location.preset and location.preset.tokenizer:
-        return resolve_tokenizer(location, location.preset.tokenizer, trust_remote_code)
+        return resolve_tokenizer(location.preset.tokenizer, location.name, trust_remote_code)
     # Without these files transformers would make do with whatever an interrupted download has left in the cache.
     files = [location.gguf_file] if location.gguf_file else ["tokenizer_config.json", "tokenizer.json"]
     keywords = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return check_tokenizer(_read(location, "tokenizer", AutoTokenizer.from_pretrained, keywords, files), location.name)
+    tokenizer = _read(location, "tokenizer", AutoTokenizer.from_pretrained, keywords, files)
+    return check_tokenizer(tokenizer, location.name, None if location.gguf_file else _rules(location, revision))
 
 
-def resolve_tokenizer(location: ModelLocation, tokenizer: Any, trust_remote_code: bool) -> Any:
+def _rules(location: ModelLocation, revision: str | None) -> Path | None:
+    """Return the `tokenizer.json` that a tokenizer was read from, if there is one."""
+    name = "tokenizer.json"
+    path = Path(location.path) / name if location.local else _hub.cached_file(location.path, name, revision)
+    return path if path is not None and path.is_file() else None
+
+
+def resolve_tokenizer(tokenizer: Any, model_name: str, trust_remote_code: bool) -> Any:
     """Return a tokenizer that the user gave, an object or a name or directory, after checking that it gives ids."""
     if not isinstance(tokenizer, str | os.PathLike):
-        return check_tokenizer(tokenizer, location.name)
-    name, path = os.fspath(tokenizer), Path(tokenizer).expanduser()
-    kind = "directory" if path.is_dir() else "hub"
-    tokenizer_location = ModelLocation(kind=kind, name=name, path=str(path) if path.is_dir() else name)
-    return read_tokenizer(tokenizer_location, None, trust_remote_code)
+        return check_tokenizer(tokenizer, model_name)
+    try:
+        location = checkpoints.locate(os.fspath(tokenizer))
+    except NtpsError as error:
+        raise NtpsError(f"tokenizer {error}") from error
+    return read_tokenizer(location, None, trust_remote_code)
 
 
 def _factory(config: Any, head: bool) -> Any:
@@ -142,14 +165,35 @@ def read_network(
         "config": None if location.gguf_file else config,
         "output_loading_info": True,
     }
-    network, report = _read(location, "weights", _factory(config, options.head).from_pretrained, keywords)
+    factory = _factory(config, options.head or (location.adapter is not None and has_head(config, location.gguf_file)))
+    network, report = _read(location, "weights", factory.from_pretrained, keywords)
+    if getattr(network, "_hf_peft_config_loaded", False):
+        raise NtpsError(
+            f"{location.name} holds a model and an adapter, which transformers has added to it; download both, and "
+            "name them as BASE+ADAPTER."
+        )
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise NtpsError(
             f"{location.name}: the weights lack {len(missing)} of the model's parameters (first: {missing[0]}), "
             "which would stay random; the checkpoint belongs to another architecture or is incomplete."
         )
+    if location.adapter is not None:
+        add_adapter(network, location.adapter, location.name)
     return network
+
+
+def has_head(config: Any, gguf_file: str | None = None) -> bool:
+    """Return whether the checkpoint of a configuration has a language-model head, or shares the embedding's weights."""
+    from transformers.models.auto import modeling_auto
+
+    architectures = getattr(config, "architectures", None) or []
+    if gguf_file or not architectures or config.get_text_config().tie_word_embeddings:
+        return True
+    auto_class = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM", "")
+    known = {auto_class.rpartition(".")[2], *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
+    known |= set(modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values())
+    return not known.isdisjoint(architectures)
 
 
 def _read(
@@ -192,9 +236,11 @@ def _read(
         if type(error).__name__ == "OutOfMemoryError":
             raise
         if answers is False and isinstance(error, OSError):
+            name = location.path if location.adapter else location.name
             raise NtpsError(
-                f"model {location.name!r} cannot be loaded: {_hub.why_not_found('it')}; use a local directory or a "
-                f"bundled model (`ntps list` names them).{checkpoints.did_you_mean(location.name)}"
+                f"{'tokenizer' if noun == 'tokenizer' else 'model'} {name!r} cannot be loaded: "
+                f"{_hub.why_not_found('it')}; use a local directory or a bundled model (`ntps list` names them)."
+                f"{checkpoints.did_you_mean(name)}"
             ) from error
         raise NtpsError(f"{location.name}: {_reason(error, noun)}") from error
 

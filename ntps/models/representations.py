@@ -27,7 +27,8 @@ class Representations:
 
     Attributes:
         states: (S, n, d) pooled states of S layers and the n texts that have tokens, as they are kept: float32, or
-            float16 in the units of `offset` and `scale`; memory-mapped beyond 1 GB. `layer` gives their values.
+            float16 in the units of `offset` and `scale`; memory-mapped beyond 1 GB; zero beyond the width of a layer
+            that is narrower than others. `layer` gives their values.
         next_token: Next-token moments of the same layers.
         text_index: (n,) index of each of those texts among the given ones.
         lengths: (n_given,) number of tokens of each given text after cutting; 0 for a text without tokens.
@@ -55,7 +56,7 @@ class Representations:
 
     @property
     def width(self) -> int:
-        """Width d of a hidden state."""
+        """Width d of the hidden states, the largest where layers differ."""
         return int(self.states.shape[2])
 
     @property
@@ -85,9 +86,11 @@ class Representations:
         """
         one_of(layer, self.layers, "layer")
         index = self.layers.index(layer)
+        width = self.next_token.widths[index]
+        states = self.states[index, :, :width]
         if self.offset is None or self.scale is None:
-            return self.states[index]
-        return self.states[index] * self.scale[index] + self.offset[index]
+            return states
+        return states * self.scale[index, :width] + self.offset[index, :width]
 
     def save(self, path: str | Path) -> Path:
         """Write everything but the task into one checksummed safetensors file, atomically; return its path.
@@ -110,6 +113,7 @@ class Representations:
         header = {
             "kind": KIND,
             "layers": moments.layers,
+            "widths": moments.widths,
             "prefix": moments.prefix,
             "dtype": str(moments.dtype).removeprefix("torch."),
             "metadata": self.metadata,
@@ -130,7 +134,7 @@ class Representations:
         tensors, header = load_tensors(path, KIND)
         moments = NextTokenMoments(
             layers=header["layers"],
-            width=tensors["past_gram"].shape[-1],
+            width=header.get("widths", tensors["past_gram"].shape[-1]),
             prefix=header["prefix"],
             dtype=getattr(torch, header["dtype"]),
         )

@@ -73,9 +73,12 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
             {"marker": "^"},
         ),
         (f"R2 through V ({held})", _values(scores, through_v), "V", {"marker": "o"}),
-        ("NTPS", _values(scores, "ntps"), "ntps", {"marker": "s"}),
-        ("NTPS of a random subspace", _values(scores, "chance"), "chance", {"ls": ":"}),
     ]
+    if result.chosen_score:
+        lines += [
+            ("NTPS", _values(scores, "ntps"), "ntps", {"marker": "s"}),
+            ("NTPS of a random subspace", _values(scores, "chance"), "chance", {"ls": ":"}),
+        ]
     if scores[0].control is not None:
         controls = [scored.control or {} for scored in scores]
         for words, name, color in (("through V", through_v, "V"), ("all directions", by_all, "U")):
@@ -116,7 +119,8 @@ def plot_curve(scored: LayerScore, ax: Axes | None = None) -> Axes:
     curve = scored.curve
     if "fraction" in curve:
         ax.plot(curve["fraction"], curve["ntps"], "s-", color=COLORS["ntps"], ms=4, label="NTPS")
-        ax.plot([0, 1], [0, 1], ":", color=COLORS["chance"], label="NTPS of a random subspace")
+        chance = [k / scored.d for k in curve["k_v"]]
+        ax.plot(curve["fraction"], chance, ":", color=COLORS["chance"], label="NTPS of a random subspace")
         ax.set(xlabel="fraction of directions (U and V)", title=f"layer {scored.layer}, the released code's procedure")
     else:
         ks = curve["k_v"]

@@ -4,7 +4,7 @@ from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, assign_folds, labels_of
 from ntps.scoring.measures import h_score, logme, reduced_rank_r2
 from ntps.scoring.nulls import LayerNull, Null, layer_null
-from ntps.scoring.probes import knn_accuracy, linear_probe
+from ntps.scoring.probes import knn_accuracy, linear_probe, training_probe
 from ntps.scoring.reading import read_layer
 from ntps.scoring.readouts import Comparison, Readout, tied_groups
 from ntps.scoring.results import Best, LayerScore, ScoreResult
@@ -38,4 +38,5 @@ __all__ = [
     "score_layers",
     "score_task",
     "tied_groups",
+    "training_probe",
 ]

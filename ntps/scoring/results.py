@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _LEAST_BAR = 6
+_SHOWN_FRACTIONS = (0.05, 0.5, 0.95)  # of the official convention's 19
 _NESTED = ("bounds", "curve", "null", "interval", "control")
 _OPTIONAL = (
     "explained_heldout", "ceiling_heldout", "retained_heldout", "accuracy_heldout", "null", "interval", "control"
@@ -42,7 +43,8 @@ class LayerScore:
         rank_v: Number of next-token directions.
         k_u: Perception rank of this reading.
         k_v: Next-token rank of this reading.
-        ntps: ||P U||_F^2 / ||U||_F^2, in [0, 1]; NaN when there is no direction.
+        ntps: ||P U||_F^2 / ||U||_F^2, in [0, 1]; NaN when there is no direction, or no fraction was chosen among the
+            19 of the official convention.
         chance: The mean of `ntps` for a uniformly random V of rank k_v: k_v / d.
         ntps_whitened: The same share after whitening by M, in [0, 1].
         excess_loss: Loss(V_{k_v}) - Loss(U_{k_u}): squared error per text, in units of one-hot labels.
@@ -62,7 +64,7 @@ class LayerScore:
             has a standard error only, its spread at this number of texts.
         control: The same quantities for the architecture with random weights.
         curve: Lists over `k_v`: `ntps`, `excess_loss`, `explained` and, with folds, `explained_heldout`. With the
-            official convention `fraction` and `ntps`.
+            official convention `fraction`, `k_u`, `k_v` and `ntps`, 19 entries each.
     """
 
     layer: int
@@ -166,6 +168,11 @@ class ScoreResult:
     def task(self) -> str:
         """The task's name."""
         return str(self.metadata.get("task", "unnamed task"))
+
+    @property
+    def chosen_score(self) -> bool:
+        """Whether `ntps` is one score a layer: of the official convention's 19 it is if a fraction was chosen."""
+        return self.convention != "official" or self.settings.get("fraction") is not None
 
     @property
     def held_out(self) -> bool:
@@ -289,9 +296,11 @@ class ScoreResult:
             Column("", lambda scored: self.mark(scored.layer), words=True),
             Column("layer", attrgetter("layer")),
             *(Column(heading, attrgetter(name)) for heading, name in readouts.items()),
-            Column("NTPS", attrgetter("ntps")),
-            Column("chance", attrgetter("chance")),
         ]
+        if self.chosen_score:
+            columns += [Column("NTPS", attrgetter("ntps")), Column("chance", attrgetter("chance"))]
+        else:
+            columns += [Column(f"NTPS {fraction:.0%}", _at_fraction(fraction)) for fraction in _SHOWN_FRACTIONS]
         if self.layers[0].null is not None:
             columns.append(Column("shuffled", lambda scored: scored.null["ntps"]["mean"]))
         if self.layers[0].control is not None:
@@ -348,10 +357,18 @@ class ScoreResult:
 
     def _what_v_holds(self) -> str:
         scored = self.shown
-        if self.convention == "official":
-            score = f"NTPS by the released code's procedure averages {fixed(scored.ntps)} over its 19 fractions"
+        if not self.chosen_score:
+            curve = [value for value in scored.curve["ntps"] if not math.isnan(value)] or [math.nan]
+            score = (
+                f"the released code gives layer {scored.layer} {len(scored.curve['ntps'])} NTPS, from "
+                f"{fixed(min(curve))} to {fixed(max(curve))}, and the choice among them needs several tasks"
+            )
         else:
-            score = f"NTPS is {fixed(scored.ntps)}, where a random subspace of that size would have {scored.chance:.3f}"
+            score = (
+                f"NTPS is {fixed(scored.ntps)}, where a random subspace of that size would have {fixed(scored.chance)}"
+            )
+            if self.convention == "official":
+                score += f" (the released code's procedure, {self.settings['fraction']:.0%} of the directions)"
         if scored.null is not None:
             null = scored.null["ntps"]
             score += f" and shuffled labels {fixed(null['mean'])} (p = {fixed(null['p_value'])})"
@@ -424,6 +441,10 @@ class ScoreResult:
         from ntps.report.plots import plot_layers
 
         return plot_layers(self, ax=ax)
+
+
+def _at_fraction(fraction: float) -> Callable[[LayerScore], float]:
+    return lambda scored: scored.curve["ntps"][scored.curve["fraction"].index(fraction)]
 
 
 def _listed(items: Sequence[str]) -> str:

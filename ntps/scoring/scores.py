@@ -1,5 +1,6 @@
 """From representations and labels to scores: each layer is solved once, and everything is read off its solution."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -34,6 +35,7 @@ class ScoreSettings:
     k_v: int | None = None
     center: bool = False
     convention: str = "theory"
+    fraction: float | None = None
     rtol: float | None = None
     permutations: int = 0
     intervals: bool = False
@@ -41,6 +43,10 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         one_of(self.convention, CONVENTIONS, "convention")
+        if self.fraction is not None:
+            one_of(self.fraction, FRACTIONS, "fraction")
+            if self.convention != "official":
+                raise NtpsError("fraction needs convention='official'; theory has the ranks k_u and k_v.")
         for name, least in (("seed", 0), ("permutations", 0), ("k_u", 1), ("k_v", 1)):
             value = getattr(self, name)
             if value is not None:
@@ -86,6 +92,7 @@ def score(
     k_v: int | None = None,
     center: bool = False,
     convention: str = "theory",
+    fraction: float | None = None,
     rtol: float | None = None,
     permutations: int = 0,
     intervals: bool = False,
@@ -107,8 +114,10 @@ def score(
         k_v: Next-token rank; by default max(k_u, round(d / 8)).
         center: Whether to solve U and the excess loss from centred moments. Explained, ceiling and retained are always
             centred (a readout with an intercept).
-        convention: `"theory"` (the paper's text), or `"official"`, the released code's procedure, which replaces
-            `ntps`, `chance` and `curve`; the losses have one definition and stay.
+        convention: `"theory"` (the paper's text), or `"official"`, the released code's procedure: `curve` holds its 19
+            scores, and `ntps` and `chance` those of `fraction`; the losses have one definition and stay.
+        fraction: Which of the 19, from 0.05 to 0.95; with `None` `ntps` is NaN. The paper reports the layer and
+            fraction that correlate best with its target over tasks: one task alone has no such score.
         rtol: Relative tolerance of the decompositions; by default one that fits the dtype of the sums.
         permutations: Number of shuffles of the labels to score; 0 for none.
         intervals: Whether to add, by the jackknife over folds, an interval of the in-sample explained share and the
@@ -127,6 +136,7 @@ def score(
         k_v=k_v,
         center=center,
         convention=convention,
+        fraction=fraction,
         rtol=rtol,
         permutations=permutations,
         intervals=intervals,
@@ -258,12 +268,11 @@ def score_layers(
         scored = read_layer(solved, k_u=settings.k_u, k_v=settings.k_v, held_out=held_out, readouts=readouts)
         if settings.convention == "official":
             curve = official_curve(solved.pooled, solved.next_token)
-            scored = replace(
-                scored,
-                ntps=sum(curve) / len(curve),
-                chance=sum(FRACTIONS) / len(FRACTIONS),
-                curve={"fraction": list(FRACTIONS), "ntps": curve},
-            )
+            ntps = chance = math.nan
+            if settings.fraction is not None:
+                index = FRACTIONS.index(settings.fraction)
+                ntps, chance = curve["ntps"][index], curve["k_v"][index] / scored.d
+            scored = replace(scored, ntps=ntps, chance=chance, curve=curve)
         if settings.permutations:
             null = layer_null(
                 solved, scored.k_u, scored.k_v, settings.permutations, groups=labels.groups, seed=settings.seed
@@ -300,7 +309,7 @@ def solve_layers(
     if len(chosen) == 0:
         raise NtpsError("layers is empty; name at least one layer.")
     if settings.k_u is not None:
-        in_range(settings.k_u, 1, representations.width, "k_u")
+        in_range(settings.k_u, 1, min(representations.next_token.widths), "k_u")
     folds = folds_of(labels, settings)
     if settings.intervals and (folds is None or folds.max() < 2):
         raise NtpsError(f"intervals need at least 3 folds; the largest class of {labels.name!r} has too few texts.")

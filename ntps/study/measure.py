@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from ntps._files import jsonable
-from ntps.core import HeldOut
+from ntps.core import HeldOut, official_curve
 from ntps.core.moments import PREFIXES
 from ntps.errors import NtpsError, one_of, whole
 from ntps.models import Representations
@@ -20,10 +20,10 @@ from ntps.models.plan import layer_at
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, LayerScore, Readout, ScoreSettings, assign_folds, labels_of, linear_probe, score_layers
 from ntps.scoring.measures import h_score, logme
-from ntps.scoring.probes import knn_accuracy
+from ntps.scoring.probes import knn_accuracy, training_probe
 from ntps.scoring.reading import ranks_at
 from ntps.scoring.readouts import choose_layer
-from ntps.scoring.scores import ScoredLayer, folds_of, score_result
+from ntps.scoring.scores import CONVENTIONS, ScoredLayer, folds_of, score_result
 from ntps.study.records import SCORED, LayerRecord, ScoreRecord, from_json
 
 SHARES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # ranks that mean the same in models of any width
@@ -65,6 +65,8 @@ class StudySettings(SampleSettings):
         measure_layers: Layers of LogME, H-score and neighbours, `"default"` (at half the depth and the last) or
             `"all"`.
         center: As in `ntps.score`.
+        convention: `"theory"`, or `"official"`: beside everything else, the released code's 19 scores of every layer,
+            and the accuracy and error of its probes on their own training texts (`ntps.scoring.training_probe`).
         prefix: As in `ntps.collect`.
         dtype, tokenizer, revision, trust_remote_code: As in `ntps.load_model`, for every model.
         seeds: Number of repetitions: samples, halves, folds and control weights are drawn with seeds 0, ..., seeds - 1.
@@ -78,6 +80,7 @@ class StudySettings(SampleSettings):
     permutations: int = 200
     measure_layers: str = "default"
     center: bool = False
+    convention: str = "theory"
     prefix: str = "sum"
     dtype: str | None = None
     tokenizer: str | None = None
@@ -91,6 +94,7 @@ class StudySettings(SampleSettings):
         whole(self.permutations, 1, None, "permutations")
         whole(self.seeds, 1, None, "seeds")
         one_of(self.measure_layers, ("default", "all"), "measure_layers")
+        one_of(self.convention, CONVENTIONS, "convention")
         one_of(self.prefix, PREFIXES, "prefix")
         if self.dtype is not None:
             one_of(self.dtype, DTYPES, "dtype")
@@ -137,7 +141,7 @@ def measure(
             measures = _measures(states, labels.values, fold_of)
         scores.append(scored.score)
         readouts.append(scored.readouts["all"])
-        records.append(_record(scored, measures))
+        records.append(_record(scored, measures, settings.convention))
     result = score_result(representations, labels, scoring, scores)
     return ScoreRecord(
         n_texts=len(labels.values) + len(probed.values),
@@ -147,7 +151,7 @@ def measure(
         n_classes=result.n_classes,
         layers=tuple(records),
         held_back=held_back(representations.layers, readouts, fold_of),
-        probe=probe_record(representations, probed, scoring),
+        probe=probe_record(representations, probed, scoring, training=settings.convention == "official"),
         provenance={"settings": result.settings, "metadata": result.metadata},
     )
 
@@ -185,14 +189,20 @@ def held_back(layers: Sequence[int], readouts: Sequence[Readout], fold_of: np.nd
     return choose_layer(layers, readouts, fold_of).readout.r2 - readouts[-1].r2
 
 
-def probe_record(representations: Representations, labels: Labels, settings: ScoreSettings) -> dict[str, Any]:
-    """Return results of a linear probe of the last layer, as JSON values, with standard errors as `NAME_se`."""
+def probe_record(
+    representations: Representations, labels: Labels, settings: ScoreSettings, *, training: bool = False
+) -> dict[str, Any]:
+    """Return results of a linear probe of the last layer, as JSON values, with standard errors as `NAME_se`.
+
+    With `training` also those of `training_probe`.
+    """
     states = labels.states(representations, representations.layers[-1])
     fold_of = cast(np.ndarray, folds_of(labels, settings))
     probe = linear_probe(states, labels.values, folds=fold_of, random_state=settings.seed)
     names = ("accuracy", "balanced_accuracy", "macro_f1", "r2", "above_majority", "majority_rate")
     row: dict[str, Any] = {name: getattr(probe, name) for name in names}
-    return jsonable(row | {f"{name}_se": probe.standard_errors[name] for name in names[:4]})
+    row |= {f"{name}_se": probe.standard_errors[name] for name in names[:4]}
+    return jsonable(row | (training_probe(states, labels.values) if training else {}))
 
 
 def _measures(states: np.ndarray, labels: np.ndarray, fold_of: np.ndarray) -> dict[str, Any]:
@@ -212,7 +222,7 @@ def _measured_layers(settings: StudySettings, layers: tuple[int, ...], control: 
     return set(layers) if settings.measure_layers == "all" else {layers[layer_at(d, len(layers))] for d in DEPTHS}
 
 
-def _record(scored: ScoredLayer, measures: dict[str, Any] | None) -> LayerRecord:
+def _record(scored: ScoredLayer, measures: dict[str, Any] | None, convention: str) -> LayerRecord:
     """Return a layer's record, with its profile over shares of the width."""
     solved, score, held_out = scored.solved, scored.score, scored.held_out
     ranks = ranks_at(SHARES, solved)
@@ -233,4 +243,7 @@ def _record(scored: ScoredLayer, measures: dict[str, Any] | None) -> LayerRecord
         "explained_heldout": [held_out.at(k) for k in ranks],
     }
     content["measures"] = measures
+    content["official"] = None
+    if convention == "official":
+        content["official"] = official_curve(solved.pooled, solved.next_token)["ntps"]
     return from_json(LayerRecord, jsonable(content), f"layer {score.layer}")  # as it will be read again

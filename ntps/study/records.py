@@ -57,6 +57,7 @@ class LayerRecord:
         profile: The layer at other ranks.
         measures: LogME, H-score (plain and shrunk) and the accuracy of 5 nearest neighbours above the majority rate by
             name; `None` at layers where they were not computed.
+        official: The released code's 19 scores; `None` unless asked for.
     """
 
     layer: int
@@ -76,6 +77,7 @@ class LayerRecord:
     intervals: dict[str, tuple[float, float]]
     profile: RankProfile
     measures: dict[str, float] | None = None
+    official: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ import numpy as np
 
 from ntps._files import jsonable
 from ntps._version import __version__
+from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction, tuned_changes
@@ -31,7 +32,16 @@ from ntps.study.measure import SHARES, StudySettings
 from ntps.study.ranks import grid_spearman, spearman
 from ntps.study.records import CellResult, GainRecord, ScoreRecord
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
-from ntps.study.table import CHOSEN, GAIN_PREDICTORS, PREDICTORS, gain_row, is_number, score_row
+from ntps.study.table import (
+    CHOSEN,
+    GAIN_PREDICTORS,
+    OFFICIAL,
+    PREDICTORS,
+    TRAINING,
+    gain_row,
+    is_number,
+    score_row,
+)  # fmt: skip
 from ntps.tasks import Task, TaskSource
 
 if TYPE_CHECKING:
@@ -43,7 +53,7 @@ SCHEMA_VERSION = 1
 DEPTH = 0.5  # of the layer that is read by default; see benchmarks/default_quantity.py
 OPTION_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TARGET = "balanced_accuracy"
-TARGETS = (TARGET, "r2", "accuracy", "macro_f1", "above_majority", "gain")
+TARGETS = (TARGET, "r2", "accuracy", "macro_f1", "above_majority", "gain", *TRAINING)
 MIN_TASKS = 4
 MAX_HELD_OUT_PERMUTATIONS = 499  # each repeats the whole choice
 
@@ -148,14 +158,17 @@ class Study:
         rounded to six decimals: at full rank NTPS is 1 up to rounding, and ranks of rounding errors mean nothing.
 
         Args:
-            quantity: One of `CHOSEN`.
+            quantity: One of `CHOSEN`, or `"ntps_official"`, whose options are depths and the released code's fractions,
+                without those at which some model has no direction on some task.
 
         Raises:
             NtpsError: If the quantity is unknown, or fewer than four tasks are usable.
         """
-        one_of(quantity, CHOSEN, "quantity")
+        official = quantity == OFFICIAL
+        one_of(quantity, CHOSEN if self.settings.convention == "theory" else (*CHOSEN, OFFICIAL), "quantity")
         models, tasks = self.usable()
-        options = [{"depth": depth, "share": share} for depth in OPTION_DEPTHS for share in SHARES]
+        shares = [("fraction", share) for share in FRACTIONS] if official else [("share", share) for share in SHARES]
+        options = [{"depth": depth, name: share} for depth in OPTION_DEPTHS for name, share in shares]
         values = np.full((len(options), len(models), len(tasks)), math.nan)
         for i, model in enumerate(models):
             for j, task in enumerate(tasks):
@@ -163,9 +176,14 @@ class Study:
                 for seed in range(self.settings.seeds):
                     score = self._scores.get((model, task, seed, False))
                     if score is not None:
-                        profiles = [score.at_depth(depth).profile for depth in OPTION_DEPTHS]
-                        by_seed.append(np.ravel([getattr(profile, quantity) for profile in profiles]))
+                        layers = [score.at_depth(depth) for depth in OPTION_DEPTHS]
+                        by_seed.append(
+                            np.ravel([x.official if official else getattr(x.profile, quantity) for x in layers])
+                        )
                 values[:, i, j] = np.mean(by_seed, axis=0).round(6)
+        if official:
+            known = np.isfinite(values).all((1, 2))
+            values, options = values[known], [option for option, kept in zip(options, known, strict=True) if kept]
         return values, options
 
     def correlations(
@@ -195,6 +213,8 @@ class Study:
         one_of(target, TARGETS, "target")
         if target == "gain":
             self._need_gains()
+        if target in TRAINING and self.settings.convention != "official":
+            raise NtpsError(f"target {target!r} is measured with convention='official'.")
         models, tasks = self.usable(target=target)
         targets = self.table(target, depth=depth).loc[models, tasks].to_numpy(dtype=float)
         options: dict[str, Any] = {"n_permutations": n_permutations}
@@ -221,6 +241,8 @@ class Study:
         for name in CHOSEN:
             if name in entries:
                 entries |= self._chosen(name, targets, target, options)
+        if self.settings.convention == "official":
+            entries |= self._chosen(OFFICIAL, targets, target, options)
         return entries
 
     def _chosen(

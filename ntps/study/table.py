@@ -7,6 +7,8 @@ from ntps.study.records import SCORED, GainRecord, ScoreRecord
 
 COUNTS = ("n_texts", "n_scored", "n_probed", "n_tokens", "n_classes")
 CHOSEN = ("ntps", "explained", "retained", "explained_heldout")  # predictors with a rank and layer to choose
+OFFICIAL = "ntps_official"  # the released code's scores, with a fraction and layer to choose
+TRAINING = ("training_accuracy", "training_error")  # of the released code's probes
 PREDICTORS = {
     "ntps": "NTPS at the default rank",
     "above_chance": "(NTPS - k/d) / (1 - k/d)",
@@ -69,7 +71,7 @@ def score_row(score: ScoreRecord, control: ScoreRecord | None, depth: float) -> 
         row |= {f"{name}_low": low, f"{name}_high": high}
     measures = layer.measures or {}
     row |= {column: measures.get(name, math.nan) for column, name in MEASURES.items()}
-    row |= {name: score.probe[name] for name in PROBE}
+    row |= {name: score.probe[name] for name in (*PROBE, *TRAINING) if name in score.probe}
     if control is not None:
         random_layer = control.at_depth(depth)
         row |= {f"{name}_random": getattr(random_layer, name) for name in RANDOM}

@@ -54,7 +54,8 @@ def load_task(
             from the name of each to its labels.
         name: Name of the task; by default derived from `name_or_path`.
         config: Configuration of a hub data set.
-        split: Split to read; by default "train", or the only one. "train[:500]" and "train[10%:20%]" take a slice.
+        split: Split to read; by default "train", or the only one. "train[:500]" and "train[10%:20%]" take a slice; of
+            a data set of the paper "paper-train" and "paper-test" are the rows that its code trains and judges on.
         revision: Branch, tag or commit of a hub data set.
         text_column: Text column; by default found by its name (text, sentence, review, ...). Several names, separated
             by commas, are joined by a space; a dot looks into a field of objects ("choices.text"); a list of answer
@@ -165,10 +166,27 @@ def _bundled_task(
 def _read_preset(preset: presets.TaskPreset, config: str | None, split: str | None, revision: str | None) -> Table:
     """Read a data set of the paper."""
     split = split or preset.split
+    if split in presets.PAPER_SPLITS:
+        part = split.removeprefix("paper-")
+        if preset.test is None:
+            table = _read_preset(preset, config, "train", revision)
+            table = table.only(paper_rows(len(table), part))
+        else:
+            table = _read_preset(preset, config, "train" if part == "train" else preset.test, revision)
+        table.source["split"] = split
+        return table
     base = split.partition("[")[0]
     if base in preset.hidden:
         raise NtpsError(f"the labels of split {base!r} of {preset.hub} are hidden; use {' or '.join(preset.splits)}.")
     return read_hub(preset.hub, config or preset.config, split, revision or preset.revision)
+
+
+def paper_rows(n: int, part: str) -> list[int]:
+    """Return the rows of a part, "train" (70 %) or "test" (30 %), of n rows as the paper's code shuffles them."""
+    import datasets
+
+    numbered = datasets.Dataset.from_dict({"row": range(n)})
+    return list(numbered.train_test_split(test_size=0.3, seed=42)[part]["row"])
 
 
 def _if_present(columns: str, table: Table) -> str | None:

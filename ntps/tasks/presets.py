@@ -22,6 +22,8 @@ class TaskPreset:
         split: Split to read by default.
         splits: All splits whose labels are public.
         hidden: Splits whose labels are not public.
+        test: Split on which the paper's code judges, split "paper-test" here; `None` if it cuts 30 % of the rows,
+            shuffled with seed 42, from its one split. "paper-train" is "train", or the rest.
         note: What to know before judging results.
     """
 
@@ -35,10 +37,12 @@ class TaskPreset:
     split: str = "train"
     splits: tuple[str, ...] = ("train",)
     hidden: tuple[str, ...] = ()
+    test: str | None = "test"
     note: str = ""
 
 
 _ONE_SPLIT = "there is only a train split: hold texts out with Task.split"
+PAPER_SPLITS = ("paper-train", "paper-test")
 
 TASKS: dict[str, TaskPreset] = {
     "rotten_tomatoes": TaskPreset(
@@ -61,6 +65,7 @@ TASKS: dict[str, TaskPreset] = {
         description="sentiment of a film-review phrase",
         splits=("train", "validation"),
         hidden=("test",),
+        test="validation",
         note="the labels of split 'test' are hidden (all -1): judge on 'validation'",
     ),
     "emotion": TaskPreset(
@@ -82,6 +87,7 @@ TASKS: dict[str, TaskPreset] = {
         text_column="sms",
         n_classes=2,
         description="spam among text messages",
+        test=None,
         note=_ONE_SPLIT,
     ),
     "clickbait": TaskPreset(
@@ -90,6 +96,7 @@ TASKS: dict[str, TaskPreset] = {
         label_column="clickbait",
         n_classes=2,
         description="clickbait among headlines",
+        test=None,
         note=_ONE_SPLIT,
     ),
     "intent_classification": TaskPreset(
@@ -116,7 +123,11 @@ TASKS: dict[str, TaskPreset] = {
         n_classes=2,
         description="whether two medical questions mean the same",
         revision="refs/convert/parquet",
-        note=f"the two questions are joined by a space; {_ONE_SPLIT}",
+        test=None,
+        note=(
+            f"the two questions are joined by a space (the paper's code reads the first alone in all but 4 rows); "
+            f"{_ONE_SPLIT}"
+        ),
     ),
     "commonsense_qa": TaskPreset(
         hub="tau/commonsense_qa",
@@ -126,6 +137,7 @@ TASKS: dict[str, TaskPreset] = {
         description="letter of the right answer to a question",
         splits=("train", "validation"),
         hidden=("test",),
+        test="validation",
         note=(
             "the question is followed by its five choices, (0) to (4) for the letters A to E; the labels of "
             "split 'test' are hidden: judge on 'validation'"

@@ -58,6 +58,21 @@ class TestBeforeAndAfter:
         assert sorted(text for part in parts for text in part.texts) == sorted(task.texts)
         assert all(part.majority_rate == 0.5 for part in parts)
 
+    def test_test_texts_of_their_own(self, tiny_llama, task):
+        rest, own = task.split(0.3, seed=5)
+        parts = split_task(rest, own, seed=3)
+        assert parts[2] is own and sorted(parts[0].texts + parts[1].texts) == sorted(rest.texts)
+        settings = TrainSettings.paper(steps=2, rank=4)
+        options = {**QUICK, "settings": settings, "layers": [-1], "convention": "official", "fraction": 0.5}
+        result = before_and_after(str(tiny_llama), rest, test=own, **options)
+        assert result.n_test == len(own) and result.best_step == 2
+        for side in (result.before, result.after):
+            layer = side.score.layers[0]
+            assert layer.ntps == layer.curve["ntps"][9] and len(layer.curve["ntps"]) == 19
+        renamed = ntps.load_task(texts=list(own.texts), labels=["x" if y else "y" for y in own.labels], name="other")
+        with pytest.raises(NtpsError, match="different classes"):
+            split_task(rest, renamed)
+
     def test_before_is_the_frozen_probe_and_after_is_the_saved_adapter(self, compared, tiny_llama, task):
         from peft import PeftModel
         from safetensors.torch import load_file

@@ -16,6 +16,7 @@ import torch
 from helpers.finetune import FAST, curve
 from helpers.problems import order_task
 
+import ntps.finetune.adapters
 import ntps.finetune.loop
 import ntps.models.forward
 from ntps._files import save_tensors
@@ -399,13 +400,13 @@ class TestSaved:
 
 
 class TestTargets:
-    def test_paper_is_attention_and_all_linear_is_all(self, llama, tiny_gpt2):
+    def test_paper_is_query_key_and_value_and_all_linear_is_all(self, llama, tiny_gpt2):
         names = target_names(llama.model, "paper")
-        assert {name.rsplit(".", 1)[-1] for name in names} == {"q_proj", "k_proj", "v_proj", "o_proj"}
-        assert len(names) == 12
+        assert {name.rsplit(".", 1)[-1] for name in names} == {"q_proj", "k_proj", "v_proj"}
+        assert len(names) == 9
         assert len(target_names(llama.model, "all-linear")) == 21
         gpt2 = target_names(load_model(str(tiny_gpt2)).model, "paper")
-        assert {name.split(".", 2)[-1] for name in gpt2} == {"attn.c_attn", "attn.c_proj"}
+        assert {name.split(".", 2)[-1] for name in gpt2} == {"attn.c_attn"}
         assert target_names(llama.model, ("1.mlp.up_proj",)) == ["layers.1.mlp.up_proj"]
 
     def test_an_unknown_target_is_answered_with_those_there_are(self, llama):
@@ -413,6 +414,79 @@ class TestTargets:
             NtpsError, match=r"'query' is not a linear module .* q_proj, k_proj, v_proj, o_proj, gate_proj"
         ):
             target_names(llama.model, ("query",))
+
+    def test_start_layer_leaves_earlier_blocks_alone(self, llama):
+        names = target_names(llama.model, "paper", 2)
+        assert [name.split(".")[1] for name in names] == ["2"] * 3
+        assert len(target_names(llama.model, "all-linear", 1)) == 14
+        with pytest.raises(NtpsError, match="no query, key or value module"):
+            target_names(llama.model, "paper", 3)
+
+    def test_a_network_without_such_modules_says_which_it_has(self, llama, monkeypatch):
+        monkeypatch.setattr(ntps.finetune.adapters, "_QUERY_KEY_VALUE", {"qqq"})
+        with pytest.raises(NtpsError, match=r"no query, key or value module, .* its linear modules: q_proj, k_proj"):
+            target_names(llama.model, "paper")
+
+
+class TestRecipes:
+    """The values of the authors' scripts."""
+
+    def test_values(self):
+        paper = TrainSettings.paper()
+        assert (paper.method, paper.target, paper.rank, paper.alpha, paper.dropout) == ("lora", "paper", 32, 32, 0.05)
+        assert (paper.optimizer, paper.learning_rate, paper.weight_decay) == ("adafactor", 1e-4, 1e-5)
+        assert (paper.clip_norm, paper.warmup, paper.schedule) == (None, 0.05, "cosine")
+        assert (paper.batch_size, paper.steps, paper.evaluate_every) == (1, 5000, 500)
+        assert (paper.head, paper.head_dropout, paper.keep) == ("random", 0.05, "last")
+        probe = TrainSettings.recipe("paper-probe").for_texts(1000)
+        assert (probe.method, probe.optimizer, probe.learning_rate, probe.weight_decay) == (
+            "probe",
+            "adamw",
+            1e-4,
+            0.01,
+        )
+        assert (probe.batch_size, probe.epochs, probe.steps, probe.schedule) == (64, 50, 800, "constant")
+        assert {probe.rate(step) for step in range(800)} == {1e-4}
+        scratch = TrainSettings.recipe("paper-scratch")
+        assert (scratch.method, scratch.steps, scratch.optimizer) == ("scratch", 10000, "adafactor")
+        assert TrainSettings.paper(steps=7, rank=4).steps == 7
+        with pytest.raises(NtpsError, match="recipe is 'papers'; choose one of: paper, paper-probe, paper-scratch"):
+            TrainSettings.recipe("papers")
+
+    def test_the_optimiser_is_adafactor_with_its_own_clipping(self, llama, parts):
+        group = Trainer(llama, *parts, TrainSettings.paper(steps=1, rank=4)).optimizer.param_groups[0]
+        assert (group["clip_threshold"], group["weight_decay"], group["lr"]) == (1.0, 1e-5, 1e-4)
+        assert not group["relative_step"] and not group["scale_parameter"]
+
+    def test_a_run(self, llama, parts, monkeypatch):
+        clipped = []
+        real = torch.nn.utils.clip_grad_norm_
+        monkeypatch.setattr(
+            torch.nn.utils, "clip_grad_norm_", lambda p, largest: (clipped.append(largest), real(p, largest))[1]
+        )
+        settings = TrainSettings.paper(steps=4, rank=4, evaluate_every=2, learning_rate=0.05)
+        tuned = fine_tune(llama, *parts, settings=settings, progress=False)
+        assert tuned.best_step == 4  # the last, however bad
+        assert clipped == [float("inf")] * 4
+        adapted = {
+            name.split(".lora_")[0].rsplit(".", 1)[-1]
+            for name, _ in tuned.adapter.named_parameters()
+            if "lora_" in name
+        }
+        assert adapted == {"q_proj", "k_proj", "v_proj"}
+        assert torch.equal(tuned.initial_readout.scale, torch.ones(24)) and not tuned.initial_readout.mean.any()
+        assert tuned.initial_readout.weight.abs().max() <= 24**-0.5
+        assert not torch.equal(tuned.initial_readout.weight, tuned.readout.weight)
+
+    def test_the_head_drops_inputs_in_training_alone(self, llama, parts):
+        settings = TrainSettings.recipe("paper-probe", epochs=1, head_dropout=0.5, batch_size=16)
+        tuned = fine_tune(llama, *parts, settings=settings, progress=False)
+        x = torch.ones(3, 24)
+        assert torch.equal(tuned.readout(x), tuned.readout(x))
+        tuned.readout.train()
+        assert not torch.equal(tuned.readout(x), tuned.readout(x))
+        other = fine_tune(llama, *parts, settings=replace(settings, head_dropout=0.0), progress=False)
+        assert not torch.equal(other.readout.weight, tuned.readout.weight)
 
 
 class TestRefused:
@@ -437,6 +511,14 @@ class TestRefused:
             ({"max_length": 1}, r"max_length is 1"),
             ({"margin": -1}, r"margin is -1"),
             ({"warmup": 2}, r"warmup is 2"),
+            ({"clip_norm": 0}, r"clip_norm is 0; it must be a number above 0"),
+            ({"head": "large"}, r"choose one of: probe, random"),
+            ({"head_dropout": 1}, r"head_dropout is 1"),
+            ({"keep": "first"}, r"choose one of: best, last"),
+            ({"schedule": "linear"}, r"choose one of: cosine, constant"),
+            ({"start_layer": -1}, r"start_layer is -1"),
+            ({"epochs": 0}, r"epochs is 0"),
+            ({"validation": 1}, r"validation is 1"),
         ],
     )
     def test_settings(self, change, said):

@@ -4,6 +4,7 @@ A text is an array (L, d) of the hidden states of its tokens at one layer; targe
 """
 
 import numpy as np
+import scipy.linalg
 
 
 def past_states(h, prefix):
@@ -105,21 +106,23 @@ def held_out(states, targets, fold_of, V, ks, ridges, *, part=None):
     return picked, baseline
 
 
+def released_directions(F, B):
+    """The released code's directions of (F F^T, B), its statements in their order: float32, product first."""
+    F, B = (np.asarray(matrix).astype(np.float32) for matrix in (F, B))
+    A = F @ F.T
+    S, Q = scipy.linalg.eigh(B)
+    r = np.where(S > 1e-8)[0]
+    W = Q[:, r] @ np.linalg.inv(np.sqrt(np.diag(S[r])))
+    return W @ scipy.linalg.eigh(W.T @ A @ W)[1]
+
+
 def released_procedure(M, X, C0, C1):
-    """The released code's 19 scores: float32, absolute tolerance, ascending eigenvectors, a pseudo-inverse each."""
-
-    def directions(gram, cross):
-        values, vectors = np.linalg.eigh(gram.astype(np.float32))
-        kept = np.flatnonzero(values > np.float32(1e-8))
-        whitener = np.stack([vectors[:, i] / np.sqrt(values[i]) for i in kept], axis=1)
-        target = (cross @ cross.T).astype(np.float32)
-        return whitener @ np.linalg.eigh(whitener.T @ target @ whitener)[1]
-
-    U, V = directions(M, X), directions(C0, C1)
+    """The released code's 19 scores."""
+    U, V = released_directions(X, M), released_directions(C1, C0)
     scores = []
-    for step in range(1, 20):
-        count = max(1, len(M) * step // 20)
-        u, v = U[:, :count], V[:, :count]
-        inside = v @ np.linalg.pinv(v) @ u
-        scores.append(float((inside**2).sum() / (u**2).sum()))
+    for k in np.arange(0.05, 1, 0.05):
+        u, v = U[:, : int(k * U.shape[1])], V[:, : int(k * V.shape[1])]
+        P = v @ np.linalg.pinv(v)
+        with np.errstate(invalid="ignore"):
+            scores.append(float(np.linalg.norm(P @ u, "fro") ** 2 / np.linalg.norm(u, "fro") ** 2))
     return scores

@@ -154,7 +154,7 @@ def _score_record(known: float, rng: np.random.Generator) -> dict[str, Any]:
                            "explained_heldout": [value - 0.1, value + 0.05]},
              "profile": {"share": list(SHARES), "k_v": [1, 2, 4, 8, 16, 32, 64], "ntps": shares, "explained": shares,
                          "retained": shares, "explained_heldout": shares},
-             "measures": measures}
+             "measures": measures, "official": None}
         )  # fmt: skip
     counts = {"n_texts": 100, "n_scored": 50, "n_probed": 50, "n_tokens": 1000, "n_classes": 2}
     return counts | {"layers": layers, "held_back": 0.3 * (1 - known), "probe": probe, "provenance": {}}

@@ -17,7 +17,7 @@ from helpers.models import SPECIAL, WORDS, save_tiny, tiny_config, word_tokenize
 from ntps import _hub
 from ntps.errors import NtpsError
 from ntps.models import checkpoints, presets
-from ntps.models.language_model import gives_logits, without_head
+from ntps.models.language_model import gives_logits
 from ntps.models.load import (
     has_language_model_head,
     list_models,
@@ -26,6 +26,7 @@ from ntps.models.load import (
     model_fingerprint,
 )
 from ntps.models.pretrained import DTYPES
+from ntps.models.states import without_head
 
 TEXTS = ["The film was good.", "a dull story, and worse", "we liked it", "the"]
 
@@ -285,7 +286,7 @@ def test_a_decoder_that_attends_both_ways_is_found_out_by_its_states(tiny_llama,
 
     monkeypatch.setattr(model.model, "forward", leaking)
     assert not model.is_causal()
-    fails("not causal", "changing the last token", given=model.model, tokenizer=model.tokenizer)
+    fails("not causal", "changing later tokens", given=model.model, tokenizer=model.tokenizer)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
@@ -545,7 +546,7 @@ def test_directories_that_are_not_models(tmp_path, copied, tiny_llama):
     empty.mkdir()
     fails("empty", "config.json", given=empty)
     (empty / "adapter_config.json").write_text("{}")
-    fails("adapter", "merge", given=empty)
+    fails("adapter", "no base model", "BASE+", given=empty)
     (tmp_path / "a.bin").write_bytes(b"x")
     fails("a.bin", "config.json", ".gguf", given=tmp_path / "a.bin")
     config = (copied / "config.json").read_text()

@@ -93,7 +93,7 @@ def test_a_result_draws_itself():
 def test_curve(ax, curve):
     scored = score_result().shown
     if curve == "official":
-        scored = SimpleNamespace(layer=3, curve={"fraction": [0.1, 0.9], "ntps": [0.2, 0.95]})
+        scored = SimpleNamespace(layer=3, d=10, curve={"fraction": [0.1, 0.9], "k_v": [1, 9], "ntps": [0.2, 0.95]})
     plot_curve(scored, ax)
     assert list(lines_of(ax)["NTPS"].get_ydata()) == scored.curve["ntps"]
     if curve == "theory":

@@ -29,6 +29,7 @@ from ntps.scoring.probes import (
     make_folds,
     ridge,
     standardize,
+    training_probe,
 )
 
 
@@ -432,3 +433,21 @@ def test_bad_options_are_refused(match, call):
     x, y = np.random.default_rng(0).standard_normal((20, 4)), np.arange(20) % 2
     with pytest.raises(NtpsError, match=match):
         call(x, y)
+
+
+def test_training_probe_reads_the_texts_it_was_fitted_on():
+    """Least squares with an intercept; when features outnumber texts, any labels are learned."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 5)) * [1, 10, 100, 1, 1], rng.integers(0, 3, 80)
+    design = np.column_stack([x, np.ones(80)])
+    one_hot = np.eye(3)[y]
+    residuals = one_hot - design @ np.linalg.lstsq(design, one_hot, rcond=None)[0]
+    measured = training_probe(x, y)
+    assert measured["training_error"] == pytest.approx((residuals**2).mean())
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=1))
+    assert measured["training_accuracy"] == pytest.approx(pipeline.fit(x, y).score(x, y), abs=0.03)
+    noise = training_probe(rng.normal(size=(40, 60)), np.arange(40) % 2)
+    assert noise == {"training_accuracy": 1.0, "training_error": pytest.approx(0, abs=1e-12)}
+    assert linear_probe(rng.normal(size=(40, 60)), np.arange(40) % 2).accuracy < 0.8
+    with pytest.raises(NtpsError, match="at least two classes"):
+        training_probe(x, np.zeros(80, dtype=int))

@@ -36,7 +36,7 @@ def make(layers=3, folds=4, signal=2.0, **options):
 @pytest.mark.parametrize("folds", [0, 4])
 @pytest.mark.parametrize("convention", ["theory", "official"])
 def test_json_holds_every_key(folds, convention):
-    result = make(folds=folds, convention=convention)
+    result = make(folds=folds, convention=convention, fraction=0.5 if convention == "official" else None)
     text = result.to_json()
     read = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert read == json.loads(json.dumps(result.to_dict()))
@@ -45,7 +45,8 @@ def test_json_holds_every_key(folds, convention):
     assert (read["n_texts"], read["n_classes"]) == (60, 3)
     assert (read["model"], read["task"]) == (MODEL, TASK)
     assert read["settings"] == {
-        "prefix": "sum", "seed": 0, "folds": folds, "k_u": None, "k_v": None, "center": False, "rtol": None,
+        "prefix": "sum", "seed": 0, "folds": folds, "k_u": None, "k_v": None, "center": False,
+        "fraction": 0.5 if convention == "official" else None, "rtol": None,
         "permutations": 0, "intervals": False, "probes": True,
     }  # fmt: skip
     if folds:
@@ -68,7 +69,7 @@ def test_json_holds_every_key(folds, convention):
         assert all(len(pair) == 2 for pair in layer["bounds"].values())
         curve = layer["curve"]
         if convention == "official":
-            assert curve.keys() == {"fraction", "ntps"}
+            assert curve.keys() == {"fraction", "k_u", "k_v", "ntps"}
             assert curve["fraction"] == [round(0.05 * step, 2) for step in range(1, 20)]
             assert len(curve["ntps"]) == 19
         else:
@@ -101,7 +102,7 @@ def test_numbers_that_json_has_no_word_for_become_null():
 @pytest.mark.parametrize("convention", ["theory", "official"])
 @pytest.mark.parametrize("folds", [0, 4])
 def test_table_fits_a_terminal(folds, convention):
-    result = make(folds=folds, convention=convention)
+    result = make(folds=folds, convention=convention, fraction=0.5 if convention == "official" else None)
     lines = result.to_text().splitlines()
     assert max(map(len, lines)) <= 80
     heads = ["R2", "through", "V", "accuracy"] if folds else ["in", "sample", "through", "V"]

@@ -99,16 +99,29 @@ def test_curve_holds_powers_of_two_and_reads_off_the_same_numbers(representation
 
 
 def test_official_convention_replaces_score_chance_and_curve(representations):
-    theory, official = (score(representations, convention=name, k_v=3) for name in ("theory", "official"))
+    theory = score(representations, k_v=3)
+    official = score(representations, k_v=3, convention="official", fraction=0.5)
     a, b = theory[2], official[2]
     solved = next(scores.solve_layers(representations, labels_of(representations), ScoreSettings(), layers=[2]))
     assert official.convention == "official"
-    assert b.curve == {"fraction": [round(0.05 * step, 2) for step in range(1, 20)],
-                       "ntps": official_curve(solved.pooled, solved.next_token)}  # fmt: skip
-    assert b.ntps == pytest.approx(np.mean(b.curve["ntps"]))
-    assert b.chance == pytest.approx(0.5)
+    np.testing.assert_equal(b.curve, official_curve(solved.pooled, solved.next_token))
+    place = b.curve["fraction"].index(0.5)
+    assert (b.ntps, b.chance) == (b.curve["ntps"][place], b.curve["k_v"][place] / b.d)
     assert a.ntps != pytest.approx(b.ntps, abs=1e-3)
     assert dataclasses.replace(b, ntps=a.ntps, chance=a.chance, curve=a.curve) == a
+
+
+def test_no_single_number_stands_for_the_official_scores_unless_it_is_chosen(representations):
+    result = score(representations, convention="official")
+    assert all(math.isnan(scored.ntps) and math.isnan(scored.chance) for scored in result.layers)
+    assert [row["ntps"] for row in result.to_dict()["layers"]] == [None] * 3
+    text, curve = result.to_text(), result.shown.curve["ntps"]
+    for fraction in (0.05, 0.5, 0.95):
+        assert f"NTPS {fraction:.0%}" in " ".join(text.splitlines()[0].split())
+    known = [value for value in curve if not math.isnan(value)]
+    assert f"from {min(known):.3f} to {max(known):.3f}" in " ".join(text.split())
+    chosen = score(representations, convention="official", fraction=0.5)
+    assert "NTPS is" in " ".join(chosen.to_text().split()) and "50%" in chosen.to_text()
 
 
 # What is asked for
@@ -161,7 +174,7 @@ def test_metadata_says_what_made_the_scores(problem):
     assert (result.model, result.task, result.n_texts, result.n_classes) == ("m", "problem", 150, 4)
     assert result.n_tokens == sum(map(len, problem.texts))
     assert result.settings == {
-        "prefix": "sum", "folds": 5, "seed": 4, "k_u": None, "k_v": 2, "center": False, "rtol": 1e-9,
+        "prefix": "sum", "folds": 5, "seed": 4, "k_u": None, "k_v": 2, "center": False, "fraction": None, "rtol": 1e-9,
         "permutations": 0, "intervals": False, "probes": True,
     }  # fmt: skip
     assert result.metadata["label_column"] == "label"
@@ -181,6 +194,8 @@ def test_metadata_says_what_made_the_scores(problem):
         ({"layers": [0, 3]}, ["layer", "3", "0, 2, 5"]),
         ({"layers": []}, ["layers"]),
         ({"convention": "paper"}, ["convention", "paper", "theory", "official"]),
+        ({"fraction": 0.5}, ["fraction", "convention='official'"]),
+        ({"fraction": 0.51, "convention": "official"}, ["fraction", "0.51", "0.05", "0.95"]),
         ({"rtol": 0.0}, ["rtol", "0"]),
         ({"rtol": 1.0}, ["rtol", "1"]),
         ({"folds": 1}, ["folds", "1"]),
@@ -318,7 +333,9 @@ def test_the_best_layer_is_that_of_the_largest_r2_and_judged_out_of_fold():
     assert (plain.baselines, plain.learning) == ((), None)
 
 
-@pytest.mark.parametrize("options", [{"convention": "official"}, {"k_u": 2, "k_v": 7, "layers": [5, 2]}])
+@pytest.mark.parametrize(
+    "options", [{"convention": "official", "fraction": 0.5}, {"k_u": 2, "k_v": 7, "layers": [5, 2]}]
+)
 def test_control_is_scored_as_the_model_is(representations, control, options):
     result, fresh = score(representations, control=control, **options), score(control, **options)
     for row, random in zip(result.layers, fresh.layers, strict=True):

@@ -18,8 +18,9 @@ import ntps.study.cells
 import ntps.study.grid
 from ntps._files import sha256_json
 from ntps.errors import NtpsError
+from ntps.models import collect, load_model
 from ntps.report.study import write_study
-from ntps.scoring import assign_folds
+from ntps.scoring import assign_folds, labels_of, score
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.grid import make_grid, name_tasks
 from ntps.study.measure import SHARES, StudySettings, layer_at, split_halves
@@ -61,6 +62,13 @@ def finished(tmp_path_factory, tiny_llama, tiny_gpt2):
     folder = tmp_path_factory.mktemp("study")
     models = [str(tiny_llama), str(tiny_gpt2)]
     return run_study(models, make_tasks(), output=folder, settings=FAST, progress=False), folder, models
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory, tiny_llama, tiny_gpt2):
+    """A study by the released code's procedure."""
+    settings = replace(PLAIN, convention="official")
+    return run(tmp_path_factory.mktemp("official"), [str(tiny_llama), str(tiny_gpt2)], settings=settings)
 
 
 @pytest.fixture
@@ -544,6 +552,39 @@ class TestCorrelations:
         first = frame.iloc[0]
         assert first["above_majority"] == pytest.approx(first["accuracy"] - first["majority_rate"])
         assert math.isclose(first["explained_gain"], first["explained_heldout"] - first["explained_heldout_random"])
+
+
+class TestOfficial:
+    """`convention="official"`: the released code's scores and probes beside everything else."""
+
+    def test_all_scores_of_every_layer_are_kept(self, official, tiny_llama):
+        kept = official.cells[0].score
+        representations = collect(load_model(str(tiny_llama)), make_tasks(1)[0], progress=False)
+        first = split_halves(make_tasks(1)[0].labels, labels_of(representations).groups, 0)[0]
+        labels = [int(label) if i in set(first) else None for i, label in enumerate(make_tasks(1)[0].labels)]
+        result = score(representations, labels=labels, convention="official")
+        for record, scored in zip(kept.layers, result.layers, strict=True):
+            np.testing.assert_allclose(record.official, scored.curve["ntps"])
+            assert len(record.official) == 19
+            assert math.isfinite(record.ntps)  # theory's stays beside it
+
+    def test_layer_and_fraction_are_chosen_as_in_the_paper_and_on_other_tasks(self, official):
+        values, options = official.options("ntps_official")
+        assert np.isfinite(values).all() and options[-1] == {"depth": 1.0, "fraction": 0.95}
+        assert 0 < len(options) <= 5 * 19
+        entries = official.correlations(target="training_accuracy", n_permutations=20)
+        chosen = entries["ntps_official:same_tasks"]
+        assert chosen["selected_on"] == "same_tasks"
+        assert all(option in options for option in chosen["options"])
+        assert {"ntps_official:held_out_task", "ntps_official:held_out_model"} <= entries.keys()
+        json.dumps(official.to_dict(target="training_error", n_permutations=20), allow_nan=False)
+
+    def test_they_are_there_if_asked_for(self, finished):
+        assert all(record.official is None for record in finished[0].cells[0].score.layers)
+        with pytest.raises(NtpsError, match="quantity is 'ntps_official'"):
+            finished[0].options("ntps_official")
+        with pytest.raises(NtpsError, match=r"target 'training_accuracy' .* convention='official'"):
+            finished[0].correlations(target="training_accuracy")
 
 
 class TestJson:

@@ -12,6 +12,7 @@ from helpers.labelled import ROWS, fails, save, write
 import ntps
 from ntps import _hub
 from ntps.tasks import list_tasks, load_task, presets
+from ntps.tasks.load import paper_rows
 
 # Sources
 
@@ -88,6 +89,44 @@ def test_the_paper_s_data_sets_load_by_short_name(monkeypatch):
             fails("hidden", hidden, "validation", name_or_path=short, split=hidden)
     assert load_task("commonsense_qa").texts == ("why (0) so (1) thus", "how (0) so (1) thus")
     assert load_task("medical_questions_pairs").texts == ("one three", "two four")
+
+
+@pytest.mark.parametrize("short", list(presets.TASKS))
+def test_the_paper_s_splits(monkeypatch, short):
+    """Its own test split where there is one; else 30 % of the rows, shuffled by `datasets` with seed 42."""
+    import datasets
+
+    monkeypatch.setattr(_hub, "reachable", lambda: True)
+    preset = presets.TASKS[short]
+
+    def rows(split):
+        texts = [f"{split} {row}" for row in range(40)]
+        columns = dict.fromkeys(("question", "question_1", *preset.text_column.split(",")), texts)
+        columns |= {"choices": [{"text": [""]}] * 40, "question_2": [""] * 40, preset.label_column: [0, 1] * 20}
+        columns.pop("choices.text", None)
+        return datasets.Dataset.from_dict(columns)
+
+    whole = datasets.DatasetDict({split: rows(split) for split in ("train", "validation", "test")})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: whole)
+    parts = [
+        [" ".join(text.split()[:2]) for text in load_task(short, split=f"paper-{part}").texts]
+        for part in ("train", "test")
+    ]
+    if preset.test is None:
+        cut = whole["train"].train_test_split(test_size=0.3, seed=42)
+        column = preset.text_column.split(",")[0]
+        assert parts == [list(cut["train"][column]), list(cut["test"][column])]
+        assert [len(part) for part in parts] == [28, 12]
+    else:
+        expected = [whole[split][preset.text_column.split(",")[0]] for split in ("train", preset.test)]
+        assert parts == [list(texts) for texts in expected]
+    assert load_task(short, split="paper-test").source["split"] == "paper-test"
+
+
+def test_paper_rows_have_the_sizes_of_the_published_figures():
+    assert [len(paper_rows(3048, part)) for part in ("train", "test")] == [2133, 915]
+    assert [len(paper_rows(5574, part)) for part in ("train", "test")] == [3901, 1673]
+    assert sorted(paper_rows(10, "train") + paper_rows(10, "test")) == list(range(10))
 
 
 def test_a_preset_s_renamed_column_is_found_by_convention(monkeypatch):

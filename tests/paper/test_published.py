@@ -6,8 +6,8 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn.linear_model import LinearRegression
 
-from ntps.course import published
 from ntps.errors import NtpsError
+from ntps.paper import published
 from ntps.study import gain_prediction, to_grid
 from ntps.study.gain import INPUTS
 

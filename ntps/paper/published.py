@@ -1,7 +1,8 @@
-"""The paper's published figures as a data frame, with what can and cannot be concluded from them.
+"""The paper's published figures as data frames, with what can and cannot be concluded from them.
 
 Source: Cheng, Hu, Huang, Balestriero, *Next Token Perception Score*, arXiv 2505.17169 (2025): 8 models x 12 data sets,
-the numbers behind its scatter plots as the authors published them, unrounded and unchanged (`data/paper_results.csv`).
+the numbers behind its plots as the authors published them with their code (github.com/Yu-AngCheng/NTPS, commit 0f877f7,
+folder `fig_plot`), unrounded and unchanged: `data/results.csv` (Figures 2 and 3) and `data/figure1.csv`.
 
 What can be corrected, and what cannot. The three NTPS columns are scores at the (rank fraction, layer) that correlated
 best with the target, chosen for each model on these same 12 data sets; scores at other ranks and layers were not
@@ -11,9 +12,9 @@ said is how much choice a correlation could bear: `correlations` gives `options_
 among which the best could have been chosen with a p-value still below 5 % (Sidak). The procedure tries 19 fractions at
 each layer: hundreds of options, though dependent ones.
 
-Two more things a reader should know: probe accuracy and error are far better than `linear_accuracy` on the same data
-(an error of 1e-11 on one set), as if they were evaluated on the training texts; and the 12 data sets are the same for
-all models, so 8 correlations are not 8 independent findings.
+Two more things a reader should know: probe accuracy and error are those of the training texts, `linear_accuracy` and
+`lora_accuracy` those of test texts (`ntps.paper.audit` shows it from the numbers); and the 12 data sets are the same
+for all models, so 8 correlations are not 8 independent findings.
 """
 
 import math
@@ -37,9 +38,9 @@ COLUMNS = {
     "dataset": "short name of the data set",
     "dataset_id": "the data set as the authors name it",
     "ntps_accuracy": "NTPS at the rank and layer chosen for its correlation with probe accuracy, in [0, 1]",
-    "accuracy": "accuracy of the probe on the frozen model, in [0, 1]",
+    "accuracy": "accuracy of the probe on the frozen model, on the texts it was fitted on, in [0, 1]",
     "ntps_error": "NTPS at the rank and layer chosen for its correlation with probe error",
-    "error": "mean squared error of the probe",
+    "error": "mean squared error of the probe, on the texts it was fitted on",
     "ntps_gain": "NTPS at the rank and layer chosen for its correlation with the gain",
     "linear_accuracy": "accuracy of the linear probe that LoRA is compared with",
     "lora_accuracy": "accuracy after LoRA fine-tuning",
@@ -62,7 +63,7 @@ def results() -> "pd.DataFrame":
     """Return the published figures, 96 rows: `COLUMNS` says what each column is, `SOURCE` where they come from."""
     import pandas as pd
 
-    with resources.files("ntps.course").joinpath("data/paper_results.csv").open("r", encoding="utf-8") as file:
+    with _data("results.csv") as file:
         frame = pd.read_csv(file)
     frame = frame.rename(
         columns={
@@ -83,6 +84,36 @@ def results() -> "pd.DataFrame":
     frame = frame[list(COLUMNS)]
     frame.attrs["source"] = SOURCE
     return frame
+
+
+def datasets() -> "pd.DataFrame":
+    """Return the paper's 12 data sets as its code splits them, one row per set, by the names of `results`.
+
+    Columns: `n_train` and `n_test`, numbers of texts by the cards of the data sets (missing where no card says it);
+    `split`, `"own"` or `"70/30"` (one split, shuffled with seed 42 and cut); `n_classes`; `assumed_tokens`, a rough
+    mean number of tokens a text for the costs of `ntps paper commands`.
+    """
+    import pandas as pd
+
+    with _data("datasets.csv") as file:
+        return pd.read_csv(file)
+
+
+def words() -> "pd.DataFrame":
+    """Return Figure 1: 13 words in the first two directions that the authors' code takes of U and of V.
+
+    OpenELM-450M, emotion, layer 0. Columns: `space` (`"U"` or `"V"`), `category`, `word`, `direction_1`, `direction_2`.
+    """
+    import pandas as pd
+
+    with _data("figure1.csv") as file:
+        frame = pd.read_csv(file)
+    frame.attrs["source"] = SOURCE
+    return frame
+
+
+def _data(name: str) -> Any:
+    return resources.files("ntps.paper").joinpath(f"data/{name}").open("r", encoding="utf-8")
 
 
 def correlations(
@@ -148,12 +179,15 @@ def correlations(
     return table
 
 
-def plot(frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", axes: Any = None) -> Any:
+def plot(
+    frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", ranks: bool = False, axes: Any = None
+) -> Any:
     """Draw NTPS against one target, one picture per model, titled with its rank correlation and interval.
 
     Args:
         frame: A table like `results()`, which is the default.
         target: `"accuracy"`, `"error"` or `"gain"`.
+        ranks: Whether to draw ranks over the data sets, as the paper does, instead of values.
         axes: Array of at least as many axes as models; by default those of a new figure.
 
     Returns:
@@ -164,6 +198,7 @@ def plot(frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", axes:
     """
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from scipy.stats import rankdata
 
     one_of(target, TARGETS, "target")
     frame = results() if frame is None else frame
@@ -176,15 +211,19 @@ def plot(frame: "pd.DataFrame | None" = None, *, target: str = "accuracy", axes:
     if len(flat) < len(models):
         raise NtpsError(f"axes has {len(flat)} axes for {len(models)} models; give one for each.")
     colors = sns.color_palette("husl", len(datasets))
+    shown_x, shown_y = (rankdata(values, axis=1) if ranks else values for values in (x, y))
+    of = "rank of " if ranks else ""
     for i, (axis, model) in enumerate(zip(flat, models, strict=False)):
         correlation = spearman(x[i], y[i], n_permutations=999)
         low, high = correlation.interval
-        sns.regplot(x=x[i], y=y[i], ax=axis, scatter=False, ci=None, color="0.6", line_kws={"linewidth": 1})
-        sns.scatterplot(x=x[i], y=y[i], hue=datasets, palette=colors, ax=axis, legend=False, s=45)
+        sns.regplot(x=shown_x[i], y=shown_y[i], ax=axis, scatter=False, ci=None, color="0.6", line_kws={"linewidth": 1})
+        sns.scatterplot(x=shown_x[i], y=shown_y[i], hue=datasets, palette=colors, ax=axis, legend=False, s=45)
+        if ranks:
+            axis.set(xticks=range(1, len(datasets) + 1, 3), yticks=range(1, len(datasets) + 1, 3))
         axis.set_title(
             f"{model.split('/')[-1]}\nρ = {correlation.spearman:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=10
         )
-        axis.set(xlabel="NTPS", ylabel=_TARGET_NAMES[target])
+        axis.set(xlabel=f"{of}NTPS", ylabel=f"{of}{_TARGET_NAMES[target]}")
     for axis in flat[len(models) :]:
         axis.set_visible(False)
     handles = [
