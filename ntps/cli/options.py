@@ -22,11 +22,19 @@ from ntps.errors import NtpsError
 
 ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
 TaskArgument = Annotated[
-    str, typer.Argument(help="A bundled task, a file, a folder, or a hub data set; also NAME=PATH:label=COLUMN,...")
+    str,
+    typer.Argument(
+        help="A bundled task, a file, a folder, or a hub data set; NAME=PATH:OPTION,... says how to read it: text=, "
+        "label=, split=, config=, revision=, no-header, drop-missing."
+    ),
 ]
 TaskList = Annotated[
     list[str],
-    typer.Option("--task", help="A task, or NAME=PATH:text=COLUMN,label=COLUMN,split=...; repeat for several."),
+    typer.Option(
+        "--task",
+        help="A task, or NAME=PATH:OPTION,... with text=, label=, split=, config=, revision=, no-header, "
+        "drop-missing; repeat for several.",
+    ),
 ]
 TextColumn = Annotated[str | None, typer.Option(help="Text column; several, to be joined, with commas.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Label column.")]

@@ -18,7 +18,7 @@ _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0*)?")  # "007" is a name: 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _TRUTHS = {"true": True, "false": False}
 _MOST_BITS = 10_000  # of a whole number that Python writes
-_MANY, _ALONE = 20, 0.9  # from how many texts on, and from which share of them alone in their class, labels are names
+_MANY, _ALONE = 10, 0.9  # from how many texts on, and from which share of them alone in their class, labels are names
 
 
 def read_labels(table: Table, name: str, *, allow_missing: bool = False) -> LabelColumn:

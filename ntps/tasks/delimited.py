@@ -20,7 +20,7 @@ _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _RAW = "\t|"  # separators between which a quote may be an ordinary character
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SEP_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)  # how Excel is told the separator
-_SAMPLE = 1000  # rows from which the separator is told
+_SAMPLE = 1000, 1 << 20  # rows and characters from which the separator is told
 _MAX_FIELD = 2**31 - 1  # characters
 
 
@@ -79,11 +79,12 @@ def _separator(path: Path, text: str) -> str:
     """Return the separator under which most rows have as many fields as the first, of which there are several."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     best, most = usual, 0.5
+    n_rows, n_characters = _SAMPLE
     for separator in sorted(_SEPARATORS, key=lambda one: one != usual):
         for quotes in (True, False) if separator in _RAW else (True,):
             widths = []
             try:
-                for row in islice(_rows(path, text, _Dialect(separator, quotes)), _SAMPLE):
+                for row in islice(_rows(path, text[:n_characters], _Dialect(separator, quotes)), n_rows):
                     widths.append(len(row.fields))
             except NtpsError:
                 pass  # the rows before the fault tell
@@ -158,17 +159,21 @@ def _refuse_joined_rows(path: Path, text: str, rows: list[_Row], dialect: _Diale
     separator, n_fields = dialect.separator, len(rows[0].fields)
     for row in rows:
         for value in row.fields:
-            n_ends = len(_LINE_END.findall(value))
-            if not n_ends or value.count(separator) < n_ends * (n_fields - 1):
+            if "\n" not in value and "\r" not in value:
                 continue
-            if separator not in _RAW:
-                lines = _rows(path, text, dialect._replace(quotes=False))
-                if n_ends < 3 or any(len(line.fields) != n_fields for line in lines):
+            n_ends, n_separators = len(_LINE_END.findall(value)), value.count(separator)
+            if separator in _RAW:
+                joined = n_separators >= n_fields - 1
+            else:
+                joined = n_ends > 2 and n_separators >= n_ends * (n_fields - 1)
+                lines = _rows(path, text, dialect._replace(quotes=False)) if joined else ()
+                if any(len(line.fields) != n_fields for line in lines):
                     return
-            raise NtpsError(
-                f"{path}, line {row.line}: a quote opens a field of {n_ends + 1} lines, each of which is a row by "
-                "itself; remove it, or write it as two within quotes."
-            )
+            if joined:
+                raise NtpsError(
+                    f"{path}, line {row.line}: a quote opens a field of {n_ends + 1} lines, each of which is a row by "
+                    "itself; remove it, or write it as two within quotes."
+                )
 
 
 def _rows(path: Path, text: str, dialect: _Dialect, first: int = 1) -> Iterator[_Row]:

@@ -267,6 +267,8 @@ def _without_missing(table: Table, text_column: str, label_columns: Sequence[str
     """Return the rows that have a text and a label, and how many were left out for want of either."""
     no_text = missing_texts(table, text_column)
     no_label = set.intersection(*(missing_labels(table, name) for name in label_columns))
+    if len(no_label) == len(table):
+        read_labels(table, label_columns[0])  # says why
     rows = [row for row in range(len(table)) if row not in no_text and row not in no_label]
     if not rows:
         raise NtpsError(f"{table.source['path']}: none of its {len(table):,} rows has both a text and a label.")
