@@ -71,9 +71,9 @@ def run(
         raise NtpsError("--resume needs --output, the folder of the run to continue.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise NtpsError("ntps lora trains in one process; start it without torchrun.")
-    check_output(output, json_file)
     if output is not None:
         check_separate(model, output)
+    check_output(output, json_file)
     if quiet:
         shared.hide_messages()
 
