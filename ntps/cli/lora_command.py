@@ -54,11 +54,11 @@ def run(
     if resume and output is None:
         raise NtpsError("--resume needs --output, the folder of the run to continue.")
     refuse_processes("ntps lora")
-    folder, json_path = shared.claim_outputs(context, output, json_file, inputs=[model, task])
-    if folder is not None:
+    if output is not None:
         from ntps.models.checkpoints import check_separate
 
-        check_separate(model, folder)
+        check_separate(model, output)
+    folder, json_path = shared.claim_outputs(context, output, json_file, inputs=[model, task])
     if quiet:
         shared.hide_messages()
 

@@ -21,6 +21,7 @@ _TOKENIZER = (
 
 
 ADAPTER_CONFIG = "adapter_config.json"
+_LONGEST = 96  # characters of a name on the hub
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -85,9 +86,10 @@ def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
     if preset:
         return ModelLocation(kind="hub", name=name, path=preset.hub, gguf_file=gguf_file, preset=preset)
     looks_like_path = name.startswith((".", "~", os.sep)) or path.suffix in {".gguf", ".safetensors"}
-    if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if looks_like_path or len(name) > _LONGEST or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise NtpsError(
-            f"{name}: no such directory or .gguf file, and not a valid name of a model on the hub.{did_you_mean(name)}"
+            f"{name[:80]}: no such directory or .gguf file, and not a valid name of a model on the hub."
+            f"{did_you_mean(name)}"
         )
     return ModelLocation(kind="gguf" if gguf_file else "hub", name=name, path=name, gguf_file=gguf_file)
 

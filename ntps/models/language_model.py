@@ -116,9 +116,10 @@ class LanguageModel:
             whole(max_length, 1, None, "max_length")
         limits = [limit for limit in (max_length, self.max_positions) if limit is not None]
         bare = self.tokenizer.num_special_tokens_to_add(pair=False)
+        blank = [not text or text.isspace() for text in texts]
         texts = [_beginning(self.tokenizer, text, min(limits) + bare) if limits else text for text in texts]
         ids = _encode(self.tokenizer, texts) if texts else []
-        ids = [row if len(row) > bare and text.strip() else [] for text, row in zip(texts, ids, strict=True)]
+        ids = [row if len(row) > bare and not empty else [] for row, empty in zip(ids, blank, strict=True)]
         long = [index for index, row in enumerate(ids) if limits and len(row) > min(limits)]
         if long and ids[long[0]][-1] in self.tokenizer.all_special_ids:  # a special token belongs at the end: keep it
             short = _encode(self.tokenizer, [texts[index] for index in long], max(min(limits), bare))
@@ -234,7 +235,7 @@ def _same_but_first_word(found: Sequence[int], expected: Sequence[int]) -> bool:
 def _beginning(tokenizer: Any, text: str, n_tokens: int) -> str:
     """Return the beginning of a text that has at least `n_tokens` tokens and some to spare, or the whole text."""
     size = _CHARACTERS * (n_tokens + _SPARE)
-    if len(text) > size and not text.strip():
+    if len(text) > size and text.isspace():
         return ""
     while len(text) > size:
         cut = max(size // 2, *(text.rfind(blank, 0, size) for blank in " \n\t"))

@@ -92,6 +92,8 @@ def load_model(
     config, commit = read_config(location, options)
     if dtype is None and str(config.dtype) == "torch.float16" and torch_device and torch_device.type == "cpu":
         dtype = "float32"  # float16 is how such weights are stored; CPUs are slow in it, and states may overflow
+    if torch_device and torch_device.type == "mps" and (dtype or str(config.dtype)).endswith("float64"):
+        raise NtpsError(f"{location.name}: dtype is 'float64', which mps does not have; give dtype float32.")
     digest = _digest(location, commit, options)
     tokenizer_name = None
     if tokenizer is None:

@@ -108,6 +108,17 @@ def test_options_are_refused_before_anything_is_loaded(run, options, culprit):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_an_output_in_the_model_s_own_directory_is_refused_before_anything_is_loaded(run, tiny_llama, tmp_path):
+    before = sorted(path.name for path in tiny_llama.iterdir())
+    (tmp_path / "link").symlink_to(tiny_llama)
+    for output in (tiny_llama, tiny_llama / "tuned", tmp_path / "link"):
+        status, out, err = run(tiny_llama, "no-such-task.csv", "--output", output)
+        assert (status, out) == (2, "")
+        assert "--output is" in err
+        assert "in the directory of" in err
+    assert sorted(path.name for path in tiny_llama.iterdir()) == before
+
+
 def test_bad_input_is_one_sentence(run, tiny_llama, reviews, tmp_path):
     for arguments, culprit in (
         ((tiny_llama, tmp_path / "none.csv"), "file not found"),

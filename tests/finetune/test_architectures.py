@@ -8,11 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
+
+from ntps.errors import NtpsError
+from ntps.finetune.adapters import target_names
+from ntps.finetune.before_after import before_and_after
+from ntps.finetune.train import fine_tune
+from ntps.models.load import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.architectures import NAMES, RESULTS, check  # noqa: E402
+from benchmarks.architectures import NAMES, RESULTS, SETTINGS, check, tiny_config, tiny_task, tokenizer  # noqa: E402
 
 REFUSED = {  # encoders, and decoders that read several streams or both ways
     "bert": "encoder", "roberta": "encoder", "xlm": "encoder", "cpmant": "not causal", "xlnet": "not causal",
@@ -49,6 +56,52 @@ def test_what_cannot_be_adapted_is_left_out_and_named(name, left_out):
     row = check(name)
     as_expected(row)
     assert left_out in row.left_out
+
+
+@pytest.mark.parametrize("name", ["dots1", "mamba"])
+def test_an_adapter_is_read_again_by_its_directory(name, tmp_path):
+    """PEFT changes names and modules of some architectures when it reads an adapter; ours must come back as it was."""
+    import torch
+
+    config = tiny_config(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AutoModelForCausalLM.from_config(config)
+    network.save_pretrained(tmp_path / "base")
+    tokenizer().save_pretrained(tmp_path / "base")
+    model = load_model(tmp_path / "base", tokenizer=tokenizer())
+    tuned = fine_tune(model, *tiny_task().split(0.25), settings=SETTINGS, progress=False)
+    with torch.no_grad():
+        for key, parameter in tuned.network.named_parameters():
+            if "lora_B" in key:
+                parameter.fill_(0.05)
+    tuned.save(tmp_path / "adapter")
+    ids = torch.arange(10)[None]
+    wanted = tuned.merge().hidden_states(ids, torch.ones_like(ids))[-1]
+    found = load_model(tmp_path / "adapter", tokenizer=tokenizer()).hidden_states(ids, torch.ones_like(ids))[-1]
+    torch.testing.assert_close(found, wanted)
+    assert (found - model.hidden_states(ids, torch.ones_like(ids))[-1]).abs().max() > 1e-3
+
+
+def test_a_target_that_cannot_be_adapted_is_answered_with_the_reason():
+    network = AutoModelForCausalLM.from_config(tiny_config("mamba")).backbone
+    with pytest.raises(
+        NtpsError, match=r"'out_proj' cannot be adapted \(PEFT refuses them .*\); choose among: in_proj"
+    ):
+        target_names(network, ("out_proj",))
+
+
+def test_the_result_says_what_was_adapted():
+    model = load_model(AutoModelForCausalLM.from_config(tiny_config("llama4_text")), tokenizer=tokenizer(), head=True)
+    result = before_and_after(model, tiny_task(), settings=SETTINGS, folds=0, analyses=(), progress=False)
+    adapted = result.to_dict()["provenance"]["adapted"]
+    assert adapted["modules"] == dict.fromkeys(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 2
+    )
+    assert adapted["left_out"]["they return more than a tensor"] == {"router": 2}
+    assert "Adapters went to 14 modules (q_proj" in result.sentence()
+    assert "router (they return more than a tensor)" in result.sentence()
+    assert None not in (result.before.next_token_loss, result.after.next_token_loss)
 
 
 @pytest.mark.slow
