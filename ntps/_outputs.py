@@ -99,7 +99,9 @@ def _claim_file(file: str, shared: bool, inputs: Iterable[str], held: ExitStack)
 
 def _refuse_inputs(path: Path, inputs: Iterable[str]) -> None:
     for given in inputs:
-        for name in (given, given.partition("=")[2]):  # NAME=PATH names a task
+        after = given.partition("=")[2]  # of NAME=PATH
+        places = [given, after, *(name.partition(":")[0] for name in (given, after)), *given.split("+")]
+        for name in places:  # options follow a colon, an adapter follows a plus
             try:
                 same = path.samefile(local_path(name))
             except (NtpsError, OSError):  # nothing is there, or it lies on the hub

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 
 from ntps import _hub
 from ntps._files import atomic_path
+from ntps._outputs import SAVING
 from ntps.errors import NtpsError
 from ntps.finetune.settings import TrainSettings
 from ntps.models.states import hidden_states
 
 _MAMBA_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # where PEFT refuses these
 _MAMBA_MAPS = ("out_proj", "conv1d")
-_SAVING = ".saving."  # prefix of temporary folders
 _QUERY_KEY_VALUE = {
     "q_proj", "k_proj", "v_proj", "qkv_proj", "query", "key", "value", "query_key_value", "c_attn", "qkv", "wqkv",
     "q_lin", "k_lin", "v_lin", "in_proj_qkv",
@@ -238,9 +238,9 @@ def _install(folder: Path, save: Callable[[str], None], names: tuple[str, ...] |
     """Let a library save into a temporary folder, then move file by file: none is ever there in part."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{_SAVING}*"):  # of a process that was killed while it saved
+        for leftover in folder.glob(f"{SAVING}*"):  # of a process that was killed while it saved
             shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=_SAVING, dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=SAVING, dir=folder) as temporary:
             with _hub.quiet():
                 save(temporary)
             for path in sorted(Path(temporary).iterdir()):

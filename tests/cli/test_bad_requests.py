@@ -10,7 +10,6 @@ import torch
 from helpers.gains import fixed
 
 from ntps.cli import app as cli
-from ntps.models.language_model import LanguageModel
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +89,7 @@ SCORE = [
     (f"./{'m' * 5000} TASK", "mmm"),
     ("'a\nb' TASK", "a b"),
     ("'\x1b[31mred' TASK", "red"),
-    ("MODEL ''", "empty"),
+    ("MODEL ''", "NAME=PATH"),
     ("MODEL ~nosuchuser/x.csv", "~nosuchuser"),
     ("MODEL gone.csv", "gone.csv"),
     (f"MODEL {'t' * 5000}.csv", "ttt"),
@@ -149,6 +148,9 @@ STUDY = [
     ("--model MODEL --task TASK --json foreign", "is a folder"),
     ("--model MODEL --task TASK --json TASK", "also what is read"),
     ("--model MODEL --task own=TASK --json TASK", "also what is read"),
+    ("--model MODEL --task own=TASK:label=label --json TASK", "also what is read"),
+    ("--model MODEL --task TASK:label=label --json TASK", "also what is read"),
+    ("--model MODEL+empty --task TASK --output empty", "also what is read"),
 ]
 LORA = [
     ("MODEL TASK --steps 0", "--steps"),
@@ -257,22 +259,15 @@ def place(kept, monkeypatch):
 
 
 @pytest.fixture
-def forwards(monkeypatch):
-    """The number of times that a network ran, apart from the check whether it is causal as it is loaded."""
-    from transformers import PreTrainedModel
+def forwards():
+    """How many texts each batch held that a network read; checks as a model is loaded read one or two rows of ids."""
+    count = []
 
-    count, checks = [], LanguageModel.is_causal
+    def read(module, inputs):
+        if isinstance(module, torch.nn.Embedding) and len(inputs[0]) > 2:
+            count.append(len(inputs[0]))
 
-    def uncounted(self):
-        try:
-            return checks(self)
-        finally:
-            count.clear()
-
-    monkeypatch.setattr(LanguageModel, "is_causal", uncounted)
-    hook = torch.nn.modules.module.register_module_forward_pre_hook(
-        lambda module, _: count.append(type(module).__name__) if isinstance(module, PreTrainedModel) else None
-    )
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(read)
     yield count
     hook.remove()
 
