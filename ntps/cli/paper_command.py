@@ -87,3 +87,16 @@ def words(
     atomic_write(folder / "words.csv", csv_text(table))
     if not quiet:
         shared.say(f"{table.to_string(index=False, float_format='{:.3f}'.format)}\n\nPicture: {folder / 'words.png'}")
+
+
+@app.command("commands")
+def commands(context: typer.Context, json_file: shared.JsonFile = None, quiet: shared.Quiet = False) -> None:
+    """Print the command that makes each table and figure anew with hub access, and what it would cost."""
+    _, json_path = shared.claim_outputs(context, None, json_file)
+
+    from dataclasses import asdict
+
+    from ntps.paper import commands, costs_text
+
+    content = {"schema_version": 1, "kind": "ntps-paper-commands", "commands": [asdict(row) for row in commands()]}
+    shared.emit(content, json_path, costs_text(), quiet)
