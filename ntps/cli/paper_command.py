@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,21 +45,19 @@ def audit(json_file: shared.JsonFile = None, quiet: shared.Quiet = False) -> Non
 
 
 @app.command("words")
+@shared.takes(data=shared.DATA, loading=shared.LOADING)
 def words(
     model: shared.ModelArgument,
     task: shared.TaskArgument,
+    *,
+    data: dict[str, Any],
     word: Annotated[list[str] | None, typer.Option("--word", help="A word; repeat.  [default: the paper's 13]")] = None,
     layer: Annotated[int, typer.Option(help="Layer number; the paper's is 0.")] = 0,
-    split: shared.Split = None,
-    config: shared.Config = None,
     limit: shared.Limit = None,
-    text_column: shared.TextColumn = None,
-    label_column: shared.LabelColumn = None,
     max_length: shared.MaxLength = None,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
-    revision: shared.Revision = None,
-    trust_remote_code: shared.TrustRemoteCode = False,
+    loading: dict[str, Any],
     output: Annotated[Path, typer.Option(help="Folder of words.png and words.csv.")] = Path("paper"),
     quiet: shared.Quiet = False,
 ) -> None:
@@ -70,12 +68,10 @@ def words(
 
     from ntps.models import load_model
     from ntps.paper import plot_words, project_words
-    from ntps.tasks import load_task
+    from ntps.tasks import TaskSource
 
-    labelled = load_task(
-        task, config=config, split=split, limit=limit, text_column=text_column, label_column=label_column
-    )
-    loaded = load_model(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    labelled = TaskSource.parse(task, **data).load(limit=limit)
+    loaded = load_model(model, dtype=dtype, device=device, **loading)
     table = project_words(loaded, labelled, word, layer=layer, max_length=max_length, progress=False if quiet else None)
     figure = plot_words(table)[0].figure
     output.mkdir(parents=True, exist_ok=True)
