@@ -1,6 +1,6 @@
 """`ntps paper`: the paper's figures, an audit of its evidence, and how to make its numbers anew."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,22 +45,20 @@ def audit(context: typer.Context, json_file: shared.JsonFile = None, quiet: shar
 
 
 @app.command("words")
+@shared.takes(data=shared.DATA, loading=shared.LOADING)
 def words(
     context: typer.Context,
     model: shared.ModelArgument,
     task: shared.TaskArgument,
+    *,
+    data: dict[str, Any],
     word: Annotated[list[str] | None, typer.Option("--word", help="A word; repeat.  [default: the paper's 13]")] = None,
     layer: Annotated[int, typer.Option(help="Layer number; the paper's is 0.")] = 0,
-    split: shared.Split = None,
-    config: shared.Config = None,
     limit: shared.Limit = None,
-    text_column: shared.TextColumn = None,
-    label_column: shared.LabelColumn = None,
     max_length: shared.MaxLength = None,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
-    revision: shared.Revision = None,
-    trust_remote_code: shared.TrustRemoteCode = False,
+    loading: dict[str, Any],
     output: Annotated[str, typer.Option(help="Folder of words.png and words.csv.")] = "paper",
     quiet: shared.Quiet = False,
 ) -> None:
@@ -74,12 +72,10 @@ def words(
     from ntps.models import load_model
     from ntps.paper import plot_words, project_words
     from ntps.report.page import csv_text
-    from ntps.tasks import load_task
+    from ntps.tasks import TaskSource
 
-    labelled = load_task(
-        task, config=config, split=split, limit=limit, text_column=text_column, label_column=label_column
-    )
-    loaded = load_model(model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    labelled = TaskSource.parse(task, **data).load(limit=limit)
+    loaded = load_model(model, dtype=dtype, device=device, **loading)
     table = project_words(loaded, labelled, word, layer=layer, max_length=max_length, progress=False if quiet else None)
     figure = plot_words(table)[0].figure
     with atomic_path(folder / "words.png") as temporary:

@@ -148,7 +148,7 @@ def model_fingerprint(
     commit = None if location.local else read_config(location, options)[1]
     digest = _digest(location, commit, options)
     if tokenizer is not None:
-        tokenizer = resolve_tokenizer(location, tokenizer, trust_remote_code)
+        tokenizer = resolve_tokenizer(tokenizer, location.name, trust_remote_code)
         digest = checkpoints.combine(digest, checkpoints.tokenizer_digest(tokenizer))
     return digest
 

@@ -19,7 +19,7 @@ from ntps.tasks.tables import Columns, Table
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _RAW = "\t|"  # separators between which a quote may be an ordinary character
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_SEP_LINE = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)  # how Excel is told the separator
+_SEP_LINE = re.compile(r'"?sep=([^\w"\r\n])"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)  # how Excel is told the separator
 _SAMPLE = 1000, 1 << 20  # rows and characters from which the separator is told
 _MAX_FIELD = 2**31 - 1  # characters
 
@@ -76,9 +76,9 @@ def _long_fields() -> Iterator[None]:
 
 
 def _separator(path: Path, text: str) -> str:
-    """Return the separator under which most rows have as many fields as the first, of which there are several."""
+    """Return the separator under which the most rows have as many fields as the first, which has several."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    best, most = usual, 0.5
+    best, most = usual, 0.0
     n_rows, n_characters = _SAMPLE
     for separator in sorted(_SEPARATORS, key=lambda one: one != usual):
         for quotes in (True, False) if separator in _RAW else (True,):

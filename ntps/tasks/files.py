@@ -96,7 +96,8 @@ def _unmarked(data: bytes) -> str:
                 text = data.decode(encoding)
             except UnicodeDecodeError:
                 continue
-            if "\0" not in text and re.search(r"[\r\n]", text) and re.search(r"[,;\t|{\[]", text):
+            table = re.search(r"[\r\n]", text) and re.search(r"[,;\t|]", text)
+            if "\0" not in text and (table or re.match(r"\s*[{\[]", text)):
                 return encoding
     return "utf-8"
 

@@ -639,3 +639,8 @@ def test_the_paper_s_models_are_found_by_name():
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_positions_are_read_from_the_configuration(kind):
     assert max_positions(tiny_config(kind)) == 64
+
+
+def test_the_fingerprint_knows_another_tokenizer(tiny_gpt2, tiny_llama):
+    other = model_fingerprint(tiny_gpt2, tokenizer=str(tiny_llama))
+    assert other == load_model(tiny_gpt2, tokenizer=str(tiny_llama)).fingerprint != model_fingerprint(tiny_gpt2)

@@ -183,6 +183,11 @@ def test_notes_name_what_limits_the_numbers():
     assert max(map(len, result.to_text().splitlines())) <= 80
     result.metadata.update(class_sizes=[0, 4, 5])  # a class without texts, one of as many texts as folds
     assert len(result.notes()) == 2
+    assert "2 of 3 classes" in str(result)
+    result.metadata["task_source"] = {"dropped": {"without_text": 0, "without_label": 0}}
+    assert len(result.notes()) == 2
+    result.metadata["task_source"] = {"dropped": {"without_text": 1, "without_label": 2000}}
+    assert "1 without a text, 2,000 without a label" in result.notes()[-1]
 
 
 def test_readouts_are_those_of_the_layers():

@@ -1,0 +1,66 @@
+"""Every command that reads tasks takes the same options for data and models, and messages name its own options."""
+
+import sys
+
+import pytest
+import typer
+
+from ntps.cli import app as cli
+from ntps.cli.options import DATA, LOADING
+
+COMMANDS = ("score", "study", "lora", "prescreen")
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["ntps", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code, capsys.readouterr().err
+
+
+def arguments(command, model, task, folder):
+    """The words that start a command on one model and one task."""
+    if command == "study":
+        return [command, "--model", model, "--task", task, "--output", folder / "study", "--quiet"]
+    return [command, model, *(["--task", task] if command == "prescreen" else [task]), "--quiet"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_share_the_options_and_their_defaults(command):
+    options = {option.name: option for option in typer.main.get_command(cli.app).commands[command].params}
+    for name, (_, default) in {**DATA, **LOADING}.items():
+        assert options[name].default == default, name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ("text,title,label\na,b,x\nc,d,y\n", [], ["ambiguous", "--text-column"]),
+        ("text,stars\na,x\nc,y\n", [], ["no label column", "--label-column"]),
+        ("text,stars\na,x\nc,y\n", ["--label-column", "star"], ["'star'", "text, stars"]),
+        ("a b,x\nc d,y\n", [], ["first line", "--no-header", "--text-column"]),
+        ("text,label\na,x\nb,\n", [], ["line 3", "missing", "--drop-missing"]),
+        ("text,label\na,x\nb,y\n", ["--split", "train"], ["--split 'train'", "no meaning"]),
+        ("text,label\n" + "".join(f"{n},id{n}\n" for n in range(30)), [], ["30 classes", "--label-column"]),
+    ],
+)
+def test_advice_names_options_of_the_command(
+    tiny_llama, tmp_path, monkeypatch, capsys, command, content, options, words
+):
+    path = tmp_path / "t.csv"
+    path.write_text(content)
+    status, err = call(monkeypatch, capsys, *arguments(command, tiny_llama, path, tmp_path), *options)
+    last = err.splitlines()[-1]
+    assert status == 2 and last.startswith("ntps: ")
+    assert all(word in last for word in words), last
+    assert "_column" not in err and "header=" not in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_task_s_own_options_are_read(tiny_llama, tmp_path, monkeypatch, capsys, command):
+    path = tmp_path / "t.csv"
+    path.write_text("a b,x\nc d,x\n")
+    given = f"mine={path}:no-header,text=1,label=2"
+    status, err = call(monkeypatch, capsys, *arguments(command, tiny_llama, given, tmp_path))
+    assert status == 2 and "mine has one class ('x')" in err
