@@ -242,7 +242,7 @@ def _kill_command(line, folder, kills, rng):
     while report["killed"] < kills:
         number = (signal.SIGTERM, signal.SIGKILL)[report["killed"] % 2]
         before = left(tried)
-        status = run(tried, float(rng.uniform(0.02, 0.9 * whole)), number)
+        status = run(tried, float(rng.uniform(0.02, 0.6 * whole)), number)
         report["killed"] += status != 0
         if os.WIFEXITED(status) and status:
             report["statuses"].append(os.WEXITSTATUS(status))

@@ -18,6 +18,7 @@ from helpers.results import make_study
 import ntps.study.cells
 import ntps.study.grid
 from ntps._files import sha256_json
+from ntps._names import clean
 from ntps.errors import NtpsError
 from ntps.models import collect, load_model
 from ntps.report.study import write_study
@@ -723,7 +724,10 @@ class TestForgedCells:
         "task", ["half \udcff", "中" * 400, "𠀀" * 400, "$a$", "../../x", "a/b\\c", "\x1b[31m", "x\0y"]
     )
     def test_any_name_has_a_file(self, tmp_path, task):
-        store, result = CellStore(tmp_path), replace(make_study().cells[0], task=task)
+        store, result = (
+            CellStore(tmp_path),
+            replace(make_study().cells[0], task=clean(task)),
+        )  # as `name_tasks` makes them
         cell = Cell(**result.position, key=result.key)
         store.write(cell, result)
         assert store.path(cell).parent == tmp_path / "cells"
