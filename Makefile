@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
@@ -12,7 +13,7 @@ SOURCES := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 OFFLINE := not browser and not notebooks and not gpu
 
-.PHONY: help demo test test-fast lint lab notebooks exercises test-notebooks test-browser bench clean
+.PHONY: help demo test test-fast test-lowest lint lab notebooks exercises test-notebooks test-browser bench clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,6 +44,16 @@ test: $(VENV)/.test ## Run the tests that need no network, GPU or browser.
 test-fast: $(VENV)/.test ## The same without the slow ones, for while you work.
 	$(PYTEST) -n 2 -m "$(OFFLINE) and not slow"
 
+$(LOWEST)/.test: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt \
+		--editable . pytest hypothesis pytest-xdist pyyaml
+	@touch $@
+
+test-lowest: $(LOWEST)/.test ## The fast tests of models, tasks and commands with the lowest versions.
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(LOWEST)/bin/python -m pytest -n 2 -m "$(OFFLINE) and not slow" \
+		tests/models tests/tasks tests/cli tests/finetune
+
 lint: $(VENV)/.dev ## Style, docstrings, types and the order of imports.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +79,4 @@ bench: $(VENV)/.test ## Measure the ratios of docs/results.md; writes benchmarks
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what the targets made.
-	rm -rf $(VENV) report artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) report artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

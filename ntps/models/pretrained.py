@@ -188,7 +188,7 @@ def has_head(config: Any, gguf_file: str | None = None) -> bool:
     from transformers.models.auto import modeling_auto
 
     architectures = getattr(config, "architectures", None) or []
-    if gguf_file or not architectures or config.get_text_config().tie_word_embeddings:
+    if gguf_file or not architectures or getattr(config.get_text_config(), "tie_word_embeddings", False):
         return True
     auto_class = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM", "")
     known = {auto_class.rpartition(".")[2], *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}

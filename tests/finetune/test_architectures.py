@@ -47,7 +47,7 @@ def as_expected(row):
     [
         ("gemma3", "fc2: no text passes them"),
         ("llama4_text", "2 router: they return more than a tensor; 2 experts: their weights are fused into one tensor"),
-        ("mamba", "2 dt_proj: another module reads their weights; 2 out_proj: PEFT refuses them in Mamba layers"),
+        ("mamba", "2 out_proj: PEFT refuses them in Mamba layers"),
         ("dots1", "down_proj: PEFT takes their names for fused experts"),
         ("opt", ""),
     ],
