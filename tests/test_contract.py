@@ -129,9 +129,10 @@ def test_every_option_of_score_changes_the_result(scored, name):
     value = SCORE_OPTIONS[name]
     value = value(fresh, labels) if callable(value) else value
     part = "baselines" if name == "probes" else "layers"
-    plain = ntps.score(representations).to_dict()
-    assert plain == ntps.score(representations).to_dict()
-    assert ntps.score(representations, **{name: value}).to_dict()[part] != plain[part]
+    beside = {"convention": "official"} if name == "fraction" else {}
+    plain = ntps.score(representations, **beside).to_dict()
+    assert plain == ntps.score(representations, **beside).to_dict()
+    assert ntps.score(representations, **beside, **{name: value}).to_dict()[part] != plain[part]
 
 
 COLLECT_OPTIONS = {
@@ -179,6 +180,7 @@ def results():
     from ntps.finetune.results import LoraRepeats, LoraResult, Side
     from ntps.finetune.settings import TrainSettings
     from ntps.models.plan import PassSettings
+    from ntps.paper import Audit, Finding
     from ntps.scoring import layer_intervals, layer_null, linear_probe
     from ntps.study.prescreening import Prescreening, PrescreenSettings
     from ntps.study.ranks import spearman
@@ -224,6 +226,7 @@ def results():
         (select_and_correlate(*grids, n_permutations=9), {"null", "correlations"}),
         (leave_one_out_selection(*grids, n_permutations=9), {"positions"}),
         (fixed(), set()),
+        (Audit(findings=(Finding(key="k", title="t", numbers={"n": math.nan}),)), set()),
         (Prescreening(model="m", rows=({"task": "t", "gain": math.nan},), budget=None, calibration=fixed(),
                       settings=PrescreenSettings()), {"rows"}),
     ]  # fmt: skip

@@ -209,8 +209,8 @@ class TestBeforeAndAfter:
         """No peeking: with other labels on the test texts, training runs the same course."""
         real = ntps.finetune.before_after.split_task
 
-        def flipped(task, *, seed):
-            train, validation, test = real(task, seed=seed)
+        def flipped(task, own, **options):
+            train, validation, test = real(task, own, **options)
             other = Task.of(test.name, test.texts, 1 - test.labels, test.classes)
             return train, validation, other
 
