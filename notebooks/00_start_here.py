@@ -285,7 +285,7 @@ else:
 #
 # ## References
 #
-# - Y. Cheng, H. Hu, Z. Huang, R. Balestriero, *Next Token Perception Score*, [arXiv 2505.17169](https://arxiv.org/abs/2505.17169) (2025): the score
+# - Y. Cheng, L. Hu, H. Huang, R. Balestriero, *Next Token Perception Score*, [arXiv 2505.17169](https://arxiv.org/abs/2505.17169) (2025): the score
 #   and its definition; the section and equation numbers follow in lessons 01 and 02, where each formula is derived.
 # - The bundled world, its tasks and models: `ntps.miniworld`; `ntps list` names them all.
 # - Next: [01 The linear derivation](01_linear_derivation.ipynb).

@@ -51,7 +51,7 @@ import seaborn as sns
 
 import ntps
 from ntps.course import measurements, widgets
-from ntps.paper import published
+from ntps.paper import findings, published
 from ntps.report import plot_against, plot_choice, plot_options
 
 sns.set_theme(style="ticks", palette="colorblind")
@@ -81,6 +81,46 @@ accuracy[["spearman", "low", "high", "p_value", "holm", "options_borne"]]
 # The intervals are wide: twelve points cannot tell a weak from a strong relation. And the last column matters more. The layer and the rank behind each score were *chosen, for each model, because they gave the largest
 # correlation on these same 12 data sets*. `options_borne` says from how many unrelated options one could choose before the p-value passes 5 %. The procedure tries 19 fractions at each layer, hundreds of options (related ones,
 # so the true number is smaller, and not published). Hence the question of this lesson: **how much of such a correlation is choice?** To answer it we need scores at *all* layers and ranks: a study of our own.
+#
+# ### Reading a paper: whose accuracies are these?
+#
+# First a look at what the correlations are *with*. An accuracy over $n$ texts is a whole number of $n$-ths, so eight published accuracies with ten digits tell on how many texts they were judged: the smallest $n$ that makes all eight
+# whole. The same goes for the accuracies of the figure on fine-tuning (LoRA, and the linear head that it is compared with).
+#
+# > **Predict.** rotten_tomatoes has 8,530 training and 1,066 test texts. On which were the probes of the picture above judged?
+
+# %%
+whose = findings.denominators(published.results())
+whose_table = pd.DataFrame(whose.rows).set_index("dataset").astype("Int64")
+whose_table.rename(
+    columns={"n_accuracy": "probe", "n_gain": "LoRA", "n_train": "training texts", "n_test": "test texts"}
+)
+
+# %% [markdown]
+# On the texts they were fitted on, in every set whose sizes are known: the picture above shows *training* accuracies, the figure on fine-tuning *test* accuracies. The intent set has one size for both: its files look identical. And one
+# set tells more than the authors can have wanted:
+
+# %%
+medical = published.results().query("dataset == 'medical'")
+figure, ax = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
+bars = medical.melt("short", ["linear_accuracy", "lora_accuracy"], var_name="method", value_name="test accuracy")
+sns.barplot(
+    bars.replace({"linear_accuracy": "linear head", "lora_accuracy": "LoRA"}),
+    x="short",
+    y="test accuracy",
+    hue="method",
+    ax=ax,
+)
+ax.axhline(0.5, color="0.3", ls=":", label="a coin")
+ax.tick_params(axis="x", rotation=20)
+ax.set(xlabel="", title="medical: do two questions mean the same?")
+ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+sns.despine()
+plt.show()
+
+# %% [markdown]
+# Two balanced classes, and every model is below a coin. The [exercise](exercises/ex03_empirical_correlations.ipynb) finds out why: a slip in the loader leaves one question of each pair, and each of these stands in two rows, with
+# opposite labels. What holds in the paper, what does not, and the numbers for it: `ntps paper audit`.
 #
 # ## 2. One score, and what it is set against
 #

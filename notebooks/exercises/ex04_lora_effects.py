@@ -42,7 +42,8 @@ import numpy as np
 import seaborn as sns
 
 import ntps
-from ntps.course import checks, published
+from ntps.course import checks
+from ntps.paper import published
 from ntps.study import gain_prediction, to_grid
 
 sns.set_theme(style="ticks", palette="colorblind")

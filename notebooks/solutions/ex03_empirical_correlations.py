@@ -127,3 +127,86 @@ print(f"35 scores of pure noise, 10 tasks: the rows chosen are {sorted(set(chose
 
 # %% [markdown]
 # Choosing without the task gives a choice for every task. If those choices differ from task to task, there was nothing to choose.
+
+# %% [markdown]
+# ## Exercise 3: whose accuracies are these?
+#
+# An accuracy over $n$ texts is a whole number of $n$-ths. A paper gives eight accuracies with ten digits, and the sizes of the training and the test part. Write `judged_on(accuracies, sizes)`: return `"train"` or `"test"`, the part
+# of which all accuracies are whole fractions, or `"none"`.
+#
+# <details><summary>Hint</summary>
+#
+# Multiply by the size and compare with the nearest whole number. The digits that were cut leave an error of up to 1e-5.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def judged_on(accuracies, sizes):
+    """Return the name of the part on which accuracies were judged.
+
+    Args:
+        accuracies: (m,) accuracies, rounded to ten digits.
+        sizes: Number of texts of each part, by name.
+    """
+    for name, size in sizes.items():
+        products = accuracies * size
+        if np.all(np.abs(products - np.round(products)) < 1e-4):
+            return name
+    return "none"
+
+
+# %%
+checks.judged_on(judged_on)
+
+# %%
+from ntps.paper import published
+
+figures, parts = published.results(), published.datasets().dropna().set_index("dataset")
+for column in ("accuracy", "lora_accuracy"):
+    answers = {
+        name: judged_on(figures[column][figures.dataset == name].to_numpy(), {"train": row.n_train, "test": row.n_test})
+        for name, row in parts.iterrows()
+    }
+    print(column, answers)
+
+# %% [markdown]
+# The probe accuracies are training accuracies, those after LoRA test accuracies (the two parts of imdb have the same size, so the first name fits both).
+#
+# ## Exercise 4: a loop that ends too soon
+#
+# A data set of pairs of medical questions asks whether both mean the same. The loader below shall join them. Look at what it gives, find the slip, and write `joined_questions(rows)` without it.
+
+
+# %%
+def loader(rows):
+    """Return the text of each row."""
+    texts = [row["question_1"] for row in rows]
+    for number, row in enumerate(rows):
+        texts[number] = f"{row['question_1']} {row['question_2']}"
+        return texts
+
+
+questions = [{"question_1": f"Is it {name}?", "question_2": f"Could it be {name}?"} for name in ("flu", "gout", "lice")]
+loader(questions)
+
+
+# %% tags=["solution"]
+def joined_questions(rows):
+    """Return the text of each row: both questions, with a blank between.
+
+    Args:
+        rows: Mappings with `question_1` and `question_2`.
+    """
+    texts = [row["question_1"] for row in rows]
+    for number, row in enumerate(rows):
+        texts[number] = f"{row['question_1']} {row['question_2']}"
+    return texts
+
+
+# %%
+checks.joined_questions(joined_questions)
+
+# %% [markdown]
+# In the paper's released code a `return` stands inside such a loop, so that of 3,048 texts all but 4 are the first question alone; and each first question occurs twice, once with either label. Who remembers the training texts then
+# gives a test text the label of its twin, which is the wrong one: all eight published models are below a coin on this set.

@@ -110,6 +110,18 @@ def bounds(M, X, V, *, swap=False, raw=False, fit=True, total=True, factor=1.0):
 # Lesson 03 ------------------------------------------------------------------------------------------------------------
 
 
+def judged(accuracies, sizes, *, within=1e-4, exact=False):
+    for name, size in sizes.items():
+        off = abs(accuracies * size - np.round(accuracies * size))
+        if (off == 0).all() if exact else (off < within).all():
+            return name
+    return "none"
+
+
+def joined(row):
+    return f"{row['question_1']} {row['question_2']}"
+
+
 def choose(values, accuracy, task, *, leak=False, signed=False, pearson=False):
     keep = np.ones(len(accuracy), dtype=bool)
     keep[task] = leak
@@ -257,6 +269,20 @@ WRONG = [
     (checks.choose_without, lambda v, a, t: choose(v, a, t, pearson=True), "Pearson"),
     (checks.choose_without, lambda v, a, t: 20, "row number"),
     (checks.choose_without, lambda v, a, t: (choose(v, a, t) + 1) % 20, "option .* has"),
+    (checks.judged_on, lambda a, s: judged(a, s, exact=True), "last bit"),
+    (checks.judged_on, lambda a, s: judged(a[:1], s), "by chance"),
+    (checks.judged_on, lambda a, s: judged(a, s, within=0.6), "so wide"),
+    (checks.judged_on, lambda a, s: "train", "the answer is|so wide|by chance"),
+    (checks.judged_on, lambda a, s: 1066, "'train', 'test' or 'none'"),
+    (checks.joined_questions, lambda rows: [joined(row) for row in rows][:1], "you return the first"),
+    (
+        checks.joined_questions,
+        lambda rows: [joined(rows[0]), *(row["question_1"] for row in rows[1:])],
+        "only the first of",
+    ),
+    (checks.joined_questions, lambda rows: joined(rows[0]), "the list of texts"),
+    (checks.joined_questions, lambda rows: [row["question_1"] + row["question_2"] for row in rows], "blank"),
+    (checks.joined_questions, lambda rows: [row["question_1"] for row in rows], "last row"),
     (checks.merged_weight, lambda W, B, A, alpha: W + B @ A, "as it is"),
     (checks.merged_weight, lambda W, B, A, alpha: W + alpha * B @ A, "divide by the rank"),
     (checks.merged_weight, lambda W, B, A, alpha: W + len(A) / alpha * B @ A, "r / alpha"),

@@ -30,7 +30,12 @@ CLAIMS = {
         "[row['V'] for row in rows if row['task'] == 'watermark'][0] > 0.1",
         "[row['V'] for row in rows if row['task'] == 'topic'][0] < 0.1",
     ],
+    "01_linear_derivation": ["abs(theory - official) > 0.02"],
     "03_empirical_correlations": [
+        "(whose_table.n_accuracy == whose_table.n_train).dropna().all()",
+        "(whose_table.n_gain == whose_table.n_test).dropna().all()",
+        "whose_table.n_accuracy['intent'] == whose_table.n_gain['intent']",
+        "medical[['linear_accuracy', 'lora_accuracy']].max().max() < 0.5",
         "by_number.NTPS.max() - by_number.NTPS.min() > 0.2 and by_number.R2.is_monotonic_increasing",
         "(real.accuracy > real.majority_rate + 0.03).all()",
         "(real.ntps_p < 0.05).sum() <= 2",

@@ -20,7 +20,7 @@ from ntps.course.checks.linear import (
 )
 from ntps.course.checks.lora import gain_without_task, intruder_indices, left_out_errors, merged_weight
 from ntps.course.checks.runner import CheckFailed
-from ntps.course.checks.study import choose_without, permutation_p
+from ntps.course.checks.study import choose_without, joined_questions, judged_on, permutation_p
 
 __all__ = [
     "CheckFailed",
@@ -31,6 +31,8 @@ __all__ = [
     "excess_between_bounds",
     "gain_without_task",
     "intruder_indices",
+    "joined_questions",
+    "judged_on",
     "left_out_errors",
     "merged_weight",
     "next_token_encoder",

@@ -1,4 +1,4 @@
-"""Checks of the exercises on nulls and on choosing (lesson 03)."""
+"""Checks of the exercises on nulls, on choosing and on reading a paper (lesson 03)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +87,78 @@ def choose_without(function: Callable[..., Any]) -> None:
     again = _as_option(call(function, values, changed, task), n_options)
     require(again == option, "your choice changes when only the left-out task's accuracy changes: it leaks.")
     passed("choose_without: the best option on the other tasks, blind to the one left out.")
+
+
+def judged_on(function: Callable[..., Any]) -> None:
+    """Check `function(accuracies, sizes)`: the part of which all accuracies are whole fractions, or "none".
+
+    Raises:
+        CheckFailed: With what is wrong.
+    """
+    rng = np.random.default_rng(2)
+    for trial in range(12):
+        train, test = int(rng.integers(1000, 60_000)), int(rng.integers(100, 900))
+        sizes = {"train": train, "test": test}
+        right = ("train", "test", "none")[trial % 3]
+        n = {**sizes, "none": train + 1}[right]
+        accuracies = np.round(rng.integers(n // 2, n, 8) / n, 10)
+        if right == "none":
+            accuracies[0] = round(train // 2 / train, 10)  # one that fits by chance
+        result = call(function, accuracies, dict(sizes))
+        require(isinstance(result, str), f"return 'train', 'test' or 'none'; yours is {result!r}.")
+        if result != right:
+            exact = [name for name, size in sizes.items() if all(float(a * size).is_integer() for a in accuracies)]
+            loose = [name for name, size in sizes.items() if (_off_whole(accuracies * size) < 0.5).all()]
+            first = [name for name, size in sizes.items() if _off_whole(accuracies[0] * size) < 1e-4]
+            diagnose(
+                (
+                    right != "none" and result == "none" and not exact,
+                    "you ask for products that are whole to the last bit; the accuracies are rounded to ten digits, so "
+                    "allow for about 1e-5.",
+                ),
+                (
+                    right == "none" and first and result == first[0],
+                    "you look at one accuracy; by chance one may fit: all eight must.",
+                ),
+                (
+                    result in loose,
+                    "your tolerance is so wide that any number of texts fits; the products of the right one are whole "
+                    "to about 1e-5.",
+                ),
+                otherwise=f"with {train:,} training and {test:,} test texts the answer is {right!r}; yours is "
+                f"{result!r}.",
+            )
+    passed("judged_on: the accuracies themselves tell which texts they were judged on.")
+
+
+def joined_questions(function: Callable[..., Any]) -> None:
+    """Check `function(rows)`: the text of every row is its first question, a blank, and its second.
+
+    Raises:
+        CheckFailed: With what is wrong.
+    """
+    for n in (1, 2, 5):
+        rows = [{"question_1": f"why {i}?", "question_2": f"how {i}?"} for i in range(n)]
+        result = call(function, [dict(row) for row in rows])
+        require(isinstance(result, list), f"return the list of texts; yours is {type(result).__name__}.")
+        texts = [f"why {i}? how {i}?" for i in range(n)]
+        if result != texts:
+            diagnose(
+                (result == texts[:1], f"of {n} rows you return the first; the loop ends with its first `return`."),
+                (
+                    result == [texts[0], *(f"why {i}?" for i in range(1, n))],
+                    f"only the first of {n} texts has its second question; does the loop end too soon?",
+                ),
+                (len(result) != n, f"of {n} rows you return {len(result)} texts."),
+                (result == [text.replace("? how", "?how") for text in texts], "a blank is missing between the two."),
+                otherwise=f"the text of the last row is {result[-1]!r}; it should be {texts[-1]!r}.",
+            )
+    passed("joined_questions: every text has both of its questions.")
+
+
+def _off_whole(values: np.ndarray) -> np.ndarray:
+    """Return how far numbers are from whole ones."""
+    return np.abs(values - np.round(values))
 
 
 def _as_option(result: Any, n_options: int) -> int:
