@@ -352,7 +352,7 @@ def claims_table() -> str:
             "NTPS goes with probe error (Figure 2)",
             span("error", "all"),
             f"training errors; {span('error', 'without both')} without the broken sets",
-            "R² of all directions is the error's complement, and goes with accuracy by itself",
+            "not asked: R² is this error on other texts, over the labels' variance",
             "`ntps paper audit`",
         ),
         (
