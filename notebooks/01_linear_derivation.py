@@ -232,11 +232,14 @@ print("; ".join(f"{name} {100 * value:.1f} %" for name, value in rows.items()))
 
 # %%
 texts = ntps.collect(
-    ntps.load_model("miniworld-small"), ntps.load_task("miniworld/topic", limit=300), layers=[-1], progress=False
+    ntps.load_model("miniworld-small"), ntps.load_task("miniworld/topic", limit=300), layers=[1], progress=False
 )
-theory = ntps.score(texts, k_v=texts.width // 2, folds=0).layers[0].ntps
-official = ntps.score(texts, convention="official", fraction=0.5, folds=0).layers[0].ntps
-print(f"half of the directions: NTPS by the paper's text {theory:.2f}, by the released code {official:.2f}")
+for fraction in (0.1, 0.25, 0.5):
+    theory = ntps.score(texts, k_v=round(fraction * texts.width), folds=0).layers[0].ntps
+    official = ntps.score(texts, convention="official", fraction=fraction, folds=0).layers[0].ntps
+    print(
+        f"{fraction:4.0%} of the directions: NTPS by the paper's text {theory:.2f}, by the released code {official:.2f}"
+    )
 
 # %% [markdown]
 # ## 5. What the labels want

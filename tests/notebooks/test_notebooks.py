@@ -30,7 +30,6 @@ CLAIMS = {
         "[row['V'] for row in rows if row['task'] == 'watermark'][0] > 0.1",
         "[row['V'] for row in rows if row['task'] == 'topic'][0] < 0.1",
     ],
-    "01_linear_derivation": ["abs(theory - official) > 0.02"],
     "03_empirical_correlations": [
         "(whose_table.n_accuracy == whose_table.n_train).dropna().all()",
         "(whose_table.n_gain == whose_table.n_test).dropna().all()",
