@@ -2,13 +2,16 @@
 
     python -m benchmarks.official --output benchmarks/results/official.csv
     python -m benchmarks.official --model DIR --task reviews.jsonl --limit 300 --max-length 64 --layers 0,4,9,14,18
+    python -m benchmarks.official --study DIR        # the output of a study with --convention official
 
 The transcription is that of the tests (`tests/helpers/naive.py`). Columns: the largest difference over the 19
 fractions; the mean of the 19 scores; and how far relative noise of 1e-7 in the moments moves the transcription's own
-scores, mean and largest over the fractions.
+scores, mean and largest over the fractions. With `--study` it keeps the study's correlations, chosen on the tasks that
+they are judged on and on others, in benchmarks/results/official_study.json.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import pandas as pd
 import torch
 
 import ntps
+from ntps._files import atomic_write
 from ntps.core import official_curve
 from ntps.scoring import ScoreSettings, labels_of
 from ntps.scoring.scores import solve_layers
@@ -33,6 +37,19 @@ def noisy(moment: torch.Tensor, rng: np.random.Generator, *, symmetric: bool) ->
     return moment.numpy() * (1 + (noise + noise.T) / 2 if symmetric else 1 + noise)
 
 
+def keep_study(folder: Path) -> None:
+    """Write the correlations of a study that have a layer and a fraction or rank to choose."""
+    study = json.loads((folder / "study.json").read_text())
+    names = [f"{score}:{way}" for score in ("ntps_official", "ntps") for way in ("same_tasks", "held_out_task")]
+    names.append("ceiling_heldout")
+    keys = ("spearman", "interval", "p_value", "null_quantiles", "n_options")
+    found = {name: {key: study["correlations"][name].get(key) for key in keys} for name in names}
+    about = {key: study[key] for key in ("models", "tasks", "target", "settings")}
+    path = Path(__file__).parent / "results" / "official_study.json"
+    atomic_write(path, json.dumps({**about, "correlations": found}, indent=1) + "\n")
+    print(pd.DataFrame(found).T.to_string())
+
+
 def main() -> None:
     """Compare, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -42,7 +59,11 @@ def main() -> None:
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--layers", default="all")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--study", type=Path)
     options = parser.parse_args()
+    if options.study is not None:
+        keep_study(options.study)
+        return
     rows = []
     for model in options.model:
         loaded = ntps.load_model(model)

@@ -384,6 +384,29 @@ def claims_table() -> str:
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * 5 + "|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def choice_table() -> str:
+    """Return what choosing layer and fraction on the judged tasks is worth, on bundled models."""
+    found = json.loads((RESULTS / "official_study.json").read_text())
+    labels = {
+        "ntps_official:same_tasks": "released score, layer and fraction chosen on the judged tasks, as the paper does",
+        "ntps_official:held_out_task": "released score, chosen on the other tasks",
+        "ntps:same_tasks": "NTPS by the text, layer and rank chosen on the tasks it is judged on",
+        "ntps:held_out_task": "NTPS by the text, chosen on the other tasks",
+        "ceiling_heldout": "held-out R² of all directions at half the depth, nothing chosen",
+    }
+    rows = ["| score | correlation | p | by chance, median and 95 % point |", "|---" * 4 + "|"]
+    for name, label in labels.items():
+        row = found["correlations"][name]
+        low, high = row["interval"]
+        chance = row["null_quantiles"]
+        between = f"{chance[1]:+.2f}, {chance[2]:+.2f}" if chance else "–"
+        rows.append(
+            f"| {label} | {row['spearman']:+.2f} [{low:+.2f}, {high:+.2f}] | {row['p_value']:.3f} | {between} |"
+        )
+    models, tasks = len(found["models"]), len(found["tasks"])
+    return "\n".join(rows) + f"\n\nWithin each of {models} bundled models, over {tasks} tasks; p repeats the choice."
+
+
 def architectures_table() -> str:
     """Return which architectures of transformers can be scored and tuned, and what is left out of adapters."""
     frame = pd.read_csv(RESULTS / "architectures.csv").fillna("")
@@ -406,6 +429,7 @@ TABLES = {  # block: what writes it, and the file it is made from
     "forecast": (forecast_table, RESULTS / "gains.json"),
     "audit": (audit_text, RESULTS / "gains.json"),
     "claims": (claims_table, RESULTS / "gains.json"),
+    "choice": (choice_table, RESULTS / "official_study.json"),
     "official": (official_table, RESULTS / "official.csv"),
     "architectures": (architectures_table, RESULTS / "architectures.csv"),
     "real": (real_table, ROOT / "ntps/course/data/real_study.csv"),

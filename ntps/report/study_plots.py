@@ -29,6 +29,9 @@ NAMES = {
     "macro_f1": "the probe's macro F1",
     "above_majority": "probe accuracy above majority",
     "accuracy": "accuracy of the frozen linear probe",
+    "training_accuracy": "training accuracy of the released code's probe",
+    "training_error": "training error of the released code's probe",
+    "ntps_official": "NTPS by the released code",
     "held_back": "held back: R² of the best layer minus the last's",
     "gain": "gain of LoRA (accuracy)",
 }

@@ -179,7 +179,7 @@ LORA = [
     ("MODEL TASK --rank 4 --folds 1000", "--folds"),
     ("MODEL TASK --rank 4 --layers 9", "layer 9"),
     ("MODEL TASK --resume", "--output"),
-    ("MODEL TASK --output MODEL", "also what is read"),
+    ("MODEL TASK --output MODEL", "name another folder"),
     ("MODEL TASK --output foreign", "foreign"),
     ("MODEL TASK --json foreign", "is a folder"),
     ("MODEL gone.csv", "gone.csv"),

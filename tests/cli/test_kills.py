@@ -46,7 +46,12 @@ def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, number, status)
     )
     arguments = ["score", str(tiny_llama), "r.csv", "--output", "new/out", "--json", "x.json"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # where the tests were started by nohup or with &
     ) as run:
         assert run.stdout.readline() == b"runs\n"
         time.sleep(0.2)
