@@ -46,6 +46,7 @@ def run(
         bool, typer.Option("--lora", help="Also fine-tune each model on each task, for the gains.")
     ] = False,
     recipe: shared.Recipe = None,
+    test_split: shared.TestSplit = None,
     lora_steps: Annotated[int, typer.Option(help="Optimiser steps of --lora.")] = 100,
     lora_rank: Annotated[int, typer.Option(help="Rank of its adapters.")] = 32,
     lora_target: Annotated[
@@ -80,6 +81,8 @@ def run(
     one_of(target, TARGETS, "target")
     if recipe is not None and not lora:
         raise NtpsError("--recipe needs --lora: it says how models are fine-tuned.")
+    if test_split is not None and not lora:
+        raise NtpsError("--test-split needs --lora: it says on which texts gains are judged.")
     training = {"steps": lora_steps, "rank": lora_rank, "target": lora_target}
     study = run_study(
         model,
@@ -97,6 +100,7 @@ def run(
             dtype=dtype,
             seeds=seeds,
             control=control,
+            test_split=test_split,
             **loading,
         ),
         lora=shared.train_settings(context, recipe, training) if lora else None,

@@ -215,6 +215,7 @@ def fine_tune_gain(
     task: "Task",
     settings: TrainSettings | None = None,
     *,
+    test: "Task | None" = None,
     seed: int = 0,
     folds: int | str = "auto",
 ) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def fine_tune_gain(
     loaded = load_for_training(model)
     layers = sorted({layer_at(depth, loaded.n_layers) for depth in (0.5, 1.0)})
     result = before_and_after(
-        loaded, task, settings=settings, seed=seed, folds=folds, layers=layers, analyses=(), progress=False
+        loaded, task, test=test, settings=settings, seed=seed, folds=folds, layers=layers, analyses=(), progress=False
     )
 
     def headline(score: LayerScore) -> dict[str, Any]:

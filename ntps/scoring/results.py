@@ -361,8 +361,8 @@ class ScoreResult:
         if not self.chosen_score:
             curve = [value for value in scored.curve["ntps"] if not math.isnan(value)] or [math.nan]
             score = (
-                f"the released code gives layer {scored.layer} {len(scored.curve['ntps'])} NTPS, from "
-                f"{fixed(min(curve))} to {fixed(max(curve))}, and the choice among them needs several tasks"
+                f"the released code gives layer {scored.layer} {len(scored.curve['ntps'])} scores, from "
+                f"{fixed(min(curve))} to {fixed(max(curve))}, and choosing among them takes several tasks"
             )
         else:
             score = (

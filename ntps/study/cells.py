@@ -258,7 +258,7 @@ class _Worker:
             model, task = self.model(cell), self.grid.tasks[cell.task, cell.seed]
             score = gain = None
             if cell.kind == "gain":
-                gain = self.gain(model, task, cell.seed)
+                gain = self.gain(model, task, cell.task, cell.seed)
             else:
                 representations = self.representations(model, task)
                 score = measure(representations, self.settings, seed=cell.seed, control=cell.control)
@@ -320,9 +320,9 @@ class _Worker:
         self._representations = replace(last, task=task)
         return self._representations
 
-    def gain(self, model: Any, task: Task, seed: int) -> GainRecord:
-        """Fine-tune the network on a task."""
+    def gain(self, model: Any, task: Task, name: str, seed: int) -> GainRecord:
+        """Fine-tune the network on a task, which has this name in the study."""
         from ntps.finetune.before_after import fine_tune_gain
 
-        options: dict[str, Any] = {"seed": seed, "folds": self.settings.folds}
+        options: dict[str, Any] = {"seed": seed, "folds": self.settings.folds, "test": self.grid.tests.get(name)}
         return from_json(GainRecord, fine_tune_gain(model, task, self.lora, **options), "the gain")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ntps._names import clean, one_line
@@ -42,10 +42,11 @@ class Cell(CellId):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """All cells of a study, and its tasks by name and seed."""
+    """All cells of a study, its tasks by name and seed, and the test texts of gains where a split holds them."""
 
     cells: tuple[Cell, ...]
     tasks: dict[tuple[str, int], Task]
+    tests: dict[str, Task] = field(default_factory=dict)
 
     def loadings(self, cells: Sequence[Cell]) -> list[list[Cell]]:
         """Return the cells in groups that use one loaded network, cells on equal texts side by side within a group."""
@@ -122,10 +123,19 @@ def make_grid(
                 loaded[name, seed] = load_named(source, settings.limit, seed)
             except Exception as error:  # the other tasks go on
                 task_reasons[name, seed] = reason_of(error)
+    tests: dict[str, Task] = {}
+    test_reasons: dict[str, str] = {}  # they fail gains alone
+    if lora is not None and settings.test_split is not None:
+        for name, source in named.items():
+            try:
+                tests[name] = _test_texts(source, settings.test_split)
+            except Exception as error:
+                test_reasons[name] = reason_of(error)
     shapes = {"score": settings.of_scores()}
     kinds = [("score", False), ("score", True)] if settings.control else [("score", False)]
     if lora is not None:
-        shapes["gain"] = {**settings.of_gains(), "training": lora.to_dict()}
+        tested = {name: task.fingerprint for name, task in tests.items()}
+        shapes["gain"] = {**settings.of_gains(), "training": lora.to_dict(), "tests": tested}
         kinds.append(("gain", False))
     cells = []
     for model in models:
@@ -137,6 +147,9 @@ def make_grid(
             for seed in range(settings.seeds):
                 for name in named:
                     task = loaded.get((name, seed))
+                    reason = model_reason or task_reasons.get((name, seed), "")
+                    if kind == "gain":
+                        reason = reason or test_reasons.get(name, "")
                     content = {
                         "model": fingerprint,
                         "task": task.fingerprint if task else f"unreadable {name}",
@@ -155,10 +168,16 @@ def make_grid(
                             control=control,
                             kind=kind,
                             key=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
-                            reason=model_reason or task_reasons.get((name, seed), ""),
+                            reason=reason,
                         )
                     )
-    return Grid(cells=tuple(cells), tasks=loaded)
+    return Grid(cells=tuple(cells), tasks=loaded, tests=tests)
+
+
+def _test_texts(source: Task | TaskSource, split: str) -> Task:
+    if isinstance(source, Task):
+        raise NtpsError(f"task {source.name!r} is loaded already, and has no split {split!r}.")
+    return replace(source, options={**source.options, "split": split}).load()
 
 
 def _fingerprint(model: str, settings: StudySettings, control: bool) -> tuple[str, str]:

@@ -71,6 +71,7 @@ class StudySettings(SampleSettings):
         seeds: Number of repetitions: samples, halves, folds and control weights are drawn with seeds 0, ..., seeds - 1.
         control: Whether to score random weights of each model's architecture too; models of one architecture share
             them.
+        test_split: Split of the texts that gains are judged on, all of it; by default a quarter of the sampled texts.
 
     Raises:
         NtpsError: If an option is out of range.
@@ -87,6 +88,7 @@ class StudySettings(SampleSettings):
     trust_remote_code: bool = False
     seeds: int = 1
     control: bool = True
+    test_split: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,12 +101,14 @@ class StudySettings(SampleSettings):
             one_of(self.dtype, DTYPES, "dtype")
 
     def of_scores(self) -> dict[str, Any]:
-        """Return the options that a cell of kind `"score"` depends on: all but `seeds` and `control`."""
-        return {name: value for name, value in asdict(self).items() if name not in ("seeds", "control")}
+        """Return the options that a cell of kind `"score"` depends on: all but three."""
+        return {name: value for name, value in asdict(self).items() if name not in ("seeds", "control", "test_split")}
 
     def of_gains(self) -> dict[str, Any]:
         """Return the options that a cell of kind `"gain"` depends on, beside the training settings."""
-        return {name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype")} | self.loading()
+        return {
+            name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype", "test_split")
+        } | self.loading()
 
     def loading(self) -> dict[str, Any]:
         """Return the options of `ntps.load_model` that a model's fingerprint depends on."""

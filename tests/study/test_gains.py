@@ -52,6 +52,28 @@ def test_gains_can_be_added_to_a_study_that_is_there(tmp_path, tiny_llama, monke
     assert again.to_json(n_permutations=9) == study.to_json(n_permutations=9)
 
 
+def test_gains_are_judged_on_the_test_split_if_there_is_one(tmp_path, tiny_llama):
+    task = make_tasks(1)[0]
+    rest, own = task.split(0.3)
+    for name, part in (("train", rest), ("test", own)):
+        rows = [f"{text},{part.classes[label]}" for text, label in zip(part.texts, part.labels, strict=True)]
+        (tmp_path / "films").mkdir(exist_ok=True)
+        (tmp_path / "films" / f"{name}.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    source = f"films={tmp_path / 'films'}"
+    study = run(tmp_path / "out", [str(tiny_llama)], [source], settings=replace(PLAIN, test_split="test"))
+    gain = next(cell.gain for cell in study.cells if cell.kind == "gain")
+    assert gain.n_test == len(own)
+    expected = fine_tune_gain(str(tiny_llama), rest, LORA, test=own, seed=0, folds=SETTINGS.folds)
+    assert gain.accuracy_after == expected["accuracy_after"]
+    plain = run(tmp_path / "out", [str(tiny_llama)], [source], settings=PLAIN)  # a cell of its own
+    assert next(cell.gain for cell in plain.cells if cell.kind == "gain").n_test < len(own)
+    missing = run(tmp_path / "gone", [str(tiny_llama)], [source], settings=replace(PLAIN, test_split="dev"))
+    assert [cell.status for cell in missing.cells if cell.kind == "gain"] == ["failed"]
+    assert "dev" in next(cell.reason for cell in missing.cells if cell.kind == "gain")
+    loaded = run(tmp_path / "loaded", [str(tiny_llama)], [task], settings=replace(PLAIN, test_split="test"))
+    assert "is loaded already" in next(cell.reason for cell in loaded.cells if cell.kind == "gain")
+
+
 def test_a_gain_cell_is_what_fine_tune_gain_returns(finished, tiny_llama):
     study, _ = finished
     task = make_tasks(1)[0]
