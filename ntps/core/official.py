@@ -4,8 +4,8 @@ It is not the paper's formula: everything is float32, F F^T is formed before it 
 absolute 1e-8, and directions are taken in the ascending order of a symmetric solver. The "first" ones are therefore
 those of the *smallest* eigenvalues, for U and V alike. F F^T has at most as many positive eigenvalues as there are
 classes, so most of those U come from a null space, where rounding decides which vectors they are. That makes the order
-of operations part of the procedure: relative noise of 1e-7 in the moments moves single scores by 0.02
-(`ntps paper audit`).
+of operations part of the procedure: relative noise of 1e-7 in the moments moves single scores by up to 0.2
+(`python -m benchmarks.official`, `ntps paper audit`).
 """
 
 from typing import Any
