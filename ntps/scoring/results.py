@@ -374,6 +374,8 @@ class ScoreResult:
             null = scored.null["ntps"]
             score += f" and shuffled labels {fixed(null['mean'])} (p = {fixed(null['p_value'])})"
         text = f"With {self.n_texts:,} texts and {scored.d} directions, {score}; compare it at equal numbers only."
+        if self.chosen_score and scored.chance == 1:
+            text = f"NTPS says nothing here: with {scored.k_v} directions V is the whole space, and holds any labels."
         if self.best is None:
             return text
         used = f"The {scored.k_v} directions that next-token prediction uses most at layer {scored.layer} read R2 "

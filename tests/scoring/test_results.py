@@ -160,6 +160,12 @@ def test_noise_is_said_to_be_held_by_no_layer():
     assert result.shown is result[result.choice.layer]
 
 
+def test_a_v_of_all_directions_is_said_to_say_nothing():
+    text = words(make(k_v=10))
+    assert "NTPS says nothing here: with 10 directions V is the whole space" in text
+    assert "random subspace" not in text and "says nothing here" not in words(make(k_v=9))
+
+
 def test_without_folds_no_layer_is_the_best():
     result = make(folds=0)
     assert (result.best, result.choice, result.readouts, result.learning) == (None, None, {}, None)
