@@ -31,7 +31,7 @@ _SAFETENSORS_NAMES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
-_PART = re.compile(r"(\..*)\.[0-9a-f]{12}\.part", re.DOTALL)  # as `_new_part` makes them
+_PART = re.compile(r"(\..*)\.[0-9a-f]{12}\.part", re.DOTALL)  # as `atomic_path` names them
 
 
 def local_path(name: str | os.PathLike[str]) -> Path:
@@ -77,7 +77,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         target = path if stream else Path(os.path.realpath(path))
         folder = Path(tempfile.gettempdir()) if stream else target.parent
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = _new_part(folder, target.name)
+        temporary = beside(folder / target.name, f".{secrets.token_hex(6)}.part")  # known before a signal may come
+        descriptor = _open_part(temporary)
         if there is not None and not stream:
             _pass_on(temporary, there)
         yield temporary
@@ -128,18 +129,17 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{name}{ending}")
 
 
-def _new_part(folder: Path, name: str) -> tuple[int, Path]:
-    """Make a file for half-written content and return its descriptor, which holds a lock for `sweep`, and its path."""
+def _open_part(path: Path) -> int:
+    """Make a file for half-written content and return its descriptor, which holds a lock for `sweep`."""
     while True:
-        path = beside(folder / name, f".{secrets.token_hex(6)}.part")
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)  # the kernel applies the umask
         if fcntl is None:  # pragma: no cover  Windows renames no file that is open
             os.close(descriptor)
-            return os.open(os.devnull, os.O_RDONLY), path
+            return os.open(os.devnull, os.O_RDONLY)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:  # a sweep may have come before the lock
-            return descriptor, path
+            return descriptor
         os.close(descriptor)
 
 
