@@ -75,7 +75,10 @@ def run(
     labelled = source.load(limit=limit, seed=seed)
     test = None
     if test_split is not None:
-        test = replace(source, options={**source.options, "split": test_split}).load(seed=seed)
+        try:
+            test = replace(source, options={**source.options, "split": test_split}).load(seed=seed)
+        except NtpsError as error:
+            raise NtpsError(f"the test texts cannot be read: {error}") from error
     loaded = load_for_training(model, dtype=dtype, device=device, **loading)
     options: dict[str, Any] = {
         "test": test,

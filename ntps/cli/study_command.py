@@ -76,9 +76,12 @@ def run(
     from ntps.report.study import gain_lead, without_paths
     from ntps.study import StudySettings, run_study
     from ntps.study.study import TARGETS
+    from ntps.study.table import TRAINING
     from ntps.tasks import TaskSource
 
     one_of(target, TARGETS, "target")
+    if target in TRAINING and convention != "official":
+        raise NtpsError(f"--target {target} needs --convention official, which measures it.")
     if recipe is not None and not lora:
         raise NtpsError("--recipe needs --lora: it says how models are fine-tuned.")
     if test_split is not None and not lora:
