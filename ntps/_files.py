@@ -25,12 +25,14 @@ except ImportError:  # Windows
 
 if TYPE_CHECKING:
     import torch
+    from filelock import FileLock
 
 _BLOCK = 1 << 26  # bytes hashed or written at a time, so that a memory-mapped tensor never enters memory whole
 _SAFETENSORS_NAMES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
+SAVING = ".saving."  # begins the names of temporary folders for what other libraries save
 _PART = re.compile(r"(\..*)\.[0-9a-f]{12}\.part", re.DOTALL)  # as `atomic_path` names them
 
 
@@ -319,3 +321,16 @@ def read_json(path: str | Path) -> Any:
 def json_text(content: Any) -> str:
     """Return JSON values as the text of a file."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def file_lock(path: Path) -> "FileLock":
+    """Return a lock on a file, which the operating system releases when its process dies.
+
+    Raises:
+        NtpsError: If the file is a link: locking it would empty what it points to.
+    """
+    from filelock import FileLock
+
+    if path.is_symlink():
+        raise NtpsError(f"{path} is a link, which cannot be a lock; remove it.")
+    return FileLock(path)

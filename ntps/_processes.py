@@ -12,7 +12,7 @@ def world() -> tuple[int, int]:
     nothing about this work: in their jobs, one command may well run for each model.
 
     Raises:
-        NtpsError: If `WORLD_SIZE` is no number, or the rest of what torchrun sets is missing or does not fit.
+        NtpsError: If `WORLD_SIZE` is not a number, or another variable that torchrun sets is missing or contradicts it.
     """
     count = _number("WORLD_SIZE", 1)
     if count is None or count < 2:

@@ -32,7 +32,7 @@ def bar(value: float | None, width: int = BAR_WIDTH) -> str:
 
 
 def fixed(value: float | None, digits: int = 3, missing: str = "-") -> str:
-    """Return a number with `digits` decimals (never "-0.000"), or `missing` if there is no number."""
+    """Return a number with `digits` decimals (never "-0.000"), or `missing` for `None` and NaN."""
     if value is None or math.isnan(value):
         return missing
     return f"{round(value, digits) + 0.0:.{digits}f}"
@@ -65,7 +65,7 @@ class Column:
     words: bool = False
 
     def text(self, row: Any, *, missing: str = "-") -> str:
-        """Return the column's text for a row, or `missing` if there is no number."""
+        """Return the column's text for a row, or `missing` for `None` and NaN."""
         value = self.value(row)
         if value is None or isinstance(value, float):
             return fixed(value, self.digits, missing)

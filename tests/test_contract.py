@@ -96,6 +96,18 @@ def test_an_option_has_one_default_in_python_and_in_the_shell(name, least, diffe
     assert {option: shell[option] for option in shared} == {option: python[option].default for option in shared}
 
 
+@pytest.mark.parametrize(("command", "prefix"), [("lora", ""), ("study", "lora_")])
+def test_every_option_of_training_is_there_in_the_shell_with_its_default(command, prefix):
+    from ntps.cli.app import app
+    from ntps.finetune import TrainSettings
+
+    shell = {option.name: option.default for option in typer.main.get_command(app).commands[command].params}
+    for field in dataclasses.fields(TrainSettings):
+        if field.name != "max_length":  # one for scores and training
+            assert shell[prefix + field.name] == field.default, field.name
+    assert "recipe" in shell and "test_split" in shell and "max_length" in shell
+
+
 @pytest.fixture(scope="module")
 def scored():
     problem = make_problem(seed=1, n=90, d=12)

@@ -37,7 +37,6 @@ def run(
     fraction: shared.Fraction = None,
     seed: Annotated[int, typer.Option(help="Seed of sample, split, training and folds.")] = 0,
     seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, starting from --seed.")] = 1,
-    dtype: shared.Dtype = None,
     device: shared.Device = None,
     loading: dict[str, Any],
     output: Annotated[str | None, typer.Option(help="Folder for training state, adapter, head and lora.json.")] = None,
@@ -64,13 +63,10 @@ def run(
 
     from ntps.finetune import before_and_after, repeat
     from ntps.finetune.before_after import load_for_training
-    from ntps.finetune.settings import RECIPE_DTYPES
     from ntps.tasks import TaskSource
 
     # Settings are checked when they are made, before anything is loaded.
     settings = shared.train_settings(context, recipe, {**training, "max_length": max_length})
-    if recipe is not None and dtype is None:
-        dtype = RECIPE_DTYPES[recipe]
     source = TaskSource.parse(task, **data)
     labelled = source.load(limit=limit, seed=seed)
     test = None
@@ -79,7 +75,7 @@ def run(
             test = replace(source, options={**source.options, "split": test_split}).load(seed=seed)
         except NtpsError as error:
             raise NtpsError(f"the test texts cannot be read: {error}") from error
-    loaded = load_for_training(model, dtype=dtype, device=device, **loading)
+    loaded = load_for_training(model, dtype=settings.dtype, device=device, **loading)
     options: dict[str, Any] = {
         "test": test,
         "settings": settings,

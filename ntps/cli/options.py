@@ -16,8 +16,8 @@ import typer
 
 from ntps._files import atomic_write, json_text, local_path
 from ntps._names import clean, one_line
-from ntps._outputs import STDOUT, claim
 from ntps._processes import is_main_process
+from ntps.cli.outputs import STDOUT, claim
 from ntps.errors import NtpsError
 
 ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
@@ -89,7 +89,7 @@ def _option(kind: Any, words: str) -> Any:
 
 
 # The attributes of `TrainSettings` but for `max_length`.
-TRAINING = {
+TRAINING: dict[str, tuple[Any, Any]] = {
     "steps": (_option(int, "Optimiser steps."), 100),
     "epochs": (_option(int | None, "Read every text this often, instead of --steps."), None),
     "rank": (_option(int, "Rank of the adapters."), 32),
@@ -113,7 +113,9 @@ TRAINING = {
     "validation": (_option(float, "Share of the untested texts set aside for evaluations."), 0.2),
     "keep": (_option(str, "Weights of the best evaluation (by --margin), or the last."), "best"),
     "margin": (_option(float, "Standard errors by which the validation loss must fall."), 2.5),
+    "dtype": (Dtype, None),
 }
+LORA = {f"lora_{name}": option for name, option in TRAINING.items()}  # in a study, beside options of the same names
 
 
 def takes(**groups: dict[str, tuple[Any, Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -218,7 +220,7 @@ def claim_outputs(
         shared: Whether other runs may write the same at the same time.
 
     Raises:
-        NtpsError: See `ntps._outputs.claim`.
+        NtpsError: See `ntps.cli.outputs.claim`.
     """
     if json_file in STDOUT and sys.stdout is None:
         raise NtpsError("standard output is closed; name a file for --json.")
@@ -246,23 +248,18 @@ def train_settings(context: typer.Context, recipe: str | None, values: dict[str,
     Args:
         context: That of the command.
         recipe: A name for `TrainSettings.recipe`, or `None`.
-        values: Values by parameter of `TrainSettings`, under the command's parameter or `lora_` before it.
+        values: Values by parameter of the command: those of `TrainSettings`, some with `lora_` before them.
     """
     from ntps.finetune import TrainSettings
     from ntps.finetune.settings import TARGETS
 
-    if values["target"] not in TARGETS:
-        values["target"] = tuple(name.strip() for name in values["target"].split(","))
-    if values.get("clip_norm") == 0:
-        values["clip_norm"] = None
-    if recipe is None:
-        return TrainSettings(**values)
-    typed = {
-        name: value
-        for name, value in values.items()
-        if any(was_typed(context, parameter) for parameter in (name, f"lora_{name}"))
-    }
-    return TrainSettings.recipe(recipe, **typed)
+    chosen = {name: value for name, value in values.items() if recipe is None or was_typed(context, name)}
+    chosen = {name.removeprefix("lora_"): value for name, value in chosen.items()}
+    if chosen.get("target", "paper") not in TARGETS:
+        chosen["target"] = tuple(name.strip() for name in chosen["target"].split(","))
+    if chosen.get("clip_norm") == 0:
+        chosen["clip_norm"] = None
+    return TrainSettings(**chosen) if recipe is None else TrainSettings.recipe(recipe, **chosen)
 
 
 def was_typed(context: typer.Context, parameter: str) -> bool:

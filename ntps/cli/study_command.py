@@ -25,7 +25,7 @@ EXAMPLES = (
 logger = logging.getLogger(__name__)
 
 
-@shared.takes(data=shared.DATA, loading=shared.LOADING)
+@shared.takes(data=shared.DATA, training=shared.LORA, loading=shared.LOADING)
 def run(
     context: typer.Context,
     model: Annotated[list[str], typer.Option("--model", help="A model; repeat for several.")],
@@ -47,11 +47,7 @@ def run(
     ] = False,
     recipe: shared.Recipe = None,
     test_split: shared.TestSplit = None,
-    lora_steps: Annotated[int, typer.Option(help="Optimiser steps of --lora.")] = 100,
-    lora_rank: Annotated[int, typer.Option(help="Rank of its adapters.")] = 32,
-    lora_target: Annotated[
-        str, typer.Option(help="Modules with adapters: all-linear, or paper (q, k, v).")
-    ] = "all-linear",
+    training: dict[str, Any],
     target: Annotated[
         str, typer.Option(help="What to predict: balanced_accuracy, r2, accuracy, ... of the probe, or gain.")
     ] = "balanced_accuracy",
@@ -86,7 +82,6 @@ def run(
         raise NtpsError("--recipe needs --lora: it says how models are fine-tuned.")
     if test_split is not None and not lora:
         raise NtpsError("--test-split needs --lora: it says on which texts gains are judged.")
-    training = {"steps": lora_steps, "rank": lora_rank, "target": lora_target}
     study = run_study(
         model,
         [TaskSource.parse(given, **data) for given in task],

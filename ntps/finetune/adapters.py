@@ -12,8 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ntps import _hub
-from ntps._files import atomic_path
-from ntps._outputs import SAVING
+from ntps._files import SAVING, atomic_path
 from ntps.errors import NtpsError
 from ntps.finetune.settings import TrainSettings
 from ntps.models.states import hidden_states

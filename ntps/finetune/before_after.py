@@ -90,7 +90,7 @@ def before_and_after(
     scoring = ScoreSettings(folds=folds, seed=seed, convention=convention, fraction=fraction)
     if output is not None and isinstance(model, str | os.PathLike):
         check_separate(model, output)
-    loaded = load_for_training(model)
+    loaded = _loaded(model, settings)
     settings = (settings or TrainSettings()).for_width(loaded.width)
     frozen = replace(loaded, model=without_head(loaded.model))
     task, n_skipped = _with_tokens(loaded, task.with_column(task.columns[0].name), settings.max_length)
@@ -188,7 +188,7 @@ def repeat(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise NtpsError(f"seeds is {seeds!r}; give a number of at least 1, or different seeds.")
-    loaded = load_for_training(model)
+    loaded = _loaded(model, settings)
     runs = [
         before_and_after(
             loaded,
@@ -230,7 +230,7 @@ def fine_tune_gain(
     Raises:
         NtpsError: If training or scoring fails; see `before_and_after`.
     """
-    loaded = load_for_training(model)
+    loaded = _loaded(model, settings)
     layers = sorted({layer_at(depth, loaded.n_layers) for depth in (0.5, 1.0)})
     result = before_and_after(
         loaded, task, test=test, settings=settings, seed=seed, folds=folds, layers=layers, analyses=(), progress=False
@@ -278,6 +278,13 @@ def load_for_training(
     # A loaded model is returned as it is, and refuses every option, the head too.
     head = not isinstance(model, LanguageModel) and has_language_model_head(model, **options)
     return load_model(model, tokenizer=tokenizer, dtype=dtype, device=device, head=head, **options)
+
+
+def _loaded(model: str | os.PathLike[str] | LanguageModel, settings: TrainSettings | None) -> LanguageModel:
+    """Return a model that is loaded, or load it by its name in the type that the settings ask for."""
+    if isinstance(model, LanguageModel) or settings is None:
+        return load_for_training(model)
+    return load_for_training(model, dtype=settings.dtype)
 
 
 def split_task(

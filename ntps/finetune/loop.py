@@ -157,11 +157,11 @@ class Trainer:
         self.progress = Progress(micro_batch=settings.batch_size)
         self.run_record = {
             "model": model.fingerprint,
-            "dtype": model.dtype,
             "train": train.fingerprint,
             "validation": validation.fingerprint,
             "seed": seed,
             **settings.to_dict(),
+            "dtype": model.dtype,
         }
         if resume and folder is not None and (folder / STATE_FILE).is_file():
             self._read_state(folder / STATE_FILE)

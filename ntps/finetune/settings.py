@@ -6,6 +6,7 @@ from typing import Any
 
 from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range, one_of, whole
+from ntps.models.pretrained import DTYPES
 
 METHODS = ("lora", "probe", "full", "scratch")
 OPTIMIZERS = ("adamw", "adafactor")
@@ -17,8 +18,9 @@ SCHEDULES = ("cosine", "constant")
 # github.com/Yu-AngCheng/NTPS, commit 0f877f7. They train on all training texts; here a twentieth is set aside, for the
 # curve alone. Adafactor clips by its own rule.
 _PAPER: dict[str, Any] = {
-    "head": "random", "head_dropout": 0.05, "optimizer": "adafactor", "learning_rate": 1e-4, "weight_decay": 1e-5,
-    "clip_norm": None, "warmup": 0.05, "batch_size": 1, "evaluate_every": 500, "keep": "last", "validation": 0.05,
+    "dtype": "bfloat16", "head": "random", "head_dropout": 0.05, "optimizer": "adafactor", "learning_rate": 1e-4,
+    "weight_decay": 1e-5, "clip_norm": None, "warmup": 0.05, "batch_size": 1, "evaluate_every": 500, "keep": "last",
+    "validation": 0.05,
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {**_PAPER, "method": "lora", "target": "paper", "rank": 32, "alpha": 32, "dropout": 0.05, "steps": 5000},
@@ -26,9 +28,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         **_PAPER, "method": "probe", "optimizer": "adamw", "weight_decay": 0.01, "schedule": "constant", "warmup": 0.0,
         "batch_size": 64, "epochs": 50,
     },
-    "paper-scratch": {**_PAPER, "method": "scratch", "steps": 10000},
+    "paper-scratch": {**_PAPER, "method": "scratch", "steps": 10000, "dtype": "float32"},
 }  # fmt: skip
-RECIPE_DTYPES = {"paper": "bfloat16", "paper-probe": "bfloat16", "paper-scratch": "float32"}
 # Measured on the bundled `miniworld-base`, 128 wide, with 100 steps of 16 texts; see `TrainSettings.for_width`.
 LEARNING_RATES = {"lora": 3e-3, "probe": 1e-3, "full": 6e-4, "scratch": 1e-3}
 REFERENCE_WIDTH = 128
@@ -60,6 +61,8 @@ class TrainSettings:
         clip_norm: Largest norm of the gradient, above 0; `None` for any.
         batch_size: Texts per batch.
         accumulation: Batches per step.
+        dtype: Type of the weights that training starts from, as in `ntps.load_model`: a model that is given by name is
+            loaded in it, one that is loaded already must have it.
         max_length: Largest number of tokens of a text, at least 2; `None` is 512, or the model's positions if fewer.
         evaluate_every: Steps between two evaluations on the validation texts.
         validation: Share of the texts that are not tested, in (0, 1), that are set aside for evaluations.
@@ -94,6 +97,7 @@ class TrainSettings:
     clip_norm: float | None = 1.0
     batch_size: int = 16
     accumulation: int = 1
+    dtype: str | None = None
     max_length: int | None = None
     evaluate_every: int = 25
     validation: float = 0.2
@@ -107,6 +111,8 @@ class TrainSettings:
         one_of(self.head, HEADS, "head")
         one_of(self.keep, KEPT, "keep")
         one_of(self.schedule, SCHEDULES, "schedule")
+        if self.dtype is not None:
+            one_of(self.dtype, DTYPES, "dtype")
         whole(self.start_layer, 0, None, "start_layer")
         for name in ("steps", "rank", "batch_size", "accumulation", "evaluate_every"):
             whole(getattr(self, name), 1, None, name)
@@ -135,7 +141,7 @@ class TrainSettings:
         """Return a named recipe, with some values changed.
 
         `"paper"` is the authors' LoRA, `"paper-probe"` the linear head that they compare it with (Figure 3, Table 1),
-        `"paper-scratch"` their training from random weights. They load the first two in bfloat16.
+        `"paper-scratch"` their training from random weights.
 
         Args:
             name: One of the three.

@@ -164,6 +164,9 @@ def fine_tune(
         raise NtpsError("resume needs output, the folder of the run to continue.")
     if len(getattr(model.model, "hf_device_map", None) or {}) > 1:
         raise NtpsError(f"{model.name} is spread over devices, which training does not support; load it on one device.")
+    dtype = None if settings is None else settings.dtype
+    if dtype not in (None, "auto", model.dtype):
+        raise NtpsError(f"dtype is {dtype}, and {model.name} is loaded in {model.dtype}; load it in {dtype}.")
     check_classes(train, "training")
     check_classes(validation, "validation")
     folder = None if output is None else Path(output)

@@ -17,8 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntps._files import atomic_write, read_json, sha256_json, sweep
-from ntps._outputs import file_lock
+from ntps._files import atomic_write, file_lock, read_json, sha256_json, sweep
 from ntps._text import counted, progress
 from ntps._version import __version__
 from ntps.errors import NtpsError
@@ -292,9 +291,8 @@ class _Worker:
         if cell.kind == "gain":
             from ntps.finetune.before_after import load_for_training  # training needs peft, scoring does not
 
-            return load_for_training(
-                cell.model, dtype=self.settings.dtype, device=self.device, **self.settings.loading()
-            )
+            dtype = (self.lora.dtype if self.lora else None) or self.settings.dtype
+            return load_for_training(cell.model, dtype=dtype, device=self.device, **self.settings.loading())
         return load_model(
             cell.model,
             dtype=self.settings.dtype,

@@ -176,7 +176,7 @@ def _has_fraction(label: str) -> bool:
 
 
 def _advice(name: str, label: Any, fraction: bool) -> str:
-    """Return what to do about a label that is no class."""
+    """Return advice for a label that cannot name a class."""
     if fraction:
         return "; group numbers with fractions into classes first"
     if isinstance(label, dict):

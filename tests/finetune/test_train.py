@@ -22,9 +22,10 @@ import ntps.models.forward
 from ntps._files import save_tensors
 from ntps.errors import NtpsError
 from ntps.finetune.adapters import linear_modules, target_names
+from ntps.finetune.before_after import before_and_after
 from ntps.finetune.head import fit_readout
 from ntps.finetune.loop import Trainer, clearly_lower, epoch_batches
-from ntps.finetune.settings import TrainSettings
+from ntps.finetune.settings import RECIPES, TrainSettings
 from ntps.finetune.train import fine_tune
 from ntps.models.load import load_model
 from ntps.scoring.probes import CS, standardize
@@ -450,11 +451,20 @@ class TestRecipes:
         scratch = TrainSettings.recipe("paper-scratch")
         assert (scratch.method, scratch.steps, scratch.optimizer) == ("scratch", 10000, "adafactor")
         assert TrainSettings.paper(steps=7, rank=4).steps == 7
+        assert [TrainSettings.recipe(name).dtype for name in RECIPES] == ["bfloat16", "bfloat16", "float32"]
         with pytest.raises(NtpsError, match="recipe is 'papers'; choose one of: paper, paper-probe, paper-scratch"):
             TrainSettings.recipe("papers")
 
+    def test_a_model_of_another_type_is_refused_and_a_name_is_loaded_in_it(self, llama, tiny_llama, parts):
+        with pytest.raises(NtpsError, match=r"dtype is bfloat16, and .* is loaded in float32; load it in bfloat16"):
+            fine_tune(llama, *parts, settings=TrainSettings.paper(steps=1, rank=4), progress=False)
+        settings = TrainSettings.paper(steps=1, rank=4)
+        options = {"layers": [-1], "analyses": (), "progress": False}
+        result = before_and_after(str(tiny_llama), order_task(160), settings=settings, **options)
+        assert result.provenance["dtype"] == "bfloat16"
+
     def test_the_optimiser_is_adafactor_with_its_own_clipping(self, llama, parts):
-        group = Trainer(llama, *parts, TrainSettings.paper(steps=1, rank=4)).optimizer.param_groups[0]
+        group = Trainer(llama, *parts, TrainSettings.paper(steps=1, rank=4, dtype=None)).optimizer.param_groups[0]
         assert (group["clip_threshold"], group["weight_decay"], group["lr"]) == (1.0, 1e-5, 1e-4)
         assert not group["relative_step"] and not group["scale_parameter"]
 
@@ -464,7 +474,7 @@ class TestRecipes:
         monkeypatch.setattr(
             torch.nn.utils, "clip_grad_norm_", lambda p, largest: (clipped.append(largest), real(p, largest))[1]
         )
-        settings = TrainSettings.paper(steps=4, rank=4, evaluate_every=2, learning_rate=0.05)
+        settings = TrainSettings.paper(steps=4, rank=4, evaluate_every=2, learning_rate=0.05, dtype="float32")
         tuned = fine_tune(llama, *parts, settings=settings, progress=False)
         assert tuned.best_step == 4  # the last, however bad
         assert clipped == [float("inf")] * 4
@@ -479,7 +489,7 @@ class TestRecipes:
         assert not torch.equal(tuned.initial_readout.weight, tuned.readout.weight)
 
     def test_the_head_drops_inputs_in_training_alone(self, llama, parts):
-        settings = TrainSettings.recipe("paper-probe", epochs=1, head_dropout=0.5, batch_size=16)
+        settings = TrainSettings.recipe("paper-probe", epochs=1, head_dropout=0.5, batch_size=16, dtype=None)
         tuned = fine_tune(llama, *parts, settings=settings, progress=False)
         x = torch.ones(3, 24)
         assert torch.equal(tuned.readout(x), tuned.readout(x))

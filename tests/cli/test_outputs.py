@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from ntps._files import atomic_write
-from ntps._outputs import claim
+from ntps.cli.outputs import claim
 from ntps.errors import NtpsError
 
 HOLD = """
 import sys
-from ntps._outputs import claim
+from ntps.cli.outputs import claim
 with claim(*(name or None for name in sys.argv[1:])):
     print("held", flush=True)
     sys.stdin.read()
@@ -158,7 +158,7 @@ def test_a_lock_that_is_a_link_empties_nothing(tmp_path, place):
 def test_many_at_once(tmp_path):
     """Of many runs that start together one holds the folder at a time; none meets anything but the sentence."""
     code = (
-        "import sys\nfrom ntps._outputs import claim\nfrom ntps.errors import NtpsError\n"
+        "import sys\nfrom ntps.cli.outputs import claim\nfrom ntps.errors import NtpsError\n"
         "for turn in range(60):\n"
         "    try:\n"
         "        with claim(sys.argv[1]) as (folder, _): (folder / 'scores.json').touch()\n"

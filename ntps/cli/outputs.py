@@ -9,16 +9,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ntps._files import beside, local_path, sweep, writable
+from ntps._files import SAVING, beside, file_lock, local_path, sweep, writable
 from ntps.errors import NtpsError
 
-if TYPE_CHECKING:
-    from filelock import FileLock
-
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-SAVING = ".saving."  # begins the names of temporary folders for what other libraries save
 _LOCK = ".ntps.lock"
 # One of these is in every folder that a command has written.
 _OURS = {
@@ -152,16 +147,3 @@ def _locked(path: Path, what: str) -> Iterator[None]:
         with suppress(OSError):  # Windows removes no file that is open
             path.unlink()
         lock.release()
-
-
-def file_lock(path: Path) -> "FileLock":
-    """Return a lock on a file, which the operating system releases when its process dies.
-
-    Raises:
-        NtpsError: If the file is a link: locking it would empty what it points to.
-    """
-    from filelock import FileLock
-
-    if path.is_symlink():
-        raise NtpsError(f"{path} is a link, which cannot be a lock; remove it.")
-    return FileLock(path)
