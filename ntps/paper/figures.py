@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ntps.models import LanguageModel
     from ntps.tasks import Task
 
+_SIDES = ((6, 0, "left", "center"), (0, -6, "center", "top"), (-6, 0, "right", "center"), (0, 6, "center", "bottom"))
 COLUMNS = ("target", "view", "model", "n", "spearman", "low", "high", "p_value", "options_borne")
 
 
@@ -81,18 +82,18 @@ def plot_words(frame: "pd.DataFrame") -> Any:
             legend=axis is axes[0],
         )
         for place, (_, row) in enumerate(part.sort_values("direction_2").iterrows()):  # neighbours on different sides
-            position, side = (row["direction_1"], row["direction_2"]), -1 if place % 2 else 1
+            x, y, across, along = _SIDES[place % len(_SIDES)]
             axis.annotate(
                 row["word"],
-                position,
-                xytext=(6 * side, 0),
+                (row["direction_1"], row["direction_2"]),
+                xytext=(x, y),
                 textcoords="offset points",
-                ha="left" if side > 0 else "right",
-                va="center",
+                ha=across,
+                va=along,
                 fontsize=8,
             )
         axis.set(xlabel=f"first direction of {space}", ylabel=f"second direction of {space}", title=f"{space}-space")
-        axis.margins(0.2, 0.08)
+        axis.margins(0.25, 0.1)
     axes[0].legend(title=None, frameon=False, fontsize="small")
     return axes
 

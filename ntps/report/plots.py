@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Colours of seaborn's "colorblind" palette. V and U look the same in every picture of the package and of the course:
 # what goes through V is blue, what the labels' own directions hold (all that there is to explain) is orange.
 COLORS = {"V": "#0173b2", "U": "#de8f05", "ntps": "#029e73", "chance": "#7f7f7f", "random": "#949494"}
-LONGEST_LABEL = 40  # characters of a name in a picture
+LONGEST_LABEL, LONGEST_TITLE = 40, 56  # characters of a name in a picture
 MARKERS = "osD^vPX*<>"
 _METHODS = {"full": "all weights", "probe": "head alone", "scratch": "random start"}
 
@@ -32,9 +32,9 @@ def new_axes(ax: Axes | None = None, *, figsize: tuple[float, float] = (6.4, 4.0
     return plt.subplots(figsize=figsize, layout="constrained")[1]
 
 
-def as_label(name: str) -> str:
+def as_label(name: str, longest: int = LONGEST_LABEL) -> str:
     """Return a name as matplotlib shows it as it is: `$` begins no formula, `_` hides nothing from the legend."""
-    text = shortened(one_line(name), LONGEST_LABEL).replace("$", r"\$")
+    text = shortened(one_line(name), longest).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
 
 
@@ -107,8 +107,11 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
         for layer in result.best.tied:
             ax.axvline(layer, color="0.95", lw=8, zorder=0)
     _share_axis(ax, (value for _, values, _, _ in lines for value in values))
-    ax.locator_params(axis="x", integer=True)
-    title = as_label(f"{short_name(result.model)} on {short_name(result.task)}")
+    if len(layers) > 1:
+        ax.locator_params(axis="x", integer=True)
+    else:
+        ax.set_xticks(layers)
+    title = as_label(f"{short_name(result.model)} on {short_name(result.task)}", LONGEST_TITLE)
     ax.set(xlabel="layer (0 is the embedding)", ylabel="R2, or share", title=title)
     legend_below(ax)
     return ax

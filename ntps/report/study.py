@@ -45,13 +45,14 @@ def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | No
     """
     folder, study = Path(folder), without_paths(study)
     result = shareable(result or study.to_dict())
-    pictures = list(_pictures(study, result["correlations"]))
+    pictures = list(_pictures(study, result["correlations"], result["target"]))
     frame = study.frame()
     page = render(
         "study.html",
         title="ntps study",
         heading=f"{counted(len(study.models), 'model')} on {counted(len(study.tasks), 'task')}",
         lead=lead(result),
+        target=result["target"].replace("_", " "),
         correlations=_correlation_table(result["correlations"]) if result["correlations"] else None,
         refused=result["refused"],
         pictures=pictures,
@@ -183,7 +184,7 @@ def _correlation_table(correlations: Mapping[str, Any]) -> Markup:
         Column("low", _of_second(lambda entry: (entry["interval"] or (None, None))[0])),
         Column("high", _of_second(lambda entry: (entry["interval"] or (None, None))[1])),
         Column("p", _of_second(itemgetter("p_value"))),
-        Column("with R^2", _of_second(lambda entry: entry.get("spearman_r2"))),
+        Column("with R²", _of_second(lambda entry: entry.get("spearman_r2"))),
         Column("tasks", _of_second(itemgetter("n"))),
         Column("models", _of_second(itemgetter("n_models"))),
         Column("chosen on", _of_second(itemgetter("selected_on")), words=True),
@@ -227,33 +228,35 @@ def _gain(study: Study, gain: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pictures(study: Study, correlations: Mapping[str, Any]) -> Iterator[Picture]:
-    """Draw predictors against accuracy and gains, and the maps of layers and ranks where there are correlations."""
+def _pictures(study: Study, correlations: Mapping[str, Any], target: str) -> Iterator[Picture]:
+    """Draw predictors against the target and gains, and the maps of layers and ranks where there are correlations."""
+    words = target.replace("_", " ")
 
     def on_axes(file: str, alt: str, plot: Callable[..., Any], name: str, **options: Any) -> Picture:
         return draw_picture(file, alt, lambda figure: plot(study, name, figure.add_subplot(), **options))
 
     def by_model(name: str) -> Picture:
         def draw(figure: "Figure") -> None:
-            plot_models(study, name, figure, correlations=correlations)
+            plot_models(study, name, figure, target=target, correlations=correlations)
 
         size = small_multiples(len(study.models))
-        return draw_picture(f"{name}_by_model.png", f"{name} against accuracy, by model", draw, figsize=size)
+        return draw_picture(f"{name}_by_model.png", f"{name} against {words}, by model", draw, figsize=size)
 
     if not study.frame()["status"].eq("done").any():
         return
     for name in PICTURED:
-        yield on_axes(f"{name}.png", f"{name} against accuracy", plot_against, name)
+        yield on_axes(f"{name}.png", f"{name} against {words}", plot_against, name, target=target)
     for name in PICTURED:
         yield by_model(name)
-    if study.lora is not None and study.frame()["gain"].notna().any():
+    if study.lora is not None and target != "gain" and study.frame()["gain"].notna().any():
         for name in PICTURED_GAINS:
             yield on_axes(f"gain_{name}.png", f"{name} against the gain", plot_against, name, target="gain")
     for name in PICTURED if correlations else ():
         values, _ = study.options(name)
-        if not np.isfinite(values).all():  # a cell lacks this quantity
+        usable = tuple(map(len, study.usable(target=target)))
+        if not np.isfinite(values).all() or values.shape[1:] != usable:  # a cell lacks this quantity, or the target
             continue
-        alt = f"Correlation of {name} by layer and rank"
-        yield on_axes(f"{name}_options.png", alt, plot_options, name)
-        yield on_axes(f"{name}_permuted.png", f"{alt}, tasks permuted", plot_options, name, permute=0)
-        yield on_axes(f"{name}_choice.png", f"Null of the best choice for {name}", plot_choice, name)
+        alt = f"Correlation of {name} with {words} by layer and rank"
+        yield on_axes(f"{name}_options.png", alt, plot_options, name, target=target)
+        yield on_axes(f"{name}_permuted.png", f"{alt}, tasks permuted", plot_options, name, target=target, permute=0)
+        yield on_axes(f"{name}_choice.png", f"Null of the best choice for {name}", plot_choice, name, target=target)

@@ -24,6 +24,8 @@ NAMES = {
     "explained_heldout": "R² through V",
     "ceiling_heldout": "R² of all directions",
     "retained": "retained share",
+    "logme": "LogME",
+    "knn": "5 nearest neighbours",
     "balanced_accuracy": "the probe's balanced accuracy",
     "r2": "the probe's R²",
     "macro_f1": "the probe's macro F1",
@@ -151,19 +153,20 @@ def small_multiples(count: int) -> tuple[float, float]:
     return 3.0 * n_columns + 0.4, 2.6 * -(-count // n_columns) + 0.4
 
 
-def option_map(study: Study, quantity: str = "ntps", *, permute: int | None = None) -> np.ndarray:
-    """Return the mean within-model correlation with balanced accuracy at every layer and rank.
+def option_map(study: Study, quantity: str = "ntps", *, target: str = TARGET, permute: int | None = None) -> np.ndarray:
+    """Return the mean within-model correlation with the target at every layer and rank.
 
     Args:
         study: From `ntps.run_study`.
         quantity: A quantity that has a rank and a layer to choose, such as `"ntps"`.
+        target: As in `Study.correlations`.
         permute: Seed of a permutation of the tasks; `None` leaves them as they are.
 
     Returns:
         Spearman correlations, (depths, ranks).
     """
     values, _ = study.options(quantity)
-    targets = _targets(study)
+    targets = _targets(study, target)
     if permute is not None:
         targets = targets[:, np.random.default_rng(permute).permutation(targets.shape[1])]
     product = unit(centered_ranks(values)) * unit(centered_ranks(targets))
@@ -171,7 +174,12 @@ def option_map(study: Study, quantity: str = "ntps", *, permute: int | None = No
 
 
 def plot_options(
-    study: Study, quantity: str = "ntps", ax: "Axes | None" = None, *, permute: int | None = None
+    study: Study,
+    quantity: str = "ntps",
+    ax: "Axes | None" = None,
+    *,
+    target: str = TARGET,
+    permute: int | None = None,
 ) -> "Axes":
     """Draw the correlations of `option_map`, the strongest one framed.
 
@@ -179,13 +187,14 @@ def plot_options(
         study: From `ntps.run_study`.
         quantity: As for `option_map`.
         ax: Axes to draw on; new ones by default.
+        target: As for `option_map`.
         permute: As for `option_map`.
     """
     import seaborn as sns
     from matplotlib.patches import Rectangle
 
     ax = new_axes(ax)
-    correlations = option_map(study, quantity, permute=permute)
+    correlations = option_map(study, quantity, target=target, permute=permute)
     sns.heatmap(
         correlations,
         ax=ax,
@@ -205,23 +214,24 @@ def plot_options(
     ax.set(
         xlabel="rank, as a share of the width",
         ylabel="layer",
-        title=f"Spearman of {NAMES.get(quantity, quantity)}\nwith balanced accuracy, {tasks}",
+        title=f"Spearman of {NAMES.get(quantity, quantity)}\nwith {target.replace('_', ' ')}, {tasks}",
     )
     ax.tick_params(axis="y", rotation=0)
     return ax
 
 
-def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) -> "Axes":
+def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None, *, target: str = TARGET) -> "Axes":
     """Draw the best correlation over ranks and layers beside the best ones on permuted tasks.
 
     Args:
         study: From `ntps.run_study`.
         quantity: As for `option_map`.
         ax: Axes to draw on; new ones by default.
+        target: As for `option_map`.
     """
     ax = new_axes(ax)
     values, _ = study.options(quantity)
-    selected = select_and_correlate(values, _targets(study), per_model=True)
+    selected = select_and_correlate(values, _targets(study, target), per_model=True)
     ax.hist(selected.null, bins=30, color=COLORS["chance"], alpha=0.7, density=True, label="best on permuted tasks")
     label = f"best on the tasks (p = {selected.p_value:.3f})"
     ax.axvline(abs(selected.spearman), color="black", lw=2, label=label)
@@ -231,7 +241,7 @@ def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None) 
     return ax
 
 
-def _targets(study: Study) -> np.ndarray:
-    """Return the probes' balanced accuracy, (models, tasks), of the complete part of the grid."""
-    models, tasks = study.usable()
-    return study.table(TARGET).loc[models, tasks].to_numpy(dtype=float)
+def _targets(study: Study, target: str) -> np.ndarray:
+    """Return the target, (models, tasks), of the complete part of the grid."""
+    models, tasks = study.usable(target=target)
+    return study.table(target).loc[models, tasks].to_numpy(dtype=float)

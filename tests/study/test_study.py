@@ -15,6 +15,7 @@ import pytest
 from helpers.kill_study import SETTINGS, make_tasks, other_labels
 from helpers.results import make_study
 from markupsafe import escape
+from matplotlib.figure import Figure
 
 import ntps.study.cells
 import ntps.study.grid
@@ -23,7 +24,7 @@ from ntps._names import clean
 from ntps.errors import NtpsError
 from ntps.models import collect, load_model
 from ntps.report.study import write_study
-from ntps.report.study_plots import NAMES
+from ntps.report.study_plots import NAMES, option_map, plot_against
 from ntps.scoring import assign_folds, labels_of, score
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.grid import Cell, make_grid, name_tasks
@@ -585,7 +586,16 @@ class TestOfficial:
     @pytest.mark.parametrize("target", [target for target in TARGETS if target != "gain"])
     def test_every_target_has_a_report(self, official, target, tmp_path):
         write_study(official, tmp_path, result=official.to_dict(target=target, n_permutations=20))
-        assert str(escape(NAMES[target])) in (tmp_path / "report.html").read_text()
+        page = (tmp_path / "report.html").read_text()
+        assert str(escape(NAMES[target])) in page and f"<h2>What predicts {target.replace('_', ' ')}</h2>" in page
+        assert f'alt="ntps against {target.replace("_", " ")}, by model"' in page
+
+    def test_maps_and_points_are_of_the_target(self, official):
+        ax = plot_against(official, "ntps", Figure().add_subplot(), target="training_error")
+        values = official.table("training_error").to_numpy()[0]
+        assert ax.containers[0].lines[0].get_ydata().tolist() == pytest.approx(values.tolist())
+        default, other = (option_map(official, "ntps", target=name) for name in ("balanced_accuracy", "training_error"))
+        assert not np.allclose(default, other)
 
     def test_they_are_there_if_asked_for(self, finished):
         assert all(record.official is None for record in finished[0].cells[0].score.layers)
