@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ntps.models import LanguageModel
     from ntps.tasks import Task
 
-_SIDES = ((6, 0, "left", "center"), (0, -6, "center", "top"), (-6, 0, "right", "center"), (0, 6, "center", "bottom"))
 COLUMNS = ("target", "view", "model", "n", "spearman", "low", "high", "p_value", "options_borne")
 
 
@@ -81,20 +80,20 @@ def plot_words(frame: "pd.DataFrame") -> Any:
             s=50,
             legend=axis is axes[0],
         )
-        for place, (_, row) in enumerate(part.sort_values("direction_2").iterrows()):  # neighbours on different sides
-            x, y, across, along = _SIDES[place % len(_SIDES)]
-            axis.annotate(
+        ordered = part.sort_values(["direction_2", "direction_1"])
+        for height, (_, row) in zip(np.linspace(0.03, 0.97, len(ordered)), ordered.iterrows(), strict=True):
+            axis.annotate(  # in a column beside the picture, as words stand closer than they are wide
                 row["word"],
                 (row["direction_1"], row["direction_2"]),
-                xytext=(x, y),
-                textcoords="offset points",
-                ha=across,
-                va=along,
+                xytext=(1.04, height),
+                textcoords="axes fraction",
+                va="center",
                 fontsize=8,
+                arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.6, "shrinkB": 3, "relpos": (0, 0.5)},
             )
         axis.set(xlabel=f"first direction of {space}", ylabel=f"second direction of {space}", title=f"{space}-space")
-        axis.margins(0.25, 0.1)
-    axes[0].legend(title=None, frameon=False, fontsize="small")
+        axis.margins(0.06)
+    axes[0].legend(title=None, fontsize="small", loc="upper left")
     return axes
 
 
