@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ntps.models import LanguageModel, Representations, collect, list_models, load_model
     from ntps.report import plot_layers, write_report
     from ntps.scoring import ScoreResult, compare, h_score, jackknife, linear_probe, logme, permutation_null, score
-    from ntps.study import StudySettings, calibrate, load_calibration, prescreen, run_study
+    from ntps.study import RankSettings, StudySettings, calibrate, load_calibration, prescreen, rank, run_study
     from ntps.tasks import Task, list_tasks, load_task
 
 _ROOMS = {
@@ -52,7 +52,7 @@ _ROOMS = {
     "models": ("LanguageModel", "Representations", "collect", "list_models", "load_model"),
     "scoring": ("ScoreResult", "compare", "h_score", "jackknife", "linear_probe", "logme", "permutation_null", "score"),
     "finetune": ("TrainSettings", "before_and_after", "fine_tune"),
-    "study": ("StudySettings", "calibrate", "load_calibration", "prescreen", "run_study"),
+    "study": ("RankSettings", "StudySettings", "calibrate", "load_calibration", "prescreen", "rank", "run_study"),
     "report": ("plot_layers", "write_report"),
 }
 
@@ -61,6 +61,7 @@ __all__ = [
     "LanguageModel",
     "NextTokenMoments",
     "NtpsError",
+    "RankSettings",
     "Representations",
     "ScoreResult",
     "StudySettings",
@@ -89,6 +90,7 @@ __all__ = [
     "plot_layers",
     "prescreen",
     "principal_angles",
+    "rank",
     "run_study",
     "score",
     "solve_layer",

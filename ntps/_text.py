@@ -23,6 +23,11 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def listed(items: Sequence[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
 def bar(value: float | None, width: int = BAR_WIDTH) -> str:
     """Return a bar for a share in [0, 1], in eighths of a character; empty below 0 or when not a number."""
     if value is None or math.isnan(value) or value <= 0:

@@ -13,7 +13,7 @@ import typer
 from ntps._names import one_line
 from ntps._processes import is_main_process, refuse_processes
 from ntps._version import __version__
-from ntps.cli import lora_command, paper_command, prescreen_command, score_command, study_command
+from ntps.cli import lora_command, paper_command, prescreen_command, rank_command, score_command, study_command
 from ntps.cli.options import JsonFile, Quiet, claim_outputs, emit, name_options, plain_output, say, show_messages
 from ntps.errors import NtpsError
 
@@ -123,7 +123,7 @@ def _root(
     pass
 
 
-for command in (score_command, study_command, lora_command, prescreen_command):
+for command in (score_command, rank_command, study_command, lora_command, prescreen_command):
     app.command(command.NAME, epilog=command.EXAMPLES)(command.run)
 app.add_typer(paper_command.app, name=paper_command.NAME)
 

@@ -49,6 +49,8 @@ Limit = Annotated[int | None, typer.Option(help="Use a random sample of at most 
 TaskLimit = Annotated[int, typer.Option(help="Use a random sample of at most this many texts per task.")]
 Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
 MaxLength = Annotated[int | None, typer.Option(help="Cut texts to this many tokens.  [default: 512]")]
+Pooling = Annotated[str, typer.Option(help="What represents a text: mean over tokens, or last.")]
+KV = Annotated[int | None, typer.Option("--k-v", help="Next-token rank.  [default: max(k_u, d/8)]")]
 BatchSize = Annotated[int, typer.Option(help="Largest number of texts in a batch.")]
 Prefix = Annotated[str, typer.Option(help="Past of a token: sum, mean or last.")]
 Folds = Annotated[str, typer.Option(help="Held-out folds; 0 for none; auto is 5, or what fits.")]

@@ -18,7 +18,7 @@ _LOCK = ".ntps.lock"
 # One of these is in every folder that a command has written.
 _OURS = {
     "scores.json", "representations.safetensors", "cells", "locks", "study.json", "state.safetensors", "training.json",
-    "lora.json", "demo.json", "correlations.csv", "figure1.png", "words.png",
+    "lora.json", "demo.json", "ranking.json", "passes", "correlations.csv", "figure1.png", "words.png",
 }  # fmt: skip
 
 

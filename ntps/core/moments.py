@@ -149,19 +149,12 @@ class NextTokenMoments:
         """
         one_of(pooling, POOLINGS, "pooling")
         mask = self._checked(hidden, mask)
-        order = None
-        if (mask[:, 1:] & ~mask[:, :-1]).any():  # padding on the left, or holes: tokens first
-            order = (~mask).int().argsort(dim=1, stable=True)
-            mask = mask.gather(1, order)
+        order, mask = _tokens_first(mask)
         pooled = torch.zeros((len(self.layers), len(mask), self.width), dtype=self.dtype, device=hidden[0].device)
         with _matmul_precision(self.matmul_precision, hidden[0].device):
             for index, states in enumerate(hidden):
-                aligned = states if order is None else states.gather(1, order[:, :, None].expand_as(states))
-                self._add_layer(index, aligned, mask, pooled[index, :, : self.widths[index]], pooling)
-        finite = pooled.isfinite().all(2)
-        if not finite.all():
-            layer_index, text = (~finite).nonzero()[0].tolist()
-            raise NonFiniteError(self.layers[layer_index], text)
+                self._add_layer(index, _ordered(states, order), mask, pooled[index, :, : self.widths[index]], pooling)
+        _check_finite(pooled, self.layers)
         n_tokens = int(mask.sum())
         self.counts += torch.tensor([len(mask), n_tokens, n_tokens - len(mask)])
         return pooled
@@ -191,14 +184,7 @@ class NextTokenMoments:
         """Return a batch's terms of the past Gram and the cross moment, (d, d) each, and its pooled states (B, d)."""
         states = states.to(self.dtype).masked_fill(~mask[:, :, None], 0.0)
         sums = states.cumsum(1)
-        lengths = mask.sum(1)
-        if pooling == "mean":
-            pooled = sums[:, -1] / lengths[:, None]
-        else:
-            pooled = states[torch.arange(len(mask), device=mask.device), lengths - 1]
-            pooled = pooled.masked_fill(
-                ~sums[:, -1].isfinite(), torch.nan
-            )  # an earlier state is not finite: let it show
+        pooled = _pooled(states, sums[:, -1], mask.sum(1), pooling)
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
@@ -275,6 +261,61 @@ class NextTokenMoments:
         total.cross = self.cross + other.cross.to(self.cross.device)
         total.counts = self.counts + other.counts
         return total
+
+
+@torch.no_grad()
+def pool(hidden: Sequence[Tensor], mask: Tensor, *, layers: Sequence[int], pooling: str = "mean") -> Tensor:
+    """Return the pooled states of one batch, as `NextTokenMoments.update` does, where no next token is predicted.
+
+    Args:
+        hidden: S tensors (B, T, d of the layer), any float dtype.
+        mask: (B, T), non-zero where there is a token; every text needs one.
+        layers: The layers' numbers, for messages.
+        pooling: As for `NextTokenMoments.update`.
+
+    Returns:
+        (S, B, d) float32 pooled states on the device of `hidden`, d the largest width; zero beyond a layer's own.
+
+    Raises:
+        NonFiniteError: If a hidden state is not finite.
+    """
+    one_of(pooling, POOLINGS, "pooling")
+    order, mask = _tokens_first(mask.to(hidden[0].device).bool())
+    width = max(states.shape[2] for states in hidden)
+    pooled = torch.zeros((len(hidden), len(mask), width), device=hidden[0].device)
+    for index, states in enumerate(hidden):
+        aligned = _ordered(states, order).float().masked_fill(~mask[:, :, None], 0.0)
+        pooled[index, :, : states.shape[2]] = _pooled(aligned, aligned.sum(1), mask.sum(1), pooling)
+    _check_finite(pooled, layers)
+    return pooled
+
+
+def _tokens_first(mask: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the order of positions that brings tokens before padding, `None` if they are, and the mask in it."""
+    if not (mask[:, 1:] & ~mask[:, :-1]).any():
+        return None, mask
+    order = (~mask).int().argsort(dim=1, stable=True)
+    return order, mask.gather(1, order)
+
+
+def _ordered(states: Tensor, order: Tensor | None) -> Tensor:
+    return states if order is None else states.gather(1, order[:, :, None].expand_as(states))
+
+
+def _pooled(states: Tensor, total: Tensor, lengths: Tensor, pooling: str) -> Tensor:
+    """Return the pooled states (B, d) of a batch (B, T, d), tokens first, and its sums over tokens (B, d)."""
+    if pooling == "mean":
+        return total / lengths[:, None]
+    last = states[torch.arange(len(states), device=states.device), lengths - 1]
+    return last.masked_fill(~total.isfinite(), torch.nan)  # an earlier state is not finite: let it show
+
+
+def _check_finite(pooled: Tensor, layers: Sequence[int]) -> None:
+    """Raise `NonFiniteError` if a pooled state (S, B, d) is not finite."""
+    finite = pooled.isfinite().all(2)
+    if not finite.all():
+        layer_index, text = (~finite).nonzero()[0].tolist()
+        raise NonFiniteError(layers[layer_index], text)
 
 
 def _gram(rows: Tensor) -> Tensor:

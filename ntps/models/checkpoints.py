@@ -225,7 +225,7 @@ def check_directory(path: Path, gguf_file: str | None, random_weights: bool) -> 
         weight_files(path)
 
 
-def check_causal(config: Any, name: str, *, loaded: bool = False) -> None:
+def check_kind(config: Any, name: str, *, loaded: bool = False, bidirectional: bool = False) -> None:
     """Refuse models that do not predict the next token from the past alone, by their configuration.
 
     The score is about directions that help to predict the next token from the tokens before it; a model that sees the
@@ -236,9 +236,11 @@ def check_causal(config: Any, name: str, *, loaded: bool = False) -> None:
         name: Its name, for messages.
         loaded: Whether there is a network already, whose states will tell: as a part of a larger one it may have a
             type that is not listed.
+        bidirectional: Whether a model that reads later tokens is welcome.
 
     Raises:
-        NtpsError: If the model is an encoder-decoder, an encoder, or a type without a causal language model.
+        NtpsError: If the model is an encoder-decoder or, unless `bidirectional`, an encoder or a type without a causal
+            language model.
     """
     from transformers.models.auto import modeling_auto
 
@@ -247,6 +249,8 @@ def check_causal(config: Any, name: str, *, loaded: bool = False) -> None:
     why += "is needed, such as GPT-2, Llama, Qwen or Gemma."
     if getattr(config, "is_encoder_decoder", False):
         raise NtpsError(f"{name} ({kind}) is an encoder-decoder{why}")
+    if bidirectional:
+        return
     text = config.get_text_config()
     both_ways = getattr(text, "use_bidirectional_attention", None) in (True, "all")
     if both_ways or getattr(text, "is_causal", True) is False:

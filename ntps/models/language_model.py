@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ntps import _hub
 from ntps.errors import NtpsError, whole
 from ntps.models import checkpoints
-from ntps.models.states import hidden_states, reads_later_tokens
+from ntps.models.states import hidden_states
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,7 @@ class LanguageModel:
         max_positions: Longest text in tokens, or None if the model sets no limit.
         device: Device of its inputs.
         vocabulary: Number of rows of the embedding; ids are below it.
+        causal: Whether no hidden state depends on a later token.
         digest: Fingerprint of the files it was loaded from, or None for loaded objects.
     """
 
@@ -64,6 +65,7 @@ class LanguageModel:
     max_positions: int | None
     device: "torch.device"
     vocabulary: int
+    causal: bool
     digest: str | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -157,10 +159,6 @@ class LanguageModel:
 
         with torch.inference_mode():
             return hidden_states(self.model, ids, mask)
-
-    def is_causal(self) -> bool:
-        """Return whether no hidden state depends on a later token, by a pass over two texts of 16 tokens."""
-        return not reads_later_tokens(self.model, self.vocabulary, self.device)
 
 
 def gives_logits(network: Any) -> bool:

@@ -22,7 +22,7 @@ from ntps.models.pretrained import (
     read_tokenizer,
     resolve_tokenizer,
 )
-from ntps.models.states import hidden_states, without_head
+from ntps.models.states import hidden_states, reads_later_tokens, without_head
 
 
 def load_model(
@@ -38,6 +38,7 @@ def load_model(
     random_weights: bool = False,
     seed: int | None = None,
     head: bool = False,
+    bidirectional: bool = False,
 ) -> LanguageModel:
     """Load a causal language model.
 
@@ -60,13 +61,15 @@ def load_model(
         random_weights: Whether to give the architecture random weights: the control for pretraining.
         seed: Seed of the random weights, 0 by default.
         head: Whether to keep the language-model head (`AutoModelForCausalLM`), for losses and fine-tuning.
+        bidirectional: Whether a model that reads later tokens too (BERT and its kin) is welcome: it has pooled states,
+            but no next-token moments, so it can be ranked and not scored. Encoder-decoders are refused.
 
     Weights come from safetensors where there are any. A `pytorch_model.bin` is read by torch's restricted unpickler
     (`weights_only=True`), which runs no code. Every option either takes effect or is refused.
 
     Raises:
-        NtpsError: If there is no such model, it is damaged or not causal, its tokenizer does not belong to it, or an
-            option cannot be met; the message says which.
+        NtpsError: If there is no such model, it is damaged or (unless `bidirectional`) not causal, its tokenizer does
+            not belong to it, or an option cannot be met; the message says which.
     """
     options = LoadOptions(
         revision=revision,
@@ -78,6 +81,7 @@ def load_model(
         random_weights=random_weights,
         seed=seed,
         head=head,
+        bidirectional=bidirectional,
     )
     if isinstance(name_or_path_or_model, LanguageModel):
         what = f"{name_or_path_or_model.name}, which load_model has loaded already"
@@ -153,6 +157,20 @@ def model_fingerprint(
     return digest
 
 
+def weight_bytes(name_or_path: str | os.PathLike[str]) -> int | None:
+    """Return the size of a model's weights on this machine's disk, in bytes; `None` if they are not all there.
+
+    Raises:
+        NtpsError: If the name is malformed, or a directory is not that of a model.
+    """
+    location = checkpoints.locate(os.fspath(name_or_path), None)
+    if not location.local:
+        return None
+    if location.gguf_file is not None:
+        return (Path(location.path) / location.gguf_file).stat().st_size
+    return sum(path.stat().st_size for path in checkpoints.weight_files(Path(location.path)))
+
+
 def has_language_model_head(
     name_or_path: str | os.PathLike[str],
     *,
@@ -223,6 +241,18 @@ def max_positions(config: Any) -> int | None:
     return None
 
 
+def _positions(network: Any) -> int | None:
+    """Return the longest text in tokens that a network allows, or None.
+
+    RoBERTa and its kin count positions from the one after the padding's, so that the first of the table go unused.
+    """
+    limit = max_positions(network.config)
+    for name, module in network.named_modules() if limit else ():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(limit - module.padding_idx - 1)
+    return limit
+
+
 def _from_objects(model: Any, tokenizer: Any, options: LoadOptions) -> LanguageModel:
     """Combine a loaded network and its tokenizer."""
     import torch
@@ -235,7 +265,7 @@ def _from_objects(model: Any, tokenizer: Any, options: LoadOptions) -> LanguageM
     if not (options.random_weights or isinstance(tokenizer, str | os.PathLike)):
         options.refuse(("trust_remote_code",), "a loaded model with a loaded tokenizer")
     name = getattr(model, "name_or_path", "") or type(model).__name__
-    checkpoints.check_causal(model.config, name, loaded=True)
+    checkpoints.check_kind(model.config, name, loaded=True, bidirectional=options.bidirectional)
     tokenizer = resolve_tokenizer(tokenizer, name, options.trust_remote_code)
     digest = None
     if options.random_weights:
@@ -288,18 +318,28 @@ def _language_model(
         },
         n_layers=len(states),
         widths=tuple(int(state.shape[-1]) for state in states),
-        max_positions=max_positions(network.config),
+        max_positions=_positions(network),
         device=input_device,
         vocabulary=int(embedding.shape[0]),
+        causal=_is_causal(network, int(embedding.shape[0]), input_device, name),
         digest=digest,
     )
     model.tokenize([PROBE])
-    if not model.is_causal():
+    if not (model.causal or options.bidirectional):
         raise NtpsError(
             f"{name} is not causal: changing later tokens changes hidden states before them; the score is about "
             "predicting the next token from the tokens before it, so a causal (decoder-only) model is needed."
         )
     return model
+
+
+def _is_causal(network: Any, vocabulary: int, device: Any, name: str) -> bool:
+    """Return whether no hidden state depends on a later token, by the configuration and by a pass over two texts."""
+    try:
+        checkpoints.check_kind(network.config, name, loaded=True)
+    except NtpsError:
+        return False
+    return not reads_later_tokens(network, vocabulary, device)
 
 
 def _embedding(network: Any, name: str) -> Any:

@@ -5,6 +5,7 @@ Several processes split the batches; their sums agree with those of one process 
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from ntps._text import progress as progress_bar
 from ntps._version import __version__
-from ntps.core import NextTokenMoments, NonFiniteError
+from ntps.core import NextTokenMoments, NonFiniteError, pool
 from ntps.errors import NtpsError, whole
 from ntps.models.forward import halving
 from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings, parse_layers, plan_batches
@@ -67,7 +68,8 @@ def collect(
         progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
     Returns:
-        Representations of the texts that have tokens; `metadata` counts those skipped and cut.
+        Representations of the texts that have tokens; `metadata` counts those skipped and cut. A model that reads later
+        tokens (`load_model(..., bidirectional=True)`) has pooled states and no next-token moments.
 
     Raises:
         NtpsError: If an option is out of range, no text has a token, or a hidden state is not finite.
@@ -92,6 +94,7 @@ def collect(
         if earlier is not None:
             logger.info("using the representations in %s: same model, texts and settings.", path)
             return replace(earlier, task=task)
+    started = time.monotonic()
     tokenized = model.tokenize(texts, settings.max_length)
     lengths = np.array([len(ids) for ids in tokenized.ids], dtype=np.int64)
     if not lengths.any():
@@ -101,6 +104,8 @@ def collect(
     states, moments = _run(model, texts, tokenized.ids, lengths, settings, batch_size, processes, progress)
     representations = Representations(
         **kept_states(states, settings.state_dtype),
+        layers=settings.layers,
+        widths=tuple(model.widths[layer] for layer in settings.layers),
         next_token=moments,
         text_index=np.flatnonzero(lengths),
         lengths=lengths,
@@ -116,6 +121,8 @@ def collect(
             "n_skipped": int((lengths == 0).sum()),
             "n_truncated": tokenized.n_truncated,
             "pooling": "mean over tokens" if settings.pooling == "mean" else "last token",
+            "seconds": round(time.monotonic() - started, 3),
+            "n_parameters": model.n_parameters,
             "layer_convention": "0 is the embedding output, the last is after the final norm",
             "settings": {
                 **settings.to_dict(),
@@ -171,17 +178,21 @@ def _check_whole(earlier: Representations, path: Path) -> None:
         NtpsError: If they do not.
     """
     moments, (n_layers, n, width) = earlier.next_token, earlier.states.shape
-    counts = [int(count) for count in moments.counts]
     fits = (
-        len(moments.layers) == n_layers
-        and tuple(moments.past_gram.shape) == tuple(moments.cross.shape) == (n_layers, width, width)
+        len(earlier.layers) == len(earlier.widths) == n_layers
+        and max(earlier.widths) == width
         and earlier.text_group.shape == (n,)
         and np.array_equal(earlier.text_index, np.flatnonzero(earlier.lengths > 0))
-        and counts == [n, earlier.n_tokens, earlier.n_tokens - n]
         and len(earlier.text_index) == n
     )
-    sums = bool(moments.past_gram.isfinite().all() and moments.cross.isfinite().all())
-    if not (fits and sums and all(np.isfinite(earlier.layer(layer)).all() for layer in earlier.layers)):
+    if moments is not None:
+        fits = (
+            fits
+            and tuple(moments.past_gram.shape) == tuple(moments.cross.shape) == (n_layers, width, width)
+            and [int(count) for count in moments.counts] == [n, earlier.n_tokens, earlier.n_tokens - n]
+            and bool(moments.past_gram.isfinite().all() and moments.cross.isfinite().all())
+        )
+    if not (fits and all(np.isfinite(earlier.layer(layer)).all() for layer in earlier.layers)):
         raise NtpsError(f"{path} is damaged: its parts do not fit each other.")
 
 
@@ -203,19 +214,22 @@ def _run(
     batch_size: int,
     processes: Processes,
     progress: bool | None,
-) -> tuple[np.ndarray, NextTokenMoments]:
-    """Run the model over all batches and return pooled states (S, n, d) and next-token moments."""
-    moments = NextTokenMoments(
-        layers=settings.layers,
-        width=[model.widths[layer] for layer in settings.layers],
-        prefix=settings.prefix,
-        dtype=torch.float64 if model.dtype == "float64" else torch.float32,
-        device="cpu" if model.device.type == "mps" else model.device,  # MPS has no float64
-        matmul_precision=settings.matmul_precision,
-    )
+) -> tuple[np.ndarray, NextTokenMoments | None]:
+    """Run the model over all batches and return pooled states (S, n, d) and, of a causal one, next-token moments."""
+    widths = [model.widths[layer] for layer in settings.layers]
+    moments = None
+    if model.causal:
+        moments = NextTokenMoments(
+            layers=settings.layers,
+            width=widths,
+            prefix=settings.prefix,
+            dtype=torch.float64 if model.dtype == "float64" else torch.float32,
+            device="cpu" if model.device.type == "mps" else model.device,  # MPS has no float64
+            matmul_precision=settings.matmul_precision,
+        )
     row_of = np.cumsum(lengths > 0) - 1  # row of each given text among those with tokens
     n_rows = int(row_of[-1]) + 1
-    states = allocate_states((len(settings.layers), n_rows, moments.width), "float32")
+    states = allocate_states((len(settings.layers), n_rows, max(widths)), "float32")
 
     def forward(batch: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
         tokens, mask = model.pad([ids[index] for index in batch])
@@ -230,7 +244,10 @@ def _run(
     with progress_bar(total, "tokens", show, unit_scale=True) as bar:
         for batch, (hidden, mask) in halving(batches, forward):
             try:
-                pooled = moments.update(hidden, mask, pooling=settings.pooling)
+                if moments is None:
+                    pooled = pool(hidden, mask, layers=settings.layers, pooling=settings.pooling)
+                else:
+                    pooled = moments.update(hidden, mask, pooling=settings.pooling)
             except NonFiniteError as error:
                 index = int(batch[error.text])
                 raise NonFiniteError(error.layer, index, texts[index]) from None
@@ -242,7 +259,8 @@ def _run(
             states[:, row_of[batch]] = pooled.float().cpu().numpy()
             bar.update(int(lengths[batch].sum()))
     if processes.count > 1:
-        moments.all_reduce()
+        if moments is not None:
+            moments.all_reduce()
         for layer_states in states:
             processes.add(layer_states)
     return states, moments

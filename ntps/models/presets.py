@@ -47,6 +47,24 @@ MODELS: dict[str, ModelPreset] = {
 }  # fmt: skip
 
 
+# Models of below 0.7 billion parameters that need neither a licence nor code of their own: a first look at a task.
+_SMALL = (
+    "HuggingFaceTB/SmolLM2-135M",
+    "HuggingFaceTB/SmolLM2-360M",
+    "EleutherAI/pythia-160m",
+    "Qwen/Qwen2-0.5B",
+    "Qwen/Qwen3-0.6B-Base",
+)
+GROUPS = ("bundled", "small", "paper")
+
+
+def models_of(group: str) -> tuple[str, ...]:
+    """Return the names of a group of models: one of `GROUPS`."""
+    from ntps import miniworld
+
+    return {"bundled": tuple(miniworld.model_names()), "small": _SMALL, "paper": tuple(MODELS)}[group]
+
+
 def model_preset(name: str) -> ModelPreset | None:
     """Return the preset for a hub name or its last part (`Qwen2-0.5B`), in any case, or None."""
     lowered = name.lower()

@@ -30,6 +30,7 @@ class LoadOptions:
     random_weights: bool = False
     seed: int | None = None
     head: bool = False
+    bidirectional: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
@@ -67,7 +68,7 @@ def read_config(location: ModelLocation, options: LoadOptions) -> tuple[Any, str
     file = location.gguf_file or "config.json"
     keywords = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     config = _read(location, "configuration", AutoConfig.from_pretrained, keywords, [file])
-    checkpoints.check_causal(config, location.name)
+    checkpoints.check_kind(config, location.name, bidirectional=options.bidirectional)
     _drop_kernels(config)
     return config, None if location.local else _hub.cached_commit(location.path, file, options.revision)
 
@@ -172,7 +173,8 @@ def read_network(
             f"{location.name} holds a model and an adapter, which transformers has added to it; download both, and "
             "name them as BASE+ADAPTER."
         )
-    missing = sorted(report.get("missing_keys", ()))
+    # A pooler stands beside the blocks of an encoder, whose states do not pass through it.
+    missing = sorted(key for key in report.get("missing_keys", ()) if not key.startswith("pooler."))
     if missing:
         raise NtpsError(
             f"{location.name}: the weights lack {len(missing)} of the model's parameters (first: {missing[0]}), "

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ntps._files import load_tensors, save_tensors
-from ntps.core import NextTokenMoments
+from ntps.core import LayerMoments, NextTokenMoments
 from ntps.errors import NtpsError, one_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ class Representations:
         states: (S, n, d) pooled states of S layers and the n texts that have tokens, as they are kept: float32, or
             float16 in the units of `offset` and `scale`; memory-mapped beyond 1 GB; zero beyond the width of a layer
             that is narrower than others. `layer` gives their values.
-        next_token: Next-token moments of the same layers.
+        layers: Number of each layer.
+        widths: Width of each layer's hidden states.
+        next_token: Next-token moments of the same layers; `None` for a model that reads later tokens and so predicts no
+            next one.
         text_index: (n,) index of each of those texts among the given ones.
         lengths: (n_given,) number of tokens of each given text after cutting; 0 for a text without tokens.
         text_group: (n,) equal numbers for texts of equal tokens, which a model cannot tell apart.
@@ -40,7 +43,9 @@ class Representations:
     """
 
     states: np.ndarray
-    next_token: NextTokenMoments
+    layers: tuple[int, ...]
+    widths: tuple[int, ...]
+    next_token: NextTokenMoments | None
     text_index: np.ndarray
     lengths: np.ndarray
     text_group: np.ndarray
@@ -48,11 +53,6 @@ class Representations:
     scale: np.ndarray | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     task: Task | None = None
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layer numbers of the stack."""
-        return self.next_token.layers
 
     @property
     def width(self) -> int:
@@ -86,11 +86,24 @@ class Representations:
         """
         one_of(layer, self.layers, "layer")
         index = self.layers.index(layer)
-        width = self.next_token.widths[index]
+        width = self.widths[index]
         states = self.states[index, :, :width]
         if self.offset is None or self.scale is None:
             return states
         return states * self.scale[index, :width] + self.offset[index, :width]
+
+    def moments(self, layer: int) -> LayerMoments:
+        """Return the next-token moments of one layer.
+
+        Raises:
+            NtpsError: If the layer is not among them, or the model is not causal.
+        """
+        if self.next_token is None:
+            name = self.metadata.get("model", "the model")
+            raise NtpsError(
+                f"{name} reads later tokens and predicts no next one, so it has no V; `ntps.rank` takes it."
+            )
+        return self.next_token.layer(layer)
 
     def save(self, path: str | Path) -> Path:
         """Write everything but the task into one checksummed safetensors file, atomically; return its path.
@@ -98,26 +111,19 @@ class Representations:
         Raises:
             NtpsError: If the file cannot be written.
         """
-        moments = self.next_token
         tensors = {
             "states": torch.from_numpy(self.states),
-            "past_gram": moments.past_gram,
-            "cross": moments.cross,
-            "counts": moments.counts,
             "text_index": torch.from_numpy(self.text_index),
             "lengths": torch.from_numpy(self.lengths),
             "text_group": torch.from_numpy(self.text_group),
         }
         if self.offset is not None and self.scale is not None:
             tensors |= {"offset": torch.from_numpy(self.offset), "scale": torch.from_numpy(self.scale)}
-        header = {
-            "kind": KIND,
-            "layers": moments.layers,
-            "widths": moments.widths,
-            "prefix": moments.prefix,
-            "dtype": str(moments.dtype).removeprefix("torch."),
-            "metadata": self.metadata,
-        }
+        header = {"kind": KIND, "layers": self.layers, "widths": self.widths, "metadata": self.metadata}
+        moments = self.next_token
+        if moments is not None:
+            tensors |= {"past_gram": moments.past_gram, "cross": moments.cross, "counts": moments.counts}
+            header |= {"prefix": moments.prefix, "dtype": str(moments.dtype).removeprefix("torch.")}
         return save_tensors(path, tensors, header)
 
     @classmethod
@@ -132,17 +138,21 @@ class Representations:
             NtpsError: If the file is missing, damaged or holds something else, or the task has other texts.
         """
         tensors, header = load_tensors(path, KIND)
-        moments = NextTokenMoments(
-            layers=header["layers"],
-            width=header.get("widths", tensors["past_gram"].shape[-1]),
-            prefix=header["prefix"],
-            dtype=getattr(torch, header["dtype"]),
-        )
-        moments.past_gram, moments.cross, moments.counts = (tensors[n] for n in ("past_gram", "cross", "counts"))
+        moments = None
+        if "past_gram" in tensors:
+            moments = NextTokenMoments(
+                layers=header["layers"],
+                width=header["widths"],
+                prefix=header["prefix"],
+                dtype=getattr(torch, header["dtype"]),
+            )
+            moments.past_gram, moments.cross, moments.counts = (tensors[n] for n in ("past_gram", "cross", "counts"))
         if task is not None and task.texts_fingerprint != header["metadata"].get("texts_fingerprint"):
             raise NtpsError(f"{path} holds the representations of other texts than those of {task.name}.")
         return cls(
             states=tensors["states"].numpy(),
+            layers=tuple(header["layers"]),
+            widths=tuple(header["widths"]),
             next_token=moments,
             text_index=tensors["text_index"].numpy(),
             lengths=tensors["lengths"].numpy(),

@@ -133,7 +133,7 @@ def project_words(
     pooled = PooledMoments.of(
         torch.from_numpy(labels.states(texts, texts.layers[0])), torch.from_numpy(labels.one_hot.numpy())
     )
-    next_token = texts.next_token.layer(texts.layers[0])
+    next_token = texts.moments(texts.layers[0])
     spaces = {
         "U": ascending_eigenvectors(pooled.M, pooled.X),
         "V": ascending_eigenvectors(next_token.C0, next_token.C1),

@@ -3,8 +3,9 @@
 import base64
 import io
 import json
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -15,7 +16,7 @@ from markupsafe import Markup
 
 from ntps._files import jsonable
 from ntps._names import clean, shareable
-from ntps._text import Column, html_table
+from ntps._text import Column, fixed, html_table
 from ntps._version import __version__
 
 if TYPE_CHECKING:
@@ -101,6 +102,20 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
         for name, value in shareable(settings).items()
     ]
     return html_table([Column("setting", itemgetter(0), words=True), Column("value", itemgetter(1), words=True)], rows)
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """Return an interval as [low, high], three decimals each."""
+    return f"[{fixed(interval[0])}, {fixed(interval[1])}]"
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return names for files and links: letters, digits and dashes, all different."""
+    slugs: list[str] = []
+    for number, name in enumerate(names, 1):
+        slug = re.sub(r"\W+", "-", name.lower()).strip("-")
+        slugs.append(slug if slug and slug not in slugs else f"{slug}-{number}".strip("-"))
+    return slugs
 
 
 def csv_text(frame: "pd.DataFrame") -> str:

@@ -1,7 +1,6 @@
 """The report of scores: a folder with one self-contained page, the numbers as JSON and CSV, pictures as PNG."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -11,9 +10,9 @@ from markupsafe import Markup
 
 from ntps._files import atomic_write, json_text
 from ntps._names import clean, shareable, short_name
-from ntps._text import Column, fixed, html_table
+from ntps._text import Column, html_table
 from ntps.errors import NtpsError
-from ntps.report.page import csv_text, draw_picture, render, settings_table
+from ntps.report.page import csv_text, draw_picture, file_names, interval_text, render, settings_table
 from ntps.report.plots import plot_curve, plot_layers
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.results import LayerScore, ScoreResult
@@ -33,7 +32,7 @@ _EXCESS = Column("excess loss", attrgetter("excess_loss"), digits=4)
 _BASELINES = [
     Column("read by", attrgetter("name"), words=True),
     Column("R2", attrgetter("r2")),
-    Column("95 % interval", lambda row: _ends(row.interval)),
+    Column("95 % interval", lambda row: interval_text(row.interval)),
     Column("accuracy", attrgetter("accuracy")),
     Column("balanced accuracy", attrgetter("balanced_accuracy")),
     Column("log loss (nats)", attrgetter("log_loss")),
@@ -63,7 +62,7 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
     results = [results] if isinstance(results, ScoreResult) else list(results)
     names = _section_names(results)
     several = len(results) > 1
-    slugs = _slugs(names)
+    slugs = file_names(names)
     sections = [
         _section(result, name, f"-{slug}" if several else "")
         for result, name, slug in zip(results, names, slugs, strict=True)
@@ -89,15 +88,6 @@ def _section_names(results: Sequence[ScoreResult]) -> list[str]:
         listed = ", ".join(f"{short_name(result.model)}: {name}" for result, name in zip(results, names, strict=True))
         raise NtpsError(f"results are of {listed}; one page takes one model and different label columns.")
     return names
-
-
-def _slugs(names: Sequence[str]) -> list[str]:
-    """Return names for files and links: letters, digits and dashes, all different."""
-    slugs: list[str] = []
-    for number, name in enumerate(names, 1):
-        slug = re.sub(r"\W+", "-", name.lower()).strip("-")
-        slugs.append(slug if slug and slug not in slugs else f"{slug}-{number}".strip("-"))
-    return slugs
 
 
 def _csv(results: Sequence[ScoreResult], names: Sequence[str]) -> str:
@@ -187,12 +177,8 @@ def _learning(curve: LearningCurve) -> Markup:
     """Return the learning curve as a table."""
     rows: list[tuple[Any, float]] = list(zip(curve.n, curve.r2, strict=True))
     if not math.isnan(curve.twice):
-        rows.append((f"twice as many, expected {_ends(curve.interval)}", curve.twice))
+        rows.append((f"twice as many, expected {interval_text(curve.interval)}", curve.twice))
     return html_table([Column("training texts", itemgetter(0)), Column("R2 on held-out texts", itemgetter(1))], rows)
-
-
-def _ends(interval: tuple[float, float]) -> str:
-    return f"[{fixed(interval[0])}, {fixed(interval[1])}]"
 
 
 def _bounds(kind: str) -> Callable[[LayerScore], str]:

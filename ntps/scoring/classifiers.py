@@ -1,14 +1,14 @@
 """Logistic regression judged out of fold: the probe of a layer, TF-IDF of the words, and plain label frequencies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ntps._files import jsonable
 from ntps.scoring.probes import class_scores, logistic_path, one_thread, standardize
-from ntps.scoring.readouts import Readout
+from ntps.scoring.readouts import Readout, share_interval
 
 PROBE_CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # on standardised states, where weaker penalties cost time and win nothing
 TFIDF_CS = (0.1, 1.0, 10.0, 100.0)
@@ -26,7 +26,10 @@ class Classifier:
         log_loss: Mean of -log of the probability given to the true class, in nats.
         r2: Brier skill score: R^2 of its probabilities for the one-hot labels, at most 1.
         interval: 95 % interval of `r2`; see `Readout`.
+        accuracy_interval: 95 % interval of `accuracy`; see `share_interval`.
         readout: Its errors, text by text.
+        margins: (n,) probability of the true class minus the largest of the others; below 0 for a wrong prediction.
+        predicted: (n,) class number predicted for each text.
     """
 
     name: str
@@ -35,11 +38,15 @@ class Classifier:
     log_loss: float
     r2: float
     interval: tuple[float, float]
+    accuracy_interval: tuple[float, float]
     readout: Readout = field(repr=False, compare=False)
+    margins: np.ndarray = field(repr=False, compare=False)
+    predicted: np.ndarray = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values without the readout; NaN becomes `None`."""
-        return jsonable({key: value for key, value in vars(self).items() if key != "readout"})
+        """Return JSON values without what it says of single texts; NaN becomes `None`."""
+        of_texts = ("readout", "margins", "predicted")
+        return jsonable({key: value for key, value in vars(self).items() if key not in of_texts})
 
 
 def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: Readout) -> Classifier:
@@ -51,12 +58,12 @@ def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: R
         labels: Class numbers (n,).
         reference: A readout of the same texts, for their baseline errors and groups.
     """
-    truth = probabilities[np.arange(len(labels)), labels]
-    accuracy, balanced_accuracy, _ = class_scores(labels, probabilities.argmax(1))
-    errors = np.square(probabilities).sum(1) - 2 * truth + 1
-    readout = Readout(
-        name=name, errors=errors, baseline=reference.baseline, groups=reference.groups, origin=reference.origin
-    )
+    texts = np.arange(len(labels))
+    truth, predicted = probabilities[texts, labels], probabilities.argmax(1)
+    others = probabilities.copy()
+    others[texts, labels] = -1.0
+    accuracy, balanced_accuracy, _ = class_scores(labels, predicted)
+    readout = replace(reference, name=name, errors=np.square(probabilities).sum(1) - 2 * truth + 1)
     return Classifier(
         name=name,
         accuracy=accuracy,
@@ -64,7 +71,10 @@ def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: R
         log_loss=float(-np.log(np.maximum(truth, _SMALLEST)).mean()),
         r2=readout.r2,
         interval=readout.interval(),
+        accuracy_interval=share_interval(accuracy, len(np.unique(reference.groups))),
         readout=readout,
+        margins=truth - others.max(1),
+        predicted=predicted,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ntps.core import held_out_errors
 from ntps.models import Representations
 from ntps.scoring.classifiers import Classifier, frequencies, judge, probe_layers, tfidf
 from ntps.scoring.labels import Labels
@@ -38,31 +39,70 @@ def best_layer(
     return best, choice
 
 
+def layer_readouts(
+    representations: Representations, labels: Labels, fold_of: np.ndarray, *, origin: str
+) -> list[Readout]:
+    """Return one readout per layer, through all directions.
+
+    Args:
+        representations: From `ntps.collect`, of any model.
+        labels: From `labels_of`.
+        fold_of: (n,) fold of each labelled text.
+        origin: Fingerprint of texts, labels and folds.
+    """
+    folds = torch.from_numpy(fold_of)
+    readouts = []
+    for layer in representations.layers:
+        states = torch.from_numpy(labels.states(representations, layer))
+        none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
+        held_out = held_out_errors(states, labels.one_hot, folds, none, ())
+        readouts.append(
+            Readout(
+                name=f"layer {layer}",
+                errors=held_out.ceiling_errors.numpy(),
+                baseline=held_out.baseline.numpy(),
+                groups=labels.groups,
+                origin=origin,
+            )
+        )
+    return readouts
+
+
+def probe_of(representations: Representations, labels: Labels, fold_of: np.ndarray, choice: LayerChoice) -> Classifier:
+    """Return the logistic probe of the best layer, chosen in each fold without that fold; arguments as `curve_of`."""
+    probabilities = probe_layers(
+        lambda layer: labels.states(representations, layer), labels.values, fold_of, choice.by_fold
+    )
+    return judge("logistic probe", probabilities, labels.values, choice.readout)
+
+
 def baselines_of(
+    texts: Sequence[str] | None, labels: Labels, fold_of: np.ndarray, reference: Readout
+) -> tuple[Classifier, ...]:
+    """Return what needs no model: TF-IDF of the words, and the label frequencies.
+
+    Args:
+        texts: The labelled texts, or `None` where they are not at hand.
+        labels: From `labels_of`.
+        fold_of: (n,) fold of each labelled text.
+        reference: A readout of the same texts.
+    """
+    rows = [] if texts is None else [("TF-IDF", tfidf(texts, labels.values, fold_of))]
+    rows.append(("label frequencies", frequencies(labels.values, fold_of)))
+    return tuple(judge(name, probabilities, labels.values, reference) for name, probabilities in rows)
+
+
+def curve_of(
     representations: Representations, labels: Labels, fold_of: np.ndarray, choice: LayerChoice, *, seed: int
-) -> tuple[tuple[Classifier, ...], LearningCurve | None]:
-    """Return the logistic probe of the best layer with its baselines, and the best layer's learning curve.
+) -> LearningCurve | None:
+    """Return the learning curve of the best layer.
 
     Args:
         representations: From `ntps.collect`.
         labels: From `labels_of`.
         fold_of: (n,) fold of each labelled text.
         choice: From `best_layer`.
-        seed: Seed of the learning curve.
+        seed: Seed of the order in which texts are added.
     """
-    values, reference = labels.values, choice.readout
-
-    def states(layer: int) -> np.ndarray:
-        return labels.states(representations, layer)
-
-    rows = [("logistic probe", probe_layers(states, values, fold_of, choice.by_fold))]
-    if representations.task is not None:
-        texts = representations.task.texts
-        of_labels = [texts[i] for i in representations.text_index[labels.rows]]
-        rows.append(("TF-IDF", tfidf(of_labels, values, fold_of)))
-    rows.append(("label frequencies", frequencies(values, fold_of)))
-    classifiers = tuple(judge(name, probabilities, values, reference) for name, probabilities in rows)
-    learning = learning_curve(
-        torch.from_numpy(states(choice.layer)), labels.one_hot, torch.from_numpy(fold_of), labels.groups, seed=seed
-    )
-    return classifiers, learning
+    states = torch.from_numpy(labels.states(representations, choice.layer))
+    return learning_curve(states, labels.one_hot, torch.from_numpy(fold_of), labels.groups, seed=seed)

@@ -138,7 +138,7 @@ def tied_groups(readouts: Sequence[Readout], *, confidence: float = CONFIDENCE) 
     """
     _check_confidence(confidence)
     rest = sorted(range(len(readouts)), key=lambda index: -np.nan_to_num(readouts[index].r2, nan=-np.inf))
-    each = 1 - (1 - confidence) / max(1, len(readouts) - 1)
+    each = pair_confidence(len(readouts), confidence)
     groups = []
     while rest:
         leader = readouts[rest[0]]
@@ -146,6 +146,11 @@ def tied_groups(readouts: Sequence[Readout], *, confidence: float = CONFIDENCE) 
         groups.append(tuple(group))
         rest = [i for i in rest if i not in group]
     return tuple(groups)
+
+
+def pair_confidence(n: int, confidence: float = CONFIDENCE) -> float:
+    """Return the level of each comparison with a leader, so that all of n readouts together have `confidence`."""
+    return 1 - (1 - confidence) / max(1, n - 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -199,6 +204,22 @@ def choose_layer(layers: Sequence[int], readouts: Sequence[Readout], fold_of: np
         origin=first.origin,
     )
     return LayerChoice(layer=int(numbers[best]), tied=tuple(tied), readout=chosen, by_fold=numbers[by_fold])
+
+
+def share_interval(share: float, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return an interval for the share of right predictions on new texts: Wilson's, for fewer texts than there are.
+
+    Readouts of different folds share training texts, so n texts say as much as n / `FOLD_FACTOR`^2 independent ones.
+
+    Args:
+        share: Share of texts predicted right, in [0, 1].
+        n: Number of different texts.
+        confidence: Level of the interval, in (0, 1).
+    """
+    z2, effective = _quantile(confidence) ** 2, n / FOLD_FACTOR**2
+    middle = (share + z2 / (2 * effective)) / (1 + z2 / effective)
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * effective)) / effective) / (1 + z2 / effective)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _within_one_error(best: Readout, other: Readout) -> bool:

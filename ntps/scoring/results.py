@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ntps._files import jsonable
 from ntps._names import short_name
-from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, percent, text_table, wrap
+from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, listed, percent, text_table, wrap
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve
@@ -340,7 +340,7 @@ class ScoreResult:
         else:
             tied = ""
             if self.best.tied:
-                layers = _listed([str(layer) for layer in sorted(self.best.tied)])
+                layers = listed([str(layer) for layer in sorted(self.best.tied)])
                 tied = f", and layers {layers} (=) tie" if len(self.best.tied) > 1 else f", and layer {layers} (=) ties"
                 tied += " with it"
             text = (
@@ -349,7 +349,7 @@ class ScoreResult:
                 + (f", p = {fixed(p_value)} under shuffled labels)." if p_value is not None else ").")
             )
         if self.baselines:
-            accuracies = _listed([f"{fixed(row.accuracy, 2)} ({row.name})" for row in self.baselines])
+            accuracies = listed([f"{fixed(row.accuracy, 2)} ({row.name})" for row in self.baselines])
             text += f" Accuracy: {accuracies}."
         if self.layers[0].control is not None:
             random = max((scored.control or {})[self._quantity] for scored in self.layers)
@@ -396,7 +396,7 @@ class ScoreResult:
             if 0 < size < self.settings.get("folds", 0)
         ]
         if rare:
-            named = _listed(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+            named = listed(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
             notes.append(f"Fewer texts than folds: {named}; such a class hardly counts in these numbers.")
         if self.metadata.get("n_repeated"):
             notes.append(
@@ -448,8 +448,3 @@ class ScoreResult:
 
 def _at_fraction(fraction: float) -> Callable[[LayerScore], float]:
     return lambda scored: scored.curve["ntps"][scored.curve["fraction"].index(fraction)]
-
-
-def _listed(items: Sequence[str]) -> str:
-    """Return `a`, `a and b`, or `a, b and c`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

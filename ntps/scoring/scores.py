@@ -13,7 +13,7 @@ from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
-from ntps.scoring.headline import baselines_of, best_layer
+from ntps.scoring.headline import baselines_of, best_layer, curve_of, probe_of
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, LabelSource, assign_folds, labels_of
 from ntps.scoring.nulls import LayerNull, layer_null
@@ -190,7 +190,11 @@ def _score_labels(
     by_way = {name: tuple(of_layers) for name, of_layers in readouts.items()}
     result = replace(result, best=best, choice=choice, readouts=by_way)
     if settings.probes:
-        baselines, learning = baselines_of(representations, resolved, fold_of, choice, seed=settings.seed)
+        task = representations.task
+        texts = None if task is None else [task.texts[i] for i in representations.text_index[resolved.rows]]
+        probe = probe_of(representations, resolved, fold_of, choice)
+        baselines = (probe, *baselines_of(texts, resolved, fold_of, choice.readout))
+        learning = curve_of(representations, resolved, fold_of, choice, seed=settings.seed)
         result = replace(result, baselines=baselines, learning=learning)
     return result
 
@@ -205,7 +209,7 @@ def score_result(
     representations: Representations, labels: Labels, settings: ScoreSettings, scored: Sequence[LayerScore]
 ) -> ScoreResult:
     """Combine scored layers with their settings and origin."""
-    metadata = dict(representations.metadata)
+    metadata = {name: value for name, value in representations.metadata.items() if name != "seconds"}
     task = representations.task
     if task is not None:
         only_labels = [column.name for column in task.columns] == [labels.name]
@@ -257,7 +261,7 @@ def score_layers(
         NtpsError: As `score`.
     """
     fold_of = folds_of(labels, settings)
-    origin = _origin(representations, labels, fold_of)
+    origin = origin_of(representations, labels, fold_of)
     for solved in solve_layers(representations, labels, settings, layers=layers):
         held_out, readouts, null = None, {}, None
         if solved.fold_of is not None:
@@ -285,12 +289,12 @@ def score_layers(
         yield ScoredLayer(solved=solved, score=scored, held_out=held_out, readouts=readouts, null=null)
 
 
-def _origin(representations: Representations, labels: Labels, fold_of: np.ndarray | None) -> str:
+def origin_of(representations: Representations, labels: Labels, fold_of: np.ndarray | None) -> str:
     """Return a fingerprint of texts, labels and folds: only readouts of the same ones are compared."""
     return sha256_json(
         {
             "texts": representations.metadata.get("texts_fingerprint"),
-            "rows": labels.rows.tolist(),
+            "rows": representations.text_index[labels.rows].tolist(),
             "labels": labels.values.tolist(),
             "folds": None if fold_of is None else fold_of.tolist(),
         }
@@ -309,7 +313,7 @@ def solve_layers(
     if len(chosen) == 0:
         raise NtpsError("layers is empty; name at least one layer.")
     if settings.k_u is not None:
-        in_range(settings.k_u, 1, min(representations.next_token.widths), "k_u")
+        in_range(settings.k_u, 1, min(representations.widths), "k_u")
     folds = folds_of(labels, settings)
     if settings.intervals and (folds is None or folds.max() < 2):
         raise NtpsError(f"intervals need at least 3 folds; the largest class of {labels.name!r} has too few texts.")
@@ -317,7 +321,7 @@ def solve_layers(
         yield solve_layer(
             torch.from_numpy(labels.states(representations, layer)),
             labels.one_hot,
-            representations.next_token.layer(layer),
+            representations.moments(layer),
             fold_of=None if folds is None else torch.from_numpy(folds),
             center=settings.center,
             k_u=settings.k_u,

@@ -4,14 +4,18 @@ from ntps.study.calibration import Calibration, calibrate, load_calibration
 from ntps.study.gain import gain_prediction, to_grid
 from ntps.study.measure import StudySettings
 from ntps.study.prescreening import Prescreening, PrescreenSettings, prescreen
+from ntps.study.ranking import RankSettings, rank
 from ntps.study.ranks import adjust, grid_spearman, spearman
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
+from ntps.study.standings import Ranking
 from ntps.study.study import Study, run_study
 
 __all__ = [
     "Calibration",
     "PrescreenSettings",
     "Prescreening",
+    "RankSettings",
+    "Ranking",
     "Study",
     "StudySettings",
     "adjust",
@@ -21,6 +25,7 @@ __all__ = [
     "leave_one_out_selection",
     "load_calibration",
     "prescreen",
+    "rank",
     "run_study",
     "select_and_correlate",
     "spearman",

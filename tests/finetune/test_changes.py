@@ -23,7 +23,13 @@ def scored(states, labels, folds=0):
     n = len(states)
     lengths = np.full(n, states.shape[1])
     representations = Representations(
-        states=pooled.numpy(), next_token=moments, text_index=np.arange(n), text_group=np.arange(n), lengths=lengths
+        states=pooled.numpy(),
+        layers=moments.layers,
+        widths=moments.widths,
+        next_token=moments,
+        text_index=np.arange(n),
+        text_group=np.arange(n),
+        lengths=lengths,
     )
     return next(score_layers(representations, labels_of(representations, labels), ScoreSettings(folds=folds)))
 

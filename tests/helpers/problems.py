@@ -90,6 +90,8 @@ def representations_of(problem, *stacks, layers=None, metadata=None, dtype=torch
     task = Task.of("problem", [f"text {i}" for i in range(n)], problem.labels, "abcdefgh"[: problem.c])
     return Representations(
         states=states.numpy(),
+        layers=moments.layers,
+        widths=moments.widths,
         next_token=moments,
         text_index=np.arange(n),
         text_group=np.arange(n),

@@ -197,7 +197,7 @@ def test_gguf_files(tiny_gguf):
     model = load_model(tiny_gguf)
     assert (model.n_layers, model.width, model.source["kind"]) == (3, 32, "gguf")
     assert model.tokenize(["the film"]).ids[0]
-    assert model.is_causal()
+    assert model.causal
     same = load_model(tiny_gguf.parent, gguf_file=tiny_gguf.name)
     assert same.fingerprint == model.fingerprint == model_fingerprint(tiny_gguf)
     fails(tiny_gguf.parent.name, "config.json", tiny_gguf.name, given=tiny_gguf.parent)
@@ -275,7 +275,7 @@ def test_models_that_see_the_future_are_refused_with_the_reason(request, fixture
 
 def test_a_decoder_that_attends_both_ways_is_found_out_by_its_states(tiny_llama, monkeypatch):
     model = load_model(tiny_llama)
-    assert model.is_causal()
+    assert model.causal
     forward = model.model.forward
 
     def leaking(input_ids=None, **options):
@@ -285,7 +285,6 @@ def test_a_decoder_that_attends_both_ways_is_found_out_by_its_states(tiny_llama,
         return output
 
     monkeypatch.setattr(model.model, "forward", leaking)
-    assert not model.is_causal()
     fails("not causal", "changing later tokens", given=model.model, tokenizer=model.tokenizer)
 
 
@@ -294,7 +293,7 @@ def test_a_decoder_that_attends_both_ways_is_found_out_by_its_states(tiny_llama,
 def test_dtypes(request, fixture, dtype):
     model = load_model(request.getfixturevalue(fixture), dtype=dtype)
     assert model.dtype == dtype
-    assert model.is_causal()
+    assert model.causal
     assert model.fingerprint == load_model(request.getfixturevalue(fixture)).fingerprint
     assert load_model(request.getfixturevalue(fixture), dtype=dtype, random_weights=True).dtype == dtype
 
@@ -413,7 +412,7 @@ def test_device_and_device_map(tiny_llama):
 def test_cuda(tiny_llama):
     model = load_model(tiny_llama)
     assert model.device.type == "cuda"
-    assert load_model(tiny_llama, device="cuda:0").is_causal()
+    assert load_model(tiny_llama, device="cuda:0").causal
     assert load_model(tiny_llama, device_map="auto").device.type == "cuda"
 
 

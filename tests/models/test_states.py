@@ -12,7 +12,7 @@ from ntps.errors import NtpsError
 from ntps.models import collect
 from ntps.models.load import load_model
 from ntps.models.representations import Representations
-from ntps.models.states import hidden_states
+from ntps.models.states import hidden_states, reads_later_tokens
 from ntps.scoring import score
 
 TEXTS = ["the film was good", "a dull story and worse", "we liked it", "red blue green old new long short cat"] * 6
@@ -52,11 +52,10 @@ def decoder(kind, *, both_ways, outliers):
 @pytest.mark.parametrize("outliers", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_attention_both_ways_is_found_out_in_every_type(kind, outliers, dtype):
-    assert load(decoder(kind, both_ways=False, outliers=outliers).to(dtype)).is_causal()
+    model = load(decoder(kind, both_ways=False, outliers=outliers).to(dtype))
+    assert model.causal
     network = decoder(kind, both_ways=True, outliers=outliers).to(dtype)
-    causal = load(decoder(kind, both_ways=False, outliers=outliers).to(dtype))
-    causal.model = network
-    assert not causal.is_causal()
+    assert reads_later_tokens(network, model.vocabulary, model.device)
 
 
 @pytest.mark.parametrize("flag", [{"is_causal": False}, {"use_bidirectional_attention": True}])

@@ -1,0 +1,104 @@
+"""`ntps rank`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ntps._names import shareable
+from ntps._processes import refuse_processes
+from ntps.cli import options as shared
+from ntps.errors import NtpsError, one_of, whole
+
+NAME = "rank"
+EXAMPLES = (
+    "Examples:  ntps rank reviews.csv --model ./gemma --model ./bert --output ranking  |  "
+    "ntps rank miniworld/topic --models bundled  |  "
+    "ntps rank reviews.tsv --label-column rating --label-column condition --models small --limit 2000"
+)
+
+
+@shared.takes(data=shared.DATA | {"label_column": (shared.LabelColumns, None)}, loading=shared.LOADING)
+def run(
+    context: typer.Context,
+    task: shared.TaskArgument,
+    *,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A model, causal or an encoder; repeat for several."),
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Also a group of models: bundled, small (below 0.7 billion) or paper.")
+    ] = None,
+    data: dict[str, Any],
+    limit: shared.Limit = None,
+    layers: shared.Layers = "all",
+    max_length: shared.MaxLength = None,
+    pooling: shared.Pooling = "mean",
+    folds: Annotated[str, typer.Option(help="Held-out folds, at least 2; auto is 5, or what fits.")] = "auto",
+    k_v: shared.KV = None,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Also random weights of the best architecture.")
+    ] = True,
+    batch_size: shared.BatchSize = 32,
+    dtype: shared.Dtype = None,
+    device: shared.Device = None,
+    loading: dict[str, Any],
+    output: Annotated[str | None, typer.Option(help="Folder of the report; the passes in it are reused.")] = None,
+    json_file: shared.JsonFile = None,
+    seed: Annotated[int, typer.Option(help="Seed of sample, folds and random weights.")] = 0,
+    quiet: shared.Quiet = False,
+) -> None:
+    """Rank models by how well their best layer predicts your labels: which model, which layer, how many labels."""
+    whole(batch_size, 1, None, "batch_size")
+    whole(seed, 0, None, "seed")
+    refuse_processes("ntps rank")
+    if not model and models is None:
+        raise NtpsError("no model is named; give --model (repeat it for several) or --models bundled, small or paper.")
+    inputs = [task, *(model or [])]
+    report, json_path = shared.claim_outputs(context, output, json_file, inputs=inputs)
+    if quiet:
+        shared.hide_messages()
+
+    from ntps.models.presets import GROUPS, models_of
+    from ntps.report.ranking import write_ranking
+    from ntps.study import RankSettings
+    from ntps.study.ranking import rank_columns
+    from ntps.tasks import TaskSource
+
+    parsed = shared.parse_folds(folds)
+    settings = RankSettings(
+        layers=layers,
+        max_length=max_length,
+        pooling=pooling,
+        folds=parsed,
+        seed=seed,
+        k_v=k_v,
+        control=control,
+        dtype=dtype,
+        **loading,
+    )
+    named = list(model or [])
+    if models is not None:
+        named += [name for name in models_of(one_of(models, GROUPS, "models")) if name not in named]
+    columns = data["label_column"]
+    data["label_column"] = columns[0] if columns and len(columns) == 1 else columns
+    labelled = TaskSource.parse(task, **data).load(limit=limit, seed=seed)
+    rankings = rank_columns(
+        labelled,
+        named,
+        settings=settings,
+        batch_size=batch_size,
+        device=device,
+        folder=None if report is None else report / "passes",
+        progress=False if quiet else None,
+    )
+    if report is not None:
+        write_ranking(rankings, report)
+    contents = [shareable(ranking.to_dict()) for ranking in rankings]
+    whole_result = (
+        contents[0] if len(contents) == 1 else {"schema_version": contents[0]["schema_version"], "tasks": contents}
+    )
+    text = "\n\n".join(map(str, rankings))
+    if report is not None:
+        text += f"\n\nReport: {report / 'report.html'}"
+    shared.emit(whole_result, json_path, text, quiet)

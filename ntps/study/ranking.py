@@ -1,0 +1,441 @@
+"""Which of several models reads a task's labels best: every model judged on the same texts, labels and folds.
+
+A model stands for its best layer, chosen in each fold by the errors on the others; models whose difference is within
+what the texts can tell, paired text by text and corrected for their number, form a group. NTPS is no part of the order:
+the share that goes through V says what next-token prediction has to do with it.
+"""
+
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntps._names import distinct, one_line, short_name, shortened
+from ntps.core.moments import POOLINGS
+from ntps.errors import NtpsError, one_of, whole
+from ntps.models import LanguageModel, Representations, collect, load_model
+from ntps.models.load import weight_bytes
+from ntps.models.passes import FILE
+from ntps.models.pretrained import DTYPES
+from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
+from ntps.scoring.headline import baselines_of, curve_of, layer_readouts, probe_of
+from ntps.scoring.readouts import choose_layer, compare_readouts, pair_confidence
+from ntps.scoring.scores import origin_of
+from ntps.study.grid import reason_of
+from ntps.study.standings import HardText, LayerValue, RankedModel, Ranking, ThroughV
+from ntps.tasks import LabelColumn, Task
+
+HARD_TEXTS = 20
+_SHOWN = 200  # characters of a text
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSettings:
+    """Options of a ranking, apart from its models and its task.
+
+    Attributes:
+        layers: As in `ntps.collect`; numbers must exist in every model.
+        max_length: As in `ntps.collect`.
+        pooling: What represents a text: the `"mean"` of its tokens' states, or the `"last"`.
+        folds: Folds of held-out values, at least 2; `"auto"` as in `ntps.score`.
+        seed: Seed of folds, learning curves and random weights.
+        k_v: Next-token rank of the share through V; by default as in `ntps.score`.
+        control: Whether to rank the best model's architecture with random weights beside the others.
+        dtype, tokenizer, revision, trust_remote_code: As in `ntps.load_model`, for every model.
+
+    Raises:
+        NtpsError: If an option is out of range.
+    """
+
+    layers: str | int | Sequence[int] = "all"
+    max_length: int | None = None
+    pooling: str = "mean"
+    folds: int | str = "auto"
+    seed: int = 0
+    k_v: int | None = None
+    control: bool = True
+    dtype: str | None = None
+    tokenizer: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        one_of(self.pooling, POOLINGS, "pooling")
+        whole(self.seed, 0, None, "seed")
+        if self.folds != "auto":
+            whole(self.folds, 2, None, "folds")
+        for name, least in (("max_length", 2), ("k_v", 1)):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), least, None, name)
+        if self.dtype is not None:
+            one_of(self.dtype, DTYPES, "dtype")
+
+    def loading(self) -> dict[str, Any]:
+        """Return the options of `ntps.load_model`."""
+        return {name: getattr(self, name) for name in ("dtype", "tokenizer", "revision", "trust_remote_code")}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Entrant:
+    """A model that was read.
+
+    Attributes:
+        model: What it was loaded from.
+        name: Its short name.
+        path: File of its pass.
+        text_index, text_group: As in its `Representations`.
+    """
+
+    model: Any
+    name: str
+    path: Path
+    text_index: np.ndarray
+    text_group: np.ndarray
+
+
+def rank(
+    task: Task,
+    models: Sequence[str | os.PathLike[str] | LanguageModel],
+    *,
+    labels: str | None = None,
+    settings: RankSettings | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
+) -> Ranking:
+    """Rank models by how well a linear readout of their best layer predicts a task's labels on other texts.
+
+    Models are read one after another, one in memory at a time. One that cannot be loaded or read is listed with the
+    reason. Models that read later tokens (BERT and its kin, sentence encoders) are ranked beside causal ones; they have
+    no share through V.
+
+    Args:
+        task: From `ntps.load_task`.
+        models: At least one; see `ntps.load_model`.
+        labels: Name of the label column; the first by default.
+        settings: See `RankSettings`.
+        batch_size: As in `ntps.collect`.
+        device: As in `ntps.load_model`.
+        folder: Folder in which to keep each model's pass and to reuse it; by default nothing is kept.
+        progress: Whether to show progress bars on stderr; by default when it is a terminal.
+
+    Raises:
+        NtpsError: If no model can be read (the message has the reasons), a model is named twice, an option is out of
+            range, or the labels do not vary.
+    """
+    columns = [task.columns[0] if labels is None else task.column(labels)]
+    return _rank(task, columns, models, settings or RankSettings(), batch_size, device, folder, progress)[0]
+
+
+def rank_columns(task: Task, models: Sequence[str | os.PathLike[str] | LanguageModel], **options: Any) -> list[Ranking]:
+    """Rank models on every label column of a task, from one pass of each model; arguments as `rank`, but `labels`.
+
+    Raises:
+        NtpsError: As `rank`.
+    """
+    given = {"settings": None, "batch_size": 32, "device": None, "folder": None, "progress": None, **options}
+    return _rank(task, task.columns, models, **{**given, "settings": given["settings"] or RankSettings()})
+
+
+def _rank(
+    task: Task,
+    columns: Sequence[LabelColumn],
+    models: Sequence[Any],
+    settings: RankSettings,
+    batch_size: int,
+    device: str | None,
+    folder: str | Path | None,
+    progress: bool | None,
+) -> list[Ranking]:
+    whole(batch_size, 1, None, "batch_size")
+    names = _names(models)
+    for column in columns:  # refused now, not after the passes
+        values = column.values[column.labelled]
+        if len(np.unique(values)) < 2:
+            raise NtpsError(f"{task.name}: all labels in {column.name!r} are the same; there is nothing to tell apart.")
+        if assign_folds(values, settings.folds) is None:
+            raise NtpsError(f"{task.name}: no class of {column.name!r} has two texts, so none can be held out.")
+    with ExitStack() as stack:
+        kept = Path(folder if folder is not None else stack.enter_context(tempfile.TemporaryDirectory()))
+        reader = _Reader(task, settings, batch_size=batch_size, device=device, folder=kept, progress=progress)
+        entrants, failed = reader.read_all(dict(zip(names, models, strict=True)))
+        if not entrants:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise NtpsError(f"no model can be ranked: {reasons}")
+        return [_rank_column(task, column, entrants, failed, reader) for column in columns]
+
+
+def _names(models: Sequence[Any]) -> list[str]:
+    """Return a short name for each model, all different.
+
+    Raises:
+        NtpsError: If there is no model, or one is named twice.
+    """
+    if isinstance(models, str | os.PathLike | LanguageModel):
+        models = [models]
+    if not models:
+        raise NtpsError("models is empty; name at least one model.")
+    given = [model.name if isinstance(model, LanguageModel) else os.fspath(model) for model in models]
+    for name in given:
+        if given.count(name) > 1:
+            raise NtpsError(f"model {short_name(name)} is named twice; name each model once.")
+    short = distinct(given)
+    return [short[name] for name in given]
+
+
+class _Reader:
+    """Reads models one after another, and keeps each one's pass in a file."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: RankSettings,
+        *,
+        batch_size: int,
+        device: str | None,
+        folder: Path,
+        progress: bool | None,
+    ) -> None:
+        self.task, self.settings, self.batch_size, self.device = task, settings, batch_size, device
+        self.folder, self.progress = folder, progress
+
+    def read_all(self, models: dict[str, Any]) -> tuple[list[_Entrant], dict[str, str]]:
+        """Return the models that could be read, and by name why others could not."""
+        sizes = {name: _size(model) for name, model in models.items()}
+        entrants, failed = [], {}
+        done_bytes, done_seconds, began = 0, 0.0, time.monotonic()
+        for number, (name, model) in enumerate(models.items(), 1):
+            size = f", {_megabytes(sizes[name])} of weights" if sizes[name] else ""
+            left = ""
+            waiting = [sizes[other] or math.nan for other in list(models)[number - 1 :]]
+            if done_bytes and not math.isnan(sum(waiting)):
+                left = f", about {_minutes(done_seconds * sum(waiting) / done_bytes)} left"
+            logger.info("model %d of %d: %s%s%s.", number, len(models), name, size, left)
+            try:
+                entrants.append(self.read(name, model, sizes[name]))
+            except Exception as error:  # the other models go on; of a fault of ours the log holds the traceback
+                failed[name] = reason_of(error)
+                logger.log(
+                    logging.WARNING if isinstance(error, NtpsError) else logging.ERROR,
+                    "%s: %s", name, failed[name], exc_info=not isinstance(error, NtpsError | MemoryError),
+                )  # fmt: skip
+            else:
+                done_bytes, done_seconds = done_bytes + (sizes[name] or 0), time.monotonic() - began
+        return entrants, failed
+
+    def read(self, name: str, model: Any, size: int | None = None, *, random_weights: bool = False) -> _Entrant:
+        """Load a model, run it over the texts, and return where its representations are."""
+        self.check_memory(size)
+        options: dict[str, Any] = {"random_weights": True, "seed": self.settings.seed} if random_weights else {}
+        if not isinstance(model, LanguageModel):
+            options |= {"device": self.device, **self.settings.loading()}
+        elif random_weights:
+            model, options["tokenizer"] = model.model, model.tokenizer
+        loaded = model if isinstance(model, LanguageModel) else load_model(model, bidirectional=True, **options)
+        folder = self.folder / f"{short_name(name).replace('/', '-')}-{loaded.fingerprint[:12]}"
+        representations = collect(
+            loaded,
+            self.task,
+            layers=self.settings.layers,
+            max_length=self.settings.max_length,
+            pooling=self.settings.pooling,
+            batch_size=self.batch_size,
+            folder=folder,
+            progress=self.progress,
+        )
+        return _Entrant(
+            model=model,
+            name=name,
+            path=folder / FILE,
+            text_index=representations.text_index,
+            text_group=representations.text_group,
+        )
+
+    def check_memory(self, size: int | None) -> None:
+        """Refuse weights that are larger than this machine's memory before they are read.
+
+        Raises:
+            NtpsError: If they are.
+        """
+        if size is None or str(self.device or "cpu") != "cpu" or not hasattr(os, "sysconf"):
+            return
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            raise NtpsError(
+                f"its weights take {size / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB of memory."
+            )
+
+
+def _size(model: Any) -> int | None:
+    """Return the size of a model's weights on disk, `None` if it is not known or the model cannot be found."""
+    if isinstance(model, LanguageModel):
+        return sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
+    try:
+        return weight_bytes(model)
+    except NtpsError:
+        return None
+
+
+def _megabytes(size: float | None) -> str:
+    return f"{(size or 0) / 1e6:,.0f} MB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _rank_column(
+    task: Task, column: LabelColumn, entrants: Sequence[_Entrant], failed: dict[str, str], reader: _Reader
+) -> Ranking:
+    """Rank models that were read on one label column."""
+    settings = reader.settings
+    chosen, groups = _shared_texts(column, entrants)
+    if len(np.unique(column.values[chosen])) < 2:
+        raise NtpsError(f"{task.name}: the texts in which every model finds a token have one label in {column.name!r}.")
+    fold_of = assign_folds(column.values[chosen], settings.folds, groups=groups, seed=settings.seed)
+    if fold_of is None:
+        raise NtpsError(f"{task.name}: no class of {column.name!r} has two different texts, so none can be held out.")
+
+    def labels_for(entrant: _Entrant) -> Labels:
+        return Labels(
+            name=column.name,
+            values=column.values[chosen],
+            classes=column.classes,
+            rows=np.searchsorted(entrant.text_index, chosen),
+            n_missing=0,
+            groups=groups,
+        )
+
+    judged = [_judge(entrant, labels_for(entrant), fold_of, task, settings) for entrant in entrants]
+    readouts = [model.choice.readout for model in judged]
+    ties = tied_groups(readouts)
+    order = [index for group in ties for index in group]
+    models = tuple(judged[index] for index in order)
+    level = pair_confidence(len(models))
+    leader = models[0].choice.readout
+    behind = {model.name: compare_readouts(leader, model.choice.readout, confidence=level) for model in models[1:]}
+    fresh = None
+    if settings.control and models[0].choice.holds:
+        fresh = _fresh_weights(entrants[order[0]], labels_for(entrants[order[0]]), fold_of, task, reader)
+    baselines = baselines_of([task.texts[i] for i in chosen], labels_for(entrants[0]), fold_of, leader)
+    return Ranking(
+        task=task.name,
+        label_column=column.name,
+        classes=column.classes,
+        n_texts=len(chosen),
+        n_left_out=int(column.labelled.sum()) - len(chosen),
+        models=models,
+        failed=failed,
+        groups=tuple(tuple(judged[index].name for index in group) for group in ties),
+        behind=behind,
+        baselines=baselines,
+        fresh_weights=fresh,
+        hard_texts=_hard_texts(task, column, chosen, models),
+        settings={**asdict(settings), "folds": int(fold_of.max()) + 1, "confidence_of_pairs": level},
+    )
+
+
+def _shared_texts(column: LabelColumn, entrants: Sequence[_Entrant]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labelled texts in which every model finds a token, and equal numbers for those that belong together.
+
+    Texts that are equal to one model must share a fold for all of them, so that all are judged on the same folds.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(column)
+    present = column.labelled.copy()
+    for entrant in entrants:
+        read = np.zeros(n, dtype=bool)
+        read[entrant.text_index] = True
+        present &= read
+    texts = np.concatenate([entrant.text_index for entrant in entrants])
+    firsts = np.concatenate([entrant.text_index[entrant.text_group] for entrant in entrants])
+    equal = coo_array((np.ones(len(texts)), (texts, firsts)), shape=(n, n))
+    _, group = connected_components(equal, directed=False)
+    chosen = np.flatnonzero(present)
+    return chosen, group[chosen].astype(np.int64)
+
+
+def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, settings: RankSettings) -> RankedModel:
+    """Judge a model that was read: every layer, and of the best its probe, learning curve and share through V."""
+    representations = Representations.load(entrant.path, task=task)
+    origin = origin_of(representations, labels, fold_of)
+    readouts = layer_readouts(representations, labels, fold_of, origin=origin)
+    choice = choose_layer(representations.layers, readouts, fold_of)
+    facts = representations.metadata
+    return RankedModel(
+        name=entrant.name,
+        causal=representations.next_token is not None,
+        n_parameters=facts["n_parameters"],
+        width=representations.widths[representations.layers.index(choice.layer)],
+        seconds=facts["seconds"],
+        n_truncated=facts["n_truncated"],
+        choice=replace(choice, readout=replace(choice.readout, name=entrant.name)),
+        layers=tuple(
+            LayerValue(layer=layer, r2=readout.r2, interval=readout.interval())
+            for layer, readout in zip(representations.layers, readouts, strict=True)
+        ),
+        probe=probe_of(representations, labels, fold_of, choice),
+        through_v=_through_v(representations, labels, choice.layer, settings),
+        learning=curve_of(representations, labels, fold_of, choice, seed=settings.seed),
+    )
+
+
+def _through_v(representations: Representations, labels: Labels, layer: int, settings: RankSettings) -> ThroughV | None:
+    """Return what goes through V at the best layer, as `ntps.score` gives it; `None` without next-token moments."""
+    if representations.next_token is None:
+        return None
+    scoring = ScoreSettings(folds=settings.folds, seed=settings.seed, k_v=settings.k_v)
+    scored = next(score_layers(representations, labels, scoring, layers=[layer]))
+    readout, score = scored.readouts["v"], scored.score
+    share = math.nan if score.retained_heldout is None else score.retained_heldout
+    return ThroughV(
+        k_v=score.k_v, r2=readout.r2, interval=readout.interval(), share=share, ntps=score.ntps, chance=score.chance
+    )
+
+
+def _fresh_weights(
+    entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, reader: _Reader
+) -> RankedModel | None:
+    """Return the architecture of a model with random weights, judged alike; `None`, and a message, where it fails."""
+    name = f"{entrant.name}, random weights"
+    logger.info("%s: the control for pretraining.", name)
+    try:
+        fresh = reader.read(name, entrant.model, random_weights=True)
+    except (NtpsError, MemoryError) as error:
+        logger.warning("%s: %s", name, reason_of(error))
+        return None
+    return _judge(fresh, labels, fold_of, task, reader.settings)
+
+
+def _hard_texts(
+    task: Task, column: LabelColumn, chosen: np.ndarray, models: Sequence[RankedModel]
+) -> tuple[HardText, ...]:
+    """Return the texts that every model's probe predicts wrongly, those of the largest margin first."""
+    margins = np.stack([model.probe.margins for model in models])
+    predicted = np.stack([model.probe.predicted for model in models])
+    wrong = np.flatnonzero((margins < 0).all(0))
+    worst = wrong[np.argsort(margins[:, wrong].mean(0), kind="stable")][:HARD_TEXTS]
+    values = column.values[chosen]
+    return tuple(
+        HardText(
+            index=int(chosen[text]),
+            label=column.classes[values[text]],
+            predicted=column.classes[np.bincount(predicted[:, text]).argmax()],
+            margin=float(margins[:, text].mean()),
+            text=shortened(one_line(task.texts[chosen[text]]), _SHOWN),
+        )
+        for text in worst
+    )

@@ -1,0 +1,486 @@
+"""The result of a ranking, frozen: a table of models, groups that tie, and what a person would want to know next."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from ntps._files import jsonable
+from ntps._names import shortened
+from ntps._text import WIDTH, Column, counted, fixed, html_table, listed, percent, text_table, wrap
+from ntps.scoring.classifiers import Classifier
+from ntps.scoring.learning import LearningCurve
+from ntps.scoring.readouts import Comparison, LayerChoice, compare_readouts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+POINT = 0.01  # of R^2, in sentences
+_SHORTEST_NAME = 12
+_CLOSE = 0.03  # of R^2: a baseline within this of a model leaves it little to do
+_NO_V = "it reads later tokens and predicts no next one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerValue:
+    """R^2 of one layer on texts that its readout was not fitted on.
+
+    Attributes:
+        layer: Number of the layer.
+        r2: Held-out R^2 of all directions, at most 1.
+        interval: 95 % interval of `r2`.
+    """
+
+    layer: int
+    r2: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughV:
+    """What next-token prediction has to do with the labels, at a model's best layer.
+
+    Attributes:
+        k_v: Number of next-token directions.
+        r2: Held-out R^2 through them.
+        interval: 95 % interval of `r2`.
+        share: `r2` over that of all directions, NaN where the latter's interval is not above 0.
+        ntps: NTPS at this layer, in [0, 1].
+        chance: NTPS of a random subspace of that size.
+    """
+
+    k_v: int
+    r2: float
+    interval: tuple[float, float]
+    share: float
+    ntps: float
+    chance: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RankedModel:
+    """One model's place in a ranking.
+
+    Attributes:
+        name: Its name, as short as tells it from the others.
+        causal: Whether it predicts the next token, so that there is a share through V.
+        n_parameters: Number of parameters.
+        width: Width of its best layer.
+        seconds: Time of its pass.
+        n_truncated: Number of texts that were cut.
+        choice: Its best layer, the layers that tie with it, and the errors of the layer chosen in each fold.
+        layers: R^2 of every layer.
+        probe: Logistic probe of the best layer.
+        through_v: At the best layer; `None` for a model that is not causal.
+        learning: Learning curve of the best layer; `None` where there are too few texts.
+    """
+
+    name: str
+    causal: bool
+    n_parameters: int
+    width: int
+    seconds: float
+    n_truncated: int
+    choice: LayerChoice = field(repr=False)
+    layers: tuple[LayerValue, ...] = field(repr=False)
+    probe: Classifier = field(repr=False)
+    through_v: ThroughV | None = field(repr=False)
+    learning: LearningCurve | None = field(repr=False)
+
+    @property
+    def layer(self) -> int:
+        """The best layer."""
+        return self.choice.layer
+
+    @property
+    def tied(self) -> tuple[int, ...]:
+        """Further layers within one paired standard error of it."""
+        return self.choice.tied
+
+    @property
+    def r2(self) -> float:
+        """Held-out R^2 of the layer that was chosen, in each fold, without that fold."""
+        return self.choice.readout.r2
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of `r2`."""
+        return self.choice.readout.interval()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of texts that the logistic probe predicts right."""
+        return self.probe.accuracy
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers that were read."""
+        return len(self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; NaN becomes `None`."""
+        return jsonable(
+            {
+                "name": self.name,
+                "causal": self.causal,
+                "layer": self.layer,
+                "tied": self.tied,
+                "r2": self.r2,
+                "interval": self.interval,
+                "holds": self.choice.holds,
+                "probe": self.probe.to_dict(),
+                "through_v": None if self.through_v is None else asdict(self.through_v),
+                "learning_curve": None if self.learning is None else self.learning.to_dict(),
+                "layers": [asdict(value) for value in self.layers],
+                "n_parameters": self.n_parameters,
+                "width": self.width,
+                "seconds": self.seconds,
+                "n_truncated": self.n_truncated,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardText:
+    """A text that every model's probe predicts wrongly: its label may be wrong.
+
+    Attributes:
+        index: Number of the text in the task, from 0.
+        label: Its class.
+        predicted: The class that most models predict.
+        margin: Mean over models of the probability of its class minus the largest other one, below 0.
+        text: Its beginning.
+    """
+
+    index: int
+    label: str
+    predicted: str
+    margin: float
+    text: str
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Ranking:
+    """Models in order, best first, on one label column of a task.
+
+    Attributes:
+        task: The task's name.
+        label_column: The label column's name.
+        classes: Its classes.
+        n_texts: Number of texts judged: those with a label and, for every model, a token.
+        n_left_out: Number of labelled texts in which some model finds no token.
+        models: The models, best first.
+        failed: Names of models that could not be read, with the reasons.
+        groups: Names of models that cannot be told from the best of their group, best group first.
+        behind: By name, each model against the best one: its difference in R^2, paired, at a level corrected for the
+            number of models; empty with one model.
+        baselines: TF-IDF with logistic regression, and the label frequencies.
+        fresh_weights: The architecture of the best model with random weights, or `None`.
+        hard_texts: Texts that every model predicts wrongly, worst first.
+        settings: Options, as JSON values.
+    """
+
+    task: str
+    label_column: str
+    classes: tuple[str, ...]
+    n_texts: int
+    n_left_out: int
+    models: tuple[RankedModel, ...]
+    failed: dict[str, str]
+    groups: tuple[tuple[str, ...], ...]
+    behind: dict[str, Comparison]
+    baselines: tuple[Classifier, ...]
+    fresh_weights: RankedModel | None
+    hard_texts: tuple[HardText, ...]
+    settings: dict[str, Any]
+
+    @property
+    def best(self) -> RankedModel:
+        """The model with the largest held-out R^2."""
+        return self.models[0]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the best model reads the labels better than their frequencies: its interval lies above 0."""
+        return self.best.choice.holds
+
+    def group_of(self, model: RankedModel) -> int:
+        """Return the number of a model's group, from 1."""
+        return next(number for number, names in enumerate(self.groups, 1) if model.name in names)
+
+    def __repr__(self) -> str:
+        return f"Ranking({self._title()}; best {self.best.name})"
+
+    def __getitem__(self, name: str) -> RankedModel:
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(f"model {name!r} is not ranked; there are {', '.join(model.name for model in self.models)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ranking as JSON values; numbers that are not finite become `None`."""
+        models = [
+            {**model.to_dict(), "group": self.group_of(model), "behind": self._behind(model)} for model in self.models
+        ]
+        return jsonable(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "task": self.task,
+                "label_column": self.label_column,
+                "classes": self.classes,
+                "n_texts": self.n_texts,
+                "n_left_out": self.n_left_out,
+                "best": self.best.name if self.holds else None,
+                "summary": self.sentences(),
+                "groups": self.groups,
+                "models": models,
+                "failed": [{"name": name, "reason": reason} for name, reason in self.failed.items()],
+                "baselines": [classifier.to_dict() for classifier in self.baselines],
+                "fresh_weights": None if self.fresh_weights is None else self.fresh_weights.to_dict(),
+                "hard_texts": [asdict(text) for text in self.hard_texts],
+                "settings": self.settings,
+            }
+        )
+
+    def _behind(self, model: RankedModel) -> dict[str, Any] | None:
+        return self.behind[model.name].to_dict() if model.name in self.behind else None
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return `to_dict()` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Return one row per model, best first."""
+        import pandas as pd
+
+        rows = []
+        for model in self.models:
+            (low, high), v = model.interval, model.through_v
+            rows.append(
+                {
+                    "model": model.name,
+                    "group": self.group_of(model),
+                    "layer": model.layer,
+                    "tied": ", ".join(map(str, model.tied)),
+                    "r2": model.r2,
+                    "r2_low": low,
+                    "r2_high": high,
+                    "accuracy": model.accuracy,
+                    "balanced_accuracy": model.probe.balanced_accuracy,
+                    "log_loss": model.probe.log_loss,
+                    "through_v": v.r2 if v else math.nan,
+                    "ntps": v.ntps if v else math.nan,
+                    "chance": v.chance if v else math.nan,
+                    "causal": model.causal,
+                    "n_parameters": model.n_parameters,
+                    "seconds": model.seconds,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def columns(self) -> list[Column]:
+        """Return the columns of a table whose rows are `table_rows`."""
+        return [
+            Column("", self._place, words=True),
+            Column("model", lambda row: row.name, words=True),
+            Column("layer", _layers),
+            Column("R²", _with_half_width),
+            Column("accuracy", attrgetter("accuracy"), digits=2),
+            Column("via V", lambda row: row.through_v.r2 if getattr(row, "through_v", None) else None, digits=2),
+            Column("size", lambda row: short_count(row.n_parameters) if isinstance(row, RankedModel) else None),
+            Column("s", lambda row: f"{row.seconds:.0f}" if isinstance(row, RankedModel) else None),
+        ]
+
+    @property
+    def table_rows(self) -> list[RankedModel | Classifier]:
+        """The models, then the baselines."""
+        fresh = [] if self.fresh_weights is None else [self.fresh_weights]
+        return [*self.models, *fresh, *self.baselines]
+
+    def _place(self, row: RankedModel | Classifier) -> str:
+        return str(self.group_of(row)) if row in self.models else ""
+
+    def to_text(self) -> str:
+        """Return a table of at most 80 columns and sentences that explain it."""
+        columns, rows = self.columns(), self.table_rows
+        for room in (40, 30, 24, 20, 16, _SHORTEST_NAME):
+            columns[1] = Column("model", _name_in(room), words=True)
+            lines = text_table(columns, rows, gap=2)
+            if max(map(len, lines)) <= WIDTH:
+                break
+        paragraphs = [wrap(paragraph) for paragraph in (*self.sentences(), *self.notes())]
+        return "\n".join([*lines, *(line for paragraph in paragraphs for line in ("", *paragraph))])
+
+    def sentences(self) -> list[str]:
+        """Return what is known: the order, what words alone reach, more labels, and next-token prediction's part."""
+        if not self.holds:
+            return [
+                f"No model holds these labels: on texts it was not fitted on, the best readout ({self.best.name}) is "
+                f"no better than the label frequencies ({self._r2(self.best)})."
+            ]
+        sentences = [self._order(), *self._beside()]
+        return [sentence for sentence in (*sentences, self._more_labels(), self._next_token()) if sentence]
+
+    def _order(self) -> str:
+        first, *others = self.groups
+        if len(self.models) == 1:
+            return f"{self.best.name} reads these labels with {self._r2(self.best)}, accuracy {self._accuracy()}."
+        if len(first) == 1:
+            text = f"{first[0]} reads these labels best: {self._r2(self.best)}, accuracy {self._accuracy()}"
+        else:
+            text = (
+                f"{listed(first)} cannot be told apart on {self.n_texts:,} texts: the best of them has "
+                f"{self._r2(self.best)}, accuracy {self._accuracy()}"
+            )
+        behind = [name for names in others for name in names]
+        gaps = [f"{name} is {points(*self._gap(name))} behind" for name in behind[:4]]
+        if len(behind) > 4:
+            gaps.append(f"{counted(len(behind) - 4, 'other')} further")
+        points_are = " (a point is 0.01 of R²)" if gaps else ""
+        return f"{text}; {listed(gaps)}{points_are}." if gaps else f"{text}."
+
+    def _gap(self, name: str) -> tuple[float, float]:
+        """Return how far a model is behind the best one, in R^2."""
+        low, high = self.behind[name].interval
+        return low, high
+
+    def _r2(self, model: RankedModel) -> str:
+        low, high = model.interval
+        return f"R² {fixed(model.r2, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
+
+    def _accuracy(self) -> str:
+        low, high = self.best.probe.accuracy_interval
+        return f"{fixed(self.best.accuracy, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
+
+    def _beside(self) -> list[str]:
+        """Say how the best model stands to a classifier of the words and to fresh weights, logistic probes all."""
+        sentences = []
+        words = next((row for row in self.baselines if row.name == "TF-IDF"), None)
+        if words is not None:
+            found = compare_readouts(self.best.probe.readout, words.readout)
+            low, high = found.interval
+            name = self.best.name
+            if low > 0:
+                text = f"{name} is {points(low, high)} ahead of TF-IDF with logistic regression"
+                text += ": the words alone do most of the work." if high <= _CLOSE else "."
+            elif high < 0:
+                text = f"TF-IDF with logistic regression is {points(-high, -low)} ahead of {name}: count words instead."
+            elif max(-low, high) <= _CLOSE:
+                within = counted(math.ceil(max(-low, high) / POINT), "point")
+                text = f"TF-IDF with logistic regression is within {within} of {name}: the words do the work."
+            else:
+                text = (
+                    f"TF-IDF with logistic regression cannot be told from {name} on these texts "
+                    f"({_signed(-high)} to {_signed(-low)} points)."
+                )
+            sentences.append(text)
+        if self.fresh_weights is not None:
+            sentences.append(f"Random weights of {self.best.name}'s architecture read {self._r2(self.fresh_weights)}.")
+        return [" ".join(sentences)] if sentences else []
+
+    def _more_labels(self) -> str:
+        learning = self.best.learning
+        if learning is None or math.isnan(learning.twice):
+            return ""
+        low, high = (end - learning.r2[-1] for end in learning.interval)
+        return (
+            f"With twice the labels, expect {_signed(low)} to {_signed(high)} points of R² for {self.best.name}, "
+            f"and about {fixed(learning.twice, 2)} in all."
+        )
+
+    def _next_token(self) -> str:
+        v = self.best.through_v
+        if v is None:
+            return f"There is no share through V for {self.best.name}: {_NO_V}."
+        if math.isnan(v.share):
+            return ""
+        text = (
+            f"The {v.k_v} of {self.best.width} directions that next-token prediction uses most at layer "
+            f"{self.best.layer} of {self.best.name} read R² {fixed(v.r2, 2)}"
+        )
+        return f"{text}, {percent(v.share)} of what all read." if 0 <= v.share < 1 else f"{text}."
+
+    def notes(self) -> list[str]:
+        """Return what limits the ranking: models that failed, texts that were left out or cut, encoders without V."""
+        notes = [f"Not ranked: {name}: {reason}" for name, reason in self.failed.items()]
+        encoders = [model.name for model in self.models[1:] if not model.causal]
+        if encoders:
+            verb, pronoun = ("has", _NO_V) if len(encoders) == 1 else ("have", "they read later tokens")
+            notes.append(f"{listed(encoders)} {verb} no share through V: {pronoun}.")
+        cut = [f"{model.n_truncated:,} for {model.name}" for model in self.models if model.n_truncated]
+        if cut:
+            notes.append(f"Texts that were too long and were cut: {listed(cut)}.")
+        if self.n_left_out:
+            notes.append(f"{self.n_left_out:,} texts were left out because some model finds no token in them.")
+        return notes
+
+    @property
+    def counts(self) -> str:
+        """How much was read: "400 texts, 2 classes, 3 models"."""
+        return f"{self.n_texts:,} texts, {len(self.classes)} classes, {counted(len(self.models), 'model')}"
+
+    def _title(self) -> str:
+        column = "" if self.label_column == "label" else f", {self.label_column}"
+        return f"{self.task}{column}: {self.counts}"
+
+    def __str__(self) -> str:
+        return f"{self._title()}\n\n{self.to_text()}"
+
+    def _repr_html_(self) -> str:
+        paragraphs = Markup("").join(Markup("<p>{}</p>").format(text) for text in (*self.sentences(), *self.notes()))
+        table = html_table(self.columns(), self.table_rows, best=self.best if self.holds else None)
+        return Markup("<p><b>{}</b></p>{}{}").format(self._title(), table, paragraphs)
+
+
+def points(low: float, high: float) -> str:
+    """Return an interval of R^2 differences in words: "3 to 6 points", "up to 2 points", "less than 1 point"."""
+    ends = [round(max(end, 0.0) / POINT) for end in (low, high)]
+    if ends[1] < 1:
+        return "less than 1 point"
+    if ends[0] == ends[1]:
+        return f"about {counted(ends[1], 'point')}"
+    return f"up to {counted(ends[1], 'point')}" if ends[0] == 0 else f"{ends[0]} to {ends[1]} points"
+
+
+def short_count(number: int) -> str:
+    """Return a number of parameters in few characters: 870K, 135M, 7.2B."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= unit:
+            return f"{number / unit:.1f}{letter}" if number < 9.95 * unit else f"{number / unit:.0f}{letter}"
+    return str(number)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return numbers with runs of three or more joined: 3, 7-9."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    words = [[f"{run[0]}-{run[-1]}"] if len(run) > 2 else [str(number) for number in run] for run in parts]
+    return ", ".join(word for run in words for word in run)
+
+
+def _name_in(room: int) -> Callable[[Any], str]:
+    return lambda row: shortened(row.name, room)
+
+
+def _signed(value: float) -> str:
+    return f"{round(value / POINT) + 0:+d}" if round(value / POINT) else "0"
+
+
+def _layers(row: Any) -> str | None:
+    if not isinstance(row, RankedModel):
+        return None
+    return f"{row.layer} (= {ranges(row.tied)})" if row.tied else str(row.layer)
+
+
+def _with_half_width(row: Any) -> str:
+    low, high = row.interval
+    return fixed(row.r2) if row.r2 == 0 or high <= low else f"{fixed(row.r2)} ±{fixed((high - low) / 2)}"
