@@ -18,7 +18,7 @@ import torch
 import typer
 from helpers.gains import fixed
 from helpers.problems import make_problem, representations_of, solve, word_task
-from helpers.results import make_study, score_result
+from helpers.results import make_ranking, make_study, score_result
 
 import ntps
 from ntps.core import NextTokenMoments
@@ -212,10 +212,11 @@ def results():
         gain_standard_error=0.1, settings=TrainSettings().to_dict(), seed=0, curve=({"step": 0, "accuracy": math.nan},),
         best_step=2,
     )  # fmt: skip
+    ranking = make_ranking()
     grids = rng.normal(size=(3, 2, 6)), rng.normal(size=(2, 6))
     made = [
         (shown, {"metadata", "choice", "readouts", "learning"}),  # arrays; `learning_curve` stands for the last
-        (shown.baselines[0], {"readout"}),
+        (shown.baselines[0], {"readout", "margins", "predicted"}),
         (shown.learning, set()),
         (shown.readout(), {"name", "errors", "baseline", "groups", "origin"}),  # R^2, its error and interval instead
         (ntps.compare(shown.readout(0), shown.readout(1)), set()),
@@ -237,6 +238,8 @@ def results():
         (spearman(rng.normal(size=9), rng.normal(size=9), n_permutations=9), set()),
         (select_and_correlate(*grids, n_permutations=9), {"null", "correlations"}),
         (leave_one_out_selection(*grids, n_permutations=9), {"positions"}),
+        (ranking, {"behind"}),  # beside each model
+        (ranking.best, {"choice", "learning"}),  # its numbers; `learning_curve` stands for the last
         (fixed(), set()),
         (Audit(findings=(Finding(key="k", title="t", numbers={"n": math.nan}),)), set()),
         (Prescreening(model="m", rows=({"task": "t", "gain": math.nan},), budget=None, calibration=fixed(),

@@ -220,6 +220,7 @@ def _by_rules(rules: Path, text: str) -> list[int]:
 
     core = Tokenizer.from_file(str(rules))
     core.no_truncation()
+    core.no_padding()
     return list(core.encode(text, add_special_tokens=False).ids)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ntps._files import jsonable
 from ntps.core import held_out_errors
-from ntps.scoring.readouts import Readout
+from ntps.scoring.readouts import Readout, compare_readouts
 
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 # A doubling of the texts gains about this share of what the doubling before it gained; the error of the share is
@@ -33,6 +33,8 @@ class LearningCurve:
         twice: R^2 to expect of twice the largest number of training texts; NaN unless the interval of the last point is
             above 0: labels that cannot be read yet give no trend.
         interval: 95 % interval of `twice`.
+        gain_interval: 95 % interval of what twice the texts add to the last point; narrower than `interval`, as all
+            points are judged on the same texts.
     """
 
     n: tuple[int, ...]
@@ -40,6 +42,7 @@ class LearningCurve:
     standard_error: tuple[float, ...]
     twice: float
     interval: tuple[float, float]
+    gain_interval: tuple[float, float]
 
     @property
     def gain(self) -> float:
@@ -82,12 +85,16 @@ def learning_curve(
     gain = max(curve[-1].r2 - curve[-2].r2, 0.0)
     twice = curve[-1].r2 + SHRINKAGE * gain if curve[-1].interval()[0] > 0 else math.nan
     half = 1.96 * math.hypot(curve[-1].standard_error, SHRINKAGE_ERROR * gain)
+    paired = compare_readouts(curve[-1], curve[-2]).standard_error
+    half_gain = 1.96 * math.hypot(SHRINKAGE * paired, SHRINKAGE_ERROR * gain)
+    added = math.nan if math.isnan(twice) else SHRINKAGE * gain
     return LearningCurve(
         n=tuple(sizes),
         r2=tuple(point.r2 for point in curve),
         standard_error=tuple(point.standard_error for point in curve),
         twice=np.minimum(twice, 1.0).item(),
         interval=(twice - half, np.minimum(twice + half, 1.0).item()),
+        gain_interval=(added - half_gain, added + half_gain),
     )
 
 

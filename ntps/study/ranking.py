@@ -27,11 +27,11 @@ from ntps.models.passes import FILE
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
 from ntps.scoring.headline import baselines_of, curve_of, layer_readouts, probe_of
-from ntps.scoring.readouts import choose_layer, compare_readouts, pair_confidence
+from ntps.scoring.readouts import Comparison, choose_layer, compare_readouts, pair_confidence
 from ntps.scoring.scores import origin_of
 from ntps.study.grid import reason_of
 from ntps.study.standings import HardText, LayerValue, RankedModel, Ranking, ThroughV
-from ntps.tasks import LabelColumn, Task
+from ntps.tasks import LabelColumn, Task, load_task
 
 HARD_TEXTS = 20
 _SHOWN = 200  # characters of a text
@@ -104,7 +104,7 @@ class _Entrant:
 
 
 def rank(
-    task: Task,
+    task: Task | str | os.PathLike[str],
     models: Sequence[str | os.PathLike[str] | LanguageModel],
     *,
     labels: str | None = None,
@@ -121,7 +121,7 @@ def rank(
     no share through V.
 
     Args:
-        task: From `ntps.load_task`.
+        task: From `ntps.load_task`, or what it reads with its own defaults: a bundled name, a file, a hub name.
         models: At least one; see `ntps.load_model`.
         labels: Name of the label column; the first by default.
         settings: See `RankSettings`.
@@ -134,6 +134,7 @@ def rank(
         NtpsError: If no model can be read (the message has the reasons), a model is named twice, an option is out of
             range, or the labels do not vary.
     """
+    task = task if isinstance(task, Task) else load_task(task)
     columns = [task.columns[0] if labels is None else task.column(labels)]
     return _rank(task, columns, models, settings or RankSettings(), batch_size, device, folder, progress)[0]
 
@@ -164,8 +165,9 @@ def _rank(
         values = column.values[column.labelled]
         if len(np.unique(values)) < 2:
             raise NtpsError(f"{task.name}: all labels in {column.name!r} are the same; there is nothing to tell apart.")
-        if assign_folds(values, settings.folds) is None:
-            raise NtpsError(f"{task.name}: no class of {column.name!r} has two texts, so none can be held out.")
+        first: dict[str, int] = {}
+        equal = [first.setdefault(task.texts[index], index) for index in np.flatnonzero(column.labelled).tolist()]
+        _folds(task, column, values, np.array(equal), settings)
     with ExitStack() as stack:
         kept = Path(folder if folder is not None else stack.enter_context(tempfile.TemporaryDirectory()))
         reader = _Reader(task, settings, batch_size=batch_size, device=device, folder=kept, progress=progress)
@@ -225,7 +227,7 @@ class _Reader:
             try:
                 entrants.append(self.read(name, model, sizes[name]))
             except Exception as error:  # the other models go on; of a fault of ours the log holds the traceback
-                failed[name] = reason_of(error)
+                failed[name] = reason_of(error).removeprefix(f"{model}: ")
                 logger.log(
                     logging.WARNING if isinstance(error, NtpsError) else logging.ERROR,
                     "%s: %s", name, failed[name], exc_info=not isinstance(error, NtpsError | MemoryError),
@@ -300,12 +302,10 @@ def _rank_column(
 ) -> Ranking:
     """Rank models that were read on one label column."""
     settings = reader.settings
-    chosen, groups = _shared_texts(column, entrants)
+    chosen, equal = _shared_texts(column, entrants)
     if len(np.unique(column.values[chosen])) < 2:
         raise NtpsError(f"{task.name}: the texts in which every model finds a token have one label in {column.name!r}.")
-    fold_of = assign_folds(column.values[chosen], settings.folds, groups=groups, seed=settings.seed)
-    if fold_of is None:
-        raise NtpsError(f"{task.name}: no class of {column.name!r} has two different texts, so none can be held out.")
+    fold_of = _folds(task, column, column.values[chosen], equal, settings)
 
     def labels_for(entrant: _Entrant) -> Labels:
         return Labels(
@@ -314,21 +314,18 @@ def _rank_column(
             classes=column.classes,
             rows=np.searchsorted(entrant.text_index, chosen),
             n_missing=0,
-            groups=groups,
+            groups=equal,
         )
 
     judged = [_judge(entrant, labels_for(entrant), fold_of, task, settings) for entrant in entrants]
-    readouts = [model.choice.readout for model in judged]
-    ties = tied_groups(readouts)
-    order = [index for group in ties for index in group]
-    models = tuple(judged[index] for index in order)
-    level = pair_confidence(len(models))
-    leader = models[0].choice.readout
-    behind = {model.name: compare_readouts(leader, model.choice.readout, confidence=level) for model in models[1:]}
+    models, groups, behind = in_order(judged)
+    best = models[0]
     fresh = None
-    if settings.control and models[0].choice.holds:
-        fresh = _fresh_weights(entrants[order[0]], labels_for(entrants[order[0]]), fold_of, task, reader)
-    baselines = baselines_of([task.texts[i] for i in chosen], labels_for(entrants[0]), fold_of, leader)
+    if settings.control and best.choice.holds:
+        winner = next(entrant for entrant in entrants if entrant.name == best.name)
+        fresh = _fresh_weights(winner, labels_for(winner), fold_of, task, reader)
+    texts = [task.texts[i] for i in chosen]
+    baselines = baselines_of(texts, labels_for(entrants[0]), fold_of, best.choice.readout)
     return Ranking(
         task=task.name,
         label_column=column.name,
@@ -337,13 +334,38 @@ def _rank_column(
         n_left_out=int(column.labelled.sum()) - len(chosen),
         models=models,
         failed=failed,
-        groups=tuple(tuple(judged[index].name for index in group) for group in ties),
+        groups=groups,
         behind=behind,
         baselines=baselines,
         fresh_weights=fresh,
         hard_texts=_hard_texts(task, column, chosen, models),
-        settings={**asdict(settings), "folds": int(fold_of.max()) + 1, "confidence_of_pairs": level},
+        settings={**asdict(settings), "folds": int(fold_of.max()) + 1},
     )
+
+
+def in_order(
+    judged: Sequence[RankedModel],
+) -> tuple[tuple[RankedModel, ...], tuple[tuple[str, ...], ...], dict[str, Comparison]]:
+    """Return models best first, the names of their groups, and how each but the first compares with it."""
+    ties = tied_groups([model.choice.readout for model in judged])
+    models = tuple(judged[index] for group in ties for index in group)
+    level, leader = pair_confidence(len(models)), models[0].choice.readout
+    behind = {model.name: compare_readouts(leader, model.choice.readout, confidence=level) for model in models[1:]}
+    return models, tuple(tuple(judged[index].name for index in group) for group in ties), behind
+
+
+def _folds(
+    task: Task, column: LabelColumn, values: np.ndarray, equal: np.ndarray, settings: RankSettings
+) -> np.ndarray:
+    """Return the fold of each labelled text, equal ones in one fold.
+
+    Raises:
+        NtpsError: If no text can be held out, or there are more folds than texts to fill them.
+    """
+    fold_of = assign_folds(values, settings.folds, groups=equal, seed=settings.seed)
+    if fold_of is None:
+        raise NtpsError(f"{task.name}: no class of {column.name!r} has two different texts, so none can be held out.")
+    return fold_of
 
 
 def _shared_texts(column: LabelColumn, entrants: Sequence[_Entrant]) -> tuple[np.ndarray, np.ndarray]:

@@ -319,9 +319,13 @@ class Ranking:
     def sentences(self) -> list[str]:
         """Return what is known: the order, what words alone reach, more labels, and next-token prediction's part."""
         if not self.holds:
+            words = self._words
+            aside = ""
+            if words is not None and words.interval[0] > 0:
+                aside = f" TF-IDF with logistic regression reads {_r2(words)}: the words say what no model's states do."
             return [
                 f"No model holds these labels: on texts it was not fitted on, the best readout ({self.best.name}) is "
-                f"no better than the label frequencies ({self._r2(self.best)})."
+                f"no better than the label frequencies ({_r2(self.best)}).{aside}"
             ]
         sentences = [self._order(), *self._beside()]
         return [sentence for sentence in (*sentences, self._more_labels(), self._next_token()) if sentence]
@@ -329,13 +333,13 @@ class Ranking:
     def _order(self) -> str:
         first, *others = self.groups
         if len(self.models) == 1:
-            return f"{self.best.name} reads these labels with {self._r2(self.best)}, accuracy {self._accuracy()}."
+            return f"{self.best.name} reads these labels with {_r2(self.best)}, accuracy {self._accuracy()}."
         if len(first) == 1:
-            text = f"{first[0]} reads these labels best: {self._r2(self.best)}, accuracy {self._accuracy()}"
+            text = f"{first[0]} reads these labels best: {_r2(self.best)}, accuracy {self._accuracy()}"
         else:
             text = (
                 f"{listed(first)} cannot be told apart on {self.n_texts:,} texts: the best of them has "
-                f"{self._r2(self.best)}, accuracy {self._accuracy()}"
+                f"{_r2(self.best)}, accuracy {self._accuracy()}"
             )
         behind = [name for names in others for name in names]
         gaps = [f"{name} is {points(*self._gap(name))} behind" for name in behind[:4]]
@@ -349,18 +353,18 @@ class Ranking:
         low, high = self.behind[name].interval
         return low, high
 
-    def _r2(self, model: RankedModel) -> str:
-        low, high = model.interval
-        return f"R² {fixed(model.r2, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
-
     def _accuracy(self) -> str:
         low, high = self.best.probe.accuracy_interval
         return f"{fixed(self.best.accuracy, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
 
+    @property
+    def _words(self) -> Classifier | None:
+        return next((row for row in self.baselines if row.name == "TF-IDF"), None)
+
     def _beside(self) -> list[str]:
         """Say how the best model stands to a classifier of the words and to fresh weights, logistic probes all."""
         sentences = []
-        words = next((row for row in self.baselines if row.name == "TF-IDF"), None)
+        words = self._words
         if words is not None:
             found = compare_readouts(self.best.probe.readout, words.readout)
             low, high = found.interval
@@ -380,17 +384,17 @@ class Ranking:
                 )
             sentences.append(text)
         if self.fresh_weights is not None:
-            sentences.append(f"Random weights of {self.best.name}'s architecture read {self._r2(self.fresh_weights)}.")
+            sentences.append(f"Random weights of {self.best.name}'s architecture read {_r2(self.fresh_weights)}.")
         return [" ".join(sentences)] if sentences else []
 
     def _more_labels(self) -> str:
         learning = self.best.learning
         if learning is None or math.isnan(learning.twice):
             return ""
-        low, high = (end - learning.r2[-1] for end in learning.interval)
+        low, high = learning.gain_interval
         return (
-            f"With twice the labels, expect {_signed(low)} to {_signed(high)} points of R² for {self.best.name}, "
-            f"and about {fixed(learning.twice, 2)} in all."
+            f"With twice as many labels, {self.best.name} would read about R² {fixed(learning.twice, 2)} "
+            f"({_signed(low)} to {_signed(high)} points)."
         )
 
     def _next_token(self) -> str:
@@ -475,6 +479,11 @@ def _signed(value: float) -> str:
     return f"{round(value / POINT) + 0:+d}" if round(value / POINT) else "0"
 
 
+def _r2(row: RankedModel | Classifier) -> str:
+    low, high = row.interval
+    return f"R² {fixed(row.r2, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
+
+
 def _layers(row: Any) -> str | None:
     if not isinstance(row, RankedModel):
         return None
@@ -483,4 +492,5 @@ def _layers(row: Any) -> str | None:
 
 def _with_half_width(row: Any) -> str:
     low, high = row.interval
-    return fixed(row.r2) if row.r2 == 0 or high <= low else f"{fixed(row.r2)} ±{fixed((high - low) / 2)}"
+    half = fixed((high - low) / 2)
+    return fixed(row.r2) if half == "0.000" else f"{fixed(row.r2)} ±{half}"

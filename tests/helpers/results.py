@@ -1,6 +1,6 @@
 """Results made by hand, with numbers that look like real ones: for what shows results and computes none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,20 @@ from ntps.finetune.settings import TrainSettings
 from ntps.scoring.classifiers import Classifier
 from ntps.scoring.headline import best_layer
 from ntps.scoring.learning import LearningCurve
-from ntps.scoring.readouts import Readout
+from ntps.scoring.readouts import LayerChoice, Readout
 from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.study.measure import SHARES, StudySettings
+from ntps.study.ranking import in_order
 from ntps.study.records import CellResult
+from ntps.study.standings import HardText, LayerValue, RankedModel, Ranking, ThroughV
 from ntps.study.study import Study
 from ntps.study.table import PROBE
 
 EVIL = "<script>alert('x')</script>"
+CURVE = LearningCurve(
+    n=(123, 247, 494, 987), r2=(0.1234, 0.2345, 0.3456, 0.4567), standard_error=(0.04, 0.03, 0.02, 0.01),
+    twice=0.5678, interval=(0.5432, 0.5924), gain_interval=(0.0912, 0.1310),
+)  # fmt: skip
 KS = [1, 2, 4, 8, 16]
 
 
@@ -77,16 +83,56 @@ def best_of(layers: Sequence[LayerScore], rng: np.random.Generator) -> dict[str,
     }
     numbers = [scored.layer for scored in layers]
     best, choice = best_layer(numbers, readouts["all"], np.arange(40) % 5, [])
-    rows = [(name, readout(name, r2, rng)) for name, r2 in (("logistic probe", 0.61), ("label frequencies", 0.0))]
-    baselines = tuple(
-        Classifier(name=name, accuracy=0.7123, balanced_accuracy=0.6543, log_loss=0.5432, r2=row.r2,
-                   interval=row.interval(), readout=row) for name, row in rows
+    baselines = tuple(classifier(name, r2, rng) for name, r2 in (("logistic probe", 0.61), ("label frequencies", 0.0)))
+    return {"best": best, "choice": choice, "readouts": readouts, "baselines": baselines, "learning": CURVE}
+
+
+def classifier(name: str, r2: float, rng: np.random.Generator, *, n: int = 40) -> Classifier:
+    """A classifier of 40 texts with a given R^2, whose third text is predicted wrongly."""
+    row = readout(name, r2, rng, n=n)
+    margins = np.where(np.arange(n) == 2, -0.4, 0.3)
+    return Classifier(
+        name=name, accuracy=0.7123, balanced_accuracy=0.6543, log_loss=0.5432, r2=row.r2, interval=row.interval(),
+        accuracy_interval=(0.6543, 0.7654), readout=row, margins=margins, predicted=np.zeros(n, dtype=np.int64),
     )  # fmt: skip
-    learning = LearningCurve(
-        n=(123, 247, 494, 987), r2=(0.1234, 0.2345, 0.3456, 0.4567), standard_error=(0.04, 0.03, 0.02, 0.01),
-        twice=0.5678, interval=(0.5432, 0.5924),
+
+
+def ranked_model(
+    name: str, r2: float, rng: np.random.Generator, *, causal: bool = True, n_layers: int = 4, n: int = 40
+) -> RankedModel:
+    """A model of four layers, the third of which has a given R^2 and is the best."""
+    readouts = [readout(name, r2 - 0.04 * abs(layer - 2), rng, n=n) for layer in range(n_layers)]
+    values = [LayerValue(layer=layer, r2=row.r2, interval=row.interval()) for layer, row in enumerate(readouts)]
+    choice = LayerChoice(layer=2, tied=(3,), readout=readouts[2], by_fold=np.full(n, 2))
+    v = ThroughV(k_v=4, r2=r2 / 2, interval=(r2 / 2 - 0.1, r2 / 2 + 0.1), share=0.5, ntps=0.3, chance=0.25)
+    return RankedModel(
+        name=name, causal=causal, n_parameters=1234567, width=16, seconds=12.34, n_truncated=3, choice=choice,
+        layers=tuple(values), probe=classifier("logistic probe", r2 + 0.02, rng, n=n),
+        through_v=v if causal else None, learning=CURVE,
     )  # fmt: skip
-    return {"best": best, "choice": choice, "readouts": readouts, "baselines": baselines, "learning": learning}
+
+
+def make_ranking(
+    r2: Mapping[str, float] | None = None,
+    *,
+    tfidf: float = 0.4,
+    label_column: str = "label",
+    n: int = 40,
+    seed: int = 0,
+) -> Ranking:
+    """A ranking of models by their R^2; names that begin with "bert" are encoders, and one model could not be read."""
+    rng = np.random.default_rng(seed)
+    given = {"one": 0.7, EVIL: 0.6, "bert": 0.1} if r2 is None else r2
+    judged = [ranked_model(name, value, rng, causal=not name.startswith("bert"), n=n) for name, value in given.items()]
+    models, groups, behind = in_order(judged)
+    return Ranking(
+        task="task", label_column=label_column, classes=("a", EVIL), n_texts=n, n_left_out=2, models=models,
+        failed={"broken": f"no {EVIL}"}, groups=groups, behind=behind,
+        baselines=(classifier("TF-IDF", tfidf, rng, n=n), classifier("label frequencies", 0.0, rng, n=n)),
+        fresh_weights=ranked_model(f"{models[0].name}, random weights", 0.2, rng, n=n),
+        hard_texts=(HardText(index=2, label=EVIL, predicted="a", margin=-0.4, text=f"a text {EVIL}"),),
+        settings={"folds": 5, "seed": 0, "k_v": None},
+    )  # fmt: skip
 
 
 def score_result(

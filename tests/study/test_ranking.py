@@ -1,0 +1,399 @@
+"""Rankings: the numbers of a score, groups that hold what they say, models that fail, texts in common, sentences."""
+
+import json
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.models import WORDS, save_tiny
+from helpers.problems import make_problem, order_task, representations_of, word_task
+from helpers.results import make_ranking
+
+import ntps
+from ntps import NtpsError
+from ntps.models import passes
+from ntps.study import RankSettings, rank, ranking
+from ntps.study.ranking import _Entrant, _rank_column, _shared_texts, rank_columns
+from ntps.study.standings import points, ranges, short_count
+from ntps.tasks import LabelColumn, Task
+
+SETTINGS = RankSettings(folds=3, control=False)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two causal models and an encoder, tiny and random."""
+    folder = tmp_path_factory.mktemp("models")
+    return [
+        str(save_tiny(folder / name, kind)) for name, kind in (("llama", "llama"), ("gpt", "gpt2"), ("bert", "bert"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def task():
+    return order_task(72)
+
+
+@pytest.fixture(scope="module")
+def ranked(models, task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("passes")
+    return rank(task, [*models, "nothing-here"], settings=replace(SETTINGS, control=True), folder=folder), folder
+
+
+# Numbers
+
+
+def test_a_causal_model_has_the_numbers_of_its_score(ranked, models, task):
+    for name, path in (("llama", models[0]), ("gpt", models[1])):
+        model = ranked[0][name]
+        scored = ntps.score(ntps.collect(ntps.load_model(path), task), folds=3)
+        best = scored.choice.layer
+        assert (model.layer, model.tied) == (best, scored.choice.tied)
+        assert model.r2 == pytest.approx(scored.choice.readout.r2, abs=1e-9)
+        assert model.interval == pytest.approx(scored.choice.readout.interval(), abs=1e-9)
+        assert [value.r2 for value in model.layers] == pytest.approx(
+            [row.ceiling_heldout for row in scored.layers], abs=1e-9
+        )
+        assert model.through_v.r2 == pytest.approx(scored[best].explained_heldout, abs=1e-9)
+        assert (model.through_v.ntps, model.through_v.chance) == pytest.approx((scored[best].ntps, scored[best].chance))
+        assert model.probe.interval == pytest.approx(scored.baselines[0].interval)
+        assert (model.accuracy, model.probe.log_loss) == pytest.approx(
+            (scored.baselines[0].accuracy, scored.baselines[0].log_loss)
+        )
+        assert model.learning.r2 == pytest.approx(scored.learning.r2, abs=1e-9)
+
+
+def test_an_encoder_is_ranked_without_a_share_through_v(ranked, models, task):
+    model = ranked[0]["bert"]
+    assert model.causal is False and model.through_v is None and not math.isnan(model.r2)
+    assert all(ranked[0][name].causal for name in ("llama", "gpt"))
+    loaded = ntps.load_model(models[2], bidirectional=True)
+    representations = ntps.collect(loaded, task, pooling="mean")
+    ids, mask = loaded.pad(loaded.tokenize(task.texts[:3]).ids)
+    states = loaded.hidden_states(ids, mask)[-1].double()
+    means = (states * mask[:, :, None]).sum(1) / mask.sum(1)[:, None]
+    assert representations.layer(2)[:3] == pytest.approx(means.numpy(), abs=1e-5)
+    with pytest.raises(NtpsError, match=r"bert reads later tokens.*ntps\.rank"):
+        ntps.score(representations)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_representations_without_next_token_moments_are_kept_whole(models, tmp_path, pooling, caplog):
+    model, task = ntps.load_model(models[2], bidirectional=True), word_task(20, blank=(3,))
+    first = ntps.collect(model, task, pooling=pooling, folder=tmp_path)
+    caplog.set_level(logging.INFO)
+    again = ntps.collect(model, task, pooling=pooling, folder=tmp_path)
+    assert "using the representations" in caplog.text
+    assert again.next_token is None and again.layers == first.layers == (0, 1, 2)
+    assert np.array_equal(first.states, again.states)
+    alone = ntps.collect(model, task, pooling=pooling, batch_size=1)
+    assert alone.states == pytest.approx(first.states, abs=1e-5)  # padding is not read
+
+
+def test_positions_of_roberta_begin_behind_the_padding(tmp_path):
+    """Its table of 20 positions holds texts of 20 - padding_idx - 1 tokens; one more would be an index error."""
+    from helpers.models import word_tokenizer
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=96, hidden_size=24, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=20, pad_token_id=3,
+    )  # fmt: skip
+    model = ntps.load_model(RobertaModel(config), tokenizer=word_tokenizer(), bidirectional=True)
+    assert model.max_positions == 16
+    long = Task.of("long", [" ".join(["film", "music"] * 30), "a film"], [0, 1], "ab")
+    assert ntps.collect(model, long).lengths.tolist() == [16, 2]
+
+
+# Order, groups
+
+
+def saved(tmp_path, name, representations):
+    path = tmp_path / name / passes.FILE
+    representations = replace(
+        representations, metadata={**representations.metadata, "n_parameters": 9, "seconds": 1.0, "n_truncated": 0}
+    )
+    representations.save(path)
+    return _Entrant(
+        model=name, name=name, path=path, text_index=representations.text_index, text_group=representations.text_group
+    )
+
+
+def column_ranking(tmp_path, named, **options):
+    task = next(iter(named.values())).task
+    entrants = [saved(tmp_path, name, representations) for name, representations in named.items()]
+    reader = type("Reader", (), {"settings": replace(SETTINGS, **options)})
+    return _rank_column(task, task.columns[0], entrants, {}, reader)
+
+
+def with_noise(problem, scale, seed):
+    rng = np.random.default_rng(seed)
+    return [states + scale * rng.normal(size=states.shape) for states in problem.texts]
+
+
+def test_models_that_read_more_come_first_and_equal_ones_tie(tmp_path):
+    problem = make_problem(seed=3, n=240, d=8, c=2, signal=1.2)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    named = {
+        "noisy": representations_of(problem, with_noise(problem, 6.0, 1)),
+        "clear": representations_of(problem),
+        "rotated": representations_of(problem, [states @ rotation for states in problem.texts]),
+        "nothing": representations_of(problem, with_noise(problem, 1e4, 2)),
+    }
+    found = column_ranking(tmp_path, named)
+    assert set(found.groups[0]) == {"clear", "rotated"}
+    assert [model.name for model in found.models][2:] == ["noisy", "nothing"]
+    assert found.behind["noisy"].interval[0] > 0 and found.behind[found.models[1].name].tie
+    assert found.to_dict()["best"] == found.best.name
+    other = column_ranking(tmp_path, dict(reversed(named.items())))
+    assert {frozenset(group) for group in other.groups} == {frozenset(group) for group in found.groups}
+    assert other["noisy"].r2 == pytest.approx(found["noisy"].r2)
+
+
+def test_noise_is_held_by_no_model(tmp_path):
+    """Of 8 noise tasks at most one looks held: intervals of 95 % lie above 0 in one of 40."""
+    held = 0
+    for seed in range(8):
+        problem = make_problem(seed=seed, n=60, d=6, c=2, signal=0.0)
+        named = {
+            name: representations_of(problem, with_noise(problem, 1.0, 99 * seed + i)) for i, name in enumerate("ab")
+        }
+        found = column_ranking(tmp_path, named)
+        held += found.holds
+        if not found.holds:
+            assert found.sentences()[0].startswith("No model holds these labels")
+            assert found.to_dict()["best"] is None
+    assert held <= 1
+
+
+# Texts in common
+
+
+def test_texts_that_one_model_cannot_read_are_left_out_for_all(tmp_path):
+    problem = make_problem(seed=1, n=90, d=6, c=2, signal=1.5)
+    full = representations_of(problem)
+    kept = np.array([index for index in range(90) if index not in (4, 30)])
+    lengths = full.lengths.copy()
+    lengths[[4, 30]] = 0
+    partial = replace(full, states=full.states[:, kept], text_index=kept, text_group=np.arange(88), lengths=lengths)
+    found = column_ranking(tmp_path, {"full": full, "partial": partial})
+    assert (found.n_texts, found.n_left_out) == (88, 2)
+    assert found["full"].r2 == pytest.approx(found["partial"].r2, abs=1e-12)
+    assert "2 texts were left out" in " ".join(found.notes())
+
+
+def test_texts_that_are_equal_to_one_model_share_a_fold_for_all():
+    column = LabelColumn("label", np.array([0, 1] * 3), ("a", "b"))
+    one = _Entrant(model="a", name="a", path=None, text_index=np.arange(6), text_group=np.array([0, 1, 0, 3, 4, 5]))
+    two = _Entrant(
+        model="b", name="b", path=None, text_index=np.array([0, 2, 3, 4, 5]), text_group=np.array([0, 1, 1, 3, 4])
+    )
+    chosen, groups = _shared_texts(column, [one, two])
+    assert chosen.tolist() == [0, 2, 3, 4, 5]  # the second finds no token in text 1
+    assert groups[0] == groups[1] == groups[2]  # 0 and 2 by the first, 2 and 3 by the second
+    assert len(set(groups[2:].tolist())) == 3
+
+
+def test_two_label_columns_cost_one_pass_of_each_model(models, monkeypatch):
+    calls = []
+    monkeypatch.setattr(passes, "_run", lambda *a, run=passes._run, **k: calls.append(1) or run(*a, **k))
+    words = word_task(60)
+    second = LabelColumn("second", np.where(np.arange(60) < 5, -1, np.arange(60) % 2), ("x", "y"))
+    both = replace(words, columns=(*words.columns, second))
+    found = rank_columns(both, models[:2], settings=SETTINGS)
+    assert len(calls) == 2
+    assert [(each.label_column, each.n_texts, len(each.classes)) for each in found] == [
+        ("label", 60, 3),
+        ("second", 55, 2),
+    ]
+    assert rank(both, models[:1], labels="second", settings=SETTINGS).best.r2 == pytest.approx(found[1]["llama"].r2)
+
+
+def test_a_pass_is_kept_and_serves_again(ranked, models, task, monkeypatch, tmp_path):
+    first, folder = ranked
+    monkeypatch.setattr(passes, "_run", None)  # a pass would be a TypeError, and so a row with a reason
+    again = rank(task, models, settings=replace(SETTINGS, control=True), folder=folder)
+    assert not again.failed
+    assert [model.to_dict() for model in again.models] == [model.to_dict() for model in first.models]
+    with pytest.raises(NtpsError, match=r"no model can be ranked: llama: TypeError"):
+        rank(task, models[:1], settings=SETTINGS, folder=tmp_path)
+
+
+def test_wrong_labels_are_found_among_the_hard_texts():
+    task = ntps.load_task("miniworld/topic", n=300)
+    values = task.labels.copy()
+    swapped = [3, 77, 200]
+    values[swapped] = (values[swapped] + 1) % task.n_classes
+    mislabelled = Task.of("topic", task.texts, values, task.classes)
+    found = rank(mislabelled, ["miniworld-small"], settings=replace(SETTINGS, layers="0,-1"))
+    assert {text.index for text in found.hard_texts[:3]} == set(swapped)
+    for text in found.hard_texts[:3]:
+        assert text.predicted == task.classes[task.labels[text.index]] and text.margin < 0
+        assert task.texts[text.index].startswith(text.text[:100])
+    assert "reads these labels with R²" in found.sentences()[0]  # one model: nothing is compared
+    assert found.groups == (("miniworld-small",),) and found.behind == {}
+
+
+# Models that fail, bad input
+
+
+def test_a_model_that_fails_is_named_with_the_reason(ranked):
+    found = ranked[0]
+    assert list(found.failed) == ["nothing-here"] and "cannot be loaded" in found.failed["nothing-here"]
+    assert found.to_dict()["failed"][0]["name"] == "nothing-here"
+    assert any("nothing-here" in note for note in found.notes())
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("a fault"), NtpsError("a sentence.")])
+def test_whatever_one_model_does_the_others_go_on(models, task, monkeypatch, error, caplog):
+    def collect(model, *arguments, original=ranking.collect, **options):
+        if model.name.endswith("gpt"):
+            raise error
+        return original(model, *arguments, **options)
+
+    monkeypatch.setattr(ranking, "collect", collect)
+    found = rank(task, models, settings=SETTINGS)
+    assert set(found.failed) == {"gpt"} and str(error) in found.failed["gpt"]
+    assert len(found.models) == 2
+    assert ("Traceback" in caplog.text) == isinstance(error, RuntimeError)
+
+
+def test_weights_beyond_the_memory_of_the_machine_are_not_read(models, task, monkeypatch):
+    monkeypatch.setattr(ranking, "weight_bytes", lambda model: 10**18 if str(model).endswith("gpt") else 10)
+    found = rank(task, models, settings=SETTINGS)
+    assert "1000000000.0 GB" in found.failed["gpt"]
+
+
+def test_a_control_that_fails_is_left_out(models, task, monkeypatch, caplog):
+    def load_model(name, *, original=ranking.load_model, **options):
+        if options.get("random_weights"):
+            raise NtpsError("no random weights.")
+        return original(name, **options)
+
+    monkeypatch.setattr(ranking, "load_model", load_model)
+    rows = [f"{'film' if i % 2 else 'music'} {WORDS[i]} a story" for i in range(40)]
+    held = Task.of("first word", rows, np.arange(40) % 2, "ab")
+    found = rank(held, models[:1], settings=replace(SETTINGS, control=True))
+    assert found.holds and found.fresh_weights is None
+    assert "no random weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [([], "models is empty"), (["miniworld-small", "miniworld-small"], "miniworld-small is named twice")],
+)
+def test_models_that_make_no_ranking_are_refused(task, names, words):
+    with pytest.raises(NtpsError, match=words):
+        rank(task, names)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pooling": "max"}, "pooling"),
+        ({"folds": 0}, "folds"),
+        ({"folds": 1}, "folds"),
+        ({"k_v": 0}, "k_v"),
+        ({"seed": -1}, "seed"),
+        ({"max_length": 1}, "max_length"),
+        ({"dtype": "float8"}, "dtype"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, words):
+    with pytest.raises(NtpsError, match=words):
+        RankSettings(**options)
+
+
+def test_labels_that_tell_nothing_apart_are_refused_before_any_model_is_read(monkeypatch):
+    monkeypatch.setattr(ranking, "load_model", None)
+    constant = Task.of("constant", ["a film", "a story"], [0, 0], ("a", "b"))
+    with pytest.raises(NtpsError, match="all labels in 'label' are the same"):
+        rank(constant, ["miniworld-small"])
+    repeated = Task.of("repeated", ["a film"] * 4 + ["a story"] * 4, [0] * 4 + [1] * 4, ("a", "b"))
+    with pytest.raises(NtpsError, match="none can be held out"):
+        rank(repeated, ["miniworld-small"])
+    with pytest.raises(NtpsError, match="folds is 3"):
+        rank(repeated, ["miniworld-small"], settings=SETTINGS)
+    single = Task.of("single", ["a film", "a story"], [0, 1], ("a", "b"))
+    with pytest.raises(NtpsError, match="none can be held out"):
+        rank(single, ["miniworld-small"])
+
+
+def test_no_pass_is_left_behind_where_none_was_asked_for(models, task, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rank(task, models[:1], settings=SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Words
+
+
+def test_the_text_fits_a_terminal_and_the_json_is_strict(ranked):
+    for found in (ranked[0], make_ranking(), make_ranking({f"{'long-' * 12}{i}": 0.5 for i in range(9)})):
+        assert max(map(len, str(found).splitlines())) <= 80
+        json.dumps(found.to_dict(), allow_nan=False)
+        frame = found.to_dataframe()
+        assert frame.model.tolist() == [model.name for model in found.models]
+        assert "<script>" not in found._repr_html_()
+
+
+SENTENCES = [
+    ({"a": 0.70, "b": 0.69, "c": 0.40}, 0.2, ["a and b cannot be told apart on 400 texts", "c is", "points behind"]),
+    ({"a": 0.80, "b": 0.40}, 0.2, ["a reads these labels best: R² 0.80", "b is", "a is", "ahead of TF-IDF"]),
+    (
+        {"a": 0.40},
+        0.8,
+        ["a reads these labels with R² 0.40", "TF-IDF with logistic regression is", "count words instead"],
+    ),
+    ({"bert": 0.8}, 0.2, ["There is no share through V for bert"]),
+]
+
+
+@pytest.mark.parametrize(("r2", "tfidf", "words"), SENTENCES)
+def test_sentences_say_what_the_numbers_say(r2, tfidf, words):
+    found = make_ranking(r2, tfidf=tfidf, n=400)
+    said = " ".join(found.sentences())
+    assert all(word in said for word in words), said
+
+
+def test_sentences_of_words_that_do_the_work():
+    """The probe and TF-IDF with errors that are nearly the same, text by text."""
+    found = make_ranking({"a": 0.6, "b": 0.3}, n=400)
+    probe = found.best.probe.readout
+    near = replace(found.baselines[0], readout=replace(probe, errors=probe.errors * 1.001))
+    said = " ".join(replace(found, baselines=(near, *found.baselines[1:])).sentences())
+    assert "the words alone do most of the work" in said or "the words do the work" in said
+    unsure = make_ranking({"a": 0.6}, tfidf=0.6, n=40)
+    assert "cannot be told from a on these texts" in " ".join(unsure.sentences())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.03, 0.06, "3 to 6 points"),
+        (0.001, 0.02, "up to 2 points"),
+        (0.02, 0.021, "about 2 points"),
+        (0.009, 0.011, "about 1 point"),
+        (0.0, 0.004, "less than 1 point"),
+        (-0.02, 0.01, "up to 1 point"),
+    ],
+)
+def test_differences_in_points(low, high, words):
+    assert points(low, high) == words
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"), [((), ""), ((3,), "3"), ((4, 3), "3, 4"), ((7, 1, 5, 6), "1, 5-7"), (range(4), "0-3")]
+)
+def test_runs_of_layers(numbers, words):
+    assert ranges(numbers) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(12, "12"), (870_000, "870K"), (1_234_567, "1.2M"), (134_515_008, "135M"), (7_200_000_000, "7.2B")],
+)
+def test_numbers_of_parameters(number, words):
+    assert short_count(number) == words
