@@ -20,10 +20,11 @@ import numpy as np
 
 from ntps._names import distinct, one_line, short_name, shortened
 from ntps.core.moments import POOLINGS
-from ntps.errors import NtpsError, one_of, whole
+from ntps.errors import LARGEST, NtpsError, one_of, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
-from ntps.models.load import weight_bytes
+from ntps.models.load import find_device, weight_bytes
 from ntps.models.passes import FILE
+from ntps.models.plan import parse_layers
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
 from ntps.scoring.headline import baselines_of, curve_of, layer_readouts, probe_of
@@ -70,6 +71,8 @@ class RankSettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        if self.layers != "all":
+            parse_layers(self.layers, LARGEST)  # each model says whether it has such layers
         one_of(self.pooling, POOLINGS, "pooling")
         whole(self.seed, 0, None, "seed")
         if self.folds != "auto":
@@ -135,31 +138,39 @@ def rank(
             range, or the labels do not vary.
     """
     task = task if isinstance(task, Task) else load_task(task)
-    columns = [task.columns[0] if labels is None else task.column(labels)]
-    return _rank(task, columns, models, settings or RankSettings(), batch_size, device, folder, progress)[0]
+    return rank_columns(
+        task,
+        models,
+        columns=[task.columns[0] if labels is None else task.column(labels)],
+        settings=settings,
+        batch_size=batch_size,
+        device=device,
+        folder=folder,
+        progress=progress,
+    )[0]
 
 
-def rank_columns(task: Task, models: Sequence[str | os.PathLike[str] | LanguageModel], **options: Any) -> list[Ranking]:
-    """Rank models on every label column of a task, from one pass of each model; arguments as `rank`, but `labels`.
+def rank_columns(
+    task: Task,
+    models: Sequence[str | os.PathLike[str] | LanguageModel],
+    *,
+    columns: Sequence[LabelColumn] | None = None,
+    settings: RankSettings | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    progress: bool | None = None,
+) -> list[Ranking]:
+    """Rank models on several label columns of a task, all by default, from one pass of each model; see `rank`.
 
     Raises:
         NtpsError: As `rank`.
     """
-    given = {"settings": None, "batch_size": 32, "device": None, "folder": None, "progress": None, **options}
-    return _rank(task, task.columns, models, **{**given, "settings": given["settings"] or RankSettings()})
-
-
-def _rank(
-    task: Task,
-    columns: Sequence[LabelColumn],
-    models: Sequence[Any],
-    settings: RankSettings,
-    batch_size: int,
-    device: str | None,
-    folder: str | Path | None,
-    progress: bool | None,
-) -> list[Ranking]:
+    settings = settings or RankSettings()
+    columns = task.columns if columns is None else columns
     whole(batch_size, 1, None, "batch_size")
+    if device is not None:
+        find_device(device)
     names = _names(models)
     for column in columns:  # refused now, not after the passes
         values = column.values[column.labelled]
@@ -173,8 +184,8 @@ def _rank(
         reader = _Reader(task, settings, batch_size=batch_size, device=device, folder=kept, progress=progress)
         entrants, failed = reader.read_all(dict(zip(names, models, strict=True)))
         if not entrants:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise NtpsError(f"no model can be ranked: {reasons}")
+            reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed.items())
+            raise NtpsError(f"no model can be ranked: {reasons}.")
         return [_rank_column(task, column, entrants, failed, reader) for column in columns]
 
 
@@ -214,29 +225,32 @@ class _Reader:
 
     def read_all(self, models: dict[str, Any]) -> tuple[list[_Entrant], dict[str, str]]:
         """Return the models that could be read, and by name why others could not."""
-        sizes = {name: _size(model) for name, model in models.items()}
-        entrants, failed = [], {}
-        done_bytes, done_seconds, began = 0, 0.0, time.monotonic()
-        for number, (name, model) in enumerate(models.items(), 1):
-            size = f", {_megabytes(sizes[name])} of weights" if sizes[name] else ""
-            left = ""
-            waiting = [sizes[other] or math.nan for other in list(models)[number - 1 :]]
-            if done_bytes and not math.isnan(sum(waiting)):
-                left = f", about {_minutes(done_seconds * sum(waiting) / done_bytes)} left"
-            logger.info("model %d of %d: %s%s%s.", number, len(models), name, size, left)
+        sizes, failed = {}, {}
+        for name, model in models.items():
             try:
-                entrants.append(self.read(name, model, sizes[name]))
+                sizes[name] = _size(model)
+            except NtpsError as error:  # there is no such model
+                failed[name] = reason_of(error)
+        entrants, began, done = [], time.monotonic(), 0.0
+        for number, name in enumerate(sizes, 1):
+            if len(sizes) > 1:
+                size = f", {sizes[name] / 1e6:,.0f} MB of weights" if sizes[name] else ""
+                left = (time.monotonic() - began) * sum(list(sizes.values())[number - 1 :]) / done if done else math.nan
+                expected = "" if math.isnan(left) else f", about {_duration(left)} left"
+                logger.info("model %d of %d: %s%s%s.", number, len(sizes), name, size, expected)
+            try:
+                entrants.append(self.read(name, models[name], sizes[name]))
             except Exception as error:  # the other models go on; of a fault of ours the log holds the traceback
-                failed[name] = reason_of(error).removeprefix(f"{model}: ")
-                logger.log(
-                    logging.WARNING if isinstance(error, NtpsError) else logging.ERROR,
-                    "%s: %s", name, failed[name], exc_info=not isinstance(error, NtpsError | MemoryError),
-                )  # fmt: skip
+                failed[name] = reason_of(error).removeprefix(f"{models[name]}: ")
+                if not isinstance(error, NtpsError | MemoryError):
+                    logger.exception("%s failed.", name)
             else:
-                done_bytes, done_seconds = done_bytes + (sizes[name] or 0), time.monotonic() - began
+                done += sizes[name]
+        for name, reason in failed.items() if entrants else ():
+            logger.warning("%s is not ranked: %s", name, reason)
         return entrants, failed
 
-    def read(self, name: str, model: Any, size: int | None = None, *, random_weights: bool = False) -> _Entrant:
+    def read(self, name: str, model: Any, size: float = math.nan, *, random_weights: bool = False) -> _Entrant:
         """Load a model, run it over the texts, and return where its representations are."""
         self.check_memory(size)
         options: dict[str, Any] = {"random_weights": True, "seed": self.settings.seed} if random_weights else {}
@@ -264,13 +278,13 @@ class _Reader:
             text_group=representations.text_group,
         )
 
-    def check_memory(self, size: int | None) -> None:
+    def check_memory(self, size: float) -> None:
         """Refuse weights that are larger than this machine's memory before they are read.
 
         Raises:
             NtpsError: If they are.
         """
-        if size is None or str(self.device or "cpu") != "cpu" or not hasattr(os, "sysconf"):
+        if str(self.device or "cpu") != "cpu" or not hasattr(os, "sysconf"):
             return
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if size > memory:
@@ -279,21 +293,19 @@ class _Reader:
             )
 
 
-def _size(model: Any) -> int | None:
-    """Return the size of a model's weights on disk, `None` if it is not known or the model cannot be found."""
+def _size(model: Any) -> float:
+    """Return the size of a model's weights in bytes, NaN if it is not known before it is loaded.
+
+    Raises:
+        NtpsError: If there is no such model on this machine, and it cannot be on the hub.
+    """
     if isinstance(model, LanguageModel):
-        return sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
-    try:
-        return weight_bytes(model)
-    except NtpsError:
-        return None
+        return float(sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters()))
+    size = weight_bytes(model)
+    return math.nan if size is None else float(size)
 
 
-def _megabytes(size: float | None) -> str:
-    return f"{(size or 0) / 1e6:,.0f} MB"
-
-
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 

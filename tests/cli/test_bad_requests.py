@@ -218,6 +218,44 @@ PRESCREEN = [
     ("./gone --task TASK", "gone"),
     ("MODEL --task TASK --json foreign", "is a folder"),
 ]
+RANK = [
+    ("", "task"),
+    ("TASK", "--model"),
+    ("TASK --model MODEL extra", "extra"),
+    ("TASK --models nice", "--models"),
+    ("TASK --models ''", "--models"),
+    ("TASK --model ''", "empty"),
+    ("TASK --model MODEL --model MODEL", "named twice"),
+    ("TASK --model ./gone", "gone"),
+    ("TASK --model ./gone --model ./lost", "lost"),
+    ("TASK --model MODEL --layers 9", "layer 9"),
+    ("TASK --model MODEL --layers x", "--layers"),
+    ("TASK --model MODEL --layers ''", "--layers"),
+    ("TASK --model MODEL --pooling max", "--pooling"),
+    ("TASK --model MODEL --folds 0", "--folds"),
+    ("TASK --model MODEL --folds 1", "--folds"),
+    ("TASK --model MODEL --folds 1000", "--folds"),
+    ("TASK --model MODEL --folds many", "--folds"),
+    ("TASK --model MODEL --k-v 0", "--k-v"),
+    ("TASK --model MODEL --k-v x", "--k-v"),
+    ("TASK --model MODEL --limit 0", "--limit"),
+    ("TASK --model MODEL --limit 1", "one class"),
+    ("TASK --model MODEL --max-length 1", "--max-length"),
+    ("TASK --model MODEL --batch-size 0", "--batch-size"),
+    ("TASK --model MODEL --seed -1", "--seed"),
+    (f"TASK --model MODEL --seed {BIG}", "--seed"),
+    ("TASK --model MODEL --dtype float8", "--dtype"),
+    ("TASK --model MODEL --device cuda:99", "cuda:99"),
+    ("TASK --model MODEL --label-column nope", "'nope'"),
+    ("one_class.csv --model MODEL", "one class"),
+    ("gone.csv --model MODEL", "gone.csv"),
+    ("none.csv --model MODEL", "none.csv"),
+    ("TASK --model MODEL --output TASK", "is a file"),
+    ("TASK --model MODEL --output MODEL", "also what is read"),
+    ("TASK --model MODEL --output foreign", "foreign"),
+    ("TASK --model MODEL --json foreign", "is a folder"),
+    ("TASK --model MODEL --json TASK", "also what is read"),
+]
 OTHERS = [
     ("scor", "scor"),
     ("--nothing", "--nothing"),
@@ -234,12 +272,8 @@ OTHERS = [
     ("paper audit --json foreign", "is a folder"),
     ("paper words MODEL TASK --output TASK", "is a file"),
 ]
-REQUESTS = [
-    *((f"{command} {line}", culprit)
-      for command, lines in (("score", SCORE), ("study", STUDY), ("lora", LORA), ("prescreen", PRESCREEN))
-      for line, culprit in lines),
-    *OTHERS,
-]  # fmt: skip
+COMMANDS = {"score": SCORE, "rank": RANK, "study": STUDY, "lora": LORA, "prescreen": PRESCREEN}
+REQUESTS = [*((f"{name} {line}", culprit) for name, lines in COMMANDS.items() for line, culprit in lines), *OTHERS]
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +357,7 @@ ALONE = [
     "study --model MODEL --task reviews.csv",
     "prescreen MODEL --task reviews.csv",
     "lora MODEL reviews.csv",
+    "rank reviews.csv --model MODEL",
     "demo",
 ]
 

@@ -8,7 +8,7 @@ import typer
 from ntps.cli import app as cli
 from ntps.cli.options import DATA, LOADING
 
-COMMANDS = ("score", "study", "lora", "prescreen")
+COMMANDS = ("score", "rank", "study", "lora", "prescreen")
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -22,6 +22,8 @@ def arguments(command, model, task, folder):
     """The words that start a command on one model and one task."""
     if command == "study":
         return [command, "--model", model, "--task", task, "--output", folder / "study", "--quiet"]
+    if command == "rank":
+        return [command, task, "--model", model, "--quiet"]
     return [command, model, *(["--task", task] if command == "prescreen" else [task]), "--quiet"]
 
 

@@ -1,0 +1,111 @@
+"""`ntps rank`: a table of 80 columns, JSON and a page with the same numbers, several label columns, kept passes."""
+
+import json
+import re
+import sys
+
+import pytest
+from helpers.models import save_tiny
+
+from ntps.cli import app as cli
+from ntps.models import passes, presets
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two models and a table with two label columns: the first word, and how the text ends."""
+    folder = tmp_path_factory.mktemp("rank")
+    save_tiny(folder / "llama", "llama")
+    save_tiny(folder / "bert", "bert")
+    rows = []
+    for n in range(60):
+        first, last = ("film", "music")[n % 2], ("good", "bad")[n // 2 % 2]
+        rows.append(f"{first} {'the ' * (n // 4)}{last}\t{'xy'[n % 2]}\t{'pq'[n // 2 % 2] if n > 3 else ''}")
+    (folder / "two.tsv").write_text("text\tstart\tend\n" + "\n".join(rows) + "\n")
+    return folder
+
+
+def run(place, monkeypatch, capsys, *arguments):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["ntps", "rank", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code or 0, *capsys.readouterr()
+
+
+COLUMNS = ["--label-column", "start", "--label-column", "end"]
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """One run on both label columns, with a report."""
+    import io
+    from contextlib import redirect_stdout
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+        patch.chdir(place)
+        patch.setattr(sys, "argv", ["ntps", "rank", "two.tsv", "--model", "llama", "--model", "bert", "--model", "gone",
+                                    *COLUMNS, "--output", "out", "--json", "out.json"])  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert not end.value.code
+    return out.getvalue()
+
+
+def test_the_table_fits_a_terminal_and_names_every_model(whole):
+    assert max(map(len, whole.splitlines())) <= 80
+    assert "two, start: 60 texts, 2 classes, 2 models" in whole
+    assert "two, end: 56 texts, 2 classes, 2 models" in whole
+    for name in ("llama", "bert", "TF-IDF", "label frequencies", "Not ranked: gone"):
+        assert whole.count(name) >= 2, name
+    assert whole.rstrip().endswith("Report: out/report.html")
+
+
+def test_json_page_and_table_have_the_same_numbers(whole, place):
+    content = json.loads((place / "out.json").read_text())
+    assert [task["label_column"] for task in content["tasks"]] == ["start", "end"]
+    page = (place / "out/report.html").read_text()
+    for task in content["tasks"]:
+        assert {model["name"] for model in task["models"]} == {"llama", "bert"}
+        assert [row["name"] for row in task["baselines"]] == ["TF-IDF", "label frequencies"]
+        assert task["failed"][0]["name"] == "gone"
+        for model in task["models"]:
+            r2 = f"{model['r2'] + 0:.3f}"
+            assert r2 in whole and r2 in page
+            assert (model["through_v"] is None) == (model["name"] == "bert")
+    assert json.loads((place / "out/ranking.json").read_text()) == content["tasks"]
+    assert (place / "out/ranking.csv").read_text().startswith("labels,model,group,layer")
+    assert sorted(path.name for path in (place / "out").glob("*.png")) == [
+        f"{kind}-{column}.png" for kind in ("labels", "layers", "models") for column in ("end", "start")
+    ]
+    assert str(place) not in page + json.dumps(content)
+
+
+def test_a_second_run_reads_no_text_again(whole, place, monkeypatch, capsys):
+    monkeypatch.setattr(passes, "_run", None)
+    status, out, _ = run(place, monkeypatch, capsys, "two.tsv", "--model", "llama", "--model", "bert", *COLUMNS,
+                         "--no-control", "--output", "out")  # fmt: skip
+    assert status == 0 and "two, end: 56 texts" in out and "Not ranked" not in out
+
+
+def test_one_label_column_is_one_object(place, monkeypatch, capsys):
+    status, out, err = run(place, monkeypatch, capsys, "two.tsv", "--model", "llama", "--label-column", "start",
+                           "--no-control", "--quiet", "--json", "-")  # fmt: skip
+    content = json.loads(out)
+    assert (status, err) == (0, "")
+    assert content["schema_version"] == 1 and content["label_column"] == "start"
+    assert content["best"] == "llama" and content["summary"][0].startswith("llama reads these labels")
+
+
+def test_a_group_of_models_is_added_to_those_named(place, monkeypatch, capsys):
+    monkeypatch.setattr(presets, "_SMALL", ("llama", "bert"))
+    status, out, _ = run(place, monkeypatch, capsys, "two.tsv", "--models", "small", "--model", "bert",
+                         "--label-column", "start", "--no-control")  # fmt: skip
+    assert status == 0
+    assert len(re.findall(r"^[12] +(llama|bert) ", out, re.M)) == 2
+
+
+def test_every_group_names_models(place):
+    for group in presets.GROUPS:
+        names = presets.models_of(group)
+        assert len(names) == len(set(names)) >= 4
