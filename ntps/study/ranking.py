@@ -8,6 +8,7 @@ the share that goes through V says what next-token prediction has to do with it.
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -234,7 +235,7 @@ class _Reader:
         entrants, began, done = [], time.monotonic(), 0.0
         for number, name in enumerate(sizes, 1):
             if len(sizes) > 1:
-                size = f", {sizes[name] / 1e6:,.0f} MB of weights" if sizes[name] else ""
+                size = "" if math.isnan(sizes[name]) else f", {sizes[name] / 1e6:,.0f} MB of weights"
                 left = (time.monotonic() - began) * sum(list(sizes.values())[number - 1 :]) / done if done else math.nan
                 expected = "" if math.isnan(left) else f", about {_duration(left)} left"
                 logger.info("model %d of %d: %s%s%s.", number, len(sizes), name, size, expected)
@@ -259,7 +260,8 @@ class _Reader:
         elif random_weights:
             model, options["tokenizer"] = model.model, model.tokenizer
         loaded = model if isinstance(model, LanguageModel) else load_model(model, bidirectional=True, **options)
-        folder = self.folder / f"{short_name(name).replace('/', '-')}-{loaded.fingerprint[:12]}"
+        words = re.sub(r"[^\w.@-]+", "-", name)[:60]
+        folder = self.folder / f"{words}-{loaded.fingerprint[:12]}"
         representations = collect(
             loaded,
             self.task,
@@ -457,9 +459,12 @@ def _fresh_weights(
 def _hard_texts(
     task: Task, column: LabelColumn, chosen: np.ndarray, models: Sequence[RankedModel]
 ) -> tuple[HardText, ...]:
-    """Return the texts that every model's probe predicts wrongly, those of the largest margin first."""
-    margins = np.stack([model.probe.margins for model in models])
-    predicted = np.stack([model.probe.predicted for model in models])
+    """Return the texts that every model's probe predicts wrongly, worst first, of models that hold the labels."""
+    probes = [model.probe for model in models if model.choice.holds]
+    if not probes:
+        return ()
+    margins = np.stack([probe.margins for probe in probes])
+    predicted = np.stack([probe.predicted for probe in probes])
     wrong = np.flatnonzero((margins < 0).all(0))
     worst = wrong[np.argsort(margins[:, wrong].mean(0), kind="stable")][:HARD_TEXTS]
     values = column.values[chosen]

@@ -147,7 +147,7 @@ class RankedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class HardText:
-    """A text that every model's probe predicts wrongly: its label may be wrong.
+    """A text that is predicted wrongly by the probe of every model that holds the labels: its own may be wrong.
 
     Attributes:
         index: Number of the text in the task, from 0.
@@ -181,7 +181,7 @@ class Ranking:
             number of models; empty with one model.
         baselines: TF-IDF with logistic regression, and the label frequencies.
         fresh_weights: The architecture of the best model with random weights, or `None`.
-        hard_texts: Texts that every model predicts wrongly, worst first.
+        hard_texts: Texts that every model that holds the labels predicts wrongly, worst first.
         settings: Options, as JSON values.
     """
 
@@ -341,17 +341,18 @@ class Ranking:
                 f"{listed(first)} cannot be told apart on {self.n_texts:,} texts: the best of them has "
                 f"{_r2(self.best)}, accuracy {self._accuracy()}"
             )
-        behind = [name for names in others for name in names]
-        gaps = [f"{name} is {points(*self._gap(name))} behind" for name in behind[:4]]
-        if len(behind) > 4:
-            gaps.append(f"{counted(len(behind) - 4, 'other')} further")
+        gaps = [
+            f"{listed(names)} {'is' if len(names) == 1 else 'are'} {self._gap(names)} behind" for names in others[:3]
+        ]
+        if len(others) > 3:
+            gaps.append(f"{counted(sum(map(len, others[3:])), 'other')} further")
         points_are = " (a point is 0.01 of R²)" if gaps else ""
         return f"{text}; {listed(gaps)}{points_are}." if gaps else f"{text}."
 
-    def _gap(self, name: str) -> tuple[float, float]:
-        """Return how far a model is behind the best one, in R^2."""
-        low, high = self.behind[name].interval
-        return low, high
+    def _gap(self, names: Sequence[str]) -> str:
+        """Return how far the models of a group are behind the best one."""
+        intervals = [self.behind[name].interval for name in names]
+        return points(min(low for low, _ in intervals), max(high for _, high in intervals))
 
     def _accuracy(self) -> str:
         low, high = self.best.probe.accuracy_interval
