@@ -40,6 +40,7 @@ def run(
     control: Annotated[bool, typer.Option("--control/--no-control", help="Also random weights.")] = True,
     measure_layers: Annotated[str, typer.Option(help="Layers of probes and measures: 'default' or 'all'.")] = "default",
     prefix: shared.Prefix = "sum",
+    pooling: shared.Pooling = "mean",
     center: shared.Center = False,
     convention: shared.Convention = "theory",
     lora: Annotated[
@@ -95,6 +96,7 @@ def run(
             center=center,
             convention=convention,
             prefix=prefix,
+            pooling=pooling,
             dtype=dtype,
             seeds=seeds,
             control=control,

@@ -312,6 +312,7 @@ class _Worker:
                 task,
                 max_length=self.settings.max_length,
                 prefix=self.settings.prefix,
+                pooling=self.settings.pooling,
                 batch_size=self.batch_size,
                 progress=False,
             )

@@ -13,7 +13,7 @@ import numpy as np
 
 from ntps._files import jsonable
 from ntps.core import HeldOut, official_curve
-from ntps.core.moments import PREFIXES
+from ntps.core.moments import POOLINGS, PREFIXES
 from ntps.errors import NtpsError, one_of, whole
 from ntps.models import Representations
 from ntps.models.plan import layer_at
@@ -66,7 +66,7 @@ class StudySettings(SampleSettings):
         center: As in `ntps.score`.
         convention: `"theory"`, or `"official"`: beside everything else, the released code's 19 scores of every layer,
             and the accuracy and error of its probes on their own training texts (`ntps.scoring.training_probe`).
-        prefix: As in `ntps.collect`.
+        prefix, pooling: As in `ntps.collect`.
         dtype, tokenizer, revision, trust_remote_code: As in `ntps.load_model`, for every model.
         seeds: Number of repetitions: samples, halves, folds and control weights are drawn with seeds 0, ..., seeds - 1.
         control: Whether to score random weights of each model's architecture too; models of one architecture share
@@ -82,6 +82,7 @@ class StudySettings(SampleSettings):
     center: bool = False
     convention: str = "theory"
     prefix: str = "sum"
+    pooling: str = "mean"
     dtype: str | None = None
     tokenizer: str | None = None
     revision: str | None = None
@@ -97,6 +98,7 @@ class StudySettings(SampleSettings):
         one_of(self.measure_layers, ("default", "all"), "measure_layers")
         one_of(self.convention, CONVENTIONS, "convention")
         one_of(self.prefix, PREFIXES, "prefix")
+        one_of(self.pooling, POOLINGS, "pooling")
         if self.dtype is not None:
             one_of(self.dtype, DTYPES, "dtype")
 

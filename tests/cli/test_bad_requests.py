@@ -137,6 +137,7 @@ STUDY = [
     (f"--model MODEL --task TASK --seeds {BIG}", "--seeds"),
     ("--model MODEL --task TASK --measure-layers some", "--measure-layers"),
     ("--model MODEL --task TASK --prefix sun", "--prefix"),
+    ("--model MODEL --task TASK --pooling sun", "--pooling"),
     ("--model MODEL --task TASK --dtype int3", "--dtype"),
     ("--model MODEL --task TASK --target luck", "--target"),
     ("--model MODEL --task TASK --target gain", "--lora"),

@@ -399,7 +399,15 @@ class TestRequests:
 
     @pytest.mark.parametrize(
         ("option", "value"),
-        [("folds", 2), ("limit", 0), ("permutations", 0), ("seeds", 0), ("measure_layers", "some"), ("prefix", "all")],
+        [
+            ("folds", 2),
+            ("limit", 0),
+            ("permutations", 0),
+            ("seeds", 0),
+            ("measure_layers", "some"),
+            ("prefix", "all"),
+            ("pooling", "max"),
+        ],
     )
     def test_bad_settings(self, option, value):
         with pytest.raises(NtpsError, match=option):
