@@ -193,7 +193,7 @@ def results():
     from ntps.finetune.settings import TrainSettings
     from ntps.models.plan import PassSettings
     from ntps.paper import Audit, Finding
-    from ntps.scoring import layer_intervals, layer_null, linear_probe
+    from ntps.scoring import layer_intervals, layer_null, linear_probe, spectrum
     from ntps.study.prescreening import Prescreening, PrescreenSettings
     from ntps.study.ranks import spearman
     from ntps.study.selection import leave_one_out_selection, select_and_correlate
@@ -240,6 +240,7 @@ def results():
         (leave_one_out_selection(*grids, n_permutations=9), {"positions"}),
         (ranking, {"behind"}),  # beside each model
         (ranking.best, {"choice", "learning"}),  # its numbers; `learning_curve` stands for the last
+        (spectrum(rng.normal(size=(40, 6))), set()),
         (fixed(), set()),
         (Audit(findings=(Finding(key="k", title="t", numbers={"n": math.nan}),)), set()),
         (Prescreening(model="m", rows=({"task": "t", "gain": math.nan},), budget=None, calibration=fixed(),

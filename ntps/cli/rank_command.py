@@ -36,6 +36,9 @@ def run(
     pooling: shared.Pooling = "mean",
     folds: Annotated[str, typer.Option(help="Held-out folds, at least 2; auto is 5, or what fits.")] = "auto",
     k_v: shared.KV = None,
+    spectrum: Annotated[
+        bool, typer.Option("--spectrum", help="Also label-free measures: effective rank, decay, loudest direction.")
+    ] = False,
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Also random weights of the best architecture.")
     ] = True,
@@ -73,6 +76,7 @@ def run(
         folds=parsed,
         seed=seed,
         k_v=k_v,
+        spectrum=spectrum,
         control=control,
         dtype=dtype,
         **loading,

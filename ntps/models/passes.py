@@ -110,6 +110,7 @@ def collect(
         text_index=np.flatnonzero(lengths),
         lengths=lengths,
         text_group=_groups([ids for ids in tokenized.ids if len(ids)]),
+        seconds=round(time.monotonic() - started, 3),
         metadata={
             "model": model.name,
             "model_fingerprint": model.fingerprint,
@@ -121,7 +122,6 @@ def collect(
             "n_skipped": int((lengths == 0).sum()),
             "n_truncated": tokenized.n_truncated,
             "pooling": "mean over tokens" if settings.pooling == "mean" else "last token",
-            "seconds": round(time.monotonic() - started, 3),
             "n_parameters": model.n_parameters,
             "layer_convention": "0 is the embedding output, the last is after the final norm",
             "settings": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class Representations:
         text_group: (n,) equal numbers for texts of equal tokens, which a model cannot tell apart.
         offset: (S, d) float32, the mean of each channel, for float16 states; else `None`.
         scale: (S, d) float32, the value of 1 in each channel, for float16 states; else `None`.
+        seconds: Time that the pass took; NaN if it is not known.
         metadata: Origin of the representations as JSON values: model, revision, dtype, settings, key, version.
         task: The task whose texts they are, with its labels, or `None`.
     """
@@ -51,6 +53,7 @@ class Representations:
     text_group: np.ndarray
     offset: np.ndarray | None = None
     scale: np.ndarray | None = None
+    seconds: float = math.nan
     metadata: dict[str, Any] = field(default_factory=dict)
     task: Task | None = None
 
@@ -119,7 +122,8 @@ class Representations:
         }
         if self.offset is not None and self.scale is not None:
             tensors |= {"offset": torch.from_numpy(self.offset), "scale": torch.from_numpy(self.scale)}
-        header = {"kind": KIND, "layers": self.layers, "widths": self.widths, "metadata": self.metadata}
+        header: dict[str, Any] = {"kind": KIND, "layers": self.layers, "widths": self.widths, "metadata": self.metadata}
+        header["seconds"] = None if math.isnan(self.seconds) else self.seconds
         moments = self.next_token
         if moments is not None:
             tensors |= {"past_gram": moments.past_gram, "cross": moments.cross, "counts": moments.counts}
@@ -139,7 +143,7 @@ class Representations:
         """
         tensors, header = load_tensors(path, KIND)
         moments = None
-        if "past_gram" in tensors:
+        if "prefix" in header:
             moments = NextTokenMoments(
                 layers=header["layers"],
                 width=header["widths"],
@@ -158,6 +162,7 @@ class Representations:
             lengths=tensors["lengths"].numpy(),
             text_group=tensors["text_group"].numpy(),
             **{name: tensors[name].numpy() for name in ("offset", "scale") if name in tensors},
+            seconds=math.nan if header["seconds"] is None else float(header["seconds"]),
             metadata=header["metadata"],
             task=task,
         )

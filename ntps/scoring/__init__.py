@@ -2,7 +2,7 @@
 
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, assign_folds, labels_of
-from ntps.scoring.measures import h_score, logme, reduced_rank_r2
+from ntps.scoring.measures import h_score, logme, reduced_rank_r2, spectrum
 from ntps.scoring.nulls import LayerNull, Null, layer_null
 from ntps.scoring.probes import knn_accuracy, linear_probe, training_probe
 from ntps.scoring.reading import read_layer
@@ -37,6 +37,7 @@ __all__ = [
     "score",
     "score_layers",
     "score_task",
+    "spectrum",
     "tied_groups",
     "training_probe",
 ]

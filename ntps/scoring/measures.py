@@ -11,6 +11,7 @@ They read the same pooled features as the probes and the score. The range of eac
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,12 +21,14 @@ from ntps.errors import NtpsError, in_range
 from ntps.scoring.probes import (
     Folds,
     check_features,
+    check_finite,
     column_scaling,
     knn_accuracy,
     linear_probe,
     one_thread,
 )
 
+_TAIL = (10, 100)  # ranks between which the decay of a spectrum is fitted
 _CONSTANT = "every feature is constant and so says nothing about the labels; give features that vary."
 
 
@@ -199,6 +202,64 @@ def transferability(
         "rrr_r2": reduced_rank_r2(features, labels),
     }
     return jsonable(row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """How features spread over their directions; no label is read.
+
+    Attributes:
+        effective_rank: RankMe (Garrido et al., ICML 2023): exp of the entropy of the singular values of the features,
+            divided by their sum; in [1, min(n, d)].
+        decay: alpha-ReQ (Agrawal et al., NeurIPS 2022): minus the slope of log eigenvalue over log rank of the
+            covariance, between ranks 10 and 100 (from 1 on where there are fewer than 20); NaN below 3 eigenvalues.
+        loudest: Share of the variance along the direction of the largest, in (0, 1].
+    """
+
+    effective_rank: float
+    decay: float
+    loudest: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return JSON values; NaN becomes `None`."""
+        return jsonable(vars(self))
+
+
+def spectrum(features: ArrayLike) -> Spectrum:
+    """Return measures of the spectrum of features, label-free rivals of what needs labels.
+
+    Args:
+        features: (n, d), finite, not all constant.
+
+    Raises:
+        NtpsError: If shapes or values are unusable, or all features are constant.
+    """
+    x = check_finite(features)
+    singular = np.sqrt(_eigenvalues(x))
+    if not singular.any():
+        raise NtpsError(_CONSTANT)
+    shares = singular[singular > 0] / singular.sum()
+    variances = _eigenvalues(x - x.mean(0))
+    variances = variances[variances > max(x.shape) * np.finfo(float).eps * variances[0]]
+    if not len(variances):
+        raise NtpsError(_CONSTANT)
+    first = _TAIL[0] if len(variances) >= 2 * _TAIL[0] else 1
+    ranks = np.arange(first, min(_TAIL[1], len(variances)) + 1)
+    decay = math.nan
+    if len(ranks) >= 3:
+        decay = -float(np.polyfit(np.log(ranks), np.log(variances[ranks - 1]), 1)[0])
+    return Spectrum(
+        effective_rank=float(np.exp(-(shares * np.log(shares)).sum())),
+        decay=decay,
+        loudest=float(variances[0] / variances.sum()),
+    )
+
+
+def _eigenvalues(x: np.ndarray) -> np.ndarray:
+    """Return the squared singular values of (n, d) features, largest first."""
+    with one_thread():
+        gram = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
+        return np.linalg.eigvalsh(gram)[::-1].clip(0.0)
 
 
 def _whitener(scaled: np.ndarray) -> np.ndarray:

@@ -220,23 +220,33 @@ def check_features(features: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, 
     Raises:
         NtpsError: If features are not a finite (n, d) table, labels do not match, or fewer than two classes occur.
     """
-    x, y = np.asarray(features), np.asarray(labels)
-    if x.ndim != 2 or 0 in x.shape:
-        raise NtpsError(f"features have shape {x.shape}; give a non-empty table (texts, features).")
+    x, y = check_finite(features), np.asarray(labels)
     if y.ndim != 1 or len(y) != len(x):
         raise NtpsError(f"labels have shape {y.shape} for {len(x)} texts; give one class index per text.")
-    if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
-        raise NtpsError(f"features have dtype {x.dtype}; give real numbers.")
     if not np.issubdtype(y.dtype, np.integer):
         raise NtpsError(f"labels have dtype {y.dtype}; give class indices (integers).")
-    x = x if x.dtype in (np.float32, np.float64) else x.astype(np.float32 if x.dtype == np.float16 else np.float64)
-    if not np.isfinite(x).all():
-        row, column = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        raise NtpsError(f"features are not finite at text {row}, feature {column}.")
     classes, y = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise NtpsError(f"all {len(x)} texts have class {classes[0]}; a probe needs at least two classes.")
     return x, y
+
+
+def check_finite(features: ArrayLike) -> np.ndarray:
+    """Return features (n, d) in float32 or float64.
+
+    Raises:
+        NtpsError: If they are not a finite (n, d) table of real numbers.
+    """
+    x = np.asarray(features)
+    if x.ndim != 2 or 0 in x.shape:
+        raise NtpsError(f"features have shape {x.shape}; give a non-empty table (texts, features).")
+    if not np.issubdtype(x.dtype, np.number) or np.issubdtype(x.dtype, np.complexfloating):
+        raise NtpsError(f"features have dtype {x.dtype}; give real numbers.")
+    x = x if x.dtype in (np.float32, np.float64) else x.astype(np.float32 if x.dtype == np.float16 else np.float64)
+    if not np.isfinite(x).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        raise NtpsError(f"features are not finite at text {row}, feature {column}.")
+    return x
 
 
 def make_folds(labels: np.ndarray, folds: Folds, random_state: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -209,7 +209,7 @@ def score_result(
     representations: Representations, labels: Labels, settings: ScoreSettings, scored: Sequence[LayerScore]
 ) -> ScoreResult:
     """Combine scored layers with their settings and origin."""
-    metadata = {name: value for name, value in representations.metadata.items() if name != "seconds"}
+    metadata = dict(representations.metadata)
     task = representations.task
     if task is not None:
         only_labels = [column.name for column in task.columns] == [labels.name]

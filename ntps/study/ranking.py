@@ -29,6 +29,7 @@ from ntps.models.plan import parse_layers
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
 from ntps.scoring.headline import baselines_of, curve_of, layer_readouts, probe_of
+from ntps.scoring.measures import spectrum
 from ntps.scoring.readouts import Comparison, choose_layer, compare_readouts, pair_confidence
 from ntps.scoring.scores import origin_of
 from ntps.study.grid import reason_of
@@ -52,6 +53,7 @@ class RankSettings:
         folds: Folds of held-out values, at least 2; `"auto"` as in `ntps.score`.
         seed: Seed of folds, learning curves and random weights.
         k_v: Next-token rank of the share through V; by default as in `ntps.score`.
+        spectrum: Whether to add the spectrum of each best layer, label-free rivals of R^2.
         control: Whether to rank the best model's architecture with random weights beside the others.
         dtype, tokenizer, revision, trust_remote_code: As in `ntps.load_model`, for every model.
 
@@ -65,6 +67,7 @@ class RankSettings:
     folds: int | str = "auto"
     seed: int = 0
     k_v: int | None = None
+    spectrum: bool = False
     control: bool = True
     dtype: str | None = None
     tokenizer: str | None = None
@@ -416,7 +419,7 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
         causal=representations.next_token is not None,
         n_parameters=facts["n_parameters"],
         width=representations.widths[representations.layers.index(choice.layer)],
-        seconds=facts["seconds"],
+        seconds=representations.seconds,
         n_truncated=facts["n_truncated"],
         choice=replace(choice, readout=replace(choice.readout, name=entrant.name)),
         layers=tuple(
@@ -425,6 +428,7 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
         ),
         probe=probe_of(representations, labels, fold_of, choice),
         through_v=_through_v(representations, labels, choice.layer, settings),
+        spectrum=spectrum(labels.states(representations, choice.layer)) if settings.spectrum else None,
         learning=curve_of(representations, labels, fold_of, choice, seed=settings.seed),
     )
 

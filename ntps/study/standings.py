@@ -14,6 +14,7 @@ from ntps._names import shortened
 from ntps._text import WIDTH, Column, counted, fixed, html_table, listed, percent, text_table, wrap
 from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve
+from ntps.scoring.measures import Spectrum
 from ntps.scoring.readouts import Comparison, LayerChoice, compare_readouts
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class RankedModel:
         probe: Logistic probe of the best layer.
         through_v: At the best layer; `None` for a model that is not causal.
         learning: Learning curve of the best layer; `None` where there are too few texts.
+        spectrum: Of the best layer's states, which knows no label; `None` unless it was asked for.
     """
 
     name: str
@@ -91,6 +93,7 @@ class RankedModel:
     probe: Classifier = field(repr=False)
     through_v: ThroughV | None = field(repr=False)
     learning: LearningCurve | None = field(repr=False)
+    spectrum: Spectrum | None = field(default=None, repr=False)
 
     @property
     def layer(self) -> int:
@@ -136,6 +139,7 @@ class RankedModel:
                 "probe": self.probe.to_dict(),
                 "through_v": None if self.through_v is None else asdict(self.through_v),
                 "learning_curve": None if self.learning is None else self.learning.to_dict(),
+                "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
                 "layers": [asdict(value) for value in self.layers],
                 "n_parameters": self.n_parameters,
                 "width": self.width,
@@ -293,7 +297,7 @@ class Ranking:
             Column("accuracy", attrgetter("accuracy"), digits=2),
             Column("via V", lambda row: row.through_v.r2 if getattr(row, "through_v", None) else None, digits=2),
             Column("size", lambda row: short_count(row.n_parameters) if isinstance(row, RankedModel) else None),
-            Column("s", lambda row: f"{row.seconds:.0f}" if isinstance(row, RankedModel) else None),
+            Column("s", lambda row: getattr(row, "seconds", None), digits=0),
         ]
 
     @property
@@ -420,6 +424,14 @@ class Ranking:
         cut = [f"{model.n_truncated:,} for {model.name}" for model in self.models if model.n_truncated]
         if cut:
             notes.append(f"Texts that were too long and were cut: {listed(cut)}.")
+        spectra = [
+            f"{model.name}: effective rank {fixed(model.spectrum.effective_rank, 0)}, decay "
+            f"{fixed(model.spectrum.decay, 2)}, {percent(model.spectrum.loudest)} along the loudest direction"
+            for model in self.models
+            if model.spectrum is not None
+        ]
+        if spectra:
+            notes.append(f"Spectra of the best layers, which know no label: {'; '.join(spectra)}.")
         if self.n_left_out:
             notes.append(f"{self.n_left_out:,} texts were left out because some model finds no token in them.")
         return notes
@@ -444,6 +456,8 @@ class Ranking:
 
 def points(low: float, high: float) -> str:
     """Return an interval of R^2 differences in words: "3 to 6 points", "up to 2 points", "less than 1 point"."""
+    if math.isnan(low) or math.isnan(high):
+        return "an unknown number of points"
     ends = [round(max(end, 0.0) / POINT) for end in (low, high)]
     if ends[1] < 1:
         return "less than 1 point"
@@ -477,6 +491,8 @@ def _name_in(room: int) -> Callable[[Any], str]:
 
 
 def _signed(value: float) -> str:
+    if math.isnan(value):
+        return "?"
     return f"{round(value / POINT) + 0:+d}" if round(value / POINT) else "0"
 
 

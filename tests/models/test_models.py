@@ -273,6 +273,16 @@ def test_models_that_see_the_future_are_refused_with_the_reason(request, fixture
     assert "GPT-2" in message
 
 
+def test_encoders_are_welcome_where_they_are_asked_for(tiny_bert, tiny_llama, tiny_t5, tmp_path):
+    assert load_model(tiny_bert, bidirectional=True).causal is False
+    assert load_model(tiny_llama, bidirectional=True).causal is True
+    fails(tiny_t5.name, "encoder-decoder", given=tiny_t5, bidirectional=True)
+    flagged = shutil.copytree(tiny_llama, tmp_path / "flagged")
+    config = json.loads((flagged / "config.json").read_text())
+    (flagged / "config.json").write_text(json.dumps({**config, "is_causal": False}))
+    assert load_model(flagged, bidirectional=True).causal is False
+
+
 def test_a_decoder_that_attends_both_ways_is_found_out_by_its_states(tiny_llama, monkeypatch):
     model = load_model(tiny_llama)
     assert model.causal
@@ -321,6 +331,7 @@ OPTIONS = {  # a value per keyword, what shows that it took effect, and the sour
     "random_weights": (True, lambda model, _: model.source["random_weights"], {"LanguageModel"}),
     "seed": (1, None, SOURCES),  # alone
     "head": (True, lambda model, _: model.has_head, {"LanguageModel"}),
+    "bidirectional": (True, lambda model, _: model.causal, {"LanguageModel"}),  # welcome: test_encoders_are_welcome
 }
 
 

@@ -61,7 +61,13 @@ def test_scores_against_their_definitions(problem):
     assert found.r2 == pytest.approx(1 - brier.sum() / found.readout.baseline.sum())
     assert found.interval == found.readout.interval()
     assert found.readout.groups is groups and found.readout.origin == "here"
-    assert found.to_dict().keys() == {"name", "accuracy", "balanced_accuracy", "log_loss", "r2", "interval"}
+    low, high = found.accuracy_interval
+    assert 0 < low < found.accuracy < high < 1
+    assert np.array_equal(found.margins > 0, found.predicted == labels)
+    others = np.where(np.eye(3)[labels] > 0, -1.0, probabilities).max(1)
+    assert np.allclose(found.margins, probabilities[np.arange(120), labels] - others)
+    names = {"name", "accuracy", "balanced_accuracy", "log_loss", "r2", "interval", "accuracy_interval"}
+    assert found.to_dict().keys() == names
 
 
 def test_a_true_class_of_probability_nought_has_a_finite_loss():

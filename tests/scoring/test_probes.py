@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ntps.errors import NtpsError
 from ntps.scoring.labels import assign_folds
-from ntps.scoring.measures import h_score, logme, reduced_rank_r2, transferability
+from ntps.scoring.measures import h_score, logme, reduced_rank_r2, spectrum, transferability
 from ntps.scoring.probes import (
     ALPHAS,
     CS,
@@ -186,6 +186,37 @@ def test_reduced_rank_r2_grows_with_rank_and_is_one_when_features_outnumber_text
     values = [reduced_rank_r2(x, y, rank=k) for k in (1, 2, 3, 4)]
     assert np.all(np.diff(values) >= -1e-12)
     assert reduced_rank_r2(x, y) == pytest.approx(1)
+
+
+def test_the_spectrum_is_its_definitions():
+    """Features with a planted spectrum: singular values i^(-1/2), mean zero."""
+    rng, n, d = np.random.default_rng(0), 400, 60
+    left = np.linalg.qr(np.c_[np.ones(n), rng.normal(size=(n, d))])[0][:, 1:]  # orthonormal, each of mean zero
+    right = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    variances = np.arange(1, d + 1) ** -1.5
+    found = spectrum(left * np.sqrt(variances) @ right)
+    shares = np.sqrt(variances) / np.sqrt(variances).sum()
+    assert found.effective_rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+    assert found.decay == pytest.approx(1.5)
+    assert found.loudest == pytest.approx(1 / variances.sum())
+    again = spectrum(7.0 * (left * np.sqrt(variances) @ right)[::-1])
+    assert vars(again) == pytest.approx(vars(found))  # neither unit nor order matters
+
+
+def test_the_ends_of_a_spectrum():
+    one = spectrum(np.outer(np.arange(1.0, 9.0), np.ones(5)))
+    assert (one.effective_rank, one.loudest) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert math.isnan(one.decay)
+    flat = spectrum(np.r_[np.eye(30), -np.eye(30)])
+    assert flat.effective_rank == pytest.approx(30)
+    assert (flat.decay, flat.loudest) == (pytest.approx(0, abs=1e-9), pytest.approx(1 / 30))
+    wide = np.random.default_rng(0).normal(size=(20, 300))
+    assert spectrum(wide).effective_rank <= 20
+    for features in (np.ones((5, 3)), np.zeros((5, 3))):
+        with pytest.raises(NtpsError, match="every feature is constant"):
+            spectrum(features)
+    with pytest.raises(NtpsError, match="not finite at text 1"):
+        spectrum(np.array([[0.0], [np.nan]]))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

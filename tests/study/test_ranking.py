@@ -113,7 +113,7 @@ def test_positions_of_roberta_begin_behind_the_padding(tmp_path):
 def saved(tmp_path, name, representations):
     path = tmp_path / name / passes.FILE
     representations = replace(
-        representations, metadata={**representations.metadata, "n_parameters": 9, "seconds": 1.0, "n_truncated": 0}
+        representations, metadata={**representations.metadata, "n_parameters": 9, "n_truncated": 0}
     )
     representations.save(path)
     return _Entrant(
