@@ -1,0 +1,65 @@
+"""The page of a ranking: whole, escaped, with every picture; pictures of one model and of many."""
+
+import json
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from helpers.pages import check_page
+from helpers.results import EVIL, make_ranking
+
+from ntps.errors import NtpsError
+from ntps.report import plot_depths, plot_learning, plot_ranking, write_ranking
+
+
+def test_one_ranking(tmp_path):
+    ranking = make_ranking()
+    paths = write_ranking(ranking, tmp_path)
+    assert sorted(path.name for path in paths) == [
+        "labels.png", "layers.png", "models.png", "ranking.csv", "ranking.json", "report.html",
+    ]  # fmt: skip
+    check_page(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert EVIL not in page and "&lt;script&gt;" in page
+    for words in ("Which model for task?", "behind the best", "Would more labels help?", "Texts that every model gets"):
+        assert words in page, words
+    assert page.count("<img") == 3
+    assert json.loads((tmp_path / "ranking.json").read_text()) == ranking.to_dict()
+    assert pd.read_csv(tmp_path / "ranking.csv").model.tolist() == [model.name for model in ranking.models]
+
+
+def test_several_label_columns(tmp_path):
+    write_ranking([make_ranking(), make_ranking({"a": 0.5}, label_column="stars / five")], tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>stars / five</h2>" in page
+    assert len(list(tmp_path.glob("models-*.png"))) == 2
+    assert pd.read_csv(tmp_path / "ranking.csv").labels.tolist() == ["label"] * 3 + ["stars / five"]
+    with pytest.raises(NtpsError, match="rankings is empty"):
+        write_ranking([], tmp_path)
+
+
+def test_what_is_not_there_is_left_out(tmp_path):
+    ranking = make_ranking({"one": 0.5})
+    bare = replace(
+        ranking,
+        models=tuple(replace(model, learning=None) for model in ranking.models),
+        fresh_weights=None,
+        hard_texts=(),
+    )
+    write_ranking(bare, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Would more labels" not in page and "gets wrong" not in page and page.count("<img") == 2
+
+
+@pytest.mark.parametrize("plot", [plot_ranking, plot_depths, plot_learning])
+@pytest.mark.parametrize("names", [("one",), tuple(f"$model_{number}$ " + "x" * 60 for number in range(12))])
+def test_pictures_of_one_and_of_many_models(plot, names):
+    ranking = make_ranking({name: 0.3 + 0.02 * number for number, name in enumerate(names)})
+    ax = plot(ranking)
+    ax.figure.canvas.draw()  # a name that were taken for a formula would fail here
+    drawn = [
+        text.get_text() for text in (ax.get_yticklabels() if plot is plot_ranking else ax.get_legend().get_texts())
+    ]
+    assert len(drawn) >= min(len(names), 8)
+    plt.close(ax.figure)
