@@ -7,18 +7,21 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ntps._files import atomic_write, json_text, local_path
-from ntps._names import clean, one_line
+from ntps._names import clean, one_line, shareable
 from ntps._processes import is_main_process
 from ntps.cli.outputs import STDOUT, claim
 from ntps.errors import NtpsError
+
+if TYPE_CHECKING:
+    from ntps.tasks import Task
 
 ModelArgument = Annotated[str, typer.Argument(help="A bundled model, a directory, a GGUF file or a hub name.")]
 TaskArgument = Annotated[
@@ -279,6 +282,27 @@ def emit(content: Any, json_file: Path | None, text: object, quiet: bool) -> Non
         atomic_write(json_file, json_text(content))
     if not quiet:
         say(text)
+
+
+def load_columns(task: str, data: dict[str, Any], *, limit: int | None, seed: int) -> "Task":
+    """Load a task with one or several label columns, by the options of `DATA` with `LabelColumns`."""
+    from ntps.tasks import TaskSource
+
+    columns = data["label_column"]
+    label = columns[0] if columns and len(columns) == 1 else columns
+    return TaskSource.parse(task, **{**data, "label_column": label}).load(limit=limit, seed=seed)
+
+
+def emit_columns(results: Sequence[Any], report: Path | None, json_file: Path | None, quiet: bool) -> None:
+    """Emit the results of one label column as they are, and of several as a list under `tasks`."""
+    contents = [shareable(result.to_dict()) for result in results]
+    content = contents[0]
+    if len(contents) > 1:
+        content = {"schema_version": content["schema_version"], "tasks": contents}
+    text = "\n\n".join(map(str, results))
+    if report is not None:
+        text += f"\n\nReport: {report / 'report.html'}"
+    emit(content, json_file, text, quiet)
 
 
 def say(text: object) -> None:

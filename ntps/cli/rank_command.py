@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._names import shareable
 from ntps._processes import refuse_processes
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, one_of, whole
@@ -66,7 +65,6 @@ def run(
     from ntps.report.ranking import write_ranking
     from ntps.study import RankSettings
     from ntps.study.ranking import rank_columns
-    from ntps.tasks import TaskSource
 
     parsed = shared.parse_folds(folds)
     settings = RankSettings(
@@ -84,11 +82,8 @@ def run(
     named = list(model or [])
     if models is not None:
         named += [name for name in models_of(one_of(models, GROUPS, "models")) if name not in named]
-    columns = data["label_column"]
-    data["label_column"] = columns[0] if columns and len(columns) == 1 else columns
-    labelled = TaskSource.parse(task, **data).load(limit=limit, seed=seed)
     rankings = rank_columns(
-        labelled,
+        shared.load_columns(task, data, limit=limit, seed=seed),
         named,
         settings=settings,
         batch_size=batch_size,
@@ -98,11 +93,4 @@ def run(
     )
     if report is not None:
         write_ranking(rankings, report)
-    contents = [shareable(ranking.to_dict()) for ranking in rankings]
-    whole_result = (
-        contents[0] if len(contents) == 1 else {"schema_version": contents[0]["schema_version"], "tasks": contents}
-    )
-    text = "\n\n".join(map(str, rankings))
-    if report is not None:
-        text += f"\n\nReport: {report / 'report.html'}"
-    shared.emit(whole_result, json_path, text, quiet)
+    shared.emit_columns(rankings, report, json_path, quiet)

@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._names import shareable
 from ntps._processes import is_main_process
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, whole
@@ -76,7 +75,6 @@ def run(
     from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings
     from ntps.report import write_report
     from ntps.scoring import ScoreSettings, assign_folds, score_task
-    from ntps.tasks import TaskSource
 
     # Settings are checked when they are made, before anything is loaded.
     settings = ScoreSettings(
@@ -100,9 +98,7 @@ def run(
         matmul_precision=matmul_precision,
         state_dtype=state_dtype,
     )
-    columns = data["label_column"]
-    data["label_column"] = columns[0] if columns and len(columns) == 1 else columns
-    labelled = TaskSource.parse(task, **data).load(limit=limit, seed=seed)
+    labelled = shared.load_columns(task, data, limit=limit, seed=seed)
     for column in labelled.columns:  # refused now, not after the pass
         fold_of = assign_folds(column.values[column.labelled], settings.folds)
         if intervals and (fold_of is None or fold_of.max() < 2):
@@ -145,11 +141,4 @@ def run(
     results = score_task(representations[0], settings, control=representations[1] if control else None)
     if report is not None:
         write_report(results, report)
-    contents = [shareable(result.to_dict()) for result in results]
-    whole_result = (
-        contents[0] if len(contents) == 1 else {"schema_version": contents[0]["schema_version"], "tasks": contents}
-    )
-    text = "\n\n".join(map(str, results))
-    if report is not None:
-        text += f"\n\nReport: {report / 'report.html'}"
-    shared.emit(whole_result, json_path, text, quiet)
+    shared.emit_columns(results, report, json_path, quiet)
