@@ -25,7 +25,7 @@ from benchmarks.common import forward_only, race, real_or_stand_in
 from benchmarks.evidence import bench_permutations, bench_study, bench_training
 from benchmarks.released import ReleasedMoments
 from benchmarks.released import run as released_run
-from ntps import __version__, collect, load_model, load_task, score
+from ntps import RankSettings, __version__, collect, load_model, load_task, rank, score
 from ntps._files import atomic_write
 from ntps.core import (
     LayerMoments,
@@ -180,7 +180,7 @@ def bench_ranker(task_name: str | None, model_name: str | None, texts: int) -> d
     ranker.run([model_name], batch_size=32)
     theirs = time.perf_counter() - start
     start = time.perf_counter()
-    score(collect(load_model(model_name), load_task(task_name, limit=texts), progress=False))
+    rank(load_task(task_name, limit=texts), [model_name], settings=RankSettings(control=False), progress=False)
     mine = time.perf_counter() - start
     return {
         "ratios": {"transformer_ranker": theirs / mine},
