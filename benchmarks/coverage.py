@@ -11,7 +11,7 @@ Correlations over tasks and models are simulated in `benchmarks.coverage_correla
 import argparse
 import math
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import RidgeClassifier
 
 from benchmarks import coverage_correlations
 from ntps.core import held_out_errors
 from ntps.core.heldout import RIDGES, Split, choose_elsewhere, splits
 from ntps.scoring.labels import assign_folds
-from ntps.scoring.readouts import Readout, choose_layer, compare_readouts
+from ntps.scoring.learning import learning_curve
+from ntps.scoring.readouts import Readout, choose_layer, compare_readouts, share_interval
 
 RESULT = Path(__file__).parent / "results" / "coverage.csv"
 FRESH = 4_000
@@ -37,6 +39,13 @@ CELLS: list[dict[str, Any]] = [
     {"n": 300, "d": 64, "classes": 2, "repeats": 0.3, "what": "30 % of texts are repeats"},
     {"n": 300, "d": 64, "classes": 2, "signal": 0.7, "what": "weak labels"},
 ]
+ACCURACY, GAIN = "accuracy of a probe", "what twice the texts add"
+ACCURACIES = [
+    *({"n": n, "d": 64, "classes": c} for n in (100, 300, 1000) for c in (2, 5)),
+    {"n": 300, "d": 64, "classes": 2, "signal": 8.0, "what": "nearly all right"},
+    {"n": 300, "d": 64, "classes": 2, "repeats": 0.3, "what": "30 % of texts are repeats"},
+]
+GAINS = [{"n": n, "d": d, "classes": c} for n, d, c in ((200, 64, 2), (300, 64, 5), (1000, 64, 2), (1000, 200, 5))]
 NOISE = [{"n": n, "d": d, "classes": c} for n, d, c in ((100, 64, 2), (300, 64, 5), (300, 200, 2))]
 
 
@@ -142,6 +151,63 @@ def coverage_rows(replications: int, done: Container[Key]) -> Iterator[dict[str,
         yield {"interval": "difference of two readouts", **common, "reached": pairs / replications, **r2}
 
 
+def accuracy_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any]]:
+    """Yield how often the interval of an out-of-fold accuracy holds what the same classifiers reach on fresh texts."""
+    for number, options in enumerate(ACCURACIES):
+        cell = Cell(**options)
+        if (ACCURACY, cell.n, cell.d, cell.classes, cell.what) in done:
+            continue
+        hits, values = 0, []
+        for replication in range(replications):
+            world = World(np.random.default_rng([7, number, replication]), cell)
+            x, labels, groups = world.texts()
+            fresh_labels = world.rng.choice(labels, FRESH)
+            fresh = world.features(fresh_labels).numpy()
+            fold_of = assign_folds(labels, groups=groups, seed=replication)
+            assert fold_of is not None
+            right, reached = 0, 0.0
+            for fold in np.unique(fold_of):
+                train, test = fold_of != fold, fold_of == fold
+                classifier = RidgeClassifier(alpha=float(cell.d)).fit(x[train].numpy(), labels[train])
+                right += int((classifier.predict(x[test].numpy()) == labels[test]).sum())
+                reached += test.mean() * float((classifier.predict(fresh) == fresh_labels).mean())
+            hits += covers(share_interval(right / cell.n, len(np.unique(groups))), reached)
+            values.append(right / cell.n)
+        yield {
+            "interval": ACCURACY, "n": cell.n, "d": cell.d, "classes": cell.classes, "what": cell.what,
+            "nominal": 0.95, "reached": hits / replications, "replications": replications,
+            "mean accuracy": round(float(np.mean(values)), 3),
+        }  # fmt: skip
+
+
+def gain_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any]]:
+    """Yield how often the interval of what twice the texts add holds what they add on average."""
+    for number, options in enumerate(GAINS):
+        cell = Cell(**options)
+        if (GAIN, cell.n, cell.d, cell.classes, cell.what) in done:
+            continue
+        curves, twice = [], []
+        for replication in range(replications):
+            for times in (1, 2):
+                world = World(np.random.default_rng([8, number, replication]), replace(cell, n=times * cell.n))
+                x, labels, groups = world.texts()
+                fold_of = torch.from_numpy(assign_folds(labels, seed=replication))
+                targets = torch.nn.functional.one_hot(torch.from_numpy(labels)).double()
+                if times == 1:
+                    curves.append(learning_curve(x, targets, fold_of, groups))
+                else:
+                    none = torch.zeros(cell.d, 0, dtype=torch.float64)
+                    twice.append(held_out_errors(x, targets, fold_of, none, ()).ceiling)
+        found = [curve for curve in curves if curve is not None]
+        added = float(np.mean(twice) - np.mean([curve.r2[-1] for curve in found]))
+        forecast = [curve for curve in found if not math.isnan(curve.twice)]
+        hits = sum(covers(curve.gain_interval, added) for curve in forecast)
+        yield {
+            "interval": GAIN, "n": cell.n, "d": cell.d, "classes": cell.classes, "what": cell.what, "nominal": 0.95,
+            "reached": hits / len(forecast), "replications": replications,
+        }  # fmt: skip
+
+
 def noise_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any]]:
     """Yield, for labels without meaning, how often a best of several layers is named."""
     for number, options in enumerate(NOISE):
@@ -184,7 +250,8 @@ def main() -> None:
     earlier = pd.read_csv(RESULT).fillna({"what": ""}) if RESULT.exists() else pd.DataFrame({"replications": []})
     rows = earlier[earlier.replications.eq(count) & earlier.get("d", pd.Series()).notna()].to_dict("records")
     done = {(row["interval"], int(row["n"]), int(row["d"]), int(row["classes"]), row["what"]) for row in rows}
-    for row in chain(noise_rows(count, done), coverage_rows(count, done)):
+    every = (noise_rows, accuracy_rows, gain_rows, coverage_rows)
+    for row in chain.from_iterable(rows_of(count, done) for rows_of in every):
         print(row, flush=True)
         rows.append(row)
         pd.DataFrame(rows).to_csv(RESULT, index=False)

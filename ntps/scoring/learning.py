@@ -86,7 +86,7 @@ def learning_curve(
     twice = curve[-1].r2 + SHRINKAGE * gain if curve[-1].interval()[0] > 0 else math.nan
     half = 1.96 * math.hypot(curve[-1].standard_error, SHRINKAGE_ERROR * gain)
     paired = compare_readouts(curve[-1], curve[-2]).standard_error
-    half_gain = 1.96 * math.hypot(SHRINKAGE * paired, SHRINKAGE_ERROR * gain)
+    half_gain = 1.96 * math.hypot(paired, SHRINKAGE_ERROR * gain)
     added = math.nan if math.isnan(twice) else SHRINKAGE * gain
     return LearningCurve(
         n=tuple(sizes),
