@@ -10,8 +10,12 @@ import secrets
 import shutil
 import stat
 import tempfile
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -316,6 +320,46 @@ def read_json(path: str | Path) -> Any:
         raise NtpsError(f"cannot read {path}: {reason}.") from error
     except ValueError as error:
         raise NtpsError(f"cannot read {path}: it holds a number of too many digits.") from error
+
+
+def from_json(kind: Any, value: Any, name: str = "the record") -> Any:
+    """Return JSON values as the dataclass, or other annotated type, that they were made from.
+
+    Args:
+        kind: A dataclass, `tuple[X, ...]`, `list[X]`, `dict[str, X]`, `X | None`, `float`, `int`, `str`, `bool` or
+            `Any`.
+        value: JSON values.
+        name: Name of the values, for error messages.
+
+    Raises:
+        NtpsError: If they do not fit; the message names the field.
+    """
+    if kind is Any or type(value) is kind:
+        return value
+    if kind is float and value is None:
+        return math.nan
+    if kind is float and type(value) is int and abs(value) < 2**1023:
+        return float(value)
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else from_json(inner[0], value, name)
+    if is_dataclass(kind) and isinstance(value, Mapping):
+        hints = _hints(typing.cast(type, kind))
+        if differing := sorted(hints.keys() ^ value.keys()):
+            problem = "lacks" if differing[0] in hints else "has an unknown"
+            raise NtpsError(f"{name} {problem} field {differing[0]!r}.")
+        return kind(**{key: from_json(hints[key], item, f"{name}.{key}") for key, item in value.items()})  # type: ignore[operator]
+    if origin is dict and isinstance(value, Mapping):
+        return {key: from_json(inner[1], item, f"{name}[{key!r}]") for key, item in value.items()}
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        kinds = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
+        if len(kinds) == len(value):
+            pairs = enumerate(zip(kinds, value, strict=True))
+            return origin(from_json(*pair, f"{name}[{i}]") for i, pair in pairs)
+    raise NtpsError(f"{name} is {value!r}; {getattr(kind, '__name__', kind)} is needed.")
+
+
+_hints = lru_cache(typing.get_type_hints)
 
 
 def json_text(content: Any) -> str:

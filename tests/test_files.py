@@ -18,6 +18,7 @@ from ntps import _files
 from ntps._files import (
     atomic_path,
     atomic_write,
+    from_json,
     jsonable,
     load_tensors,
     local_path,
@@ -337,6 +338,27 @@ class TestJson:
         ):
             with pytest.raises(NtpsError, match=words):
                 read_json(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("kind", "value", "words"),
+        [
+            (float, 10**400, "x is 1000"),
+            (float, True, "x is True"),
+            (int, 1.0, "x is 1.0"),
+            (list[float], [1, "2"], r"x\[1\] is '2'"),
+            (list[float], "12", "x is '12'"),
+            (tuple[int, int], [1, 2, 3], r"x is \[1, 2, 3\]"),
+            (dict[str, int], [], r"x is \[\]"),
+        ],
+    )
+    def test_values_of_another_type_are_refused_by_name(self, kind, value, words):
+        with pytest.raises(NtpsError, match=words):
+            from_json(kind, value, "x")
+
+    def test_values_become_the_type_they_were_made_from(self):
+        assert from_json(list[float], [1, 2.5], "x") == [1.0, 2.5]
+        assert from_json(tuple[int, ...], [1, 2], "x") == (1, 2)
+        assert from_json(dict[str, list[int]], {"a": []}, "x") == {"a": []}
 
     def test_digests(self, tmp_path):
         content = {"b": 1, "a": [None, "é"], "checksum": "x"}

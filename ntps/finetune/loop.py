@@ -1,21 +1,20 @@
-"""The training loop: gradients, evaluations on the validation texts, and the state on disk. `fine_tune` runs it."""
+"""The training loop: gradients, and evaluations on the validation texts. `fine_tune` runs it."""
 
 import contextlib
 import copy
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ntps._files import load_tensors, save_tensors
 from ntps.errors import NtpsError
 from ntps.finetune import adapters
 from ntps.finetune.head import fit_readout, random_readout
 from ntps.finetune.settings import TrainSettings
+from ntps.finetune.state import FILE, Evaluation, Progress, State, read_state, write_state
 from ntps.models.forward import encode, halving, pool, pooled_features
 from ntps.models.pretrained import random_network
 from ntps.models.states import without_head
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
     from ntps.tasks import Task
 
-STATE_FILE = "state.safetensors"
-STATE_KIND = "ntps-train-state"
 _WINDOW = 8  # number of batches sorted by length together: less padding, and still another mixture in every epoch
 _ADVICE = "name another output, delete it, or train without resume"
 
@@ -47,45 +44,6 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     order = np.concatenate([indices[np.argsort(lengths[indices], kind="stable")] for indices in windows])
     batches = np.array_split(order, math.ceil(len(order) / batch_size))
     return [batches[number] for number in rng.permutation(len(batches))]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The evaluation of one step on the validation texts; losses in nats.
-
-    Attributes:
-        step: Number of steps completed.
-        loss: Mean training loss since the last evaluation; at step 0 that of the probe.
-        validation_loss: Mean loss of the validation texts.
-        validation_accuracy: Share of them whose class is predicted right.
-    """
-
-    step: int
-    loss: float
-    validation_loss: float
-    validation_accuracy: float
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """The state of a run apart from its tensors, as JSON values.
-
-    Attributes:
-        micro_batch: Number of texts that go through the network at once; halved when memory runs out.
-        step: Steps completed.
-        best_step: The step whose weights are chosen: that of the lowest validation loss among those below the initial
-            one by the settings' margin; 0 when there is none.
-        curve: The evaluations so far, the first at step 0.
-        initial_losses: Loss of each validation text at step 0.
-        finished: Whether the run is over.
-    """
-
-    micro_batch: int
-    step: int = 0
-    best_step: int = 0
-    curve: list[Evaluation] = field(default_factory=list)
-    initial_losses: list[float] = field(default_factory=list)
-    finished: bool = False
 
 
 def clearly_lower(saved: np.ndarray, margin: float) -> bool:
@@ -163,8 +121,8 @@ class Trainer:
             **settings.to_dict(),
             "dtype": model.dtype,
         }
-        if resume and folder is not None and (folder / STATE_FILE).is_file():
-            self._read_state(folder / STATE_FILE)
+        if resume and folder is not None and (folder / FILE).is_file():
+            self._read_state(folder / FILE)
 
     def run(self) -> Iterator[int]:
         """Train to the end and put the best weights in place.
@@ -185,9 +143,9 @@ class Trainer:
             if last or progress.step % settings.evaluate_every == 0:
                 self._evaluate(sum(losses) / len(losses))
                 losses = []
-                progress.finished = last or self._out_of_patience()
+                progress.finished = progress.over(settings)
                 if self.folder is not None:
-                    self._write_state(self.folder / STATE_FILE)
+                    self._write_state(self.folder / FILE)
             yield progress.step
         with torch.no_grad():
             for name, value in self.best.items():
@@ -279,25 +237,12 @@ class Trainer:
         )
         progress.curve.append(evaluation)
 
-    def _out_of_patience(self) -> bool:
-        losses = [evaluation.validation_loss for evaluation in self.progress.curve]
-        since = len(losses) - 1 - losses.index(min(losses))
-        return self.settings.patience is not None and since >= self.settings.patience
-
     def _write_state(self, path: Path) -> None:
         """Write all that the run needs to continue; once it is finished, the best weights alone."""
-        tensors = {f"best|{name}": value for name, value in self.best.items()}
-        scalars: dict[str, dict[str, Any]] = {}  # of the optimiser
+        state = State(progress=self.progress, best=self.best, now={}, optimizer={})
         if not self.progress.finished:
-            tensors |= {f"now|{name}": value for name, value in self.parameters.items()}
-            for index, entries in self.optimizer.state_dict()["state"].items():
-                for key, value in entries.items():
-                    if isinstance(value, torch.Tensor):
-                        tensors[f"optimizer|{index}|{key}"] = value
-                    else:
-                        scalars.setdefault(str(index), {})[key] = value
-        header = {"kind": STATE_KIND, "run": self.run_record, "progress": asdict(self.progress), "scalars": scalars}
-        save_tensors(path, tensors, header)
+            state.now, state.optimizer = self.parameters, self.optimizer.state_dict()["state"]
+        write_state(path, self.run_record, state)
 
     def _read_state(self, path: Path) -> None:
         """Restore what `_write_state` wrote.
@@ -307,30 +252,25 @@ class Trainer:
                 says which.
         """
         try:
-            tensors, header = load_tensors(path, STATE_KIND)
+            run, state = read_state(path)
         except NtpsError as error:
             raise NtpsError(f"{str(error).rstrip('.')}; {_ADVICE}.") from error
         names = {"model": "another model", "train": "other training texts", "validation": "other validation texts"}
         for key, value in self.run_record.items():
-            other = header["run"].get(key)
+            other = run.get(key)
             if other != value:
                 difference = f"on {names[key]}" if key in names else f"with {key} {other!r}, not {value!r}"
                 raise NtpsError(f"{path} is the state of a run {difference}; {_ADVICE}.")
-        curve = [Evaluation(**row) for row in header["progress"].pop("curve")]
-        self.progress = Progress(**header["progress"], curve=curve)
-        state = {int(index): dict(entries) for index, entries in header["scalars"].items()}
-        for name, value in tensors.items():
-            group, _, rest = name.partition("|")
-            if group == "best":
-                self.best[rest] = value
-            elif group == "now":
-                self.parameters[rest].data.copy_(value)
-            else:
-                index, _, key = rest.partition("|")
-                state.setdefault(int(index), {})[key] = value
-        if state:
+        if not state.progress.fits(self.settings, len(self.validation_ids)) or not state.holds(
+            self.parameters, _after_a_step(self.settings, self.parameters.values())
+        ):
+            raise NtpsError(f"{path} is damaged: its parts do not fit each other; {_ADVICE}.")
+        self.progress, self.best = state.progress, state.best
+        for name, value in state.now.items():
+            self.parameters[name].data.copy_(value)
+        if state.optimizer:
             groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            self.optimizer.load_state_dict({"state": state.optimizer, "param_groups": groups})
 
 
 def _trainable(model: "LanguageModel", settings: TrainSettings, seed: int) -> tuple[Any, Any]:
@@ -359,6 +299,16 @@ def _optimizer(settings: TrainSettings, parameters: Iterable[torch.Tensor]) -> A
     from transformers.optimization import Adafactor
 
     return Adafactor(groups, lr=settings.step_size, scale_parameter=False, relative_step=False, warmup_init=False)
+
+
+def _after_a_step(settings: TrainSettings, parameters: Iterable[torch.Tensor]) -> dict[int, dict[str, Any]]:
+    """Return what the optimiser of these tensors keeps after a step: kinds and shapes, without memory for values."""
+    shapes = [torch.empty_like(parameter, device="meta", requires_grad=True) for parameter in parameters]
+    for shape in shapes:
+        shape.grad = torch.empty_like(shape)
+    optimizer = _optimizer(settings, shapes)
+    optimizer.step()
+    return optimizer.state_dict()["state"]
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

@@ -81,7 +81,7 @@ class LoraResult:
         gain_standard_error: Standard error of `gain`, paired over test texts.
         settings: Options of the training, as JSON values.
         seed: Seed of split, training and folds.
-        curve: One row per evaluation, with the entries of `ntps.finetune.loop.Evaluation`.
+        curve: One row per evaluation, with the entries of `ntps.finetune.state.Evaluation`.
         best_step: The step whose weights were chosen; 0 is the frozen probe itself.
         changes: One `ntps.finetune.changes.LayerChange` per layer as a mapping; empty if not requested.
         intruders: One `ntps.finetune.changes.Intruders` per linear map as a mapping; empty if not requested.

@@ -44,7 +44,7 @@ class FineTuned:
         initial_readout: The head before the first step: the linear probe of the frozen features.
         settings: Options of the training.
         seed: Seed of the training.
-        curve: One row per evaluation, with the entries of `ntps.finetune.loop.Evaluation`.
+        curve: One row per evaluation, with the entries of `ntps.finetune.state.Evaluation`.
         best_step: The step whose weights were chosen; 0 is the start.
         n_trained: Number of trained parameters, the head's included.
     """

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import jsonable, local_path, read_json, sha256_json
+from ntps._files import from_json, jsonable, local_path, read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range
 from ntps.study.gain import gain_frame, mean_of_tasks
-from ntps.study.records import from_json
 
 if TYPE_CHECKING:
     import pandas as pd

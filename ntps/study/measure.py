@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ntps._files import jsonable
+from ntps._files import from_json, jsonable
 from ntps.core import HeldOut, official_curve
 from ntps.core.moments import POOLINGS, PREFIXES
 from ntps.errors import NtpsError, one_of, whole
@@ -24,7 +24,7 @@ from ntps.scoring.probes import knn_accuracy, training_probe
 from ntps.scoring.reading import ranks_at
 from ntps.scoring.readouts import choose_layer
 from ntps.scoring.scores import CONVENTIONS, ScoredLayer, folds_of, score_result
-from ntps.study.records import SCORED, SHARES, LayerRecord, ScoreRecord, from_json
+from ntps.study.records import SCORED, SHARES, LayerRecord, ScoreRecord
 
 DEPTHS = (0.5, 1.0)  # layers at which probes and other measures are taken, as shares of the depth
 DEFAULT_LIMIT = 1000

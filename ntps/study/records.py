@@ -4,14 +4,10 @@ A number that is not finite is `null` in JSON and NaN here.
 """
 
 import math
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ntps._files import jsonable
+from ntps._files import from_json, jsonable
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.models.plan import layer_at
@@ -279,39 +275,3 @@ def _counts(record: Any, *names: str) -> None:
     """Refuse negative numbers."""
     for name in names:
         in_range(getattr(record, name), 0, None, name)
-
-
-def from_json(kind: Any, value: Any, name: str = "the record") -> Any:
-    """Return JSON values as the dataclass, or other annotated type, that they were made from.
-
-    Args:
-        kind: A dataclass, `tuple[X, ...]`, `dict[str, X]`, `X | None`, `float`, `int`, `str`, `bool` or `Any`.
-        value: JSON values.
-        name: Name of the values, for error messages.
-
-    Raises:
-        NtpsError: If they do not fit; the message names the field.
-    """
-    if kind is Any or type(value) is kind:
-        return value
-    if kind is float and (value is None or type(value) is int):
-        return math.nan if value is None else float(value)
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else from_json(inner[0], value, name)
-    if is_dataclass(kind) and isinstance(value, Mapping):
-        hints = _hints(typing.cast(type, kind))
-        if differing := sorted(hints.keys() ^ value.keys()):
-            problem = "lacks" if differing[0] in hints else "has an unknown"
-            raise NtpsError(f"{name} {problem} field {differing[0]!r}.")
-        return kind(**{key: from_json(hints[key], item, f"{name}.{key}") for key, item in value.items()})  # type: ignore[operator]
-    if origin is dict and isinstance(value, Mapping):
-        return {key: from_json(inner[1], item, f"{name}[{key!r}]") for key, item in value.items()}
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
-        if len(kinds) == len(value):
-            return tuple(from_json(*pair, f"{name}[{i}]") for i, pair in enumerate(zip(kinds, value, strict=True)))
-    raise NtpsError(f"{name} is {value!r}; {getattr(kind, '__name__', kind)} is needed.")
-
-
-_hints = lru_cache(typing.get_type_hints)

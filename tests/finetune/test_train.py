@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,19 +20,54 @@ from helpers.problems import order_task
 import ntps.finetune.adapters
 import ntps.finetune.loop
 import ntps.models.forward
-from ntps._files import save_tensors
+from ntps._files import load_tensors, save_tensors
 from ntps.errors import NtpsError
 from ntps.finetune.adapters import linear_modules, target_names
 from ntps.finetune.before_after import before_and_after
 from ntps.finetune.head import fit_readout
 from ntps.finetune.loop import Trainer, clearly_lower, epoch_batches
 from ntps.finetune.settings import RECIPES, TrainSettings
+from ntps.finetune.state import Progress
 from ntps.finetune.train import fine_tune
 from ntps.models.load import load_model
 from ntps.scoring.probes import CS, standardize
 from ntps.tasks.load import load_task
 
 pytestmark = pytest.mark.slow
+
+GONE = object()
+# What a state whose checksum fits may say all the same: the place in its header, and what stands there.
+FORGED_HEADERS = [
+    *((("progress",), value) for value in (None, [], 3, {}, "text")),
+    *((("run",), value) for value in (None, [], {}, "text")),
+    *((("scalars",), value) for value in (None, [], {"0": 3}, {"zero": {}}, {"0": {"step": "1"}}, {"0": {"step": -1}})),
+    *((("scalars",), {"0": value}) for value in ({"step": 10**30}, {"exp_avg_sq": 1}, {"exp_avg_sq_row": None})),
+    *((("progress", "step"), value) for value in (-4, 0, 3, 5, 6, 7, 10**30, 4.0, True, "4", None, GONE)),
+    *((("progress", "micro_batch"), value) for value in (0, -1, 9, 1.5, None, GONE)),
+    *((("progress", "best_step"), value) for value in (-1, 1, 6, 2.0, None)),
+    *((("progress", "finished"), value) for value in (True, 1, "no", None)),
+    *((("progress", "initial_losses"), value) for value in ([], [0.5], None, "text", ["a"], [[0.5]])),
+    *((("progress", "initial_losses", 0), value) for value in (math.nan, -1.0, math.inf, None, 10**400, 99.0)),
+    *((("progress", "curve"), value) for value in ([], None, "text", [3], [None], {})),
+    *((("progress", "curve", 1), value) for value in (GONE, None, {}, [2, 0.5, 0.5, 0.5])),
+    *((("progress", "curve", 1, "step"), value) for value in (-2, 0, 1, 4, "2", GONE)),
+    *((("progress", "curve", 1, "loss"), value) for value in (math.nan, math.inf, -0.1, None, "low", 10**400, GONE)),
+    *((("progress", "curve", 1, "validation_loss"), value) for value in (math.nan, -math.inf, -0.1, None, True)),
+    *((("progress", "curve", 1, "validation_accuracy"), value) for value in (math.nan, -0.1, 1.1, None, [])),
+    (("progress", "curve", 1, "unknown"), 1),
+    (("progress", "unknown"), 1),
+    *((("run", "rank"), value) for value in (2, None, "4", GONE)),
+    *((("run", "steps"), value) for value in (-6, 60)),
+]
+FORGED_TENSORS = {
+    "gone": lambda tensor: None,
+    "shape": lambda tensor: tensor[..., :-1],
+    "flat": lambda tensor: tensor.flatten()[None, None],
+    "type": lambda tensor: tensor.double(),
+    "whole numbers": lambda tensor: tensor.int(),
+    "not a number": lambda tensor: tensor.index_put_((torch.zeros((), dtype=torch.long),), torch.tensor(math.nan)),
+    "infinite": lambda tensor: tensor.fill_(math.inf),
+}
 
 
 class TestReadout:
@@ -340,6 +376,72 @@ for step in Trainer(model, *order_task().split(0.25), FAST, folder=Path({str(tmp
             fine_tune(llama, *parts, settings=FAST, **go)
         with pytest.raises(NtpsError, match="output"):
             fine_tune(llama, *parts, settings=FAST, resume=True, progress=False)
+
+
+@pytest.fixture(scope="module", params=["adamw", "adafactor"])
+def cut_off(request, llama, parts, tmp_path_factory):
+    """A fresh run, and tensors and header of the state of one that was cut off after step 4."""
+    folder = tmp_path_factory.mktemp("cut-off")
+    settings = replace(FAST, optimizer=request.param)
+    for step in Trainer(llama, *parts, settings, folder=folder).run():
+        if step == 5:
+            break
+    return Trainer(llama, *parts, settings), *load_tensors(folder / "state.safetensors", "ntps-train-state")
+
+
+class TestForgedState:
+    """A state whose checksum fits, but that no run has written, is refused before anything is taken from it."""
+
+    @pytest.mark.parametrize("place, value", FORGED_HEADERS)
+    def test_a_header(self, cut_off, tmp_path, place, value):
+        trainer, tensors, header = cut_off
+        header = json.loads(json.dumps(header))
+        *on_the_way, last = place
+        inner = header
+        for key in on_the_way:
+            inner = inner[key]
+        if value is GONE:
+            del inner[last]
+        else:
+            inner[last] = value
+        self.refused(trainer, tensors, header, tmp_path)
+
+    @pytest.mark.parametrize("group", ["best|", "now|", "optimizer|"])
+    @pytest.mark.parametrize("change", FORGED_TENSORS)
+    def test_a_tensor(self, cut_off, tmp_path, group, change):
+        trainer, tensors, header = cut_off
+        name = max((name for name in tensors if name.startswith(group)), key=lambda name: tensors[name].numel())
+        forged = {**tensors, name: FORGED_TENSORS[change](tensors[name].clone())}
+        self.refused(trainer, {name: value for name, value in forged.items() if value is not None}, header, tmp_path)
+
+    @pytest.mark.parametrize("name", ["now|network.no", "optimizer|0|extra", "optimizer|99|step", "spare", "x|y|z"])
+    def test_a_tensor_of_no_run(self, cut_off, tmp_path, name):
+        trainer, tensors, header = cut_off
+        self.refused(trainer, {**tensors, name: torch.ones(3)}, header, tmp_path)
+
+    def test_negative_squares(self, cut_off, tmp_path):
+        trainer, tensors, header = cut_off
+        name = next(name for name in tensors if "_sq" in name)
+        self.refused(trainer, {**tensors, name: -1 - tensors[name]}, header, tmp_path)
+
+    def test_a_finished_one_that_goes_on(self, cut_off, tmp_path):
+        trainer, tensors, header = cut_off
+        progress = header["progress"]
+        last = {**progress["curve"][-1], "step": 6}
+        progress = {**progress, "step": 6, "finished": True, "curve": [*progress["curve"], last]}
+        self.refused(trainer, tensors, {**header, "progress": progress}, tmp_path)
+
+    def test_not_the_one_that_was_written(self, llama, parts, cut_off, tmp_path):
+        trainer, tensors, header = cut_off
+        save_tensors(tmp_path / "state.safetensors", tensors, header)
+        assert Trainer(llama, *parts, trainer.settings, folder=tmp_path, resume=True).progress.step == 4
+
+    def refused(self, trainer, tensors, header, folder):
+        save_tensors(folder / "state.safetensors", tensors, header)
+        with pytest.raises(NtpsError, match=r"damaged.* without resume|state of a run"):
+            trainer._read_state(folder / "state.safetensors")
+        assert trainer.progress == Progress(micro_batch=trainer.settings.batch_size)
+        assert not trainer.best
 
 
 class TestSaved:

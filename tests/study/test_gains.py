@@ -8,6 +8,7 @@ import pytest
 from helpers.kill_study import SETTINGS, make_tasks
 
 import ntps.finetune.before_after
+from ntps._files import from_json
 from ntps.errors import NtpsError
 from ntps.finetune.before_after import fine_tune_gain
 from ntps.finetune.settings import TrainSettings
@@ -16,7 +17,7 @@ from ntps.study.calibration import calibrate, load_calibration
 from ntps.study.gain import STUDY_INPUTS, gain_frame, gain_prediction, tuned_changes
 from ntps.study.grid import make_grid
 from ntps.study.measure import held_back
-from ntps.study.records import GainRecord, from_json
+from ntps.study.records import GainRecord
 from ntps.study.study import run_study
 from ntps.study.table import CHANGES, GAINS, gain_row
 

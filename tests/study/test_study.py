@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import ntps.study.cells
 import ntps.study.grid
-from ntps._files import atomic_path, sha256_json
+from ntps._files import atomic_path, from_json, sha256_json
 from ntps._names import clean
 from ntps.errors import NtpsError
 from ntps.models import collect, load_model
@@ -30,7 +30,7 @@ from ntps.study.cells import CellStore, run_cells
 from ntps.study.grid import Cell, make_grid, name_tasks
 from ntps.study.measure import SHARES, StudySettings, layer_at, split_halves
 from ntps.study.ranks import spearman
-from ntps.study.records import CellResult, LayerRecord, from_json
+from ntps.study.records import CellResult, LayerRecord
 from ntps.study.study import OPTION_DEPTHS, TARGETS, run_study
 from ntps.tasks import load_task
 
