@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ntps.errors import NtpsError
 from ntps.tasks.tables import Columns, Table
 
-_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _RAW = "\t|"  # separators between which a quote may be an ordinary character
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SEP_LINE = re.compile(r'"?sep=([^\w"\r\n])"?[ \t]*(?:\r\n|\r|\n)', re.IGNORECASE)  # how Excel is told the separator
@@ -80,7 +80,7 @@ def _separator(path: Path, text: str) -> str:
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     best, most = usual, 0.0
     n_rows, n_characters = _SAMPLE
-    for separator in sorted(_SEPARATORS, key=lambda one: one != usual):
+    for separator in sorted(SEPARATORS, key=lambda one: one != usual):
         for quotes in (True, False) if separator in _RAW else (True,):
             widths = []
             try:
@@ -129,7 +129,7 @@ def _even(path: Path, text: str, dialect: _Dialect, first: int) -> list[_Row]:
         raise NtpsError(f"{path} has no rows; at least two labelled texts are needed.")
     head = rows[0]
     n_fields, separator = len(head.fields), dialect.separator
-    name = _SEPARATORS.get(separator, repr(separator))
+    name = SEPARATORS.get(separator, repr(separator))
     for row in rows:
         if len(row.fields) != n_fields:
             place, found = f"{path}, line {row.line}", f"{len(row.fields)} field{'s' if len(row.fields) > 1 else ''}"

@@ -14,7 +14,8 @@ from ntps.tasks import presets
 from ntps.tasks.classes import missing_labels, read_labels
 from ntps.tasks.columns import LABEL_NAMES, TEXT_NAMES, find_column, missing_texts, read_texts, split_names
 from ntps.tasks.files import EXTENSIONS, read_file
-from ntps.tasks.sources import read_folder, read_hub, read_lists, read_object
+from ntps.tasks.hub import read_hub
+from ntps.tasks.sources import read_folder, read_lists, read_object
 from ntps.tasks.tables import Table, refuse
 from ntps.tasks.task import Task
 

@@ -1,9 +1,10 @@
-"""Tables of labelled text from saved folders, the hub and objects in memory."""
+"""Tables of labelled text from folders and objects in memory."""
 
 import re
 import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,18 @@ import numpy as np
 
 from ntps import _hub
 from ntps.errors import NtpsError
+from ntps.tasks.delimited import SEPARATORS
 from ntps.tasks.files import EXTENSIONS, read_file
 from ntps.tasks.tables import Columns, Table, clean_name, refuse
+
+_NO_READING = {
+    "name",
+    "version",
+    "data_dir",
+    "data_files",
+    "description",
+    "features",
+}  # of a configuration of `datasets`
 
 
 def read_folder(path: Path, split: str | None, config: str | None = None, *, header: bool = True) -> Table:
@@ -42,24 +53,50 @@ def read_folder(path: Path, split: str | None, config: str | None = None, *, hea
         raise
     except Exception as error:
         raise NtpsError(f"{path}: the saved data set does not load ({_hub.first_line(error)}).") from error
-    table = from_dataset(loaded, str(path), split) if saved else _from_files(builder, path, split, header)
+    if saved:
+        table = from_dataset(loaded, str(path), split)
+    else:
+        asked = own_reading(builder.config) - (set() if header else {"header", "names", "column_names"})
+        if asked:
+            raise NtpsError(
+                f"{path}: its README.md sets {' and '.join(sorted(asked))}, which is not followed; name one of its "
+                "files."
+            )
+        files = {str(name): list(map(Path, listed)) for name, listed in (builder.config.data_files or {}).items()}
+        table = from_files(files, str(path), split, header=header)
+        table.declared |= declared_classes(builder.info.features or {})
     table.source = {"kind": "folder", "path": str(path), "config": config, "split": table.source["split"]}
     return table
 
 
-def _from_files(builder: Any, path: Path, split: str | None, header: bool) -> Table:
-    """Read the data files of one split, in their order."""
-    files = {str(name): list(map(Path, listed)) for name, listed in (builder.config.data_files or {}).items()}
-    split, base, bounds = _choose_split(tuple(files), str(path), split)
+def from_files(files: Mapping[str, Sequence[Path]], name: str, split: str | None, *, header: bool = True) -> Table:
+    """Read the data files of one split, in their order.
+
+    Args:
+        files: The files of each split.
+        name: Name of the data set, for messages.
+        split: Split, as for `from_dataset`.
+        header: Whether the first line of a CSV or TSV file names its columns.
+
+    Raises:
+        NtpsError: If there is no such split, or a file cannot be read.
+    """
+    split, base, bounds = _choose_split(tuple(files), name, split)
     other = next((file for file in files[base] if file.suffix.lower() not in EXTENSIONS), None)
     if other is not None:
         kinds = ", ".join(EXTENSIONS)
-        raise NtpsError(f"{path}: {other.name} is not a table; a folder of {kinds} files is needed, or one of them.")
-    tables = [read_file(file, header=header) for file in files[base]]
-    table = _joined(tables)
-    table.declared |= _declared(builder.info.features or {})
+        raise NtpsError(f"{name}: {other.name} is not a table; a folder of {kinds} files is needed, or one of them.")
+    table = _joined([read_file(file, header=header) for file in files[base]])
     table.splits, table.source = tuple(files), {"split": split}
     return table if bounds is None else table.only(_slice(len(table), bounds, split))
+
+
+def own_reading(config: Any) -> set[str]:
+    """Return the options, such as names of columns, by which a data set of files wants to be read in another way."""
+    usual = type(config)()
+    asked = {item.name for item in fields(config) if getattr(config, item.name) != getattr(usual, item.name)}
+    found = {"sep", "delimiter"} if getattr(config, "sep", None) in SEPARATORS else set()
+    return asked - _NO_READING - found
 
 
 def _joined(tables: Sequence[Table]) -> Table:
@@ -85,46 +122,6 @@ def _joined(tables: Sequence[Table]) -> Table:
     declared = {name: classes for table in tables for name, classes in table.declared.items()}
     headed = any(table.headed for table in tables)
     return Table(columns=columns, n_rows=starts[-1], where=where, declared=declared, headed=headed)
-
-
-def read_hub(name: str, config: str | None, split: str | None, revision: str | None, hint: str = "") -> Table:
-    """Read a data set from the hub, or from the local cache if the hub does not answer.
-
-    Raises:
-        NtpsError: If there is no such data set, configuration, split or revision, or it cannot be reached.
-    """
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise NtpsError(f"{name}: file not found, and not a valid name of a data set on the hub.{hint}")
-    import datasets
-
-    online = _hub.reachable()
-    try:
-        with _hub.quiet():
-            if online:
-                loaded = datasets.load_dataset(name, config, revision=revision)
-            else:
-                with _hub.offline():
-                    loaded = datasets.load_dataset(name, config, revision=revision)
-    except Exception as error:
-        if not online:
-            raise NtpsError(
-                f"data set {name!r} cannot be loaded: {_hub.why_not_found('it')}; "
-                f"use a local file or folder ({', '.join(EXTENSIONS)}) or a bundled miniworld/ task.{hint}"
-            ) from error
-        raise NtpsError(f"data set {name!r} cannot be loaded: {_hub_reason(error)}.{hint}") from error
-    table = from_dataset(loaded, name, split)
-    table.source = {"kind": "hub", "path": name, "config": config, "revision": revision, **table.source}
-    return table
-
-
-def _hub_reason(error: Exception) -> str:
-    """Return a clause that says why a data set did not load from a hub that answers."""
-    text = " ".join(str(error).split())
-    if "scripts are no longer supported" in text:
-        return "it is a loading script, which datasets no longer runs; try its revision 'refs/convert/parquet'"
-    if "gated" in text:
-        return "request access on its page, then log in with `hf auth login`"
-    return text[:400].rstrip(".") or type(error).__name__
 
 
 def from_dataset(loaded: Any, name: str, split: str | None) -> Table:
@@ -162,7 +159,7 @@ def from_dataset(loaded: Any, name: str, split: str | None) -> Table:
         columns=Columns(names, lambda place: _values(rows, names[place], origin)),
         n_rows=len(rows),
         where=lambda row: f"{origin}, row {row + 1}",
-        declared=_declared(rows.features),
+        declared=declared_classes(rows.features),
         splits=splits,
         source={"split": split},
     )
@@ -176,7 +173,7 @@ def _values(rows: Any, name: str, origin: str) -> list[Any]:
         raise NtpsError(f"{origin}: column {name!r} is not UTF-8 ({_hub.first_line(error)}).") from error
 
 
-def _declared(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def declared_classes(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the class names of the columns whose features declare them."""
     import datasets
 

@@ -1,7 +1,10 @@
 """Labelled texts in files of every kind, and the message of a task that does not load."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from ntps import _hub
 from ntps.errors import NtpsError
 from ntps.tasks import load_task
 
@@ -52,3 +55,20 @@ def fails(*words, **options):
     for word in words:
         assert str(word) in message, message
     return message
+
+
+def hub_gives(monkeypatch, load):
+    """Let a hub answer with what a function of name, configuration and revision returns, a Dataset or a DatasetDict."""
+    import datasets
+
+    def builder(name, config=None, *, revision=None):
+        loaded = load(name, config, revision)
+        return SimpleNamespace(
+            config=SimpleNamespace(data_files=None),
+            info=SimpleNamespace(builder_name="parquet"),
+            download_and_prepare=lambda: None,
+            as_dataset=lambda: loaded,
+        )
+
+    monkeypatch.setattr(_hub, "reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)

@@ -40,6 +40,27 @@ print(json.dumps(out))
 """
 
 
+READ = """
+import json
+import logging
+from ntps.errors import NtpsError
+from ntps.tasks.load import load_task
+logged = []
+handler = logging.Handler()
+handler.emit = lambda record: logged.append(record.getMessage())
+logging.getLogger("ntps.tasks.hub").addHandler(handler)
+out = {}
+for name, options in SETS.items():
+    try:
+        task = load_task(f"org/{name}", **options)
+        out[name] = [task.texts, [task.classes[label] for label in task.labels]]
+    except NtpsError as error:
+        out[name] = str(error)
+out["logged"] = logged
+print(json.dumps(out))
+"""
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """Repositories are folders under `root`; every branch is at `commit`."""
 
@@ -109,12 +130,12 @@ def served(tmp_path):
     server.server_close()
 
 
-def load(server, tmp_path, **environment):
+def load(server, tmp_path, program=LOAD, **environment):
     """Load everything in a process of its own, since the libraries read the hub's address when they are imported."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home"), **environment}
     env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1"
-    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True)
     assert "Traceback" not in done.stderr
     return json.loads(done.stdout)
 
@@ -156,3 +177,65 @@ def test_the_hub_online_moved_on_gone_and_cached(served, tmp_path):
     for key in ("no model", "no task"):
         assert "cache" in gone[key]
         assert gone[f"{key} seconds"] < 3
+
+
+# Data sets of text files by name: their files, and options.
+README = "---\n{}---\nText.\n"
+CLASSES = README.format(
+    "dataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n      class_label:\n"
+    "        names:\n          '0': neg\n          '1': pos\n"
+)
+WORDS = "text,label\nNA,007\nnull,7\n1.0,007\n2024-01-01,7\n"
+SETS = {
+    "words": {"train.csv": WORDS},
+    "semicolons": {"train.csv": WORDS.replace(",", ";")},
+    "tabs": {"train.tsv": WORDS.replace(",", "\t"), "test.tsv": "text\tlabel\na\t0\nb\t1\n"},
+    "lines": {
+        "train.jsonl": "".join(
+            json.dumps({"text": t, "label": c}) + "\n"
+            for t, c in (("NA", "007"), ("null", "7"), ("1.0", "007"), ("2024-01-01", "7"))
+        )
+    },
+    "parts": {"train-0.csv": "text,label\nNA,007\nnull,7\n", "train-1.csv": "label,text\n007,1.0\n7,2024-01-01\n"},
+    "declared": {"train.csv": "text,label\nNA,0\nnull,1\n", "README.md": CLASSES},
+    "named": {
+        "train.csv": "a,x\nb,y\n",
+        "README.md": README.format(
+            "configs:\n- config_name: default\n  data_files: train.csv\n  header: null\n  names: [text, label]\n"
+        ),
+    },
+}
+
+
+@pytest.mark.slow
+def test_text_files_on_the_hub_are_read_as_files_are(served, tmp_path):
+    for name, files in SETS.items():
+        for file, content in files.items():
+            path = tmp_path / "hub/datasets/org" / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    options = {name: {} for name in SETS}
+    program = READ.replace("SETS", repr(options))
+    online = load(served, tmp_path, program)
+    whole = [["NA", "null", "1.0", "2024-01-01"], ["007", "7", "007", "7"]]
+    for name in ("words", "semicolons", "tabs", "lines", "parts"):
+        assert online[name] == whole, name
+    assert online["declared"] == [["NA", "null"], ["neg", "pos"]]
+    assert online["named"] == [["a", "b"], ["x", "y"]]  # its card asks for another way of reading, which is said
+    assert [line.split()[0] for line in online["logged"]] == ["org/named"]
+
+    served.shutdown()
+    served.server_close()
+    assert load(served, tmp_path, program) == online
+    options = {"tabs": {"split": "test"}, "words": {"split": "test"}, "parts": {"revision": "other"}}
+    other = load(served, tmp_path, READ.replace("SETS", repr(options)))
+    assert other["tabs"] == [["a", "b"], ["0", "1"]]
+    assert "org/words has: train" in other["words"]
+    assert "cache" in other["parts"]
+
+    (part,) = (tmp_path / "home").rglob("train-1.csv")  # as an interrupted download leaves it
+    part.unlink()
+    left = load(served, tmp_path, program)
+    assert "cache" in left.pop("parts")
+    online.pop("parts")
+    assert left == online

@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from helpers.labelled import fails, write
+from helpers.labelled import fails, hub_gives, write
 
-from ntps import _hub
 from ntps.tasks import load_task
 
 COLUMNS = ("text", "rating", "condition", "by")
@@ -98,8 +97,7 @@ def test_folders(tmp_path, monkeypatch):
 def test_a_hub_data_set(monkeypatch):
     import datasets
 
-    monkeypatch.setattr(_hub, "reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_options: datasets.DatasetDict(train=made()))
+    hub_gives(monkeypatch, lambda *_: datasets.DatasetDict(train=made()))
     check(load_task("somebody/reviews", label_column=NAMES))
 
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers.labelled import ROWS, fails, save, write
+from helpers.labelled import ROWS, fails, hub_gives, save, write
 
 import ntps
 from ntps import _hub
@@ -62,9 +62,8 @@ def test_the_paper_s_data_sets_load_by_short_name(monkeypatch):
     import datasets
 
     asked = []
-    monkeypatch.setattr(_hub, "reachable", lambda: True)
 
-    def stand_in(name, config=None, *, revision=None):
+    def stand_in(name, config, revision):
         asked.append((name, config, revision))
         preset = next(preset for preset in presets.TASKS.values() if preset.hub == name)
         columns = {
@@ -77,7 +76,7 @@ def test_the_paper_s_data_sets_load_by_short_name(monkeypatch):
         columns[preset.label_column] = ["B", "A"] if name == "tau/commonsense_qa" else [1, 0]
         return datasets.DatasetDict({split: datasets.Dataset.from_dict(columns) for split in preset.splits})
 
-    monkeypatch.setattr(datasets, "load_dataset", stand_in)
+    hub_gives(monkeypatch, stand_in)
     assert len(presets.TASKS) == 12
     for short, preset in presets.TASKS.items():
         task = load_task(short)
@@ -96,7 +95,6 @@ def test_the_paper_s_splits(monkeypatch, short):
     """Its own test split where there is one; else 30 % of the rows, shuffled by `datasets` with seed 42."""
     import datasets
 
-    monkeypatch.setattr(_hub, "reachable", lambda: True)
     preset = presets.TASKS[short]
 
     def rows(split):
@@ -107,7 +105,7 @@ def test_the_paper_s_splits(monkeypatch, short):
         return datasets.Dataset.from_dict(columns)
 
     whole = datasets.DatasetDict({split: rows(split) for split in ("train", "validation", "test")})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: whole)
+    hub_gives(monkeypatch, lambda *_: whole)
     parts = [
         [" ".join(text.split()[:2]) for text in load_task(short, split=f"paper-{part}").texts]
         for part in ("train", "test")
@@ -132,9 +130,8 @@ def test_paper_rows_have_the_sizes_of_the_published_figures():
 def test_a_preset_s_renamed_column_is_found_by_convention(monkeypatch):
     import datasets
 
-    monkeypatch.setattr(_hub, "reachable", lambda: True)
     made = datasets.Dataset.from_dict({"sentence": ["a", "b"], "sentiment": [0, 1]})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: datasets.DatasetDict(train=made))
+    hub_gives(monkeypatch, lambda *_: datasets.DatasetDict(train=made))
     assert load_task("imdb").source["text_column"] == "sentence"
 
 
@@ -348,13 +345,10 @@ def test_an_endpoint_that_refuses_is_found_out_quickly(monkeypatch):
 
 
 def test_the_hub_s_own_words_reach_the_reader(monkeypatch):
-    import datasets
-
-    def broken(*_args, **_options):
+    def broken(*_):
         raise RuntimeError("Dataset scripts are no longer supported, but found x.py")
 
-    monkeypatch.setattr(_hub, "reachable", lambda: True)
-    monkeypatch.setattr(datasets, "load_dataset", broken)
+    hub_gives(monkeypatch, broken)
     fails("'nobody/script'", "refs/convert/parquet", name_or_path="nobody/script")
 
 

@@ -345,6 +345,19 @@ def test_a_cloned_data_set_keeps_its_splits_and_declared_classes(tmp_path):
     fails("no rows", name_or_path=tmp_path, split="train[3:]")
 
 
+def test_a_cloned_data_set_that_names_its_columns_elsewhere(tmp_path):
+    card = "---\nconfigs:\n- config_name: default\n  data_files: {}\n  {}\n---\nText.\n"
+    table = file(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+    file(tmp_path / "README.md", card.format("train.csv", "header: null\n  names: [text, label]"))
+    fails("README.md sets header and names", "name one of its files", name_or_path=tmp_path)
+    assert read(tmp_path, header=False, text_column="1", label_column="2")[0] == ("text", "a", "b")
+    file(tmp_path / "README.md", card.format("train.csv", "encoding: latin-1"))
+    fails("README.md sets encoding", name_or_path=tmp_path)
+    file(table, "text\tlabel\na, b\tx\nb\ty\n")
+    file(tmp_path / "README.md", card.format("train.csv", 'sep: "\\t"'))
+    assert read(tmp_path) == (("a, b", "b"), ("x", "y"))
+
+
 def test_a_folder_of_tables_without_header(tmp_path):
     file(tmp_path / "train.csv", "a,x\nb,y\n")
     assert read(tmp_path, header=False, text_column="1", label_column="2") == (("a", "b"), ("x", "y"))
