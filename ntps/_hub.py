@@ -15,6 +15,11 @@ _CONNECT_SECONDS = 2.0  # the hub's own libraries retry for 23 s before they rep
 _reached: set[str] = set()
 
 
+def is_name(name: str) -> bool:
+    """Return whether a repository on the hub can have this name."""
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII) is not None
+
+
 def endpoint() -> str:
     """Return the hub's address: `HF_ENDPOINT`, or the public hub."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")

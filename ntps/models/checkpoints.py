@@ -86,7 +86,7 @@ def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
     if preset:
         return ModelLocation(kind="hub", name=name, path=preset.hub, gguf_file=gguf_file, preset=preset)
     looks_like_path = name.startswith((".", "~", os.sep)) or path.suffix in {".gguf", ".safetensors"}
-    if looks_like_path or len(name) > _LONGEST or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if looks_like_path or len(name) > _LONGEST or not _hub.is_name(name):
         raise NtpsError(
             f"{name[:80]}: no such directory or .gguf file, and not a valid name of a model on the hub."
             f"{did_you_mean(name)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ntps import _hub
+from ntps._files import local_path
 from ntps.errors import NtpsError, one_of
 from ntps.models import checkpoints
 from ntps.models.checkpoints import ModelLocation
@@ -109,8 +110,13 @@ def resolve_tokenizer(tokenizer: Any, model_name: str, trust_remote_code: bool) 
     """Return a tokenizer that the user gave, an object or a name or directory, after checking that it gives ids."""
     if not isinstance(tokenizer, str | os.PathLike):
         return check_tokenizer(tokenizer, model_name)
+    name = os.fspath(tokenizer)
+    if not name.strip():
+        raise NtpsError("the tokenizer's name is empty; give a bundled model, a directory or a hub name.")
     try:
-        location = checkpoints.locate(os.fspath(tokenizer))
+        if not name.lower().endswith(".gguf") and local_path(name).is_file():
+            raise NtpsError(f"{name} is a file; give the directory that it is in.")
+        location = checkpoints.locate(name)
     except NtpsError as error:
         raise NtpsError(f"tokenizer {error}") from error
     return read_tokenizer(location, None, trust_remote_code)
@@ -251,12 +257,15 @@ def _reason(error: Exception, noun: str) -> str:
     """Return a sentence that says why transformers did not load something."""
     text = " ".join(str(error).split())
     lowered = text.lower()
+    what = "tokenizer" if noun == "tokenizer" else "model"
     if "trust_remote_code" in text:
-        return "the model needs code from its own repository; read that code, then pass trust_remote_code=True."
+        return f"the {what} needs code from its own repository; read that code, then pass trust_remote_code=True."
     if "gated" in lowered:
-        return "the model is gated; request access on its page on the hub, then log in with `hf auth login`."
+        return f"the {what} is gated; request access on its page on the hub, then log in with `hf auth login`."
     if "not a valid model identifier" in lowered or "repository not found" in lowered:
-        return "no such model on the hub, or it is private; check the spelling, or log in with `hf auth login`."
+        return f"no such {what} on the hub, or it is private; check the spelling, or log in with `hf auth login`."
+    if "backend tokenizer" in lowered:
+        return "there is no tokenizer in it, neither tokenizer.json nor other files from which one can be made."
     if "does not recognize this architecture" in lowered:
         return f"transformers does not know this architecture ({text[:160]}...)."
     if "gguf" in lowered and isinstance(error, ImportError):

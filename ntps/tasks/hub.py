@@ -74,7 +74,7 @@ def read_hub(name: str, config: str | None, split: str | None, revision: str | N
     Raises:
         NtpsError: If there is no such data set, configuration, split or revision, or it cannot be reached.
     """
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if not _hub.is_name(name):
         raise NtpsError(f"{name}: file not found, and not a valid name of a data set on the hub.{hint}")
     online = _hub.reachable()
     try:

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,11 +131,26 @@ def test_a_text_of_many_megabytes_takes_neither_time_nor_memory(byte_level, monk
         ("a/b/c", r"^tokenizer a/b/c: no such directory"),
         ("miniworld-bse", r"^tokenizer .*miniworld-bse"),
         ("nobody/nothing", r"^tokenizer 'nobody/nothing' cannot be loaded"),
-        ("", r"^tokenizer .*name is empty"),
+        ("miniworld-base@step9", r"^tokenizer .*miniworld-base@step9"),
+        ("~nosuchuser/x", r"^tokenizer ~nosuchuser/x: there is no such user"),
+        ("", r"^the tokenizer's name is empty"),
+        (" ", r"^the tokenizer's name is empty"),
+        ("é", r"^tokenizer é: no such directory"),
+        ("EMPTY", r"EMPTY: there is no tokenizer in it"),
+        ("CONFIG", r"CONFIG: there is no tokenizer in it"),
+        ("BROKEN", r"BROKEN: the tokenizer cannot be loaded"),
+        ("notes.txt", r"^tokenizer .*notes\.txt is a file; give the directory"),
+        ("BROKEN/tokenizer.json", r"^tokenizer .*tokenizer\.json is a file; give the directory"),
     ],
 )
-def test_a_tokenizer_that_is_not_there_is_the_culprit(tiny_llama, monkeypatch, given, words):
+def test_a_tokenizer_that_is_not_there_is_the_culprit(tiny_llama, tmp_path, monkeypatch, given, words):
     monkeypatch.setattr(_hub, "reachable", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    files = {"CONFIG/config.json": '{"model_type": "llama"}', "BROKEN/tokenizer.json": "[", "notes.txt": "a"}
+    for name, content in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(content)
+    Path("EMPTY").mkdir()
     with pytest.raises(NtpsError, match=words):
         load_model(tiny_llama, tokenizer=given)
 
