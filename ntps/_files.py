@@ -13,7 +13,7 @@ import tempfile
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -378,3 +378,60 @@ def file_lock(path: Path) -> "FileLock":
     if path.is_symlink():
         raise NtpsError(f"{path} is a link, which cannot be a lock; remove it.")
     return FileLock(path)
+
+
+@contextmanager
+def held_lock(path: Path, what: str, *, seconds: float = 0) -> Iterator[None]:
+    """Hold a lock file, which is removed at the end.
+
+    Args:
+        path: The file, in a folder that exists.
+        what: What it stands for, for the message.
+        seconds: How long to wait for another process, or another thread, that holds it.
+
+    Raises:
+        NtpsError: If another still holds it, or it is a link.
+        OSError: If it cannot be made.
+    """
+    from filelock import Timeout
+
+    lock = file_lock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise NtpsError(f"another run is writing {what}; wait for its end, or name another output.") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            path.unlink()
+        lock.release()
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, and at the end remove those that were made for it if they are empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
+@contextmanager
+def held_folder(folder: Path, *, seconds: float = 0) -> Iterator[None]:
+    """Hold a folder for files that belong together, so that those of two runs are not mixed; make it if need be.
+
+    Raises:
+        NtpsError: If another run still holds it after so many seconds, or it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(folder))
+            stack.enter_context(held_lock(folder / ".writing.lock", f"output {folder}", seconds=seconds))
+        except OSError as error:
+            raise NtpsError(f"cannot write {folder}: {error.strerror or error}.") from error
+        yield

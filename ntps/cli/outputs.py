@@ -7,10 +7,10 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ntps._files import SAVING, beside, file_lock, local_path, sweep, writable
+from ntps._files import SAVING, beside, held_lock, local_path, made_folder, sweep, writable
 from ntps.errors import NtpsError
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
@@ -59,12 +59,12 @@ def _claim_folder(folder: str, shared: bool, inputs: Iterable[str], held: ExitSt
         ours = names & _OURS or (path / _LOCK).exists() or any(name.startswith("seed-") for name in names)
         if names and not ours:
             raise NtpsError(f"output {folder} holds files that ntps has not written; name a new or an empty folder.")
-    held.enter_context(_made(path))
+    held.enter_context(made_folder(path))
     if shared:
         _try_to_write(path / "test")
         sweep(path)
         return path
-    held.enter_context(_locked(path / _LOCK, f"output {folder}"))
+    held.enter_context(held_lock(path / _LOCK, f"output {folder}"))
     for below in (path, *(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())):
         sweep(below)
         for leftover in below.glob(f"{SAVING}*"):
@@ -83,12 +83,12 @@ def _claim_file(file: str, shared: bool, inputs: Iterable[str], held: ExitStack)
     if there is not None and not stat.S_ISREG(there.st_mode):  # a device or a FIFO
         return path
     target = Path(os.path.realpath(path))
-    held.enter_context(_made(target.parent))
+    held.enter_context(made_folder(target.parent))
     sweep(target.parent, target.name)
     if shared:
         _try_to_write(target)
     else:
-        held.enter_context(_locked(beside(target, ".lock"), file))
+        held.enter_context(held_lock(beside(target, ".lock"), file))
     return path
 
 
@@ -105,19 +105,6 @@ def _refuse_inputs(path: Path, inputs: Iterable[str]) -> None:
                 raise NtpsError(f"{name} is also what is read; name another output.")
 
 
-@contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """Make a folder, and at the end remove those that were made for it if they are empty."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        with suppress(OSError):
-            for path in missing:
-                path.rmdir()
-
-
 def _try_to_write(path: Path) -> None:
     """Write and remove an empty file beside a path."""
     trial = beside(path, f".{os.getpid()}.{os.urandom(6).hex()}.part")
@@ -125,25 +112,3 @@ def _try_to_write(path: Path) -> None:
         trial.touch()
     finally:
         trial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, which is removed at the end.
-
-    Raises:
-        NtpsError: If another process holds it.
-    """
-    from filelock import Timeout
-
-    lock = file_lock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise NtpsError(f"another run is writing {what}; wait for its end, or name another output.") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            path.unlink()
-        lock.release()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._files import atomic_write, json_text
+from ntps._files import atomic_write
 from ntps._processes import refuse_processes
 from ntps._text import counted
 from ntps.cli import options as shared
@@ -110,7 +110,6 @@ def run(
     )
     study = without_paths(study)
     result = study.to_dict(target=target)
-    atomic_write(folder / "study.json", json_text(result))
     write_study(study, folder, result=result)
     text = as_text(result)
     if lora:

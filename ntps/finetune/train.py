@@ -11,6 +11,7 @@ All randomness comes from the seed, and torch's global generator is restored aft
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ntps._files import atomic_write, save_tensors
+from ntps._files import atomic_write, held_folder, save_tensors
 from ntps._text import progress as progress_bar
 from ntps.errors import NtpsError, whole
 from ntps.finetune import adapters
@@ -101,9 +102,14 @@ class FineTuned:
             classes: Names of the classes, written into the files.
 
         Raises:
-            NtpsError: If a file cannot be written.
+            NtpsError: If a file cannot be written, or another run is writing into the folder.
         """
         folder = Path(folder)
+        with held_folder(folder):
+            self._write(folder, classes)
+        return folder
+
+    def _write(self, folder: Path, classes: Sequence[str]) -> None:
         if self.adapter is not None:
             adapters.write_adapter(self.adapter, folder, str(self.base.source.get("path", self.base.name)))
         elif self.settings.method in ("full", "scratch"):
@@ -125,7 +131,6 @@ class FineTuned:
             "curve": self.curve,
         }
         atomic_write(folder / "training.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        return folder
 
 
 def fine_tune(
@@ -157,7 +162,7 @@ def fine_tune(
 
     Raises:
         NtpsError: If an option is out of range, a class has no training or no validation text, the network lacks a
-            target, the loss is not finite, or the state belongs to another run.
+            target, the loss is not finite, the state belongs to another run, or another run is writing into `output`.
     """
     whole(seed, 0, None, "seed")
     if resume and output is None:
@@ -171,7 +176,7 @@ def fine_tune(
     check_classes(validation, "validation")
     folder = None if output is None else Path(output)
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), nullcontext() if folder is None else held_folder(folder):
         trainer = Trainer(
             model, train, validation, settings or TrainSettings(), seed=seed, folder=folder, resume=resume
         )
@@ -179,20 +184,20 @@ def fine_tune(
             for step in trainer.run():
                 bar.set_description(f"fine-tuning, validation loss {trainer.progress.curve[-1].validation_loss:.3f}")
                 bar.update(step - bar.n)
-    tuned = FineTuned(
-        base=model,
-        network=trainer.network.eval(),
-        adapter=trainer.adapter,
-        readout=trainer.readout,
-        initial_readout=trainer.initial_readout,
-        settings=trainer.settings,
-        seed=seed,
-        curve=[asdict(evaluation) for evaluation in trainer.progress.curve],
-        best_step=trainer.progress.best_step,
-        n_trained=sum(parameter.numel() for parameter in trainer.parameters.values()),
-    )
-    if folder is not None:
-        tuned.save(folder, classes=train.classes)
+        tuned = FineTuned(
+            base=model,
+            network=trainer.network.eval(),
+            adapter=trainer.adapter,
+            readout=trainer.readout,
+            initial_readout=trainer.initial_readout,
+            settings=trainer.settings,
+            seed=seed,
+            curve=[asdict(evaluation) for evaluation in trainer.progress.curve],
+            best_step=trainer.progress.best_step,
+            n_trained=sum(parameter.numel() for parameter in trainer.parameters.values()),
+        )
+        if folder is not None:
+            tuned._write(folder, train.classes)
     return tuned
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+PATIENCE = 30.0  # seconds that a report waits for another one that is being written into its folder
+
 
 @dataclass(frozen=True)
 class Picture:

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ntps._files import atomic_write, json_text
+from ntps._files import atomic_write, held_folder, json_text
 from ntps._names import shareable, short_name
 from ntps._text import Column, fixed, html_table
 from ntps.errors import NtpsError
-from ntps.report.page import csv_text, draw_picture, file_names, interval_text, render, settings_table
+from ntps.report.page import (
+    PATIENCE,
+    csv_text,
+    draw_picture,
+    file_names,
+    interval_text,
+    render,
+    settings_table,
+)
 from ntps.report.plots import COLORS, MARKERS, as_label, legend_below, new_axes
 from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve
@@ -36,7 +44,8 @@ def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> 
 
     Files for one ranking: report.html, ranking.json, ranking.csv, models.png, layers.png and labels.png. For several,
     the page has one section per label column, ranking.json is a list, ranking.csv has a first column `labels`, and the
-    pictures are called models-NAME.png and so on. Each file is written atomically.
+    pictures are called models-NAME.png and so on. Each file is written atomically, and the files of two runs are not
+    mixed.
 
     Args:
         rankings: From `ntps.rank`.
@@ -59,12 +68,13 @@ def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> 
     page = render("ranking.html", title=heading, heading=heading, sections=sections)
     dicts = [shareable(ranking.to_dict()) for ranking in rankings]
     pictures = [picture for section in sections for picture in section["pictures"]]
-    return [
-        *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-        atomic_write(folder / "ranking.json", json_text(dicts if several else dicts[0])),
-        atomic_write(folder / "ranking.csv", _csv(rankings)),
-        atomic_write(folder / "report.html", page),
-    ]
+    with held_folder(folder, seconds=PATIENCE):
+        return [
+            *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
+            atomic_write(folder / "ranking.json", json_text(dicts if several else dicts[0])),
+            atomic_write(folder / "ranking.csv", _csv(rankings)),
+            atomic_write(folder / "report.html", page),
+        ]
 
 
 def _csv(rankings: Sequence[Ranking]) -> str:

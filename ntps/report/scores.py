@@ -8,11 +8,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ntps._files import atomic_write, json_text
+from ntps._files import atomic_write, held_folder, json_text
 from ntps._names import clean, shareable, short_name
 from ntps._text import Column, html_table
 from ntps.errors import NtpsError
-from ntps.report.page import csv_text, draw_picture, file_names, interval_text, render, settings_table
+from ntps.report.page import (
+    PATIENCE,
+    csv_text,
+    draw_picture,
+    file_names,
+    interval_text,
+    render,
+    settings_table,
+)
 from ntps.report.plots import plot_curve, plot_layers
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.results import LayerScore, ScoreResult
@@ -45,7 +53,7 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
 
     Files for one result: report.html, scores.json, scores.csv, layers.png and curve.png. For several, the page has one
     section per label column, scores.json is a list, scores.csv has a first column `labels`, and the pictures are called
-    layers-NAME.png and curve-NAME.png. Each file is written atomically.
+    layers-NAME.png and curve-NAME.png. Each file is written atomically, and the files of two runs are not mixed.
 
     Args:
         results: One result, or several of one model and the same texts, with different label columns.
@@ -72,12 +80,13 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
     page = render("score.html", title=heading, heading=heading, sections=sections, contents=_contents(sections))
     dicts = [shareable(result.to_dict()) for result in results]
     pictures = [section[kind] for section in sections for kind in ("layers", "curve")]
-    return [
-        *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-        atomic_write(folder / "scores.json", json_text(dicts if several else dicts[0])),
-        atomic_write(folder / "scores.csv", _csv(results, names)),
-        atomic_write(folder / "report.html", page),
-    ]
+    with held_folder(folder, seconds=PATIENCE):
+        return [
+            *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
+            atomic_write(folder / "scores.json", json_text(dicts if several else dicts[0])),
+            atomic_write(folder / "scores.csv", _csv(results, names)),
+            atomic_write(folder / "report.html", page),
+        ]
 
 
 def _section_names(results: Sequence[ScoreResult]) -> list[str]:

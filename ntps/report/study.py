@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from ntps._files import atomic_write
+from ntps._files import atomic_write, held_folder, json_text
 from ntps._names import distinct, shareable, short_name
 from ntps._text import Column, counted, html_table
-from ntps.report.page import Picture, csv_text, draw_picture, render, settings_table
+from ntps.report.page import PATIENCE, Picture, csv_text, draw_picture, render, settings_table
 from ntps.report.study_plots import NAMES, plot_against, plot_choice, plot_models, plot_options, small_multiples
 from ntps.study.study import Study
 from ntps.study.table import GAINS
@@ -30,7 +30,9 @@ LEFT_OUT = {"task": "each task", "model": "each model", "both": "task and model"
 
 
 def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | None = None) -> list[Path]:
-    """Write report.html, study.csv and pictures into the study's folder, each atomically.
+    """Write report.html, study.json, study.csv and pictures into the study's folder, each atomically.
+
+    The files of two processes are not mixed.
 
     Args:
         study: From `ntps.run_study`.
@@ -61,11 +63,13 @@ def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | No
         failed=_failed_table([cell for cell in result["cells"] if cell["status"] != "done"]),
         settings=settings_table(result["settings"]),
     )
-    return [
-        *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-        atomic_write(folder / "study.csv", csv_text(frame)),
-        atomic_write(folder / "report.html", page),
-    ]
+    with held_folder(folder, seconds=PATIENCE):
+        return [
+            atomic_write(folder / "study.json", json_text(result)),
+            *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
+            atomic_write(folder / "study.csv", csv_text(frame)),
+            atomic_write(folder / "report.html", page),
+        ]
 
 
 def without_paths(study: Study) -> Study:

@@ -20,8 +20,9 @@ from helpers.problems import order_task
 import ntps.finetune.adapters
 import ntps.finetune.loop
 import ntps.models.forward
-from ntps._files import load_tensors, save_tensors
+from ntps._files import held_folder, load_tensors, save_tensors
 from ntps.errors import NtpsError
+from ntps.finetune import adapters
 from ntps.finetune.adapters import linear_modules, target_names
 from ntps.finetune.before_after import before_and_after
 from ntps.finetune.head import fit_readout
@@ -500,6 +501,32 @@ class TestSaved:
             os.umask(mask)
         names = {"adapter_model.safetensors", "adapter_config.json", "head.safetensors", "training.json"}
         assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(names, 0o640)
+
+
+class TestTwoRuns:
+    def test_the_second_into_one_folder_is_refused_before_a_step(self, llama, parts, lora, tmp_path, monkeypatch):
+        monkeypatch.setattr(Trainer, "run", None)
+        with held_folder(tmp_path):
+            for resume in (False, True):
+                with pytest.raises(NtpsError, match="another run is writing"):
+                    fine_tune(llama, *parts, settings=FAST, output=tmp_path, resume=resume, progress=False)
+            with pytest.raises(NtpsError, match="another run is writing"):
+                lora.tuned.save(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_run_holds_its_folder_until_all_is_written(self, llama, parts, tmp_path, monkeypatch):
+        real, refused = adapters.write_adapter, []
+
+        def write(*arguments):
+            with pytest.raises(NtpsError, match="another run"), held_folder(tmp_path / "out"):
+                pass
+            refused.append(True)
+            real(*arguments)
+
+        monkeypatch.setattr(adapters, "write_adapter", write)
+        fine_tune(llama, *parts, settings=replace(FAST, steps=1), output=tmp_path / "out", progress=False)
+        assert refused == [True]
+        assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
 class TestTargets:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +12,13 @@ import pandas as pd
 import pytest
 from helpers.pages import check_page
 from helpers.problems import make_problem, representations_of
-from helpers.results import EVIL, score_result
+from helpers.results import EVIL, make_ranking, make_study, score_result
 
+import ntps.report.ranking
+import ntps.report.scores
+import ntps.report.study
 from ntps.errors import NtpsError
-from ntps.report import write_report
+from ntps.report import write_ranking, write_report, write_study
 from ntps.scoring import score
 
 pytestmark = pytest.mark.slow
@@ -211,3 +216,46 @@ def test_any_name_stands_on_the_page(tmp_path):
     write_report(score_result(model=name, task=name, label_column=name), tmp_path)
     page = (tmp_path / "report.html").read_bytes().decode("utf-8")
     assert "\x1b" not in page and "red $5 to $10" in page
+
+
+@pytest.mark.parametrize("kind", ["scores", "ranking", "study"])
+def test_reports_of_two_runs_are_not_mixed(tmp_path, monkeypatch, kind):
+    """The second comes while the first is half-way, and waits: all files are its own."""
+    if kind == "scores":
+        module, write, contents = ntps.report.scores, write_report, [score_result(task=name) for name in ("one", "two")]
+    elif kind == "ranking":
+        module, write = ntps.report.ranking, write_ranking
+        contents = [make_ranking(label_column=name) for name in ("one", "two")]
+    else:
+        module, contents = ntps.report.study, [make_study(models=(name, "b"), n_tasks=3) for name in ("one", "two")]
+
+        def write(study, folder):
+            write_study(study, folder, result=study.to_dict(n_permutations=9))
+
+    for content, folder in zip(contents, ("one", "two"), strict=True):
+        write(content, tmp_path / folder)
+    half_way, at_the_door = threading.Event(), threading.Event()
+    write_file, hold = module.atomic_write, module.held_folder
+
+    def slow(path, data):
+        if threading.current_thread() is first and path.suffix == ".csv":
+            half_way.set()
+            assert at_the_door.wait(60)
+            time.sleep(0.5)  # the other would be done by now
+        return write_file(path, data)
+
+    def seen(folder, **options):
+        if threading.current_thread() is not first:
+            at_the_door.set()
+        return hold(folder, **options)
+
+    monkeypatch.setattr(module, "atomic_write", slow)
+    monkeypatch.setattr(module, "held_folder", seen)
+    first = threading.Thread(target=write, args=(contents[0], tmp_path / "both"))
+    first.start()
+    assert half_way.wait(60)
+    write(contents[1], tmp_path / "both")
+    first.join()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "both").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    assert files != {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}

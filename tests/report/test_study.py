@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 MAPS = {f"{name}_{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("options", "permuted", "choice")}
 POINTS = {f"{name}{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("", "_by_model")}
 GAINS = {"gain_accuracy.png", "gain_held_back.png", "gain_ntps.png"}
-ALWAYS = {"report.html", "study.csv"}
+ALWAYS = {"report.html", "study.json", "study.csv"}
 
 
 def test_a_whole_study(tmp_path):
