@@ -1,6 +1,7 @@
 """Results made by hand, with numbers that look like real ones: for what shows results and computes none."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,19 @@ CURVE = LearningCurve(
     twice=0.5678, interval=(0.5432, 0.5924), gain_interval=(0.0912, 0.1310),
 )  # fmt: skip
 KS = [1, 2, 4, 8, 16]
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Check that results are equal, a missing number (NaN) to a missing one, which `==` says in some Pythons only."""
+    np.testing.assert_equal(_plain(found), _plain(wanted))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def layer_score(layer: int, rng: np.random.Generator, *, held_out: bool = True, evidence: bool = False) -> LayerScore:

@@ -34,17 +34,20 @@ def load(network, **options):
 # Causality
 
 
-def decoder(kind, *, both_ways, outliers):
-    """A tiny decoder whose attention reads later tokens or not, with two channels a hundred times larger or not."""
+def decoder(kind, *, both_ways, outliers=False, scale=1):
+    """A tiny decoder whose attention reads later tokens or not, with two channels a hundred times larger or not.
+
+    `scale` is that of all embeddings.
+    """
     network = network_of(tiny_config(kind), head=False)
     if both_ways:
         for module in network.modules():
             if hasattr(module, "is_causal"):
                 module.is_causal = False
         network.config.is_causal = False
-    if outliers:
-        with torch.no_grad():
-            network.get_input_embeddings().weight[:, 3:5] *= 100
+    with torch.no_grad():
+        network.get_input_embeddings().weight[:, 3:5] *= 100 if outliers else 1
+        network.get_input_embeddings().weight *= scale
     return network
 
 
@@ -56,6 +59,22 @@ def test_attention_both_ways_is_found_out_in_every_type(kind, outliers, dtype):
     assert model.causal
     network = decoder(kind, both_ways=True, outliers=outliers).to(dtype)
     assert reads_later_tokens(network, model.vocabulary, model.device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_attention_both_ways_is_found_out_where_the_embeddings_drown_it(kind, dtype):
+    """At a thousand times the usual scale, what a block adds changes no digit of the states in bfloat16."""
+    for both_ways in (False, True):
+        network = decoder(kind, both_ways=both_ways, scale=1000).to(dtype)
+        assert reads_later_tokens(network, 96, "cpu") is both_ways
+
+
+def test_the_test_of_causality_leaves_nothing_behind(tiny_llama):
+    network = load_model(tiny_llama).model
+    hooks = [dict(module._forward_hooks) for module in network.modules()]
+    assert not reads_later_tokens(network, 96, "cpu")
+    assert [dict(module._forward_hooks) for module in network.modules()] == hooks
 
 
 @pytest.mark.parametrize("flag", [{"is_causal": False}, {"use_bidirectional_attention": True}])
