@@ -47,6 +47,17 @@ def test_dependencies_agree_with_pyproject(file):
     assert len(listed) == len(specs) - len(ONLY_CONDA), "a package is listed twice"
 
 
+def test_the_lowest_versions_are_those_that_are_declared():
+    """`make test-lowest` installs them; torch and pyarrow are what fits beside them."""
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    least = {name: version.removeprefix(">=") for name, version in map(split, declared)}
+    assert tested.keys() == least.keys() | {"pyarrow"}
+    for name in least.keys() - {"torch"}:
+        assert f"{tested[name]}.".startswith(f"{least[name]}."), name
+
+
 def test_the_two_environments_differ_in_torch_only():
     root, binder = (set(environment(file)) for file in FILES)
     assert {split(spec)[0] for spec in root ^ binder} == {"pytorch", "pytorch-cpu"}
