@@ -64,7 +64,7 @@ def _status() -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command, such as `ntps paper`
             say(error.format_message())
             return 0
-        return _refuse(f"{error.format_message()} See ntps --help.")
+        return _refuse(f"{error.format_message().rstrip('.')}. See ntps --help.")
     return status if isinstance(status, int) else 0
 
 

@@ -133,6 +133,10 @@ def target_names(network: Any, target: str | Iterable[str], start_layer: int = 0
     """
     modules, others = adaptable_modules(network)
     names = [name for name in modules if start_layer == 0 or _block(name) >= start_layer]
+    if modules and not names:
+        raise NtpsError(
+            f"start_layer is {start_layer}; the last block with linear modules is {max(map(_block, modules))}."
+        )
     endings = ", ".join(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names)) or "none"
     if target == "all-linear":
         chosen, missing = names, "linear module"

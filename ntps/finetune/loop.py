@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ntps.core import NonFiniteError
 from ntps.errors import NtpsError
 from ntps.finetune import adapters
 from ntps.finetune.head import fit_readout, random_readout
@@ -94,6 +95,8 @@ class Trainer:
         self.validation_labels = torch.from_numpy(validation.labels.copy())
         self.network, self.adapter = _trainable(model, settings, seed)
         features = pooled_features(model, self.network, self.ids)
+        for text in (~features.isfinite().all(1)).nonzero():
+            raise NonFiniteError(model.n_layers - 1, int(text), train.texts[int(text)])
         if settings.head == "random":
             readout = random_readout(features.shape[1], train.n_classes)
         else:

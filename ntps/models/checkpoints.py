@@ -64,6 +64,8 @@ def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
         raise NtpsError("the model's name is empty; give a bundled name, a directory, a .gguf file or a hub name.")
     path = local_path(name)
     base, plus, adapter = name.rpartition("+")
+    if plus and not adapter.strip() and not path.exists():
+        raise NtpsError(f"{name}: after the + give the directory of an adapter.")
     if plus and not path.exists():
         return _locate_adapted(name, base, local_path(adapter), gguf_file)
     bundled = _is_bundled(name)

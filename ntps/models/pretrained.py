@@ -38,7 +38,7 @@ class LoadOptions:
             one_of(self.dtype, DTYPES, "dtype")
         if self.device is not None and self.device_map is not None:
             raise NtpsError(
-                f"device ({self.device!r}) and device_map ({self.device_map!r}) exclude each other; give one."
+                f"device is {self.device!r} and device_map is {self.device_map!r}; they exclude each other, give one."
             )
         if self.random_weights and self.device_map is not None:
             raise NtpsError("random_weights cannot be spread with device_map; give device.")

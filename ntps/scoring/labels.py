@@ -137,6 +137,8 @@ def assign_folds(
         raise NtpsError(f"folds is {folds!r}; it must be 'auto', 0 (none) or a number of at least 2.")
     if folds == 0:
         return None
+    if largest < 2:
+        raise NtpsError(f"folds is {folds}; no class has more than 1 different text: give more texts, or no folds (0).")
     if not 2 <= folds <= largest:
         raise NtpsError(
             f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the number of different texts in the "

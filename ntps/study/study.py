@@ -25,6 +25,7 @@ from ntps._processes import refuse_processes
 from ntps._version import __version__
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
+from ntps.models.load import find_device
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction, tuned_changes
 from ntps.study.grid import make_grid
@@ -370,6 +371,7 @@ def run_study(
     refuse_processes("a study", "start as many as you like with the same output, but without torchrun")
     settings = settings or StudySettings()
     whole(batch_size, 1, None, "batch_size")
+    find_device(device)
     store = CellStore(output)
     if lora is not None:
         lora = replace(lora, max_length=lora.max_length or settings.max_length)

@@ -38,6 +38,8 @@ def read_folder(path: Path, split: str | None, config: str | None = None, *, hea
     import datasets
 
     saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if (path / "config.json").is_file() and any(file.suffix in {".safetensors", ".bin"} for file in path.iterdir()):
+        raise NtpsError(f"{path} is the folder of a model; labelled texts are needed.")
     if not saved and not any(file.suffix.lower() in EXTENSIONS for file in path.rglob("*")):
         raise NtpsError(
             f"{path} is a folder without data: neither a save_to_disk folder nor one of {', '.join(EXTENSIONS)} files."

@@ -549,7 +549,7 @@ class TestTargets:
         names = target_names(llama.model, "paper", 2)
         assert [name.split(".")[1] for name in names] == ["2"] * 3
         assert len(target_names(llama.model, "all-linear", 1)) == 14
-        with pytest.raises(NtpsError, match="no query, key or value module"):
+        with pytest.raises(NtpsError, match="start_layer is 3; the last block with linear modules is 2"):
             target_names(llama.model, "paper", 3)
 
     def test_a_network_without_such_modules_says_which_it_has(self, llama, monkeypatch):
@@ -675,6 +675,13 @@ class TestRefused:
         blank = load_task(texts=["good", " ", "bad", "film"], labels=["first", "second"] * 2)
         with pytest.raises(NtpsError, match=r"text 2 .* has no token"):
             fine_tune(llama, blank, parts[1], settings=FAST, progress=False)
+
+    def test_a_model_whose_states_are_not_finite(self, tiny_llama, parts):
+        model = load_model(tiny_llama)
+        with torch.no_grad():
+            model.model.norm.weight[3] = math.nan
+        with pytest.raises(NtpsError, match=r"layer 3 has a hidden state that is not finite, in text 0 \('"):
+            fine_tune(model, *parts, settings=FAST, progress=False)
 
     def test_a_loss_that_is_not_finite(self, llama, parts, monkeypatch):
         with pytest.raises(NtpsError, match=r"not finite at step \d+; try a learning_rate below 1e\+30"):

@@ -153,7 +153,10 @@ def test_the_number_of_folds_is_limited_by_different_texts():
     assert assign_folds(labels, "auto").max() + 1 == 5
     with pytest.raises(NtpsError, match=r"folds is 4.*3, the number of different texts"):
         assign_folds(labels, 4, groups=groups)
-    assert assign_folds(labels, "auto", groups=np.repeat([0, 1], [12, 2])) is None
+    alone = np.repeat([0, 1], [12, 2])
+    assert assign_folds(labels, "auto", groups=alone) is None
+    with pytest.raises(NtpsError, match=r"folds is 4; no class has more than 1 different text"):
+        assign_folds(labels, 4, groups=alone)
 
 
 def test_a_repeat_with_another_label_stays_with_its_text():
