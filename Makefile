@@ -50,9 +50,9 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 		--editable . pytest hypothesis pytest-xdist pyyaml
 	@touch $@
 
-test-lowest: $(LOWEST)/.test ## The fast tests of models, tasks and commands with the lowest versions.
+test-lowest: $(LOWEST)/.test ## The fast tests with the lowest versions of what is needed.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(LOWEST)/bin/python -m pytest -n 2 -m "$(OFFLINE) and not slow" \
-		tests/models tests/tasks tests/cli tests/finetune
+		tests/core tests/models tests/tasks tests/scoring tests/study tests/report tests/cli tests/finetune
 
 lint: $(VENV)/.dev ## Style, docstrings, types and the order of imports.
 	$(BIN)/ruff check .

@@ -42,10 +42,8 @@ def legend_below(ax: Axes, *, columns: int = 2) -> None:
     """Put the legend below the axis label, where it covers no data."""
     from matplotlib.transforms import ScaledTranslation
 
-    figure = ax.get_figure(root=True)
-    assert figure is not None
     # In points, so that the gap to the axis label does not depend on the height of the axes.
-    below = ax.transAxes + ScaledTranslation(0, -32 / 72, figure.dpi_scale_trans)
+    below = ax.transAxes + ScaledTranslation(0, -32 / 72, ax.figure.dpi_scale_trans)
     ax.legend(
         frameon=False,
         fontsize="small",
