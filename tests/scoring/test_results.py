@@ -54,7 +54,7 @@ def test_json_holds_every_key(folds, convention):
             "tied": list(result.best.tied), "interval": list(result.best.interval),
         }  # fmt: skip
         assert [row["name"] for row in read["baselines"]] == ["logistic probe", "TF-IDF", "label frequencies"]
-        assert read["learning_curve"].keys() == {"n", "r2", "standard_error", "twice", "interval"}
+        assert read["learning_curve"].keys() == {"n", "r2", "standard_error", "twice", "interval", "gain_interval"}
     else:
         assert (read["best"], read["baselines"], read["learning_curve"]) == (None, [], None)
     assert read["provenance"]["version"] == "0"
