@@ -13,7 +13,7 @@ SOURCES := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 OFFLINE := not browser and not notebooks and not gpu
 
-.PHONY: help demo test test-fast test-lowest lint lab notebooks exercises test-notebooks test-browser bench clean
+.PHONY: help demo test test-fast test-long test-lowest lint lab notebooks exercises test-notebooks test-browser bench clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,11 +38,14 @@ $(VENV)/.dev: $(VENV)/.test
 demo: $(VENV)/.core ## Score the bundled model on the bundled tasks; writes report/.
 	$(BIN)/ntps demo --output report
 
-test: $(VENV)/.test ## Run the tests that need no network, GPU or browser.
-	$(PYTEST) -n 2 -m "$(OFFLINE)"
+test: $(VENV)/.test ## Run the tests that need no network, GPU or browser, without those of test-long.
+	$(PYTEST) -n 2 -m "$(OFFLINE) and not long"
+
+test-long: $(VENV)/.test ## Long simulations, commands killed at random moments, every architecture.
+	$(PYTEST) -n 2 -m "$(OFFLINE) and long"
 
 test-fast: $(VENV)/.test ## The same without the slow ones, for while you work.
-	$(PYTEST) -n 2 -m "$(OFFLINE) and not slow"
+	$(PYTEST) -n 2 -m "$(OFFLINE) and not slow and not long"
 
 $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
@@ -51,7 +54,7 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 	@touch $@
 
 test-lowest: $(LOWEST)/.test ## The fast tests with the lowest versions of what is needed.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(LOWEST)/bin/python -m pytest -n 2 -m "$(OFFLINE) and not slow" \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(LOWEST)/bin/python -m pytest -n 2 -m "$(OFFLINE) and not slow and not long" \
 		tests/core tests/models tests/tasks tests/scoring tests/study tests/report tests/cli tests/finetune
 
 lint: $(VENV)/.dev ## Style, docstrings, types and the order of imports.

@@ -49,6 +49,15 @@ def tiny_t5(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def sketches(monkeypatch):
+    """Draw the pictures of reports without layout and pixels: for tests that look at pages and tables."""
+    from helpers.pictures import sketch
+
+    for page in ("scores", "study"):
+        monkeypatch.setattr(f"ntps.report.{page}.draw_picture", sketch)
+
+
+@pytest.fixture
 def fake_miniworld(monkeypatch, tiny_llama):
     """Stand in for the bundled language: one task "topic", one model "miniworld-base"."""
     import sys

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +50,7 @@ def main() -> None:
 def _status() -> int:
     """Run the command and return its exit status."""
     try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        status = _command()(sys.argv[1:] or ["--help"], standalone_mode=False)
     except NtpsError as error:
         return _refuse(name_options(str(error), _parameters()))
     except (KeyboardInterrupt, typer.Abort):
@@ -100,9 +101,15 @@ def _refuse(message: str) -> int:
     return 2
 
 
+@cache
+def _command() -> Any:
+    """Return the whole command line as click knows it; making it out of signatures takes longer than parsing."""
+    return typer.main.get_command(app)
+
+
 def _parameters() -> list[Any]:
     """Return the click parameters of the command that is running."""
-    command: Any = typer.main.get_command(app)
+    command = _command()
     for word in sys.argv[1:]:  # a group's command is the next word
         command = getattr(command, "commands", {}).get(word, command)
     return command.params

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from helpers.forks import Forks
 
 ROOT = Path(__file__).parents[1]
 ENV = {
@@ -21,6 +21,7 @@ ENV = {
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_they_finish_the_same(tmp_path, tiny_llama):
     """Ten kills of each command, half of them with SIGTERM, which also cleans up at once."""
     script = [sys.executable, str(ROOT / "helpers" / "kill_study.py"), "commands", str(tmp_path), str(tiny_llama)]
@@ -35,28 +36,35 @@ def test_killed_at_random_moments_they_finish_the_same(tmp_path, tiny_llama):
         assert set(found["statuses"]) <= {143}, name
 
 
+@pytest.fixture(scope="module")
+def forks():
+    forks = Forks(["ntps.cli.app", "ntps.models.passes", "transformers"], ENV)
+    yield forks
+    forks.close()
+
+
+SIGNALLED = """
+import os, signal, sys, time, ntps.cli.app
+import ntps.models.passes as passes
+os.chdir({folder!r})
+number = signal.Signals({number})  # as it is where no parent, such as nohup, ignores it
+signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+def slow(*_):
+    print("runs", flush=True)
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+passes._run = slow
+sys.argv = ["ntps", "score", {model!r}, "r.csv", "--output", "new/out", "--json", "x.json"]
+ntps.cli.app.main()
+"""
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, number, status):
+def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, forks, number, status):
     rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(60)]
     (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    code = (
-        "import sys, time, ntps.cli.app\nimport ntps.models.passes as passes\n"
-        "def slow(*_): print('runs', flush=True); time.sleep(60)\n"
-        "passes._run = slow\nntps.cli.app.main()"
-    )
-    arguments = ["score", str(tiny_llama), "r.csv", "--output", "new/out", "--json", "x.json"]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=tmp_path,
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # where the tests were started by nohup or with &
-    ) as run:
-        assert run.stdout.readline() == b"runs\n"
-        time.sleep(0.2)
-        run.send_signal(number)
-        _, err = run.communicate(timeout=30)
-    assert run.returncode == status
-    assert err.decode().strip() == "ntps: interrupted; what was finished is kept."
+    program = SIGNALLED.format(folder=str(tmp_path), number=int(number), model=str(tiny_llama))
+    (done,) = forks.run(program)
+    assert (done.returncode, done.stdout) == (status, "runs\n")
+    assert done.stderr.strip() == "ntps: interrupted; what was finished is kept."
     assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]

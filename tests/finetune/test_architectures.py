@@ -104,7 +104,7 @@ def test_the_result_says_what_was_adapted():
     assert None not in (result.before.next_token_loss, result.after.next_token_loss)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_architecture_is_scored_and_fine_tuned_or_refused():
     assert len(NAMES) >= 60
     rows = [check(name) for name in NAMES if name not in FEW]

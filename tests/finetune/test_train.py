@@ -334,6 +334,7 @@ class TestResume:
         assert curve(again) == curve(whole)
         assert np.array_equal(again.features(parts[1].texts), whole.features(parts[1].texts))
 
+    @pytest.mark.long
     @pytest.mark.slow  # a process of its own imports everything once more
     def test_a_process_that_is_killed_leaves_a_state_to_continue_from(self, tiny_llama, llama, parts, lora, tmp_path):
         script = f"""

@@ -33,7 +33,7 @@ import ntps.report.scores as scores
 import ntps.report.study as study_pages
 import ntps.scoring.probes as probes
 import ntps.study.cells as cells
-from ntps.report.page import Picture
+from helpers.pictures import no_picture
 from ntps.study.measure import StudySettings
 from ntps.study.study import run_study
 from ntps.tasks import load_task
@@ -256,11 +256,6 @@ def _kill_command(line, folder, kills, rng):
     names = [sorted(str(path.relative_to(place)) for path in place.rglob("*")) for place in (reference, tried)]
     report["files_equal"] = names[0] == names[1]
     return report
-
-
-def no_picture(file, alt, draw, **_):
-    """Stand in for pictures, which take most of the time of so small a run."""
-    return Picture(file, alt, b"")
 
 
 def _command(arguments):

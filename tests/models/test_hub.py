@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers.forks import Forks
 from helpers.models import save_tiny
 
 FIRST, SECOND = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "76543210"
@@ -125,24 +126,31 @@ def served(tmp_path):
     Hub.root, Hub.commit = tmp_path / "hub", FIRST
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))} | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home"),
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+    }  # fmt: skip
+    server.forks = Forks(["datasets", "transformers", "ntps.models.load", "ntps.tasks.load"], server.environment)
     yield server
+    server.forks.close()
     server.shutdown()
     server.server_close()
 
 
-def load(server, tmp_path, program=LOAD, **environment):
+def load(server, program=LOAD, **environment):
     """Load everything in a process of its own, since the libraries read the hub's address when they are imported."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home"), **environment}
-    env["NO_PROXY"] = env["no_proxy"] = "127.0.0.1"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True)
-    assert "Traceback" not in done.stderr
+    if environment:  # which they read then, too
+        env = server.environment | environment
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    else:
+        (done,) = server.forks.run(program)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
 def test_the_hub_online_moved_on_gone_and_cached(served, tmp_path):
-    online = load(served, tmp_path)
+    online = load(served)
     assert online["model"][0] == online["main"][0] == FIRST
     assert online["model"][1] == online["model"][2] == online["main"][1] == online["fingerprint"]
     assert online["head"] is True
@@ -152,24 +160,24 @@ def test_the_hub_online_moved_on_gone_and_cached(served, tmp_path):
     assert "'org/nothing'" in online["no task"]
 
     Hub.commit = SECOND
-    moved = load(served, tmp_path)  # the copy in the cache is good until the branch is asked for
+    moved = load(served)  # the copy in the cache is good until the branch is asked for
     assert moved["model"][:2] == online["model"][:2]
     assert moved["main"][0] == SECOND
     assert moved["main"][1] != online["main"][1]
 
-    asked_for = load(served, tmp_path, HF_HUB_OFFLINE="1")
+    asked_for = load(served, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in asked_for["no model"]
     assert "HF_HUB_OFFLINE" in asked_for["no task"]
 
     (snapshot,) = (tmp_path / "home").rglob(f"models--org--tiny/snapshots/{SECOND}")
     (snapshot / "tokenizer.json").unlink()  # as an interrupted download leaves it
-    healed = load(served, tmp_path)
+    healed = load(served)
     assert healed["model"][:2] == moved["main"]
     assert (snapshot / "tokenizer.json").exists()
 
     served.shutdown()
     served.server_close()
-    gone = load(served, tmp_path)
+    gone = load(served)
     for offline in (asked_for, gone):
         assert offline["task"] == online["task"]
         assert offline["model"][:2] == offline["main"] == moved["main"]
@@ -216,7 +224,7 @@ def test_text_files_on_the_hub_are_read_as_files_are(served, tmp_path):
             path.write_text(content)
     options = {name: {} for name in SETS}
     program = READ.replace("SETS", repr(options))
-    online = load(served, tmp_path, program)
+    online = load(served, program)
     whole = [["NA", "null", "1.0", "2024-01-01"], ["007", "7", "007", "7"]]
     for name in ("words", "semicolons", "tabs", "lines", "parts"):
         assert online[name] == whole, name
@@ -226,16 +234,16 @@ def test_text_files_on_the_hub_are_read_as_files_are(served, tmp_path):
 
     served.shutdown()
     served.server_close()
-    assert load(served, tmp_path, program) == online
+    assert load(served, program) == online
     options = {"tabs": {"split": "test"}, "words": {"split": "test"}, "parts": {"revision": "other"}}
-    other = load(served, tmp_path, READ.replace("SETS", repr(options)))
+    other = load(served, READ.replace("SETS", repr(options)))
     assert other["tabs"] == [["a", "b"], ["0", "1"]]
     assert "org/words has: train" in other["words"]
     assert "cache" in other["parts"]
 
     (part,) = (tmp_path / "home").rglob("train-1.csv")  # as an interrupted download leaves it
     part.unlink()
-    left = load(served, tmp_path, program)
+    left = load(served, program)
     assert "cache" in left.pop("parts")
     online.pop("parts")
     assert left == online

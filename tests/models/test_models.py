@@ -460,22 +460,14 @@ def test_a_closing_special_token_survives_truncation(tiny_llama):
 
 
 @pytest.mark.slow
-def test_no_warning_about_long_texts_or_missing_padding(tiny_gpt2):
+def test_neither_warnings_about_long_texts_and_padding_nor_an_import_of_datasets(tiny_gpt2):
     code = (
         "import sys; from ntps.models.load import load_model; m = load_model(sys.argv[1]); "
-        "t = m.tokenize(['the film ' * 90, 'the']); m.hidden_states(*m.pad(t.ids)); print(t.n_truncated)"
+        "t = m.tokenize(['the film ' * 90, 'the']); m.hidden_states(*m.pad(t.ids)); "
+        "print(t.n_truncated, 'datasets' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny_gpt2)], capture_output=True, text=True, check=True)
-    assert (done.stdout.strip(), done.stderr.strip()) == ("1", "")
-
-
-@pytest.mark.slow
-def test_loading_a_model_does_not_import_datasets(tiny_gpt2):
-    code = (
-        "import sys; from ntps.models.load import load_model; load_model(sys.argv[1]); print('datasets' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tiny_gpt2)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert (done.stdout.strip(), done.stderr.strip()) == ("1 False", "")
 
 
 def test_loading_leaves_the_libraries_settings_alone(tiny_llama):

@@ -70,24 +70,34 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
-def test_any_name_is_drawn_as_it_is(name):
-    """In titles, legends, ticks and beside points: no formula begins, nothing is hidden, nothing warns."""
-    study = make_study(models=(clean(name), "two"))  # as a study's names are
-    study = replace(
-        study,
-        tasks=(clean(name), *study.tasks[1:]),
-        cells=tuple(replace(cell, task=clean(name)) if cell.task == study.tasks[0] else cell for cell in study.cells),
-    )
-    row = {"task": name, "random": 0.1, "pretrained": 0.5, "ceiling": 0.6}
+@pytest.fixture
+def strict_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_picture("x.png", "", lambda figure: plot_layers(score_result(model=name, task=name), figure.add_subplot()))
-        draw_picture("x.png", "", lambda figure: plot_tasks([row], figure.add_subplot()))
-        draw_picture("x.png", "", lambda figure: plot_models(study, figure=figure))
-        draw_picture("x.png", "", lambda figure: plot_against(study, ax=figure.add_subplot()))
+        yield
+
+
+@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
+@pytest.mark.usefixtures("strict_warnings")
+def test_any_name_is_drawn_as_it_is(name):
+    """In titles: no formula begins, nothing is hidden, nothing warns."""
+    draw_picture("x.png", "", lambda figure: plot_layers(score_result(model=name, task=name), figure.add_subplot()))
+
+
+@pytest.mark.usefixtures("strict_warnings")
+def test_any_names_are_drawn_together_as_they_are():
+    """In legends, ticks and beside points, all at once."""
+    names = tuple(map(clean, ODD))  # as a study's names are
+    study = make_study(models=names, n_tasks=len(names))
+    tasks = dict(zip(study.tasks, names, strict=True))
+    cells = tuple(replace(cell, task=tasks[cell.task]) for cell in study.cells)
+    study = replace(study, tasks=names, cells=cells)
+    rows = [{"task": name, "random": 0.1, "pretrained": 0.5, "ceiling": 0.6} for name in ODD]
+    draw_picture("x.png", "", lambda figure: plot_tasks(rows, figure.add_subplot()))
+    draw_picture("x.png", "", lambda figure: plot_models(study, figure=figure))
+    draw_picture("x.png", "", lambda figure: plot_against(study, ax=figure.add_subplot()))
     ax = plot_against(study, ax=Figure().add_subplot())
-    assert len(ax.get_legend().get_texts()) == 2
+    assert len(ax.get_legend().get_texts()) == len(names)
 
 
 def test_a_name_with_dollars_stands_in_the_title(ax):

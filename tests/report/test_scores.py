@@ -22,6 +22,7 @@ from ntps.report import write_ranking, write_report, write_study
 from ntps.scoring import score
 
 pytestmark = pytest.mark.slow
+sketched = pytest.mark.usefixtures("sketches")
 
 FILES = {"report.html", "scores.json", "scores.csv", "layers.png", "curve.png"}
 
@@ -46,6 +47,7 @@ def assert_says(page, result):
         assert sentence.removeprefix("* ").replace(" (=)", "") in text
 
 
+@sketched
 def test_a_score_of_a_model(tmp_path):
     """Nothing made by hand: what is computed fits what is shown."""
     problem = make_problem(seed=2, n=60, d=10, signal=2.0)
@@ -58,6 +60,7 @@ def test_a_score_of_a_model(tmp_path):
         assert_says(check_page(tmp_path / "report.html"), result)
 
 
+@sketched
 def test_baselines_and_learning_curve_stand_beside_the_layers(tmp_path):
     result = score_result()
     write_report(result, tmp_path)
@@ -78,12 +81,14 @@ def test_baselines_and_learning_curve_stand_beside_the_layers(tmp_path):
     assert "More labelled texts" not in text and "needs no model" not in text
 
 
+@sketched
 def test_bounds_stand_where_losses_say_something_of_other_texts(tmp_path):
     for n, there in ((160, True), (159, False)):  # 16 directions
         write_report(replace(score_result(), n_texts=n), tmp_path)
         assert ("0.1235" in check_page(tmp_path / "report.html").text) == there
 
 
+@sketched
 def test_labels_that_no_layer_holds_have_no_best_row(tmp_path):
     write_report([replace(score_result(), best=None), score_result(label_column="mood")], tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -94,6 +99,7 @@ def test_labels_that_no_layer_holds_have_no_best_row(tmp_path):
     assert "<td>none</td>" in contents
 
 
+@sketched
 def test_names_are_escaped(tmp_path):
     write_report(score_result(model=EVIL, task=EVIL, label_column=EVIL), tmp_path)
     page = check_page(tmp_path / "report.html")
@@ -101,6 +107,7 @@ def test_names_are_escaped(tmp_path):
     assert EVIL not in (tmp_path / "report.html").read_text()
 
 
+@sketched
 def test_the_best_layer_is_marked_in_every_table(tmp_path):
     result = score_result(evidence=True)
     write_report(result, tmp_path)
@@ -120,6 +127,7 @@ def test_the_best_layer_is_marked_in_every_table(tmp_path):
     assert last == ["ties", "best", "", "ties", ""]
 
 
+@sketched
 def test_evidence_is_shown_where_there_is_any(tmp_path):
     write_report(score_result(), tmp_path)
     assert "What to read it against" not in check_page(tmp_path / "report.html").text
@@ -132,6 +140,7 @@ def test_evidence_is_shown_where_there_is_any(tmp_path):
     assert "3.21" not in check_page(tmp_path / "report.html").text
 
 
+@sketched
 def test_without_folds_nothing_is_called_held_out(tmp_path):
     write_report(score_result(held_out=False), tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -140,6 +149,7 @@ def test_without_folds_nothing_is_called_held_out(tmp_path):
     assert '<tr class="best"' not in page and "Nothing is held out" in page
 
 
+@sketched
 def test_several_label_columns_on_one_page(tmp_path):
     names = ["rating", "rating!", EVIL]
     results = [score_result(task=f"reviews:{name}", label_column=name, seed=seed) for seed, name in enumerate(names)]
@@ -162,6 +172,7 @@ def test_several_label_columns_on_one_page(tmp_path):
     assert frame["ntps"].tolist() == [scored.ntps for result in results for scored in result.layers]
 
 
+@sketched
 def test_a_list_of_one_is_one_result(tmp_path):
     assert {path.name for path in write_report([score_result()], tmp_path)} == FILES
 
@@ -184,6 +195,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
         write_report(score_result(), tmp_path / "file")
 
 
+@sketched
 def test_shared_files_tell_neither_paths_nor_formulas(tmp_path):
     """Where files lay stays at home; a spreadsheet computes nothing from a name."""
     results = [

@@ -11,6 +11,7 @@ from ntps.report import write_study
 from ntps.report.study import gain_lead, lead
 
 pytestmark = pytest.mark.slow
+sketched = pytest.mark.usefixtures("sketches")
 
 MAPS = {f"{name}_{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("options", "permuted", "choice")}
 POINTS = {f"{name}{kind}.png" for name in ("ntps", "explained_heldout") for kind in ("", "_by_model")}
@@ -38,6 +39,7 @@ def test_a_whole_study(tmp_path):
     assert frame["gain"].tolist() == pytest.approx(study.frame()["gain"].tolist(), nan_ok=True)
 
 
+@sketched
 def test_names_and_reasons_are_escaped(tmp_path):
     study = make_study(models=(EVIL, "b"), n_tasks=4)
     write_study(study, tmp_path)
@@ -46,6 +48,7 @@ def test_names_and_reasons_are_escaped(tmp_path):
     assert f"no {EVIL}" in page.text  # why a cell failed
 
 
+@sketched
 def test_too_few_tasks_are_said_so(tmp_path):
     study = make_study(n_tasks=3)
     result = study.to_dict(n_permutations=9)
@@ -78,6 +81,7 @@ def test_a_study_without_any_gain_says_so():
     assert "No cell finished fine-tuning" in gain_lead(study, study.to_dict(n_permutations=9)["gain"])
 
 
+@sketched
 def test_equal_gains_leave_nothing_to_predict(tmp_path):
     study = make_study(gains=True)
     cells = [
@@ -91,12 +95,14 @@ def test_equal_gains_leave_nothing_to_predict(tmp_path):
     assert "Mean absolute error" not in text
 
 
+@sketched
 @pytest.mark.parametrize("gains", [False, True])
-def test_a_result_is_computed_if_not_given(tmp_path, gains, monkeypatch):
+def test_a_result_is_computed_if_not_given(tmp_path, gains):
     study = make_study(n_tasks=3, gains=gains)
     assert write_study(study, tmp_path)
 
 
+@sketched
 def test_shared_files_tell_neither_paths_nor_formulas(tmp_path):
     study = make_study(models=("/home/bob/a/llama", "/home/bob/b/llama"), gains=True)
     names = dict(zip(study.tasks, ("=cmd", "/home/bob/x", "~/bob/y", "+1", "$a$b", *study.tasks[5:]), strict=True))

@@ -54,7 +54,7 @@ def test_against_leaving_out_by_hand(center):
         assert found[name].high == pytest.approx(min(max(middle + half, read(whole)), 1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_covers_the_value_of_a_large_sample():
     value = simulated(100_000, 999).r2_at(3)
     intervals = [layer_intervals(simulated(600, seed, folds=10), 3, 3)["explained"] for seed in range(100)]

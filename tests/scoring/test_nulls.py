@@ -50,7 +50,7 @@ def held_out_nulls(seeds, permutations=39, **options):
         yield layer_null(solve(problem, folds=True), 2, 3, permutations, seed=seed).ceiling_heldout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_held_out_p_values_are_uniform_when_labels_mean_nothing():
     """Neither the folds nor the choice of a penalty makes labels without meaning a finding."""
     ps = np.array([null.p_value for null in held_out_nulls(range(100), n=40, d=6, c=2, signal=0.0)])

@@ -232,7 +232,7 @@ def simulated(seed, signal, n=120, d=16, layers=5):
     return best, choice, [each.r2 for each in readouts]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_noise_has_no_best_layer():
     named = sum(simulated(seed, 0.0)[0] is not None for seed in range(100))
     assert named <= 5

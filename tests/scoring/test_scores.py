@@ -88,20 +88,19 @@ def test_default_ranks(rank_u, rank_v, d, expected):
     assert default_ranks(rank_u, rank_v, d) == expected
 
 
-@pytest.mark.slow
 def test_curve_holds_powers_of_two_and_reads_off_the_same_numbers(representations):
-    curve = score(representations, k_v=5, k_u=2, layers=[0])[0].curve
+    curve = score(representations, k_v=5, k_u=2, layers=[0], probes=False)[0].curve
     assert curve["k_v"] == [1, 2, 4, 5, 8]
     assert curve.keys() == {"k_v", "ntps", "excess_loss", "explained", "explained_heldout"}
     for index, k in enumerate(curve["k_v"]):
-        alone = score(representations, k_v=k, k_u=2, layers=[0])[0]
+        alone = score(representations, k_v=k, k_u=2, layers=[0], probes=False)[0]
         for name in curve.keys() - {"k_v"}:
             assert curve[name][index] == pytest.approx(getattr(alone, name), abs=1e-12), name
 
 
 def test_official_convention_replaces_score_chance_and_curve(representations):
-    theory = score(representations, k_v=3)
-    official = score(representations, k_v=3, convention="official", fraction=0.5)
+    theory = score(representations, k_v=3, probes=False)
+    official = score(representations, k_v=3, probes=False, convention="official", fraction=0.5)
     a, b = theory[2], official[2]
     solved = next(scores.solve_layers(representations, labels_of(representations), ScoreSettings(), layers=[2]))
     assert official.convention == "official"
@@ -296,9 +295,8 @@ def test_equal_texts_share_folds_count_once_and_are_named():
     assert clean.learning.n[-1] == 144
 
 
-@pytest.mark.slow
 def test_two_models_are_compared_on_the_same_texts(representations, control):
-    a, b = score(representations), score(control)
+    a, b = score(representations, probes=False), score(control, probes=False)
     found = ntps.compare(a, b)
     assert found.difference == pytest.approx(a.readout().r2 - b.readout().r2)
     assert found.n == 150 and found.names == ("a model", "a model")
@@ -307,14 +305,14 @@ def test_two_models_are_compared_on_the_same_texts(representations, control):
     assert through_v.difference == pytest.approx(a[0].ceiling_heldout - a[0].explained_heldout)
     assert ntps.compare(a.readout(2), b).names[0] == "a model, layer 2"
     for other in (
-        score(control, seed=1),
-        score(control, labels=list("abc" * 50)),
-        score(representations_of(make_problem())),
+        score(control, seed=1, probes=False),
+        score(control, labels=list("abc" * 50), probes=False),
+        score(representations_of(make_problem()), probes=False),
     ):
         with pytest.raises(NtpsError, match="different texts, labels or folds"):
             ntps.compare(a, other)
     with pytest.raises(NtpsError, match="folds"):
-        ntps.compare(a, score(control, folds=0))
+        ntps.compare(a, score(control, folds=0, probes=False))
 
 
 def test_the_best_layer_is_that_of_the_largest_r2_and_judged_out_of_fold():
@@ -338,6 +336,7 @@ def test_the_best_layer_is_that_of_the_largest_r2_and_judged_out_of_fold():
     "options", [{"convention": "official", "fraction": 0.5}, {"k_u": 2, "k_v": 7, "layers": [5, 2]}]
 )
 def test_control_is_scored_as_the_model_is(representations, control, options):
+    options |= {"probes": False}
     result, fresh = score(representations, control=control, **options), score(control, **options)
     for row, random in zip(result.layers, fresh.layers, strict=True):
         assert row.layer == random.layer
@@ -437,10 +436,9 @@ def test_degenerate_data_give_numbers_in_range_or_none(name, center, convention)
         assert result.best is None
 
 
-@pytest.mark.slow
 def test_what_degenerate_data_give():
     def one(name, **options):
-        return score(representations_of(degenerate(name)), **options).layers[0]
+        return score(representations_of(degenerate(name)), probes=False, **options).layers[0]
 
     few = one("fewer texts than features")
     assert few.rank_m == 5
@@ -465,16 +463,15 @@ def test_what_degenerate_data_give():
     assert math.isnan(line.above_chance)
     assert one("more classes than features").rank_u == 3
     assert one("one class").ceiling == 0.0
-    everything = score(representations_of(make_problem(seed=6)), k_v=8).layers[0]
+    everything = score(representations_of(make_problem(seed=6)), k_v=8, probes=False).layers[0]
     assert (everything.ntps, everything.chance, everything.retained) == pytest.approx((1.0, 1.0, 1.0))
     with pytest.raises(NtpsError, match="two tokens"):
         score(representations_of(make_problem(longest=1)))
 
 
-@pytest.mark.slow
 def test_float16_states_are_good_enough(problem, representations):
     half = dataclasses.replace(representations, states=representations.states.astype(np.float16))
-    for one, other in zip(score(representations).layers, score(half).layers, strict=True):
+    for one, other in zip(*(score(each, probes=False).layers for each in (representations, half)), strict=True):
         assert other.ntps == pytest.approx(one.ntps, abs=5e-3)
         assert other.ceiling_heldout == pytest.approx(one.ceiling_heldout, abs=5e-3)
     assert torch.from_numpy(half.states).dtype == torch.float16

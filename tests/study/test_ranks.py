@@ -93,6 +93,7 @@ def test_bad_vectors_are_refused(x, y, match):
         spearman([1, 2, 3, 4], [1, 2, 3, 4], confidence=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [7, 12])
 def test_p_values_are_uniform_under_the_null(n):
     rng = np.random.default_rng(n)
@@ -180,6 +181,7 @@ def test_kendall_of_a_grid_is_the_mean_of_the_models_with_a_joint_null():
     assert one.kendall_interval == pytest.approx(alone.kendall_interval)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("view", ["within", "pooled"])
 def test_grid_p_is_uniform_when_models_are_nearly_copies_and_the_naive_one_is_not(view):
     rng = np.random.default_rng(1)
@@ -192,6 +194,7 @@ def test_grid_p_is_uniform_when_models_are_nearly_copies_and_the_naive_one_is_no
     assert np.mean(np.array(naive) <= 0.05) > 0.3  # what treating cells as independent does
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [5, 8, 12])
 @pytest.mark.parametrize(("m", "share"), [(1, 0.0), (4, 0.95), (5, 0.0)])
 def test_grid_intervals_cover(n, m, share):
@@ -235,6 +238,7 @@ def test_adjusted_p_values():
 # ---- selection -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("per_model", "direction"), [(False, "any"), (True, "positive"), (True, "any")])
 def test_selection_aware_p_is_uniform_and_the_naive_one_is_not(per_model, direction):
     rng, aware, naive = np.random.default_rng(4), [], []
@@ -308,6 +312,7 @@ def test_leaving_out_leaves_out_and_a_planted_leak_is_caught(over, monkeypatch):
     assert leaks(run, over)
 
 
+@pytest.mark.long
 def test_held_out_choice_of_noise_is_worth_nothing_where_the_same_choice_looked_good():
     rng, held, same, p = np.random.default_rng(8), [], [], []
     for i in range(150):
@@ -320,6 +325,7 @@ def test_held_out_choice_of_noise_is_worth_nothing_where_the_same_choice_looked_
     assert looks_uniform(p, (0.05, 0.1, 0.25, 0.5))
 
 
+@pytest.mark.long
 def test_the_null_of_leaving_out_is_near_zero_and_holds_the_quantiles_it_reports():
     rng = np.random.default_rng(9)
     results = [

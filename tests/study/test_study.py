@@ -34,7 +34,7 @@ from ntps.study.records import CellResult, LayerRecord
 from ntps.study.study import OPTION_DEPTHS, TARGETS, run_study
 from ntps.tasks import load_task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("sketches")]
 
 FAST = SETTINGS
 PLAIN = replace(SETTINGS, control=False)
@@ -655,6 +655,7 @@ class TestCommand:
             assert message.count("\n") == 1
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_it_computes_at_most_one_cell_twice(tmp_path, tiny_llama):
     report = run_script("kill", tmp_path, tiny_llama, 6, 0)
     assert report["killed"] >= 6

@@ -1,0 +1,81 @@
+"""Programs in processes of their own that start in milliseconds: forks of one process that has imported everything.
+
+A fork has the imports of its parent and nothing else of it: the parent computes nothing and has one thread.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+
+class Forks:
+    """One waiting process with an environment of its own; `run` lets forks of it execute a program."""
+
+    def __init__(self, imports, environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", __file__, *imports], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def run(self, program, *variables):
+        """Run a program in one fork per dictionary of further environment variables, all at once.
+
+        Returns a namespace with `returncode`, `stdout` and `stderr` for each.
+        """
+        self.process.stdin.write(json.dumps([program, variables or [{}]]) + "\n")
+        self.process.stdin.flush()
+        return [SimpleNamespace(**done) for done in json.loads(self.process.stdout.readline())]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(60)
+
+
+def _fork(program, variables, folder):
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        os.environ.update(variables)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+        sys.argv = ["-c"]
+        exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _main(imports):
+    for name in imports:
+        __import__(name)
+    for line in sys.stdin:
+        program, several = json.loads(line)
+        with tempfile.TemporaryDirectory() as folder:
+            folders = [Path(folder, str(index)) for index in range(len(several))]
+            for place in folders:
+                place.mkdir()
+            started = [_fork(program, *each) for each in zip(several, folders, strict=True)]
+            codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+            done = [
+                {"returncode": code, **{name: (place / name).read_text() for name in ("stdout", "stderr")}}
+                for code, place in zip(codes, folders, strict=True)
+            ]
+        print(json.dumps(done), flush=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
