@@ -1,5 +1,6 @@
 """Fixtures that several rooms share."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,17 @@ def tiny_bert(tmp_path_factory) -> Path:
 def tiny_t5(tmp_path_factory) -> Path:
     """Directory of an encoder-decoder, to be refused."""
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny-t5", "t5")
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Processes with this one's environment and one thread, without matplotlib and datasets until they import them."""
+    from helpers.forks import Forks
+
+    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    forks = Forks(alone | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+    yield forks
+    forks.close()
 
 
 @pytest.fixture

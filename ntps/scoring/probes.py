@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -209,9 +210,16 @@ def one_thread() -> AbstractContextManager[Any]:
     A fit takes thousands of small products. Spread over threads on a busy machine, these wait for each other: measured
     with two cores, 41 s against 1 s.
     """
-    from threadpoolctl import threadpool_limits
+    return _thread_pools().limit(limits=1)
 
-    return threadpool_limits(limits=1)
+
+@cache
+def _thread_pools() -> Any:
+    """Return the thread pools of the libraries that are loaded; looking for them takes longer than a small fit."""
+    import sklearn.linear_model  # noqa: F401  loads what there is to find
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def check_features(features: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -297,6 +297,7 @@ def test_module_runs_as_a_command_and_importing_costs_no_transformers():
     assert done.returncode == 0 and done.stdout.startswith("ntps ")
 
 
+@pytest.mark.long
 def test_two_processes_give_the_result_of_one(tiny_llama, tmp_path):
     reviews = tmp_path / "reviews.csv"
     rows = [[" ".join(TEXTS[start:] + TEXTS[:start])[:120], "yes" if start % 3 else "no"] for start in range(40)] * 10

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.forks import Forks
 
 ROOT = Path(__file__).parents[1]
 ENV = {
@@ -34,13 +33,6 @@ def test_killed_at_random_moments_they_finish_the_same(tmp_path, tiny_llama):
         assert found["files_equal"], name
         assert found["left"] == found["left_by_sigterm"] == [], name
         assert set(found["statuses"]) <= {143}, name
-
-
-@pytest.fixture(scope="module")
-def forks():
-    forks = Forks(["ntps.cli.app", "ntps.models.passes", "transformers"], ENV)
-    yield forks
-    forks.close()
 
 
 SIGNALLED = """

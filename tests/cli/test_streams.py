@@ -130,9 +130,10 @@ def test_no_command_prints_the_help_in_lines(run, words, command):
     assert any(line.strip().startswith(command) for line in lines)
 
 
-def test_a_backend_that_does_not_exist_draws_no_less(run, tiny_llama, reviews, tmp_path):
+def test_a_backend_that_does_not_exist_draws_no_less(forks, tiny_llama, reviews, tmp_path):
     """In a process of its own, as matplotlib reads the variable once."""
     line = f"ntps score {tiny_llama} {reviews} --no-probes --layers -1 --output {tmp_path}/out --quiet"
-    done = shell(line, MPLBACKEND="nonsense")
+    program = f"import sys, ntps.cli.app; assert 'matplotlib' not in sys.modules; sys.argv = {line.split()!r}"
+    (done,) = forks.run(f"{program}; ntps.cli.app.main()", {"MPLBACKEND": "nonsense"})
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out" / "layers.png").is_file()

@@ -12,14 +12,20 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
+IMPORTS = (
+    "accelerate", "ntps.cli.app", "ntps.models.passes", "ntps.models.processes", "ntps.scoring",
+    "sklearn.linear_model", "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama",
+)  # fmt: skip
+
 
 class Forks:
     """One waiting process with an environment of its own; `run` lets forks of it execute a program."""
 
-    def __init__(self, imports, environment):
+    def __init__(self, environment, *imports):
         self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__, *imports], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-P", __file__, *IMPORTS, *imports],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def run(self, program, *variables):

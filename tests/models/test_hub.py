@@ -130,7 +130,7 @@ def served(tmp_path):
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home"),
         "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
     }  # fmt: skip
-    server.forks = Forks(["datasets", "transformers", "ntps.models.load", "ntps.tasks.load"], server.environment)
+    server.forks = Forks(server.environment, "datasets", "ntps.tasks.load")
     yield server
     server.forks.close()
     server.shutdown()

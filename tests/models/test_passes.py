@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import socket
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import naive
-from helpers.forks import Forks
 from helpers.problems import word_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -590,19 +588,15 @@ if rank != "alone":
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tiny_llama, tmp_path):
+def test_two_processes_equal_one(tiny_llama, tmp_path, forks):
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), model=str(tiny_llama), out=str(tmp_path))
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     both = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]  # as torchrun sets them
-    forks = Forks(["torch", "transformers", "torch.distributed", "ntps.models"], environment)
     for processes in (both, [{}]):  # one process has as many threads: another number rounds float32 differently
         for finished in forks.run(script, *processes):
             assert finished.returncode == 0, finished.stderr[-3000:]
-    forks.close()
 
     def texts_read(name):
         return [int((tmp_path / f"{name}-{rank}.txt").read_text()) for rank in (0, 1)]

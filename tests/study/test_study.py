@@ -359,6 +359,7 @@ class TestLocks:
         run(tmp_path, models, tasks, settings=PLAIN)
         assert len(counted["cells"]) == 1
 
+    @pytest.mark.long
     def test_processes_share_a_folder(self, tmp_path, tiny_llama):
         """Two at once: every cell is computed by one of them, and both return the whole study."""
         report = run_script("share", tmp_path, tiny_llama, 2)
