@@ -45,7 +45,8 @@ test-long: $(VENV)/.test ## Long simulations, commands killed at random moments,
 	$(PYTEST) -n 2 -m "$(OFFLINE) and long"
 
 test-fast: $(VENV)/.test ## The same without the slow ones, for while you work.
-	$(PYTEST) -n 2 -m "$(OFFLINE) and not slow and not long"
+	$(PYTEST) -n 2 --ignore=tests/browser --ignore=tests/notebooks/test_notebooks.py \
+		-m "$(OFFLINE) and not slow and not long"
 
 $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)

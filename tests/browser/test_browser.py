@@ -18,7 +18,6 @@ import time
 import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
 
 try:
@@ -61,6 +60,7 @@ def browser():
 def lab(tmp_path_factory):
     """JupyterLab on loopback over a copy of the lessons; yields (address, token)."""
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed (the notebooks extra)")
+    nbformat = pytest.importorskip("nbformat")  # takes seconds to import
     home = tmp_path_factory.mktemp("lab")
     course = home / "course"
     shutil.copytree(NOTEBOOKS, course / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))

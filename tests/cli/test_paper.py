@@ -7,6 +7,8 @@ import pytest
 
 from ntps.cli import app
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(capsys, monkeypatch):

@@ -180,6 +180,7 @@ def changed(problem, change):
     return problem
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 5),

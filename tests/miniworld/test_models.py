@@ -116,7 +116,9 @@ def test_the_ladder_descends():
     assert losses[0] > 0.9 * np.log(4 + len(lexicon.all_words()))  # random weights know nothing
 
 
-@pytest.mark.parametrize("name", FINISHED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "miniworld-large" else name for name in FINISHED]
+)
 def test_noise_is_at_chance(name):
     model, tokenizer = load(name)
     n = 250

@@ -32,6 +32,7 @@ def test_models_and_sets_are_known_by_name():
     assert set(TASKS.values()) == {row["name"] for row in list_tasks() if row["kind"] == "paper"}
 
 
+@pytest.mark.slow
 def test_costs_add_up_and_say_what_was_assumed():
     rows = {row.item: row for row in commands()}
     assert rows["Figure 1"].hours < 0.1 < rows["Figure 2"].hours

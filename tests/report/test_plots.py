@@ -84,6 +84,7 @@ def test_any_name_is_drawn_as_it_is(name):
     draw_picture("x.png", "", lambda figure: plot_layers(score_result(model=name, task=name), figure.add_subplot()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict_warnings")
 def test_any_names_are_drawn_together_as_they_are():
     """In legends, ticks and beside points, all at once."""

@@ -24,12 +24,16 @@ from ntps.scoring import (
     layer_intervals,
     permutation_null,
     read_layer,
-    score,
     score_layers,
     scores,
 )
 from ntps.scoring.reading import default_ranks, ranks_at
 from ntps.tasks import LabelColumn, Task
+
+
+def score(*given, probes=False, **options):
+    """Score without the probes beside the layers, which take most of the time, unless they are asked for."""
+    return ntps.score(*given, probes=probes, **options)
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +93,18 @@ def test_default_ranks(rank_u, rank_v, d, expected):
 
 
 def test_curve_holds_powers_of_two_and_reads_off_the_same_numbers(representations):
-    curve = score(representations, k_v=5, k_u=2, layers=[0], probes=False)[0].curve
+    curve = score(representations, k_v=5, k_u=2, layers=[0])[0].curve
     assert curve["k_v"] == [1, 2, 4, 5, 8]
     assert curve.keys() == {"k_v", "ntps", "excess_loss", "explained", "explained_heldout"}
     for index, k in enumerate(curve["k_v"]):
-        alone = score(representations, k_v=k, k_u=2, layers=[0], probes=False)[0]
+        alone = score(representations, k_v=k, k_u=2, layers=[0])[0]
         for name in curve.keys() - {"k_v"}:
             assert curve[name][index] == pytest.approx(getattr(alone, name), abs=1e-12), name
 
 
 def test_official_convention_replaces_score_chance_and_curve(representations):
-    theory = score(representations, k_v=3, probes=False)
-    official = score(representations, k_v=3, probes=False, convention="official", fraction=0.5)
+    theory = score(representations, k_v=3)
+    official = score(representations, k_v=3, convention="official", fraction=0.5)
     a, b = theory[2], official[2]
     solved = next(scores.solve_layers(representations, labels_of(representations), ScoreSettings(), layers=[2]))
     assert official.convention == "official"
@@ -175,7 +179,7 @@ def test_metadata_says_what_made_the_scores(problem):
     assert result.n_tokens == sum(map(len, problem.texts))
     assert result.settings == {
         "prefix": "sum", "folds": 5, "seed": 4, "k_u": None, "k_v": 2, "center": False, "fraction": None, "rtol": 1e-9,
-        "permutations": 0, "intervals": False, "probes": True,
+        "permutations": 0, "intervals": False, "probes": False,
     }  # fmt: skip
     assert result.metadata["label_column"] == "label"
     assert result.metadata["classes"] == list("abcd")
@@ -286,7 +290,7 @@ def test_equal_texts_share_folds_count_once_and_are_named():
     thrice.labels = np.tile(np.random.default_rng(0).permutation(problem.labels), 3)
     plain = representations_of(thrice)
     grouped = dataclasses.replace(plain, text_group=np.tile(np.arange(60), 3))
-    leaked, clean = (score(each, permutations=19) for each in (plain, grouped))
+    leaked, clean = (score(each, permutations=19, probes=True) for each in (plain, grouped))
     assert clean.metadata["n_repeated"] == 120 and leaked.metadata["n_repeated"] == 0
     assert "120 of 180" in clean.notes()[-1] and "120 of 180" not in " ".join(leaked.notes())
     assert leaked[0].ceiling_heldout > 0.15 > 0.05 > clean[0].ceiling_heldout
@@ -296,7 +300,7 @@ def test_equal_texts_share_folds_count_once_and_are_named():
 
 
 def test_two_models_are_compared_on_the_same_texts(representations, control):
-    a, b = score(representations, probes=False), score(control, probes=False)
+    a, b = score(representations), score(control)
     found = ntps.compare(a, b)
     assert found.difference == pytest.approx(a.readout().r2 - b.readout().r2)
     assert found.n == 150 and found.names == ("a model", "a model")
@@ -305,19 +309,19 @@ def test_two_models_are_compared_on_the_same_texts(representations, control):
     assert through_v.difference == pytest.approx(a[0].ceiling_heldout - a[0].explained_heldout)
     assert ntps.compare(a.readout(2), b).names[0] == "a model, layer 2"
     for other in (
-        score(control, seed=1, probes=False),
-        score(control, labels=list("abc" * 50), probes=False),
-        score(representations_of(make_problem()), probes=False),
+        score(control, seed=1),
+        score(control, labels=list("abc" * 50)),
+        score(representations_of(make_problem())),
     ):
         with pytest.raises(NtpsError, match="different texts, labels or folds"):
             ntps.compare(a, other)
     with pytest.raises(NtpsError, match="folds"):
-        ntps.compare(a, score(control, folds=0, probes=False))
+        ntps.compare(a, score(control, folds=0))
 
 
 def test_the_best_layer_is_that_of_the_largest_r2_and_judged_out_of_fold():
     problem = make_problem(seed=2, n=150, d=8, c=4, signal=2.0)
-    result = score(representations_of(problem, *three_layers(problem), layers=[0, 2, 5]), permutations=19)
+    result = score(representations_of(problem, *three_layers(problem), layers=[0, 2, 5]), permutations=19, probes=True)
     values = {scored.layer: scored.ceiling_heldout for scored in result.layers}
     assert values[result.best.layer] == max(values.values()) == result.shown.ceiling_heldout
     assert set(result.choice.by_fold.tolist()) <= {0, 2, 5}
@@ -328,7 +332,7 @@ def test_the_best_layer_is_that_of_the_largest_r2_and_judged_out_of_fold():
     probe, words, frequencies = result.baselines
     assert probe.accuracy > 0.5 > frequencies.accuracy
     assert abs(words.r2) < 0.2  # the texts of this problem are numbered, not written
-    plain = score(representations_of(problem), probes=False)
+    plain = score(representations_of(problem))
     assert (plain.baselines, plain.learning) == ((), None)
 
 
@@ -336,7 +340,6 @@ def test_the_best_layer_is_that_of_the_largest_r2_and_judged_out_of_fold():
     "options", [{"convention": "official", "fraction": 0.5}, {"k_u": 2, "k_v": 7, "layers": [5, 2]}]
 )
 def test_control_is_scored_as_the_model_is(representations, control, options):
-    options |= {"probes": False}
     result, fresh = score(representations, control=control, **options), score(control, **options)
     for row, random in zip(result.layers, fresh.layers, strict=True):
         assert row.layer == random.layer
@@ -413,6 +416,7 @@ def test_degenerate_data_give_numbers_in_range_or_none(name, center, convention)
     options = {"permutations": 3} if convention == "theory" else {}
     if convention == "theory" and name not in ("one text", "fewer texts than features"):
         options["intervals"] = True
+    options["probes"] = convention == "theory" and not center  # they depend on neither
     result = score(representations_of(problem), center=center, convention=convention, **options)
     scored = result.layers[0]
     for value in (scored.ntps_whitened, scored.explained, scored.ceiling, scored.retained):
@@ -438,7 +442,7 @@ def test_degenerate_data_give_numbers_in_range_or_none(name, center, convention)
 
 def test_what_degenerate_data_give():
     def one(name, **options):
-        return score(representations_of(degenerate(name)), probes=False, **options).layers[0]
+        return score(representations_of(degenerate(name)), **options).layers[0]
 
     few = one("fewer texts than features")
     assert few.rank_m == 5
@@ -463,7 +467,7 @@ def test_what_degenerate_data_give():
     assert math.isnan(line.above_chance)
     assert one("more classes than features").rank_u == 3
     assert one("one class").ceiling == 0.0
-    everything = score(representations_of(make_problem(seed=6)), k_v=8, probes=False).layers[0]
+    everything = score(representations_of(make_problem(seed=6)), k_v=8).layers[0]
     assert (everything.ntps, everything.chance, everything.retained) == pytest.approx((1.0, 1.0, 1.0))
     with pytest.raises(NtpsError, match="two tokens"):
         score(representations_of(make_problem(longest=1)))
@@ -471,7 +475,7 @@ def test_what_degenerate_data_give():
 
 def test_float16_states_are_good_enough(problem, representations):
     half = dataclasses.replace(representations, states=representations.states.astype(np.float16))
-    for one, other in zip(*(score(each, probes=False).layers for each in (representations, half)), strict=True):
+    for one, other in zip(*(score(each).layers for each in (representations, half)), strict=True):
         assert other.ntps == pytest.approx(one.ntps, abs=5e-3)
         assert other.ceiling_heldout == pytest.approx(one.ceiling_heldout, abs=5e-3)
     assert torch.from_numpy(half.states).dtype == torch.float16
