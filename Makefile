@@ -11,6 +11,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 SOURCES := pyproject.toml constraints.txt
 # One thread for each of two workers: threads that wait for each other spin, and slow a busy machine down tenfold.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+# For few tests that take long: each goes to the worker that is free.
+ONE_BY_ONE := -n 2 --dist=load --maxschedchunk=1
 OFFLINE := not browser and not notebooks and not gpu
 
 .PHONY: help demo test test-fast test-long test-lowest lint lab notebooks exercises test-notebooks test-browser bench clean
@@ -39,10 +41,10 @@ demo: $(VENV)/.core ## Score the bundled model on the bundled tasks; writes repo
 	$(BIN)/ntps demo --output report
 
 test: $(VENV)/.test ## Run the tests that need no network, GPU or browser, without those of test-long.
-	$(PYTEST) -n 2 -m "$(OFFLINE) and not long"
+	$(PYTEST) -n 2 --ignore=tests/browser -m "$(OFFLINE) and not long"
 
 test-long: $(VENV)/.test ## Long simulations, commands killed at random moments, every architecture.
-	$(PYTEST) -n 2 -m "$(OFFLINE) and long"
+	$(PYTEST) $(ONE_BY_ONE) --ignore=tests/browser -m "$(OFFLINE) and long"
 
 test-fast: $(VENV)/.test ## The same without the slow ones, for while you work.
 	$(PYTEST) -n 2 --ignore=tests/browser --ignore=tests/notebooks/test_notebooks.py \
@@ -74,10 +76,10 @@ exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
 	$(BIN)/python -m tools.notebooks exercises
 
 test-notebooks: $(VENV)/.test ## Execute every lesson and solution from its .py, within its limits of time and memory.
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m notebooks
+	$(PYTEST) $(ONE_BY_ONE) -m notebooks tests/notebooks
 
 test-browser: $(VENV)/.dev ## Use every lesson's panels in a real browser (Debian: apt-get install chromium).
-	$(PYTEST) -m browser
+	$(PYTEST) $(ONE_BY_ONE) -m browser tests/browser
 
 bench: $(VENV)/.test ## Measure the ratios of docs/results.md; writes benchmarks/results/latest.json.
 	$(BIN)/python -m benchmarks

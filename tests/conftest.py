@@ -65,7 +65,7 @@ def sketches(monkeypatch):
     """Draw the pictures of reports without layout and pixels: for tests that look at pages and tables."""
     from helpers.pictures import sketch
 
-    for page in ("scores", "study"):
+    for page in ("ranking", "scores", "study"):
         monkeypatch.setattr(f"ntps.report.{page}.draw_picture", sketch)
 
 

@@ -105,12 +105,13 @@ def test_the_result_says_what_was_adapted():
 
 
 @pytest.mark.long
-def test_every_architecture_is_scored_and_fine_tuned_or_refused():
-    assert len(NAMES) >= 60
-    rows = [check(name) for name in NAMES if name not in FEW]
-    for row in rows:
-        as_expected(row)
-    assert sum(row.lora == "yes" for row in rows) >= 60
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FEW])
+def test_every_architecture_is_scored_and_fine_tuned_or_refused(name):
+    as_expected(check(name))
+
+
+def test_most_architectures_are_expected_to_be_fine_tuned():
+    assert len(set(NAMES) - set(REFUSED) - set(NOT_TRAINED)) >= 60
 
 
 def test_the_table_lists_what_is_checked():
