@@ -117,7 +117,7 @@ def test_official_convention_gives_19_fractions(run, tiny_llama, reviews):
 
 
 def test_report_is_whole_and_its_pass_serves_again_until_something_changes(
-    run, tiny_llama, tiny_gpt2, reviews, tmp_path, monkeypatch
+    run, tiny_llama, tiny_gpt2, reviews, tmp_path, monkeypatch, request
 ):
     runs = []
     once = passes._run
@@ -138,6 +138,8 @@ def test_report_is_whole_and_its_pass_serves_again_until_something_changes(
     status, _, err = run(*arguments)
     assert status == 0 and "using the representations" in err and len(runs) == 1
     assert (folder / "scores.json").read_text() == first
+    request.getfixturevalue("sketches")  # what follows looks at the pass
+    arguments.append("--no-probes")
     assert "using the representations" in run(*arguments, "--k-v", 5)[2]  # ranks are read off, not collected
     for other in (["--folds", 3], ["--permutations", 5], ["--intervals"], ["--convention", "official"], ["--center"]):
         assert "using the representations" in run(*arguments, *other)[2]  # nothing here is of the pass
@@ -145,11 +147,22 @@ def test_report_is_whole_and_its_pass_serves_again_until_something_changes(
         before = len(runs)
         assert "using the representations" not in run(*arguments, *change)[2]
         assert len(runs) == before + 1
-    assert "using the representations" not in run("score", tiny_gpt2, reviews, "--output", folder)[2]
+    assert "using the representations" not in run("score", tiny_gpt2, *arguments[2:])[2]
 
 
+@pytest.mark.usefixtures("sketches")
 def test_evidence_is_in_the_table_and_its_passes_serve_again(run, tiny_llama, reviews, tmp_path):
-    options = ("--folds", 4, "--permutations", 20, "--intervals", "--control", "--output", tmp_path / "out")
+    options = (
+        "--folds",
+        4,
+        "--permutations",
+        20,
+        "--intervals",
+        "--control",
+        "--no-probes",
+        "--output",
+        tmp_path / "out",
+    )
     status, first, _ = run("score", tiny_llama, reviews, *options)
     assert status == 0
     assert max(len(line) for line in first.splitlines() if not line.startswith("Report")) <= 80
@@ -163,14 +176,16 @@ def test_evidence_is_in_the_table_and_its_passes_serve_again(run, tiny_llama, re
     assert again == first
 
 
+@pytest.mark.usefixtures("sketches")
 def test_a_damaged_pass_is_named_and_run_again(run, tiny_llama, reviews, tmp_path):
     folder = tmp_path / "report"
-    run("score", tiny_llama, reviews, "--output", folder)
+    arguments = ["score", tiny_llama, reviews, "--no-probes", "--output", folder]
+    run(*arguments)
     path = folder / "representations.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 255
     path.write_bytes(data)
-    status, _, err = run("score", tiny_llama, reviews, "--output", folder)
+    status, _, err = run(*arguments)
     assert status == 0 and "damaged" in err
 
 
@@ -317,6 +332,7 @@ def test_two_processes_give_the_result_of_one(tiny_llama, tmp_path):
             assert first[key] == pytest.approx(second[key], abs=1e-10)
 
 
+@pytest.mark.usefixtures("sketches")
 def test_two_label_columns_are_scored_from_one_pass(run, tiny_llama, tmp_path, monkeypatch):
     path = tmp_path / "reviews.tsv"
     rows = [
@@ -328,7 +344,7 @@ def test_two_label_columns_are_scored_from_one_pass(run, tiny_llama, tmp_path, m
     monkeypatch.setattr(passes, "_run", lambda *a: runs.append(1) or once(*a))
     columns = ["--label-column", "rating", "--label-column", "condition"]
     status, out, _ = run(
-        "score", tiny_llama, path, *columns, "--json", tmp_path / "s.json", "--output", tmp_path / "out"
+        "score", tiny_llama, path, *columns, "--no-probes", "--json", tmp_path / "s.json", "--output", tmp_path / "out"
     )
     assert status == 0 and len(runs) == 1
     both = json.loads((tmp_path / "s.json").read_text())
@@ -341,7 +357,7 @@ def test_two_label_columns_are_scored_from_one_pass(run, tiny_llama, tmp_path, m
     for column, among_both in (("rating", rating), ("condition", condition)):
         if column == "condition":
             continue  # alone, its missing labels are refused
-        alone = json.loads(run("score", tiny_llama, path, "--label-column", column, "--json", "-")[1])
+        alone = json.loads(run("score", tiny_llama, path, "--label-column", column, "--no-probes", "--json", "-")[1])
         assert alone["layers"] == among_both["layers"]
     status, _, err = run("score", tiny_llama, path, "--label-column", "condition")
     assert status == 2 and "condition" in err
