@@ -155,7 +155,7 @@ def test_overt_labels_can_be_read_off_the_text(sample):
     np.testing.assert_array_equal(agreement, sample.agreement[:500])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_strength_zero_hides_and_one_shows():
     for factor in ("topic", "tense", "person", "register", "sentiment", "intent"):
         assert bayes_accuracy(factor, n=500, **{factor: 0.0}) == pytest.approx(1 / len(FACTORS[factor]))
@@ -183,7 +183,7 @@ def test_vocabulary_knob_cuts_the_lists():
 # Exact probabilities --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["opening", "sentence"])
 def test_no_sentence_has_two_derivations_and_probabilities_sum_to_one(what):
     knobs = Knobs.of(vocabulary=1, topic=0.9, tense=0.8)

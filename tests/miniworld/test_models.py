@@ -87,6 +87,7 @@ def test_loads_as_any_checkpoint(name):
     assert torch.isfinite(states[-1]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", model_names())
 def test_loss_is_as_the_card_says(name):
     info = describe_model(name)
@@ -116,9 +117,8 @@ def test_the_ladder_descends():
     assert losses[0] > 0.9 * np.log(4 + len(lexicon.all_words()))  # random weights know nothing
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name == "miniworld-large" else name for name in FINISHED]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", FINISHED)
 def test_noise_is_at_chance(name):
     model, tokenizer = load(name)
     n = 250
@@ -184,6 +184,7 @@ def run(folder, **options):
     return facts["losses"], facts["loss"], (folder / "miniworld-small" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_same_seed_same_curve(tmp_path, quick):
     first, second, other = run(tmp_path / "a"), run(tmp_path / "b"), run(tmp_path / "c", seed=6)
     assert first == second
@@ -191,6 +192,7 @@ def test_same_seed_same_curve(tmp_path, quick):
     assert [step for step, _ in first[0]] == [3, 6, 9, 10]
 
 
+@pytest.mark.long
 def test_resume_is_as_if_nothing_had_happened(tmp_path, quick, monkeypatch):
     whole = run(tmp_path / "whole")
     monkeypatch.setattr(recipe, "STATE_EVERY", 4)
