@@ -27,6 +27,7 @@ from ntps.scoring.probes import (
     knn_accuracy,
     linear_probe,
     make_folds,
+    one_thread,
     ridge,
     standardize,
     training_probe,
@@ -415,6 +416,20 @@ def test_transferability_is_one_flat_row_of_numbers():
     assert all(isinstance(value, float) for value in row.values())
     exact = transferability(np.eye(3)[y], y, folds=[(np.arange(60), np.arange(60, 80))])
     assert exact["logme"] is None and exact["majority_rate"] == np.bincount(y[60:]).max() / 20
+
+
+def test_one_thread_holds_for_every_library_and_ends():
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info()}
+
+    with threadpool_limits(limits=2):
+        for _ in range(2):
+            assert threads() == {2}
+            with one_thread():
+                assert threads() == {1}
+        assert threads() == {2}
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
