@@ -10,6 +10,8 @@ from helpers.models import save_tiny
 from ntps.cli import app as cli
 from ntps.models import passes, presets
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np

@@ -19,6 +19,8 @@ from ntps.study.ranking import _Entrant, _rank_column, _shared_texts, rank_colum
 from ntps.study.standings import points, ranges, short_count
 from ntps.tasks import LabelColumn, Task
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = RankSettings(folds=3, control=False)
 
 
