@@ -213,24 +213,30 @@ def quantity_table() -> str:
 
 
 def real_table() -> str:
-    """Return the study of the real model: what a frozen probe reaches, the scores, and what LoRA gains."""
+    """Return the study of a real model: what its middle layer holds beside fresh weights, what a probe reaches."""
     frame = pd.read_csv(ROOT / "ntps/course/data/real_study.csv")
-    heads = ["texts", "majority", "probe", "NTPS", "shuffled p", "explained", "fresh weights", "ceiling", "LoRA gain"]
+    heads = ["texts", "largest class", "accuracy", "balanced accuracy", "R² of all directions", "p",
+             "fresh weights", "R² through V", "fresh weights", "NTPS", "p"]  # fmt: skip
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for _, row in frame.iterrows():
-        numbers = [row.majority_rate, row.accuracy, row.ntps, row.ntps_p, row.explained_heldout,
-                   row.explained_heldout_random, row.ceiling_heldout]  # fmt: skip
-        gain = f"{_signed(row.gain)} ± {row.gain_se:.2f}"
-        rows.append(f"| {row.task} | {' | '.join(f'{number:.2f}' for number in numbers)} | {gain} |")
+    for row in frame.itertuples():
+        numbers = [row.majority_rate, row.accuracy, row.balanced_accuracy]
+        held_out = f"{row.ceiling_heldout:.2f} [{row.ceiling_heldout_low:.2f}, {row.ceiling_heldout_high:.2f}]"
+        cells = [row.task, *(f"{number:.2f}" for number in numbers), held_out]
+        cells += [f"{row.ceiling_heldout_p:.3f}", _signed(row.ceiling_heldout_random), _signed(row.explained_heldout)]
+        cells += [_signed(row.explained_heldout_random), f"{row.ntps:.2f}", f"{row.ntps_p:.3f}"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def tuned_table() -> str:
-    """Return what fine-tuning the real model gained."""
+    """Return what fine-tuning the real model gained, and what changed where training was kept."""
     frame = pd.read_csv(ROOT / "ntps/course/data/real_lora.csv")
-    heads = ["texts", "before", "after", "gain", "NTPS", "explained", "ceiling", "next-token loss"]
+    heads = ["texts", "before", "after", "gain", "NTPS", "through V", "all directions", "next-token loss"]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for _, row in frame.iterrows():
+        if row.best_step == 0:
+            rows.append(f"| {row.task} | {row.accuracy_before:.3f} | not tuned |{' – |' * 5}")
+            continue
         changes = [
             _signed(row[f"{name}_after"] - row[f"{name}_before"], 3 if name == "ntps" else 2)
             for name in ("ntps", "explained_heldout", "ceiling_heldout", "next_token_loss")
@@ -242,6 +248,10 @@ def tuned_table() -> str:
     return "\n".join(rows)
 
 
+def _squared(name: str) -> str:
+    return name.replace("R2", "R²")
+
+
 def coverage_table() -> str:
     """Return how often intervals hold the truth, by what they are of, number of texts and width."""
     frame = pd.read_csv(RESULTS / "coverage.csv").fillna({"what": ""})
@@ -250,11 +260,11 @@ def coverage_table() -> str:
     for (name, n, d), group in plain.groupby(["interval", "n", "d"], sort=False):
         reached = group.set_index("classes").reached
         cells = [f"{reached[c]:.2f}" if c in reached else "–" for c in (2, 5, 20)]
-        rows.append(f"| {name} | {n:.0f} | {d:.0f} | {' | '.join(cells)} |")
+        rows.append(f"| {_squared(name)} | {n:.0f} | {d:.0f} | {' | '.join(cells)} |")
     rows += ["", "| interval | texts | width | classes | special | nominal | reached |", "|---" * 7 + "|"]
     for row in frame[frame.what.ne("") & frame.d.notna()].itertuples():
         rows.append(
-            f"| {row.interval} | {row.n:.0f} | {row.d:.0f} | {row.classes:.0f} | {row.what} | {row.nominal} "
+            f"| {_squared(row.interval)} | {row.n:.0f} | {row.d:.0f} | {row.classes:.0f} | {row.what} | {row.nominal} "
             f"| {row.reached:.2f} |"
         )
     if "tasks" in frame:
@@ -267,7 +277,7 @@ def coverage_table() -> str:
 
 
 def learning_table() -> str:
-    """Return how well learning curves tell the R^2 of twice the texts, by model and number of texts."""
+    """Return how well learning curves tell the R² of twice the texts, by model and number of texts."""
     frame = pd.read_csv(RESULTS / "learning_curves.csv").dropna(subset="forecast")
     frame["error"] = (frame.forecast - frame.truth).abs()
     frame["inside"] = (frame.low <= frame.truth) & (frame.truth <= frame.high)

@@ -152,7 +152,7 @@ plt.show()
 # Two lessons in one picture. The null of NTPS is **not** at $k_V/d$: shuffled labels still pick directions along which texts differ, and those are not random directions. And the true topics do not stand out from it, although the
 # model knows the topic. The explained share does stand out, and its null is not zero either: that is what fitting noise reaches with this many texts, the reason to prefer [held-out](glossary.md#held-out-share) numbers.
 #
-# How sure are the values themselves? Score the same layer with fewer of the texts, and look at NTPS and at held-out R2 with its interval:
+# How sure are the values themselves? Score the same layer with fewer of the texts, and look at NTPS and at held-out R² with its interval:
 
 # %%
 rows = []
@@ -160,13 +160,13 @@ for n in (50, 100, 200, 400):
     labels = [label if index < n else None for index, label in enumerate(topic.labels.tolist())]
     scored = ntps.score(representations, labels=labels, layers=[middle.layer], probes=False)[middle.layer]
     r2 = scored.interval["ceiling_heldout"]
-    rows.append({"texts": n, "NTPS": scored.ntps, "R2": r2["estimate"], "low": r2["low"], "high": r2["high"]})
+    rows.append({"texts": n, "NTPS": scored.ntps, "R²": r2["estimate"], "low": r2["low"], "high": r2["high"]})
 by_number = pd.DataFrame(rows).set_index("texts")
 print(f"NTPS from {by_number.NTPS.min():.2f} to {by_number.NTPS.max():.2f}, for the same model, layer and task")
 by_number
 
 # %% [markdown]
-# R2 grows with the texts that a readout can learn from, and its interval says what such readouts reach on *other* texts of the kind. NTPS moves with their number, too, but not towards a value that an interval around it would hold: $U$
+# R² grows with the texts that a readout can learn from, and its interval says what such readouts reach on *other* texts of the kind. NTPS moves with their number, too, but not towards a value that an interval around it would hold: $U$
 # is fitted to the texts, and with few of them it is fitted to their accidents. So NTPS is reported with its number of texts and its null, without an interval, and compared at equal numbers only.
 #
 # ## 3. A study
@@ -207,7 +207,7 @@ columns = {"explained_heldout": "pretrained, through V", "explained_heldout_rand
 figure, ax = plt.subplots(figsize=(7.0, 3.2), layout="constrained")
 trained[list(columns)].rename(columns=columns).plot.barh(ax=ax, width=0.75)
 ax.axvline(0, color="0.3", lw=0.8)
-ax.set(xlabel="R2 on held-out texts", ylabel="")
+ax.set(xlabel="R² on held-out texts", ylabel="")
 ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 sns.despine()
 plt.show()
@@ -296,55 +296,56 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# The intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind. Held-out R2 and the measures on all directions answer the probe's own question, so they go with it; raw NTPS divides by
+# The intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind. Held-out R² and the measures on all directions answer the probe's own question, so they go with it; raw NTPS divides by
 # $\lVert U \rVert_F^2$, asks only *where* the label directions point, and forgets how much there is to explain at all.
 #
 # ## 7. The same on a real model
 #
-# A bundled model in a made-up world is a clean case. Here is the study of a real one, Gemma 3 270M, on five public sets of English texts. It takes an hour on two cores and a model of a gigabyte, so it was run before, with the command
-# printed below; its table comes with the package. (Version 0.1 measured it; its readouts were not standardised and hardly penalised, so some held-out values lie below those of today, and those of nothing below zero.)
+# A bundled model in a made-up world is a clean case. Here is the study of a real one, Gemma 3 270M, on five public sets of English texts. It takes more than half an hour and a model of a gigabyte, so it was run before, with the command
+# printed below; its table comes with the package. As in part 3, scores read one half of the texts and the probe the other, so 250 texts meet 640 directions.
 #
-# > **Predict.** On how many of the five sets does NTPS of the true labels beat shuffled labels at $p < 0.05$?
+# > **Predict.** On how many of the five sets does NTPS of the true labels beat shuffled labels at $p < 0.05$? On how many does R² of all directions?
 
 # %%
 real = measurements.real_study()
 print(*textwrap.wrap(real.attrs["command"], 100, break_on_hyphens=False), sep="\n")
-columns = {"accuracy": "probe", "majority_rate": "largest class", "ntps": "NTPS", "chance": "chance", "ntps_p": "p, NTPS",
-           "explained_p": "p, explained", "explained_heldout": "through V", "explained_heldout_random": "fresh, through V",
-           "ceiling_heldout": "all", "ceiling_heldout_random": "fresh, all"}  # fmt: skip
+columns = {"accuracy": "probe", "majority_rate": "largest class", "balanced_accuracy": "balanced",
+           "ceiling_heldout": "all", "ceiling_heldout_p": "p, all", "ceiling_heldout_random": "fresh, all",
+           "explained_heldout": "through V", "explained_heldout_random": "fresh, through V",
+           "ntps": "NTPS", "ntps_p": "p, NTPS", "chance": "chance"}  # fmt: skip
 real.set_index("task")[list(columns)].rename(columns=columns)
 
 # %%
 figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
 places = range(len(real))
-ax.barh(places, real.ceiling_heldout, color="0.85", label="all 640 directions")
+ax.barh(places, real.ceiling_heldout, color="0.85", label="all 640 directions, with 95 % interval")
+ax.hlines(places, real.ceiling_heldout_low, real.ceiling_heldout_high, color="0.5", lw=1)
 ax.barh(places, real.explained_heldout, height=0.5, label="through $V$, 80 directions")
+ax.plot(real.ceiling_heldout_random, places, "|", color="0.5", ms=20, mew=2, label="all, fresh weights")
 ax.plot(real.explained_heldout_random, places, "k|", ms=14, mew=2, label="through $V$, fresh weights")
 ax.plot(real.ntps, places, "D", color="C3", label="NTPS")
 ax.axvline(real.chance[0], color="C3", ls=":", lw=1)
 ax.set_yticks(places, [f"{row.task}\nprobe {row.accuracy:.2f}" for row in real.itertuples()], fontsize="small")
 ax.invert_yaxis()
-ax.set(xlabel="share of label variance on held-out texts; NTPS", xlim=(0, 1))
-ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.27), ncols=2)
+ax.set(xlabel="R² on held-out texts; NTPS", xlim=(None, 1))
+ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2)
 sns.despine()
 plt.show()
 print(f"NTPS beats shuffled labels (p < 0.05) on {(real.ntps_p < 0.05).sum()} of {len(real)} sets, "
-      f"the explained share on {(real.explained_p < 0.05).sum()}.")  # fmt: skip
-print(f"Fresh weights explain more than 5 % through V on {(real.explained_heldout_random > 0.05).sum()} of them.")
+      f"R² of all directions on {(real.ceiling_heldout_p < 0.05).sum()}.")  # fmt: skip
+for how, column in (("all directions", "ceiling_heldout_random"), ("V", "explained_heldout_random")):
+    print(f"Fresh weights explain more than 5 % through {how} on {(real[column] > 0.05).sum()} of them.")
 
 # %% [markdown]
-# The probe reads every set above its largest class, and held-out shares say so. Raw NTPS mostly lies where shuffled labels lie, or below: as in the bundled world, it does not know that there is something to explain. Nor are fresh weights
-# nothing: some sets can be read off a random network in part.
-#
-# Five sets carry no rank correlation worth printing: its 95 % interval would span most of the line from -1 to 1.
+# TEXT
 #
 # ## 8. What we would tell a practitioner
 #
-# 1. Begin with **R2 on held-out texts**, next to that of fresh weights: what the layer knows. It goes with a probe's accuracy on other texts, so `ntps score` marks the best layer by it, and the layers that cannot be told from it. Then read R2 through $V$ at a
+# 1. Begin with **R² on held-out texts**, next to that of fresh weights: what the layer knows. It goes with a probe's accuracy on other texts, so `ntps score` marks the best layer by it, and the layers that cannot be told from it. Then read R² through $V$ at a
 # fixed rank: if it is near that of all directions, next-token prediction kept what your labels need.
 # 2. Never compare raw NTPS between layers or models, and never read it against $k_V/d$ alone: shuffle the labels.
 # 3. Do not choose the layer on the tasks you report. If you must, choose on other tasks, or repeat the choice under a null.
-# 4. If you only want to know how good a probe will be, stop at R2 of all directions, or train the probe. R2 through $V$ tells you *why*.
+# 4. If you only want to know how good a probe will be, stop at R² of all directions, or train the probe. R² through $V$ tells you *why*.
 
 # %%
 folder.cleanup()
@@ -356,7 +357,7 @@ folder.cleanup()
 # - A null must repeat what was done: shuffled labels for a score, shuffled tasks *and the choice* for a chosen correlation.
 # - NTPS has a null of its own, far from $k_V/d$; a task that the model solves need not beat it.
 # - Fresh weights explain part of several tasks that hang on single words; the difference is what pretraining adds, or takes.
-# - Held-out R2 goes with the probe's accuracy on other texts; raw NTPS changes sign from layer to layer.
+# - Held-out R² goes with the probe's accuracy on other texts; raw NTPS changes sign from layer to layer.
 #
 # ## Quiz
 #

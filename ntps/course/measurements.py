@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-MODEL = "Gemma 3 270M"
 SETS = {
     "bbc_news": "topic of a news article, 5 classes",
     "movie_reviews": "sentiment of a sentence from a film review, 2 classes",
@@ -21,7 +20,7 @@ SETS = {
 STUDY_COMMAND = (
     "ntps study --model gemma-3-270m "
     + " ".join(f"--task {name}.jsonl" for name in SETS)
-    + " --limit 500 --max-length 64 --lora --lora-steps 40 --output real"
+    + " --limit 500 --max-length 64 --output real"
 )
 
 LORA_COMMAND = (
@@ -31,22 +30,22 @@ LORA_COMMAND = (
 
 
 def real_study() -> "pd.DataFrame":
-    """Return the study's table, one row per text set: the columns of `Study.frame`, gains among them.
+    """Return the study's table, one row per text set, with columns of `Study.frame`.
 
-    Scores are read at half the depth and k_v = max(k_u, d / 8), probes at the last layer, from 500 texts cut at 64
-    tokens; gains come from 40 steps of LoRA on a CPU, fewer than a practitioner would take. Version 0.1 measured it:
-    readouts were not standardised and hardly penalised, so some held-out values lie below those of today.
-    `attrs["command"]` is the command that made it (`study.csv` in its output).
+    Scores are read at half the depth and k_v = max(k_u, d / 8) on one half of 500 texts cut at 64 tokens, the probe of
+    the last layer on the other half; columns that end in `_random` are of fresh weights. `attrs["command"]` is the
+    command that made `study.csv`, from which `python -m benchmarks.real_model` takes these columns.
     """
     return _read("real_study.csv", STUDY_COMMAND)
 
 
 def real_lora() -> "pd.DataFrame":
-    """Return the fine-tuning runs, one row per text set: before and after on test texts, scores at the last layer.
+    """Return the fine-tuning runs, one row per text set: before and after on test texts, last layer.
 
     480 training, 120 validation and 200 test texts cut at 64 tokens, 60 steps on a CPU; the weights with the lowest
-    validation loss were kept (`--margin 0`). `attrs["command"]` made each run, and `python -m benchmarks.real_lora`
-    the table.
+    validation loss were kept (`--margin 0`). `best_step` is 0 where that was the frozen probe: not tuned, so after is
+    before. `attrs["command"]` made each run, `python -m benchmarks.real_model` the table. The runs are of version 0.1:
+    its held-out shares come from readouts that were not standardised, before and after alike.
     """
     return _read("real_lora.csv", LORA_COMMAND)
 
@@ -56,5 +55,5 @@ def _read(name: str, command: str) -> "pd.DataFrame":
 
     with resources.files("ntps.course").joinpath(f"data/{name}").open("r", encoding="utf-8") as file:
         frame = pd.read_csv(file)
-    frame.attrs.update(command=command, model=MODEL)
+    frame.attrs.update(command=command)
     return frame

@@ -1,32 +1,49 @@
-"""The real model's figures that ship: complete, plausible, and without paths of the machine they come from."""
+"""The real model's figures that ship: complete, consistent, and without paths of the machine they come from."""
 
+import re
 from importlib import resources
 
 import pytest
 
-from ntps.course.measurements import SETS, real_lora, real_study
+from ntps.course.measurements import LORA_COMMAND, SETS, STUDY_COMMAND, real_lora, real_study
 
 
-@pytest.mark.parametrize("read", [real_study, real_lora])
-def test_every_set_is_there_once_with_the_command_that_measured_it(read):
-    frame = read()
-    assert sorted(frame["task"]) == sorted(SETS)
-    assert frame.attrs["command"].startswith("ntps ")
-    assert "gemma" in frame.attrs["model"].lower()
-    assert frame["gain"].between(-1, 1).all()
+def test_every_set_is_there_once_with_the_command_that_measured_it():
+    study, tuned = real_study(), real_lora()
+    assert list(study.task) == list(SETS) and set(study.model) == {"gemma-3-270m"}
+    assert list(tuned.task) == sorted(SETS)
+    assert (study.attrs["command"], tuned.attrs["command"]) == (STUDY_COMMAND, LORA_COMMAND)
+    assert not study.isna().any(axis=None) and not tuned.isna().any(axis=None)
 
 
-def test_gains_are_differences():
-    frame = real_lora()
-    assert (frame.gain - (frame.accuracy_after - frame.accuracy_before)).abs().max() < 1e-4
-    assert (frame.n_test == 200).all()
+def test_figures_are_what_the_commands_measure():
     study = real_study()
-    assert (study.accuracy > study.majority_rate).all()
-    assert (study.above_majority - (study.accuracy - study.majority_rate)).abs().max() < 1e-4
+    assert (study.n_scored + study.n_probed == option(STUDY_COMMAND, "limit")).all()
+    assert (study.layer == 9).all() and (study.d == 640).all() and (study.k_v == 80).all()
+    assert (study.ceiling_heldout_low < study.ceiling_heldout).all()
+    assert (study.ceiling_heldout < study.ceiling_heldout_high).all()
+    assert (study[["ntps_p", "ceiling_heldout_p"]] >= 1 / 201 - 1e-6).all(axis=None), "200 shuffles by default"
+
+
+def test_gains_are_differences_and_nothing_changes_where_nothing_was_tuned():
+    tuned = real_lora()
+    assert (tuned.gain - (tuned.accuracy_after - tuned.accuracy_before)).abs().max() < 1e-4
+    assert (tuned.n_test == option(LORA_COMMAND, "limit") / 4).all()
+    assert tuned.best_step.between(0, option(LORA_COMMAND, "steps")).all()
+    assert (tuned.best_step % option(LORA_COMMAND, "evaluate-every") == 0).all()
+    same = tuned[tuned.best_step == 0]
+    for name in ("accuracy", "ntps", "explained_heldout", "ceiling_heldout", "next_token_loss"):
+        assert (same[f"{name}_before"] == same[f"{name}_after"]).all(), name
 
 
 @pytest.mark.parametrize("name", ["real_study.csv", "real_lora.csv"])
 def test_no_path_of_the_machine_is_in_them(name):
     text = resources.files("ntps.course").joinpath("data", name).read_text(encoding="utf-8")
-    assert "/home" not in text
-    assert "/tmp" not in text
+    assert "/" not in text
+
+
+def option(command: str, name: str) -> int:
+    """Return the number that a command gives an option."""
+    found = re.search(rf"--{name} (\d+)", command)
+    assert found is not None
+    return int(found[1])
