@@ -1,8 +1,8 @@
 """Which quantity, at which rank and layer, goes with a probe's balanced accuracy on other texts?
 
     python -m benchmarks.default_quantity                                    # the bundled ladder and tasks
-    python -m benchmarks.default_quantity --model DIR --model DIR --task a.jsonl --task b.jsonl ... --limit 800 \
-        --max-length 128 --passes DIR --name quantity_real                   # real ones; passes are kept in DIR
+    python -m benchmarks.default_quantity --model DIR --model DIR --task a.jsonl --task b.jsonl ... --limit 500 \
+        --max-length 32 --no-control --passes DIR --name quantity_real      # real ones; passes are kept in DIR
 
 Scores read one half of the texts, the probe of the last layer the other. Every quantity is correlated with the target
 over tasks within models; what is printed, and written to benchmarks/results/NAME.json, for each of them:

@@ -222,8 +222,9 @@ def real_table() -> str:
         numbers = [row.majority_rate, row.accuracy, row.balanced_accuracy]
         held_out = f"{row.ceiling_heldout:.2f} [{row.ceiling_heldout_low:.2f}, {row.ceiling_heldout_high:.2f}]"
         cells = [row.task, *(f"{number:.2f}" for number in numbers), held_out]
-        cells += [f"{row.ceiling_heldout_p:.3f}", _signed(row.ceiling_heldout_random), _signed(row.explained_heldout)]
-        cells += [_signed(row.explained_heldout_random), f"{row.ntps:.2f}", f"{row.ntps_p:.3f}"]
+        shares = (row.ceiling_heldout_random, row.explained_heldout, row.explained_heldout_random)
+        cells += [f"{row.ceiling_heldout_p:.3f}", *(f"{round(share, 2) + 0.0:.2f}" for share in shares)]
+        cells += [f"{row.ntps:.2f}", f"{row.ntps_p:.3f}"]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

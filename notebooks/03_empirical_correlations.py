@@ -328,7 +328,7 @@ ax.axvline(real.chance[0], color="C3", ls=":", lw=1)
 ax.set_yticks(places, [f"{row.task}\nprobe {row.accuracy:.2f}" for row in real.itertuples()], fontsize="small")
 ax.invert_yaxis()
 ax.set(xlabel="R² on held-out texts; NTPS", xlim=(None, 1))
-ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2)
+ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.28), ncols=2)
 sns.despine()
 plt.show()
 print(f"NTPS beats shuffled labels (p < 0.05) on {(real.ntps_p < 0.05).sum()} of {len(real)} sets, "
@@ -337,7 +337,12 @@ for how, column in (("all directions", "ceiling_heldout_random"), ("V", "explain
     print(f"Fresh weights explain more than 5 % through {how} on {(real[column] > 0.05).sum()} of them.")
 
 # %% [markdown]
-# TEXT
+# The probe reads every set above its largest class, and R² of all directions lies above each of 200 shuffles, on all five. Raw NTPS does so on none: it lies where shuffled labels lie or below them, and far below $k_V/d$, because with 250 texts in 640 directions
+# $U$ is fitted to the accidents of the texts (part 2). As in the bundled world, it does not know that there is something to explain. $V$, an eighth of the directions, reads between a third and two thirds of what all of them read.
+#
+# Fresh weights read unwanted mail in part, since single words give it away, and hardly anything of the other sets: the rest is pretraining's.
+#
+# Five sets carry no rank correlation worth printing: its 95 % interval would span most of the line from -1 to 1.
 #
 # ## 8. What we would tell a practitioner
 #

@@ -37,8 +37,11 @@ CLAIMS = {
         "medical[['linear_accuracy', 'lora_accuracy']].max().max() < 0.5",
         "by_number.NTPS.max() - by_number.NTPS.min() > 0.2 and by_number['R²'].is_monotonic_increasing",
         "(real.accuracy > real.majority_rate + 0.03).all()",
-        "(real.ntps_p < 0.05).sum() <= 2",
-        "(real.explained_heldout_random > 0.05).sum() >= 2",
+        "(real.ceiling_heldout_p < 0.005).all() and (real.ntps_p > 0.05).all()",
+        "(real.ntps < real.chance / 2).all()",
+        "(real.explained_heldout / real.ceiling_heldout).between(1 / 3, 2 / 3).all()",
+        "real.ceiling_heldout_random[real.task == 'spam_subjects'].item() > 0.2",
+        "real[real.task != 'spam_subjects'].filter(like='_random').max().max() < 0.1",
     ],
     "04_lora_effects": [
         "runs['topic'].gain < 0.05",
