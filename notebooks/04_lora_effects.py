@@ -273,7 +273,7 @@ plt.show()
 # learning rate does. So "rank 1 is too small" would be the wrong conclusion from the first curve: with a larger $\alpha$ the same rank learns the task. A comparison of ranks is one of capacity only if every rank had
 # the learning rate that suits it and enough steps.
 #
-# Gain and price do not go together strictly either. Compare the settings in the right picture: similar gains come at different prices. And all of this is one seed: with another one a run may leave its plateau earlier, later, or not in time.
+# Gain and price do not go together either. The settings that learned the watermark paid about the same; the topic of part 1 paid several times as much, for nothing. And all of this is one seed: with another one a run may leave its plateau earlier, later, or not in time.
 # `ntps lora ... --seeds 3` gives the gain with an interval.
 #
 # ## 6. Can the gain be known in advance?
@@ -427,7 +427,7 @@ print(
 # | held-out R² through $V$ at the last layer rises with the gain | held here; it can also rise without any gain, as for the topic, since R² is about squared error and accuracy about the largest class |
 # | LoRA leaves intruder dimensions | depends on rank and scale; they were not needed for the gain |
 # | NTPS before fine-tuning predicts the gain | not better than the probe's accuracy, on the published figures |
-# | gains are free | no: the next token is predicted worse, and how much worse depends on the setting more than on the gain |
+# | gains are free | no: the next token is predicted worse, and how much worse does not follow the gain |
 #
 # ## 9. Your own model, your own data
 #

@@ -54,6 +54,8 @@ CLAIMS = {
         "all(rows['share through V, change'].iloc[-1] > 0.1 for _, rows in table.groupby('task'))",
         "intruder_count(loud) > 3 * max(intruder_count(run) for run in (low, whole))",
         "whole.gain > 0.2 and loud.gain > low.gain + 0.1 and low.best_step == 0",
+        "max(price := [r.after.next_token_loss - r.before.next_token_loss for r in tried[1:]]) < 1.5 * min(price)",
+        "runs['topic'].after.next_token_loss - runs['topic'].before.next_token_loss > 4 * max(price)",
         "(margins.loc[(slice(None), list(inputs)), 'margin_low'] <= 0).all()",
         "margins.loc[('task', 'ntps'), 'margin_high'] < 0",
         "margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_to_accuracy'].abs().max() < 1",
