@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 from tools.course import ROOT, relative
 from tools.pairs import build, cells_of, code_digest, read_script
 
-MAX_SECONDS = 300  # the aim is 180 on one quiet thread; processors differ, and lesson 04 is at the aim
+MAX_SECONDS = 300  # the aim is 180 on one quiet thread; a shared one may take longer
 MAX_MEGABYTES = 1000
 _LONGEST_TWIN = 80  # of the plain text beside a picture or a table, which no reader sees
 PANEL_NOTE = "*Interactive panel: run this cell to use it.*"
