@@ -105,7 +105,7 @@ result
 #
 # | column | question it answers | range |
 # |---|---|---|
-# | R2 | how much better than the label frequencies does a readout of all directions predict **texts it has not seen**? | up to 1 |
+# | R² | how much better than the label frequencies does a readout of all directions predict **texts it has not seen**? | up to 1 |
 # | through V | and a readout of the first $k_V$ directions of V? | up to 1 |
 # | accuracy | for which share of those texts does the readout of all directions name the right label? | 0 to 1 |
 # | NTPS | how much of U lies inside V? | 0 to 1 |
@@ -113,7 +113,7 @@ result
 #
 # Here $d$ is the number of directions (the width of the states) and $k_V$ the number of next-token directions that we keep.
 # Trust the first two columns first: 1 is perfect, 0 is no better than knowing how frequent each label is, and a value a little
-# below 0 means that the readout learned noise. *R2* says what the layer holds, *through V* what next-token prediction uses of it. A
+# below 0 means that the readout learned noise. *R²* says what the layer holds, *through V* what next-token prediction uses of it. A
 # star marks the layer that holds most, `=` those that tie with it, within one standard error. The picture shows the same numbers:
 
 # %%
@@ -126,7 +126,7 @@ plt.show()
 # In the same documents, one sentence is stamped with "ah" or with "oh". Every reader sees which, yet it predicts no other word.
 # This is the *watermark* task.
 #
-# > **Predict.** Will R2 through V be higher or lower than for the topic? And the NTPS itself?
+# > **Predict.** Will R² through V be higher or lower than for the topic? And the NTPS itself?
 
 # %%
 watermark = ntps.load_task("miniworld/watermark", n=1000)
@@ -137,16 +137,16 @@ print(stamped)
 last = model.n_layers - 1
 for name, scored in (("topic", result[last]), ("watermark", stamped[last])):
     print(
-        f"{name:9s}  last layer: NTPS {scored.ntps:.2f}, R2 through V {scored.explained_heldout:5.2f}, "
+        f"{name:9s}  last layer: NTPS {scored.ntps:.2f}, R² through V {scored.explained_heldout:5.2f}, "
         f"through all {scored.d} directions {scored.ceiling_heldout:5.2f}"
     )
 
 # %% [markdown]
-# R2 says what we hoped: the next-token directions tell the topic, and nothing about the watermark.
+# R² says what we hoped: the next-token directions tell the topic, and nothing about the watermark.
 # But look at NTPS alone: it is *larger* for the watermark. This is the trap. When the states hardly hold the labels, U is
 # fitted to noise, and noise leans on the same few strong axes of the model as V does. So:
 #
-# **The raw score says how two sets of directions overlap; whether those directions say anything about the labels, only held-out R2
+# **The raw score says how two sets of directions overlap; whether those directions say anything about the labels, only held-out R²
 # tells.**
 #
 # ## Two controls
@@ -154,7 +154,7 @@ for name, scored in (("topic", result[last]), ("watermark", stamped[last])):
 # A number deserves trust when it falls where it must fall. *Labels*: a coin tossed for each text. *Model*: the same
 # network with the random weights it started from.
 #
-# > **Predict.** Four bars for each task come next: R2 before and after pretraining. What do you expect for the coin? Can
+# > **Predict.** Four bars for each task come next: R² before and after pretraining. What do you expect for the coin? Can
 # > pretraining *lower* it?
 
 # %%
@@ -174,7 +174,7 @@ for ax, key, title in zip(
     table = {column: [row[column] for row in rows] for column in ("task", "model", key)}
     sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", "#D55E00"], ax=ax, legend=key == "V")
     ax.axhline(0, color="black", lw=0.8)
-    ax.set(title=title, xlabel="", ylabel="R2 on held-out texts")
+    ax.set(title=title, xlabel="", ylabel="R² on held-out texts")
 axes[0].legend(title=None, frameon=False)
 sns.despine()
 plt.show()
@@ -224,14 +224,14 @@ else:
     print(films)
 
 # %% [markdown]
-# With few texts and a wide model, R2 is low and its interval wide: a readout through *all* directions has more numbers to fit than texts to
+# With few texts and a wide model, R² is low and its interval wide: a readout through *all* directions has more numbers to fit than texts to
 # fit them on. The last sentence under the table says what twice as many would bring.
 #
 # ## Take-away
 #
 # - The score asks how much of a labelled task lives in the directions that next-token prediction uses.
 # - One pass over the texts, closed formulas, no training: seconds for a small model.
-# - Read **held-out R2** first, of all directions and through V. The raw NTPS compares directions, and means little where the
+# - Read **held-out R²** first, of all directions and through V. The raw NTPS compares directions, and means little where the
 #   labels are not held at all.
 # - Controls belong to every result: labels by coin, a model with random weights.
 #
@@ -242,11 +242,11 @@ else:
 # <details><summary>Answer</summary>
 #
 # You cannot tell. Half of the label directions lie inside the next-token directions, but if those label directions are fitted to noise, that
-# says nothing. Look at held-out R2, and at the same numbers for a coin.
+# says nothing. Look at held-out R², and at the same numbers for a coin.
 #
 # </details>
 #
-# **2.** R2 through V is 0.02, through all directions 0.75. What does that suggest?
+# **2.** R² through V is 0.02, through all directions 0.75. What does that suggest?
 #
 # <details><summary>Answer</summary>
 #
@@ -256,12 +256,12 @@ else:
 # </details>
 #
 # **3.** A readout of 128 directions can fit accidents of the coin, and would then do *worse* than the label frequencies on new texts. Why is
-# its R2 about zero all the same?
+# its R² about zero all the same?
 #
 # <details><summary>Answer</summary>
 #
 # The readout is penalised, and its penalty is chosen by the error on other texts. For a coin the largest penalty wins, and so penalised a
-# readout says no more than the label frequencies, which is R2 = 0.
+# readout says no more than the label frequencies, which is R² = 0.
 #
 # </details>
 #

@@ -111,7 +111,7 @@ best = {
 for name, layer in best.items():
     rank = smallest_rank(layer.curve["k_v"], layer.curve["explained_heldout"], 0.8)
     room = above_chance(layer.ntps, layer.k_v, layer.d)
-    print(f"{name}: {room:+.2f} above chance; k_V = {rank} keeps 80 % of the R2 of all directions")
+    print(f"{name}: {room:+.2f} above chance; k_V = {rank} keeps 80 % of the R² of all directions")
 
 # %% [markdown]
 # A task that pretraining had to learn needs few next-token directions; one that it had no use for is spread over many.

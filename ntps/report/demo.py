@@ -55,7 +55,7 @@ class Demo:
         unused = max(self.rows, key=lambda row: row["ceiling"] - row["pretrained"])
         lines = [
             *_paragraph(
-                f"What pretraining taught {MODEL}: R2 of a linear readout on held-out texts, through the {self.k_v} of "
+                f"What pretraining taught {MODEL}: R² of a linear readout on held-out texts, through the {self.k_v} of "
                 f"{self.d} directions that next-token prediction uses most (random weights, pretrained) and through "
                 f"all {self.d} (pretrained). {N_TEXTS} texts, last layer."
             ),
@@ -64,7 +64,7 @@ class Demo:
             "",
             *wrap(
                 "* NTPS of a random subspace of that size. The raw score depends on the scale of the features: read it "
-                "against chance, and trust R2 more."
+                "against chance, and trust R² more."
             ),
             *_paragraph(
                 f"Learned most: {learned['task']} ({fixed(learned['random'], 2)} before, "
@@ -129,7 +129,7 @@ def _write(demo: Demo, output: Path) -> None:
 
     picture = draw_picture(
         "tasks.png",
-        "R2 before and after pretraining, by task",
+        "R² before and after pretraining, by task",
         lambda figure: plot_tasks(demo.rows, figure.add_subplot()),
         figsize=(7.4, 0.34 * len(demo.rows) + 1.4),
     )

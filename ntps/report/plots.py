@@ -72,12 +72,12 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
     through_v, by_all = ("explained_heldout", "ceiling_heldout") if result.held_out else ("explained", "ceiling")
     lines: list[tuple[str, list[float], str, dict[str, Any]]] = [
         (
-            f"R2 of all {scores[0].d} directions ({held})",
+            f"R² of all {scores[0].d} directions ({held})",
             _values(scores, by_all),
             "U",
             {"marker": "^"},
         ),
-        (f"R2 through V ({held})", _values(scores, through_v), "V", {"marker": "o"}),
+        (f"R² through V ({held})", _values(scores, through_v), "V", {"marker": "o"}),
     ]
     if result.chosen_score:
         lines += [
@@ -110,7 +110,7 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
     else:
         ax.set_xticks(layers)
     title = as_label(f"{short_name(result.model)} on {short_name(result.task)}", LONGEST_TITLE)
-    ax.set(xlabel="layer (0 is the embedding)", ylabel="R2, or share", title=title)
+    ax.set(xlabel="layer (0 is the embedding)", ylabel="R², or share", title=title)
     legend_below(ax)
     return ax
 
@@ -133,8 +133,8 @@ def plot_curve(scored: LayerScore, ax: Axes | None = None) -> Axes:
         ks = curve["k_v"]
         held_out = curve.get("explained_heldout")
         if held_out is not None:
-            ax.plot(ks, held_out, "o-", color=COLORS["V"], ms=4, label="R2 through V, held out")
-        ax.plot(ks, curve["explained"], "--", color=COLORS["V"], alpha=0.6, label="R2 through V, in sample")
+            ax.plot(ks, held_out, "o-", color=COLORS["V"], ms=4, label="R² through V, held out")
+        ax.plot(ks, curve["explained"], "--", color=COLORS["V"], alpha=0.6, label="R² through V, in sample")
         ax.plot(ks, curve["ntps"], "s-", color=COLORS["ntps"], ms=4, label="NTPS")
         ax.plot(ks, [k / scored.d for k in ks], ":", color=COLORS["chance"], label="NTPS of a random subspace")
         ax.axvline(scored.k_v, color="0.9", lw=8, zorder=0)
@@ -166,7 +166,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
     ):
         ax.scatter([row[key] for row in rows], heights, color=COLORS[color], label=label, zorder=2, **style)
     ax.set_yticks(heights, [as_label(row["task"]) for row in rows])
-    ax.set(xlabel="R2 on held-out texts")
+    ax.set(xlabel="R² on held-out texts")
     ax.axvline(0, color="0.85", lw=1, zorder=0)
     lowest = min((row[key] for row in rows for key in ("random", "pretrained", "ceiling")), default=0.0)
     ax.set_xlim(min(-0.05, lowest) - 0.03, 1.03)

@@ -26,8 +26,8 @@ from ntps.scoring.learning import LearningCurve
 from ntps.scoring.results import LayerScore, ScoreResult
 
 QUANTITIES = {
-    "ceiling_heldout": "R2, all directions",
-    "explained_heldout": "R2 through V",
+    "ceiling_heldout": "R², all directions",
+    "explained_heldout": "R² through V",
     "retained_heldout": "share through V",
     "accuracy_heldout": "accuracy",
     "ntps": "NTPS",
@@ -39,7 +39,7 @@ _LAYER = Column("layer", attrgetter("layer"))
 _EXCESS = Column("excess loss", attrgetter("excess_loss"), digits=4)
 _BASELINES = [
     Column("read by", attrgetter("name"), words=True),
-    Column("R2", attrgetter("r2")),
+    Column("R²", attrgetter("r2")),
     Column("95 % interval", lambda row: interval_text(row.interval)),
     Column("accuracy", attrgetter("accuracy")),
     Column("balanced accuracy", attrgetter("balanced_accuracy")),
@@ -124,12 +124,12 @@ def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
         "notes": result.notes(),
         "layers": draw_picture(
             f"layers{suffix}.png",
-            f"R2 and NTPS{of} by layer",
+            f"R² and NTPS{of} by layer",
             lambda figure: plot_layers(result, figure.add_subplot()),
         ),
         "curve": draw_picture(
             f"curve{suffix}.png",
-            f"R2 and NTPS{of} by number of directions",
+            f"R² and NTPS{of} by number of directions",
             lambda figure: plot_curve(shown, figure.add_subplot()),
         ),
         "table": html_table(_layer_columns(result), result.layers, best=_best_row(result)),
@@ -159,7 +159,7 @@ def _contents(sections: Sequence[dict[str, Any]]) -> Markup:
         Column("classes", lambda section: section["result"].n_classes),
         Column("texts", lambda section: f"{section['result'].n_texts:,}"),
         Column("best layers", best),
-        Column("R2", of_shown("through_all")),
+        Column("R²", of_shown("through_all")),
         Column("through V", of_shown("through_v")),
         Column("NTPS", of_shown("ntps")),
         Column("chance", of_shown("chance")),
@@ -187,7 +187,7 @@ def _learning(curve: LearningCurve) -> Markup:
     rows: list[tuple[Any, float]] = list(zip(curve.n, curve.r2, strict=True))
     if not math.isnan(curve.twice):
         rows.append((f"twice as many, expected {interval_text(curve.interval)}", curve.twice))
-    return html_table([Column("training texts", itemgetter(0)), Column("R2 on held-out texts", itemgetter(1))], rows)
+    return html_table([Column("training texts", itemgetter(0)), Column("R² on held-out texts", itemgetter(1))], rows)
 
 
 def _bounds(kind: str) -> Callable[[LayerScore], str]:

@@ -290,7 +290,7 @@ class ScoreResult:
 
     def _columns(self) -> list[Column]:
         if self.held_out:
-            readouts = {"R2": "ceiling_heldout", "through V": "explained_heldout", "accuracy": "accuracy_heldout"}
+            readouts = {"R²": "ceiling_heldout", "through V": "explained_heldout", "accuracy": "accuracy_heldout"}
         else:
             readouts = {"in sample": "ceiling", "through V": "explained"}
         columns = [
@@ -323,14 +323,14 @@ class ScoreResult:
         if self.best is not None and self.learning is not None and not math.isnan(self.learning.twice):
             low, high = (fixed(end, 2) for end in self.learning.interval)
             sentences.append(
-                f"Twice as many labelled texts would bring R2 to about {fixed(self.learning.twice, 2)} [{low}, {high}]."
+                f"Twice as many labelled texts would bring R² to about {fixed(self.learning.twice, 2)} [{low}, {high}]."
             )
         return sentences
 
     def _what_is_read(self) -> str:
         choice = cast(LayerChoice, self.choice)
         low, high = choice.readout.interval()
-        r2 = f"R2 {fixed(choice.readout.r2)} [{fixed(low)}, {fixed(high)}]"
+        r2 = f"R² {fixed(choice.readout.r2)} [{fixed(low)}, {fixed(high)}]"
         p_value = self.best.p_value if self.best is not None else None
         if self.best is None:
             text = (
@@ -353,7 +353,7 @@ class ScoreResult:
             text += f" Accuracy: {accuracies}."
         if self.layers[0].control is not None:
             random = max((scored.control or {})[self._quantity] for scored in self.layers)
-            text += f" The best layer of random weights reads R2 {fixed(random)}."
+            text += f" The best layer of random weights reads R² {fixed(random)}."
         return text
 
     def _what_v_holds(self) -> str:
@@ -378,7 +378,7 @@ class ScoreResult:
             text = f"NTPS says nothing here: with {scored.k_v} directions V is the whole space, and holds any labels."
         if self.best is None:
             return text
-        used = f"The {scored.k_v} directions that next-token prediction uses most at layer {scored.layer} read R2 "
+        used = f"The {scored.k_v} directions that next-token prediction uses most at layer {scored.layer} read R² "
         value = fixed(scored.explained_heldout)
         if scored.retained_heldout is not None and 0 <= scored.retained_heldout < 1:
             value += f", {percent(scored.retained_heldout)} of what all {scored.d} read"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ntps._names import distinct, one_line, short_name, shortened
 from ntps.core.moments import POOLINGS
@@ -175,7 +176,7 @@ def rank_columns(
     whole(batch_size, 1, None, "batch_size")
     if device is not None:
         find_device(device)
-    names = _names(models)
+    named = _by_name(models)
     for column in columns:  # refused now, not after the passes
         values = column.values[column.labelled]
         if len(np.unique(values)) < 2:
@@ -186,15 +187,15 @@ def rank_columns(
     with ExitStack() as stack:
         kept = Path(folder if folder is not None else stack.enter_context(tempfile.TemporaryDirectory()))
         reader = _Reader(task, settings, batch_size=batch_size, device=device, folder=kept, progress=progress)
-        entrants, failed = reader.read_all(dict(zip(names, models, strict=True)))
+        entrants, failed = reader.read_all(named)
         if not entrants:
             reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed.items())
             raise NtpsError(f"no model can be ranked: {reasons}.")
         return [_rank_column(task, column, entrants, failed, reader) for column in columns]
 
 
-def _names(models: Sequence[Any]) -> list[str]:
-    """Return a short name for each model, all different.
+def _by_name(models: Any) -> dict[str, Any]:
+    """Return models by short names, all different; a single model may stand for a list of one.
 
     Raises:
         NtpsError: If there is no model, or one is named twice.
@@ -208,7 +209,7 @@ def _names(models: Sequence[Any]) -> list[str]:
         if given.count(name) > 1:
             raise NtpsError(f"model {short_name(name)} is named twice; name each model once.")
     short = distinct(given)
-    return [short[name] for name in given]
+    return {short[name]: model for name, model in zip(given, models, strict=True)}
 
 
 class _Reader:
@@ -246,7 +247,7 @@ class _Reader:
                 entrants.append(self.read(name, models[name], sizes[name]))
             except Exception as error:  # the other models go on; of a fault of ours the log holds the traceback
                 failed[name] = reason_of(error).removeprefix(f"{models[name]}: ")
-                if not isinstance(error, NtpsError | MemoryError):
+                if not isinstance(error, NtpsError | MemoryError | torch.cuda.OutOfMemoryError):
                     logger.exception("%s failed.", name)
             else:
                 done += sizes[name]

@@ -131,7 +131,7 @@ def test_report_is_whole_and_its_pass_serves_again_until_something_changes(
     assert page.count("data:image/png;base64,") == 2 and "http" not in page.replace("https://arxiv.org", "")
     first = (folder / "scores.json").read_text()
     heads = page[: page.index("</thead>")]
-    assert "<th>R2, all directions" in heads and "<th>R2 through V" in heads
+    assert "<th>R², all directions" in heads and "<th>R² through V" in heads
     # Every table cell of the best layer's row, with what the sentence above it names: the ceiling on held-out texts.
     best = max(json.loads(first)["layers"], key=lambda row: row["ceiling_heldout"])
     assert f"{best['ceiling_heldout']:.3f}" in re.search(r"<tr class=['\"]?best.*?</tr>", page, re.DOTALL)[0]

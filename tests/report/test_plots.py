@@ -44,10 +44,10 @@ def test_layers(ax):
     result = score_result(evidence=True)
     assert plot_layers(result, ax) is ax
     lines = lines_of(ax)
-    through_v = lines["R2 through V (held out)"]
+    through_v = lines["R² through V (held out)"]
     assert through_v.get_ydata().tolist() == [scored.explained_heldout for scored in result.layers]
     assert to_hex(through_v.get_color()) == COLORS["V"]
-    by_all = lines["R2 of all 16 directions (held out)"]
+    by_all = lines["R² of all 16 directions (held out)"]
     assert by_all.get_ydata().tolist() == [scored.ceiling_heldout for scored in result.layers]
     assert to_hex(by_all.get_color()) == COLORS["U"]
     assert lines["NTPS"].get_ydata().tolist() == [scored.ntps for scored in result.layers]
@@ -133,7 +133,7 @@ def test_intervals_are_drawn_where_they_have_ends(ax):
 def test_layers_without_folds(ax):
     result = score_result(held_out=False)
     plot_layers(result, ax)
-    line = lines_of(ax)["R2 of all 16 directions (in sample)"]
+    line = lines_of(ax)["R² of all 16 directions (in sample)"]
     assert line.get_ydata().tolist() == [scored.ceiling for scored in result.layers]
 
 
@@ -151,7 +151,7 @@ def test_curve(ax, curve):
     plot_curve(scored, ax)
     assert list(lines_of(ax)["NTPS"].get_ydata()) == scored.curve["ntps"]
     if curve == "theory":
-        assert to_hex(lines_of(ax)["R2 through V, held out"].get_color()) == COLORS["V"]
+        assert to_hex(lines_of(ax)["R² through V, held out"].get_color()) == COLORS["V"]
 
 
 def test_legends_stay_off_the_data():

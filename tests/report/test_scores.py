@@ -145,7 +145,7 @@ def test_without_folds_nothing_is_called_held_out(tmp_path):
     write_report(score_result(held_out=False), tmp_path)
     page = (tmp_path / "report.html").read_text()
     headings = re.search(r"<thead>.*?</thead>", page, re.DOTALL)[0]
-    assert "in sample" in headings and "R2" not in headings and "accuracy" not in headings
+    assert "in sample" in headings and "R²" not in headings and "accuracy" not in headings
     assert '<tr class="best"' not in page and "Nothing is held out" in page
 
 

@@ -105,7 +105,7 @@ def test_table_fits_a_terminal(folds, convention):
     result = make(folds=folds, convention=convention, fraction=0.5 if convention == "official" else None)
     lines = result.to_text().splitlines()
     assert max(map(len, lines)) <= 80
-    heads = ["R2", "through", "V", "accuracy"] if folds else ["in", "sample", "through", "V"]
+    heads = ["R²", "through", "V", "accuracy"] if folds else ["in", "sample", "through", "V"]
     assert lines[0].split() == ["layer", *heads, "NTPS", "chance"]
     for line, scored in zip(lines[1:4], result.layers, strict=True):
         assert line[0] == result.mark(scored.layer)
@@ -247,7 +247,7 @@ def test_what_a_score_is_read_against_stands_in_table_frame_and_picture():
         text, legend = str(result), result.plot().get_legend().get_texts()
         assert max(map(len, text.splitlines())) <= 80
         assert ("shuffled" in text.splitlines()[2], "random" in text.splitlines()[2]) == (there, there)
-        assert ("random weights reads R2" in words(result)) == there
+        assert ("random weights reads R²" in words(result)) == there
         assert ("under shuffled labels" in words(result)) == there
         assert any("shuffled" in entry.get_text() for entry in legend) == there
         assert ("shuffled" in result._repr_html_()) == there
