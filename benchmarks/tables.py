@@ -421,6 +421,23 @@ def choice_table() -> str:
     return "\n".join(rows) + f"\n\nWithin each of {models} bundled models, over {tasks} tasks; p repeats the choice."
 
 
+def ranking_table() -> str:
+    """Return what rankings on 200 texts say, beside what a full probe reaches on all the others."""
+    from benchmarks.ranking import summary  # which loads the library; the other tables need none of it
+
+    frame = pd.read_csv(RESULTS / "ranking.csv")
+    first = frame[frame.draw.eq(0)]
+    heads = ["texts", "model", "R² on 200", "group", "probe, best layer", "probe, last layer", "TF-IDF"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in first.itertuples():
+        numbers = [row.best_layer, row.last_layer, row.tfidf]
+        rows.append(
+            f"| {row.task.removeprefix('miniworld/')} | {row.model} | {row.r2_few:.2f} | {row.group_few} | "
+            f"{row.best_layer:.3f} (layer {row.layer:.0f}) | {' | '.join(f'{number:.3f}' for number in numbers[1:])} |"
+        )
+    return "\n".join([*rows, "", *summary(frame)])
+
+
 def architectures_table() -> str:
     """Return which architectures of transformers can be scored and tuned, and what is left out of adapters."""
     frame = pd.read_csv(RESULTS / "architectures.csv").fillna("")
@@ -444,6 +461,7 @@ TABLES = {  # block: what writes it, and the file it is made from
     "audit": (audit_text, RESULTS / "gains.json"),
     "claims": (claims_table, RESULTS / "gains.json"),
     "choice": (choice_table, RESULTS / "official_study.json"),
+    "ranking": (ranking_table, RESULTS / "ranking.csv"),
     "official": (official_table, RESULTS / "official.csv"),
     "architectures": (architectures_table, RESULTS / "architectures.csv"),
     "real": (real_table, ROOT / "ntps/course/data/real_study.csv"),
