@@ -13,6 +13,7 @@ that both took for it, loading included.
 
 import argparse
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from ntps.scoring.readouts import LayerChoice, choose_layer, tied_groups
 
 RESULT = Path(__file__).parent / "results" / "ranking.csv"
 FEW = 200
+POINT = 0.01  # of accuracy
 BUNDLED = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base", "miniworld-large"]
 TASKS = ("topic", "tense", "person", "register", "sentiment", "intent", "length", "first_mentioned")
 
@@ -111,25 +113,32 @@ def summary(table: pd.DataFrame) -> list[str]:
     full = table[table.draw.eq(0)].set_index(["task", "model"])
     lines = []
     for world, part in table.groupby("world", sort=False):
-        agree, tied, apart = [], [], []
+        agree: list[bool] = []
+        apart: list[float] = []  # by how much the model that is told to be better is so
+        tied = 0
         for (task, _), draw in part.groupby(["task", "draw"], sort=False):
             truth = full.loc[task].best_layer.reindex(draw.model)
             agree += in_order(draw.r2_few.tolist(), truth.tolist())
             for i, j in itertools.combinations(range(len(truth)), 2):
-                right = (draw.group_few.iloc[j] - draw.group_few.iloc[i]) * (truth.iloc[i] - truth.iloc[j]) > 0
-                (tied if draw.group_few.iloc[i] == draw.group_few.iloc[j] else apart).append(right)
+                ahead = draw.group_few.iloc[j] - draw.group_few.iloc[i]
+                if ahead == 0:
+                    tied += 1
+                else:
+                    apart.append(math.copysign(1, ahead) * (truth.iloc[i] - truth.iloc[j]))
         judged = full[full.world.eq(world)]
         better = (judged.best_layer > judged.last_layer).mean()
         gain = (judged.best_layer - judged.last_layer).mean()
         best = judged.groupby("task", sort=False)
         words = (best.tfidf.first() > best.best_layer.max()).sum()
+        leads = np.array(apart)
         lines.append(
             f"{world}: {judged.index.get_level_values('task').nunique()} tasks, "
             f"{judged.index.get_level_values('model').nunique()} models. Pairs in order on {FEW} texts: "
-            f"{np.mean(agree):.2f}; told apart: {len(apart) / (len(apart) + len(tied)):.2f} of pairs, "
-            f"{np.mean(apart) if apart else float('nan'):.2f} of them in order. A probe of the best layer beats the "
-            f"last layer's in {better:.2f} of cases, by {100 * gain:+.1f} points on average. TF-IDF is best on {words} "
-            f"tasks."
+            f"{np.mean(agree):.2f}; told apart: {len(apart) / (len(apart) + tied):.2f} of pairs, and of these the "
+            f"probes' accuracies are in order in {np.mean(leads > 0):.2f}, equal within a point in "
+            f"{np.mean(np.abs(leads) < POINT):.2f}, and reversed by more in {np.mean(leads <= -POINT):.2f}. A "
+            f"probe of the best layer beats the last layer's in {better:.2f} of cases, by {100 * gain:+.1f} points on "
+            f"average. TF-IDF is best on {words} tasks."
         )
         if "their_score" in judged and judged.their_score.notna().any():
             ours, theirs_ = (
