@@ -198,7 +198,7 @@ def _by_name(models: Any) -> dict[str, Any]:
     """Return models by short names, all different; a single model may stand for a list of one.
 
     Raises:
-        NtpsError: If there is no model, or one is named twice.
+        NtpsError: If no model is given, or the same one twice.
     """
     if isinstance(models, str | os.PathLike | LanguageModel):
         models = [models]

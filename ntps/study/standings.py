@@ -385,7 +385,7 @@ class Ranking:
             else:
                 text = (
                     f"TF-IDF with logistic regression cannot be told from {name} on these texts "
-                    f"({_signed(-high)} to {_signed(-low)} points)."
+                    f"({fixed(high / POINT, 0)} points behind to {fixed(-low / POINT, 0)} ahead)."
                 )
             sentences.append(text)
         if self.fresh_weights is not None:
@@ -398,8 +398,8 @@ class Ranking:
             return ""
         low, high = learning.gain_interval
         return (
-            f"With twice as many labels, {self.best.name} would read about R² {fixed(learning.twice, 2)} "
-            f"({_signed(low)} to {_signed(high)} points)."
+            f"With twice as many labels, {self.best.name} would read about R² {fixed(learning.twice, 2)}, "
+            f"a change of {_signed(low)} to {_signed(high)} points."
         )
 
     def _next_token(self) -> str:

@@ -13,7 +13,7 @@ from helpers.problems import make_problem, order_task, representations_of, word_
 from helpers.results import make_ranking
 
 import ntps
-from ntps import NtpsError
+from ntps import NtpsError, compare
 from ntps.models import passes
 from ntps.study import RankSettings, rank, ranking
 from ntps.study.ranking import _Entrant, _rank_column, _shared_texts, rank_columns
@@ -372,7 +372,10 @@ def test_sentences_of_words_that_do_the_work():
     said = " ".join(replace(found, baselines=(near, *found.baselines[1:])).sentences())
     assert "the words alone do most of the work" in said or "the words do the work" in said
     unsure = make_ranking({"a": 0.6}, tfidf=0.6, n=40)
-    assert "cannot be told from a on these texts" in " ".join(unsure.sentences())
+    low, high = compare(unsure.best.probe.readout, unsure.baselines[0].readout).interval
+    said = " ".join(unsure.sentences())
+    assert f"cannot be told from a on these texts ({100 * high:.0f} points behind to {-100 * low:.0f} ahead)" in said
+    assert "a would read about R² 0.57, a change of +9 to +13 points" in said
 
 
 @pytest.mark.parametrize(
