@@ -305,6 +305,11 @@ def emit_columns(results: Sequence[Any], report: Path | None, json_file: Path | 
     emit(content, json_file, text, quiet)
 
 
+def in_options(context: typer.Context, reason: str | None) -> str | None:
+    """Return why a part of a result failed with the command's options in place of the library's parameters."""
+    return None if reason is None else name_options(reason, context.command.params)
+
+
 def say(text: object) -> None:
     """Print text, clean of what steers a terminal."""
     _print(clean(str(text)) + "\n")

@@ -1,5 +1,6 @@
 """`ntps prescreen`."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -66,4 +67,6 @@ def run(
         batch_size=batch_size,
         progress=False if quiet else None,
     )
+    rows = tuple({**row, "reason": shared.in_options(context, row["reason"])} for row in result.rows)
+    result = replace(result, rows=rows)
     shared.emit(shareable(result.to_dict()), json_path, result, quiet)

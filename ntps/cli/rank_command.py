@@ -1,5 +1,6 @@
 """`ntps rank`."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -91,6 +92,10 @@ def run(
         folder=None if report is None else report / "passes",
         progress=False if quiet else None,
     )
+    rankings = [
+        replace(ranking, failed={name: str(shared.in_options(context, why)) for name, why in ranking.failed.items()})
+        for ranking in rankings
+    ]
     if report is not None:
         write_ranking(rankings, report)
     shared.emit_columns(rankings, report, json_path, quiet)

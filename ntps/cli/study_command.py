@@ -2,6 +2,7 @@
 
 import logging
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,8 @@ def run(
         batch_size=batch_size,
         progress=False if quiet else None,
     )
-    study = without_paths(study)
+    cells = (replace(cell, reason=shared.in_options(context, cell.reason)) for cell in study.cells)
+    study = without_paths(replace(study, cells=tuple(cells)))
     result = study.to_dict(target=target)
     write_study(study, folder, result=result)
     text = as_text(result)

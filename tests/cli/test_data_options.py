@@ -1,9 +1,12 @@
 """Every command that reads tasks takes the same options for data and models, and messages name its own options."""
 
+import json
+import shutil
 import sys
 
 import pytest
 import typer
+from helpers.models import WORDS
 
 from ntps.cli import app as cli
 from ntps.cli.options import DATA, LOADING
@@ -57,6 +60,38 @@ def test_advice_names_options_of_the_command(
     assert status == 2 and last.startswith("ntps: ")
     assert all(word in last for word in words), last
     assert "_column" not in err and "header=" not in err
+
+
+@pytest.mark.parametrize("command", ["study", "prescreen"])
+def test_reasons_within_a_result_name_options_too(tiny_llama, tmp_path, monkeypatch, capsys, command):
+    """One task fails, the other does not: the reason is part of the table and of the JSON."""
+    rows = [f"{WORDS[n]} {WORDS[n + 1]} a film,{'yes' if n % 2 else 'no'}" for n in range(40)]
+    (tmp_path / "good.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    (tmp_path / "bad.csv").write_text("text,stars\na,x\nc,y\n")
+    words = arguments(command, tiny_llama, tmp_path / "good.csv", tmp_path)
+    if command == "study":
+        words += ["--no-control", "--permutations", "1"]
+    status, err = call(monkeypatch, capsys, *words, "--task", tmp_path / "bad.csv", "--json", tmp_path / "out.json")
+    assert status in (None, 0), err
+    written = [
+        path.read_text() for path in tmp_path.rglob("*") if path.name in ("out.json", "study.json", "report.html")
+    ]
+    assert all("--label-column" in text and "label_column (known" not in text for text in written)
+
+
+def test_reasons_of_models_that_fail_name_options_too(tiny_llama, tmp_path, monkeypatch, capsys):
+    config = json.loads((tiny_llama / "config.json").read_text())
+    own = shutil.copytree(tiny_llama, tmp_path / "own")
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (own / "config.json").write_text(json.dumps(config))
+    (own / "own.py").write_text("")
+    rows = [f"{WORDS[n]} {WORDS[n + 1]} a film,{'yes' if n % 2 else 'no'}" for n in range(40)]
+    (tmp_path / "good.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    words = ["rank", tmp_path / "good.csv", "--model", tiny_llama, "--model", own, "--no-control", "--quiet"]
+    status, _ = call(monkeypatch, capsys, *words, "--json", tmp_path / "out.json")
+    (failed,) = json.loads((tmp_path / "out.json").read_text())["failed"]
+    assert status in (None, 0)
+    assert failed["name"] == "own" and "--trust-remote-code" in failed["reason"] and "=True" not in failed["reason"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
