@@ -24,8 +24,8 @@ class ModelPreset:
 
 
 _OPENELM = (
-    "needs trust_remote_code=True, because its code lives in its repository, and the Llama 2 tokenizer: accept its "
-    "licence on the hub first, or pass a local copy as tokenizer"
+    "runs code from its own repository (trust_remote_code), and needs the Llama 2 tokenizer: accept its licence on the "
+    "hub first, or pass a local copy as tokenizer"
 )
 _LLAMA2 = "meta-llama/Llama-2-7b-hf"
 
