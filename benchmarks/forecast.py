@@ -1,0 +1,351 @@
+"""Does a short look at training forecast what LoRA gains? Runs, and errors on tasks and models left out.
+
+    python -m benchmarks.forecast run --output runs.jsonl                 # the bundled grid: hours on two cores
+    python -m benchmarks.forecast run --output runs.jsonl --model DIR --task set.jsonl ... --texts 200 600
+    python -m benchmarks.forecast table runs.jsonl ...                    # benchmarks/results/forecast.csv
+    python -m benchmarks.forecast errors                                  # of the committed table
+
+A run takes n labelled texts as a user has them: frozen quantities are read from all n, training and the choice of the
+step too, and the gain is judged on other texts. Cells are run in random order and written one line each, so a grid that
+is stopped is a sample of the whole, and is continued by the same command. `--device cuda` and `--workers N` put several
+runs on one card.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+
+import ntps
+from benchmarks.gains import MODELS
+from ntps._files import atomic_write, jsonable
+from ntps.errors import NtpsError
+from ntps.finetune import TrainSettings
+from ntps.finetune.before_after import load_for_training
+from ntps.finetune.loop import Trainer
+from ntps.finetune.train import FineTuned
+from ntps.models import LanguageModel
+from ntps.models.forward import encode, pooled_features
+from ntps.models.next_token import next_token_loss
+from ntps.models.plan import layer_at
+from ntps.models.states import without_head
+from ntps.scoring import ScoreSettings, labels_of, score_layers
+from ntps.scoring.headline import curve_of
+from ntps.scoring.readouts import choose_layer
+from ntps.scoring.scores import folds_of
+from ntps.study.gain import mean_of_tasks
+from ntps.study.measure import probe_record
+from ntps.tasks import Task
+
+ROOT = Path(__file__).parents[1]
+TABLE = ROOT / "benchmarks/results/forecast.csv"
+LOOKS = (5, 10, 20, 50)  # steps after which the validation loss is noted
+STRENGTHS = (0.0, 0.4, 0.7)  # `noise` of the bundled world: the share of choices that ignore their factor
+N_TEST = 1000
+MAX_LENGTH = 128
+SETS = {  # inputs of linear forecasts
+    "mean gain": (),
+    "probe accuracy": ("room",),
+    "NTPS": ("room", "ntps"),
+    "share through V": ("room", "explained_heldout"),
+    "learning curve": ("room", "slope"),
+    "held back": ("room", "held_back"),
+    **{f"{step} steps": ("room", f"look_{step}") for step in LOOKS},
+    "held back, 20 steps": ("room", "held_back", "look_20"),
+    "all frozen": ("room", "ntps", "explained_heldout", "slope", "held_back"),
+    "all frozen, 20 steps": ("room", "ntps", "explained_heldout", "slope", "held_back", "look_20"),
+}
+SCORED = ("ntps", "explained_heldout", "ceiling_heldout")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a model, a task at one strength, a number of texts and a seed."""
+
+    model: str
+    task: str
+    noise: float
+    n_texts: int
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, float, int, int]:
+        """What its line in the file is known by."""
+        return Path(self.model).name, Path(self.task).stem, self.noise, self.n_texts, self.seed
+
+
+@lru_cache(maxsize=len(MODELS))
+def loaded_model(name: str, device: str) -> LanguageModel:
+    return load_for_training(name, device=device)
+
+
+@lru_cache(maxsize=4)
+def read_task(name: str) -> Task:
+    return ntps.load_task(name)
+
+
+def texts_of(cell: Cell) -> tuple[Task, Task]:
+    """Return the texts of a cell, and other texts to judge it on."""
+    if cell.task.startswith("miniworld/"):
+        given = {"n": cell.n_texts, "noise": cell.noise, "seed": cell.seed}
+        return ntps.load_task(cell.task, **given), ntps.load_task(cell.task, **given | {"n": N_TEST, "split": "test"})
+    task = read_task(cell.task)
+    n_test = min(N_TEST, len(task) - cell.n_texts)
+    rest, test = task.split(n_test / len(task), seed=cell.seed)
+    if len(rest) > cell.n_texts:
+        rest = rest.split(1 - cell.n_texts / len(rest), seed=cell.seed)[0]
+    return rest, test
+
+
+def frozen_quantities(model: LanguageModel, task: Task, seed: int) -> dict[str, Any]:
+    """Return what is known without training, each with the seconds of one pass and of reading it."""
+    started = time.perf_counter()
+    representations = ntps.collect(model, task, max_length=MAX_LENGTH, progress=False)
+    seconds = time.perf_counter() - started
+    labels, settings = labels_of(representations), ScoreSettings(seed=seed)
+    fold_of = cast(np.ndarray, folds_of(labels, settings))
+    rows = list(score_layers(representations, labels, settings))
+    readouts = [row.readouts["all"] for row in rows]
+    choice = choose_layer(representations.layers, readouts, fold_of)
+    probe = probe_record(representations, labels, settings)
+    curve = curve_of(representations, labels, fold_of, choice, seed=seed)
+    middle, last = rows[layer_at(0.5, len(rows))].score, rows[-1].score
+    return {
+        "accuracy": probe["accuracy"],
+        "majority_rate": probe["majority_rate"],
+        "r2_last": readouts[-1].r2,
+        "r2_best": choice.readout.r2,
+        "held_back": choice.readout.r2 - readouts[-1].r2,
+        "ntps": middle.ntps,
+        "explained_heldout": middle.explained_heldout,
+        "explained_last": last.explained_heldout,
+        "slope": math.nan if curve is None else curve.r2[-1] - curve.r2[-2],
+        "seconds_pass": seconds,
+        "seconds_frozen": time.perf_counter() - started,
+    }
+
+
+def validation_losses(trainer: Trainer) -> np.ndarray:
+    """Return the loss of every validation text now."""
+    features = pooled_features(trainer.model, trainer.network, trainer.validation_ids)
+    with torch.no_grad():
+        logits = trainer.readout(features.to(trainer.model.device)).cpu()
+    return torch.nn.functional.cross_entropy(logits, trainer.validation_labels, reduction="none").double().numpy()
+
+
+def scores(model: LanguageModel, test: Task, side: str) -> dict[str, float]:
+    """Return the scores of the layer at half the depth and the last one, on the test texts."""
+    chosen = sorted({layer_at(depth, model.n_layers) for depth in (0.5, 1.0)})
+    representations = ntps.collect(model, test, layers=chosen, max_length=MAX_LENGTH, progress=False)
+    rows = score_layers(representations, labels_of(representations), ScoreSettings(), layers=chosen)
+    named = zip(("middle", "last"), (row.score for row in rows), strict=True)
+    return {f"{name}_{where}_{side}": getattr(score, name) for where, score in named for name in SCORED}
+
+
+def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
+    """Run one cell; a dictionary of JSON values, `error` alone where it could not be run."""
+    started = time.perf_counter()
+    try:
+        model = loaded_model(cell.model, device)
+        task, test = texts_of(cell)
+        frozen = LanguageModel(**vars(model) | {"model": without_head(model.model)})
+        row = frozen_quantities(frozen, task, cell.seed)
+        settings = TrainSettings(steps=steps, max_length=MAX_LENGTH)
+        train, validation = task.split(settings.validation, seed=cell.seed)
+        trainer = Trainer(frozen, train, validation, settings, seed=cell.seed)
+        ids = encode(frozen, test.texts, MAX_LENGTH)
+
+        def correct() -> np.ndarray:
+            features = pooled_features(frozen, trainer.network, ids)
+            return trainer.readout.predict(features.numpy()) == test.labels
+
+        before = correct()
+        first, seconds = validation_losses(trainer), 0.0
+        row["validation_loss"] = float(first.mean())
+        mark = time.perf_counter()
+        for step in trainer.run():
+            if step in LOOKS:
+                seconds += time.perf_counter() - mark
+                saved = first - validation_losses(trainer)
+                row[f"saved_{step}"] = float(saved.mean())
+                row[f"saved_{step}_se"] = float(saved.std(ddof=1) / math.sqrt(len(saved)))
+                row[f"seconds_{step}"] = seconds
+                mark = time.perf_counter()
+        row["seconds_training"] = seconds + time.perf_counter() - mark
+        after = correct()
+        tuned = FineTuned(
+            base=frozen, network=trainer.network.eval(), adapter=trainer.adapter, readout=trainer.readout,
+            initial_readout=trainer.initial_readout, settings=trainer.settings, seed=cell.seed, curve=[],
+            best_step=trainer.progress.best_step, n_trained=0,
+        )  # fmt: skip
+        merged = tuned.merge()
+        gained = after.astype(float) - before
+        row |= {
+            "n_test": len(test), "n_classes": task.n_classes, "n_layers": model.n_layers, "width": model.width,
+            "accuracy_before": before.mean(), "accuracy_after": after.mean(), "gain": gained.mean(),
+            "gain_se": gained.std(ddof=1) / math.sqrt(len(test)), "best_step": tuned.best_step,
+            **scores(frozen, test, "before"), **scores(merged, test, "after"),
+        }  # fmt: skip
+        if model.has_head:
+            row["next_token_before"] = next_token_loss(model, ids)
+            row["next_token_after"] = next_token_loss(model, ids, network=merged.model)
+    except NtpsError as error:
+        row = {"error": str(error)}
+    name, task_name, *_ = cell.key
+    about = asdict(cell) | {"model": name, "task": task_name, "steps": steps, "device": device}
+    return jsonable(about | row | {"seconds": time.perf_counter() - started})
+
+
+def start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+def run_all(cells: list[Cell], steps: int, device: str, workers: int) -> Iterator[dict[str, Any]]:
+    if workers == 1:
+        yield from (run(cell, steps, device) for cell in cells)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
+    try:
+        for done in as_completed([pool.submit(run, cell, steps, device) for cell in cells]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def make_runs(given: argparse.Namespace) -> None:
+    """Run the cells that are not in the file yet, in random order, until the time is over."""
+    bundled = not given.task
+    noises = STRENGTHS if bundled else (0.0,)
+    tasks = given.task or [f"miniworld/{name}" for name in ntps.miniworld.task_names()]
+    texts = given.texts or ([200, 600, 2000] if bundled else [200, 600])
+    grid = itertools.product(given.model or MODELS, tasks, noises, texts, range(given.seeds))
+    cells = [Cell(*each) for each in grid]
+    lines = given.output.read_text().splitlines() if given.output.exists() else []
+    known = {tuple(row[name] for name in Cell.__dataclass_fields__) for row in map(json.loads, lines)}
+    cells = [cell for cell in cells if cell.key not in known]
+    order = np.random.default_rng(0).permutation(len(cells))
+    started = time.perf_counter()
+    with given.output.open("a") as file:
+        for row in run_all([cells[index] for index in order], given.steps, given.device, given.workers):
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            if given.seconds and time.perf_counter() - started > given.seconds:
+                break
+
+
+def make_table(given: argparse.Namespace) -> None:
+    """Write the finished runs of several files as one table."""
+    rows = [json.loads(line) for file in given.runs for line in file.read_text().splitlines()]
+    failed = [row for row in rows if "error" in row]
+    for row in failed:
+        print(f"left out: {row['model']} on {row['task']}, {row['n_texts']} texts: {row['error']}")
+    frame = pd.DataFrame([row for row in rows if "error" not in row])
+    frame = frame.sort_values(list(Cell.__dataclass_fields__)).drop_duplicates(list(Cell.__dataclass_fields__))
+    atomic_write(TABLE, frame.to_csv(index=False, float_format="%.5g"))
+    print(f"{len(frame)} runs, {len(failed)} left out")
+
+
+def read_table() -> pd.DataFrame:
+    """Return the committed table, with the inputs that are made of its columns."""
+    frame = pd.read_csv(TABLE)
+    frame["room"] = 1 - frame["accuracy"]
+    for step in LOOKS:
+        frame[f"look_{step}"] = frame[f"saved_{step}"].clip(lower=0)
+    return frame
+
+
+def left_out(frame: pd.DataFrame, inputs: Sequence[str], over: str) -> np.ndarray:
+    """Return the predicted gain of each run, from the runs that do not share its task, its model, or either."""
+    design = np.column_stack([np.ones(len(frame)), frame[list(inputs)].to_numpy(float)])
+    gain = frame["gain"].to_numpy(float)
+    tasks, models = frame["task"].to_numpy(), frame["model"].to_numpy()
+    predicted = np.full(len(frame), np.nan)
+    for task, model in set(zip(tasks, models, strict=True)):
+        out_task, out_model = tasks == task, models == model
+        apart = {"task": ~out_task, "model": ~out_model, "both": ~(out_task | out_model)}[over]
+        here = out_task & out_model
+        weight = 1 / np.sqrt(pd.Series(tasks[apart]).map(pd.Series(tasks[apart]).value_counts()).to_numpy())[:, None]
+        fitted = np.linalg.lstsq(design[apart] * weight, gain[apart] * weight[:, 0], rcond=None)[0]
+        # What cannot be gained is not predicted, by any of the rivals.
+        predicted[here] = np.minimum(design[here] @ fitted, 1 - frame["accuracy"].to_numpy()[here])
+    return predicted
+
+
+def error_table(frame: pd.DataFrame, over: str) -> pd.DataFrame:
+    """Return the mean absolute error of each set of inputs in points, each task counted once, and its margins.
+
+    Margins are to no gain and to the mean gain, with 95 % t intervals over tasks.
+    """
+    sets = {"no gain": None, **SETS}
+    errors = {
+        name: np.abs(frame["gain"] - (0.0 if inputs is None else left_out(frame, inputs, over)))
+        for name, inputs in sets.items()
+    }
+    by_task = pd.DataFrame(errors).groupby(frame["task"].to_numpy()).mean() * 100
+    rows = {}
+    for name in by_task:
+        row = {"error": by_task[name].mean()}
+        for rival in ("no gain", "mean gain"):
+            margin = mean_of_tasks((by_task[rival] - by_task[name]).to_numpy())
+            row |= {f"to {rival}": margin["mean"], "low": margin["low"], "high": margin["high"]}
+            row = {key if key not in ("low", "high") else f"{rival} {key}": value for key, value in row.items()}
+        rows[name] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def print_errors(given: argparse.Namespace) -> None:
+    """Print the errors of the committed table: all runs, and the bundled and the real ones alone."""
+    frame = read_table()
+    real = ~frame["model"].str.startswith("miniworld")
+    for what, part in {"all runs": frame, "bundled models": frame[~real], "real models": frame[real]}.items():
+        if not len(part):
+            continue
+        mean = part.groupby("task")["gain"].mean().mean()
+        tuned = (part["best_step"] > 0).mean()
+        print(f"\n{what}: {len(part)} runs, {part['model'].nunique()} models, {part['task'].nunique()} tasks; "
+              f"mean gain {100 * mean:+.1f} points, {100 * tuned:.0f} % tuned")  # fmt: skip
+        for over in ("task", "model", "both"):
+            if part["model"].nunique() < 3 and over != "task":
+                continue
+            print(f"\nmean absolute error in points, {over} left out")
+            print(error_table(part, over).round(2).to_string())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run")
+    command.add_argument("--output", type=Path, required=True)
+    command.add_argument("--model", nargs="+")
+    command.add_argument("--task", nargs="+")
+    command.add_argument("--texts", type=int, nargs="+")
+    command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--steps", type=int, default=100)
+    command.add_argument("--device", default="cpu")
+    command.add_argument("--workers", type=int, default=1)
+    command.add_argument("--seconds", type=float, help="start no run after this time")
+    command.set_defaults(do=make_runs)
+    command = commands.add_parser("table")
+    command.add_argument("runs", type=Path, nargs="+")
+    command.set_defaults(do=make_table)
+    command = commands.add_parser("errors")
+    command.set_defaults(do=print_errors)
+    given = parser.parse_args()
+    given.do(given)
+
+
+if __name__ == "__main__":
+    main()
