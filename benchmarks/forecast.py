@@ -19,7 +19,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -137,14 +137,6 @@ def frozen_quantities(model: LanguageModel, task: Task, seed: int) -> dict[str, 
     }
 
 
-def validation_losses(trainer: Trainer) -> np.ndarray:
-    """Return the loss of every validation text now."""
-    features = pooled_features(trainer.model, trainer.network, trainer.validation_ids)
-    with torch.no_grad():
-        logits = trainer.readout(features.to(trainer.model.device)).cpu()
-    return torch.nn.functional.cross_entropy(logits, trainer.validation_labels, reduction="none").double().numpy()
-
-
 def scores(model: LanguageModel, test: Task, side: str) -> dict[str, float]:
     """Return the scores of the layer at half the depth and the last one, on the test texts."""
     chosen = sorted({layer_at(depth, model.n_layers) for depth in (0.5, 1.0)})
@@ -160,7 +152,7 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
     try:
         model = loaded_model(cell.model, device)
         task, test = texts_of(cell)
-        frozen = LanguageModel(**vars(model) | {"model": without_head(model.model)})
+        frozen = replace(model, model=without_head(model.model))
         row = frozen_quantities(frozen, task, cell.seed)
         settings = TrainSettings(steps=steps, max_length=MAX_LENGTH)
         train, validation = task.split(settings.validation, seed=cell.seed)
@@ -172,13 +164,13 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
             return trainer.readout.predict(features.numpy()) == test.labels
 
         before = correct()
-        first, seconds = validation_losses(trainer), 0.0
+        first, seconds = trainer.validate()[0], 0.0
         row["validation_loss"] = float(first.mean())
         mark = time.perf_counter()
         for step in trainer.run():
             if step in LOOKS:
                 seconds += time.perf_counter() - mark
-                saved = first - validation_losses(trainer)
+                saved = first - trainer.validate()[0]
                 row[f"saved_{step}"] = float(saved.mean())
                 row[f"saved_{step}_se"] = float(saved.std(ddof=1) / math.sqrt(len(saved)))
                 row[f"seconds_{step}"] = seconds

@@ -93,11 +93,7 @@ def before_and_after(
     loaded = _loaded(model, settings)
     settings = (settings or TrainSettings()).for_width(loaded.width)
     frozen = replace(loaded, model=without_head(loaded.model))
-    task, n_skipped = _with_tokens(loaded, task.with_column(task.columns[0].name), settings.max_length)
-    if test is not None:
-        test, n_skipped_test = _with_tokens(loaded, test.with_column(test.columns[0].name), settings.max_length)
-        n_skipped += n_skipped_test
-    train, validation, test = split_task(task, test, seed=seed, validation=settings.validation)
+    train, validation, test, n_skipped = parts_of(loaded, task, test, settings, seed=seed)
     chosen = parse_layers(layers, loaded.n_layers)
     assign_folds(test.labels, folds, seed=seed)  # refused now, not after training
     adapted = describe_targets(frozen.model, settings) if settings.method == "lora" else None
@@ -285,6 +281,17 @@ def _loaded(model: str | os.PathLike[str] | LanguageModel, settings: TrainSettin
     if isinstance(model, LanguageModel) or settings is None:
         return load_for_training(model)
     return load_for_training(model, dtype=settings.dtype)
+
+
+def parts_of(
+    model: LanguageModel, task: "Task", test: "Task | None", settings: TrainSettings, *, seed: int
+) -> "tuple[Task, Task, Task, int]":
+    """Return training, validation and test texts of the first label column, and the number of texts without tokens."""
+    task, n_skipped = _with_tokens(model, task.with_column(task.columns[0].name), settings.max_length)
+    if test is not None:
+        test, n_skipped_test = _with_tokens(model, test.with_column(test.columns[0].name), settings.max_length)
+        n_skipped += n_skipped_test
+    return *split_task(task, test, seed=seed, validation=settings.validation), n_skipped
 
 
 def split_task(

@@ -127,8 +127,11 @@ class Trainer:
         if resume and folder is not None and (folder / FILE).is_file():
             self._read_state(folder / FILE)
 
-    def run(self) -> Iterator[int]:
-        """Train to the end and put the best weights in place.
+    def run(self, stop: int | None = None) -> Iterator[int]:
+        """Train to the end and put the best weights in place, or stop early as if interrupted, with the state written.
+
+        Args:
+            stop: Number of steps after which to stop; `None` to train to the end.
 
         Yields:
             The number of each step once it is complete, evaluated and written if that is due.
@@ -139,16 +142,17 @@ class Trainer:
         settings, progress = self.settings, self.progress
         if not progress.curve:
             self._evaluate(self.initial_loss)
-        losses: list[float] = []
         while not progress.finished:
-            losses.append(self._advance())
-            last = progress.step == settings.steps
-            if last or progress.step % settings.evaluate_every == 0:
-                self._evaluate(sum(losses) / len(losses))
-                losses = []
+            if stop is not None and progress.step >= stop:
+                return
+            progress.losses.append(self._advance())
+            due = progress.step == settings.steps or progress.step % settings.evaluate_every == 0
+            if due:
+                self._evaluate(sum(progress.losses) / len(progress.losses))
+                progress.losses = []
                 progress.finished = progress.over(settings)
-                if self.folder is not None:
-                    self._write_state(self.folder / FILE)
+            if self.folder is not None and (due or progress.step == stop):
+                self._write_state(self.folder / FILE)
             yield progress.step
         with torch.no_grad():
             for name, value in self.best.items():
@@ -210,19 +214,29 @@ class Trainer:
         return float(loss.detach())
 
     @torch.no_grad()
-    def _evaluate(self, loss: float) -> None:
-        """Evaluate the validation texts, add to the curve, and keep the weights if they are better by the margin."""
-        progress, features = self.progress, self.validation_features
+    def validate(self) -> tuple[np.ndarray, float]:
+        """Return the loss of each validation text (n,), in nats, and the accuracy, with the weights as they are now.
+
+        Raises:
+            NtpsError: If the mean loss is not finite.
+        """
+        features = self.validation_features
         if features is None:
             features = pooled_features(self.model, self.network, self.validation_ids)
         logits = self.readout(features.to(self.model.device)).cpu()
         losses = _cross_entropy(logits, self.validation_labels, "none").double().numpy()
-        validation_loss = float(losses.mean())
-        if not math.isfinite(validation_loss):
+        if not math.isfinite(losses.mean()):
             raise NtpsError(
-                f"the validation loss is not finite at step {progress.step}; try a learning_rate below "
+                f"the validation loss is not finite at step {self.progress.step}; try a learning_rate below "
                 f"{self.settings.step_size:g}."
             )
+        return losses, float((logits.argmax(1) == self.validation_labels).double().mean())
+
+    def _evaluate(self, loss: float) -> None:
+        """Evaluate the validation texts, add to the curve, and keep the weights if they are better by the margin."""
+        progress = self.progress
+        losses, accuracy = self.validate()
+        validation_loss = float(losses.mean())
         if not progress.curve:
             progress.initial_losses = losses.tolist()
         saved = np.array(progress.initial_losses) - losses  # by each validation text
@@ -236,7 +250,7 @@ class Trainer:
             step=progress.step,
             loss=loss,
             validation_loss=validation_loss,
-            validation_accuracy=float((logits.argmax(1) == self.validation_labels).double().mean()),
+            validation_accuracy=accuracy,
         )
         progress.curve.append(evaluation)
 

@@ -44,6 +44,7 @@ class Progress:
             one by the settings' margin; 0 when there is none.
         curve: The evaluations so far, the first at step 0.
         initial_losses: Loss of each validation text at step 0.
+        losses: Training loss of each step since the last evaluation.
         finished: Whether the run is over.
     """
 
@@ -52,6 +53,7 @@ class Progress:
     best_step: int = 0
     curve: list[Evaluation] = field(default_factory=list)
     initial_losses: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
     finished: bool = False
 
     def over(self, settings: TrainSettings) -> bool:
@@ -70,8 +72,8 @@ class Progress:
         losses = [loss for evaluation in self.curve for loss in (evaluation.loss, evaluation.validation_loss)]
         return (
             steps == [0, *due]
-            and due[-1:] == [self.step]
-            and all(0 <= loss < math.inf for loss in (*losses, *self.initial_losses))
+            and len(self.losses) == self.step - steps[-1]
+            and all(0 <= loss < math.inf for loss in (*losses, *self.losses, *self.initial_losses))
             and all(0 <= evaluation.validation_accuracy <= 1 for evaluation in self.curve)
             and len(self.initial_losses) == n_validation
             and math.isclose(sum(self.initial_losses) / n_validation, self.curve[0].validation_loss, rel_tol=1e-6)

@@ -10,8 +10,8 @@ All randomness comes from the seed, and torch's global generator is restored aft
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,22 +164,7 @@ def fine_tune(
         NtpsError: If an option is out of range, a class has no training or no validation text, the network lacks a
             target, the loss is not finite, the state belongs to another run, or another run is writing into `output`.
     """
-    whole(seed, 0, None, "seed")
-    if resume and output is None:
-        raise NtpsError("resume needs output, the folder of the run to continue.")
-    if len(getattr(model.model, "hf_device_map", None) or {}) > 1:
-        raise NtpsError(f"{model.name} is spread over devices, which training does not support; load it on one device.")
-    dtype = None if settings is None else settings.dtype
-    if dtype not in (None, "auto", model.dtype):
-        raise NtpsError(f"dtype is {dtype}, and {model.name} is loaded in {model.dtype}; load it in {dtype}.")
-    check_classes(train, "training")
-    check_classes(validation, "validation")
-    folder = None if output is None else Path(output)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), nullcontext() if folder is None else held_folder(folder):
-        trainer = Trainer(
-            model, train, validation, settings or TrainSettings(), seed=seed, folder=folder, resume=resume
-        )
+    with training(model, train, validation, settings, seed=seed, output=output, resume=resume) as trainer:
         with progress_bar(trainer.settings.steps, "steps", progress, initial=trainer.progress.step) as bar:
             for step in trainer.run():
                 bar.set_description(f"fine-tuning, validation loss {trainer.progress.curve[-1].validation_loss:.3f}")
@@ -196,9 +181,37 @@ def fine_tune(
             best_step=trainer.progress.best_step,
             n_trained=sum(parameter.numel() for parameter in trainer.parameters.values()),
         )
-        if folder is not None:
-            tuned._write(folder, train.classes)
+        if output is not None:
+            tuned._write(Path(output), train.classes)
     return tuned
+
+
+@contextmanager
+def training(
+    model: "LanguageModel",
+    train: "Task",
+    validation: "Task",
+    settings: TrainSettings | None,
+    *,
+    seed: int,
+    output: str | Path | None,
+    resume: bool,
+) -> Iterator[Trainer]:
+    """Hold the folder and torch's generators while a run goes on; arguments and errors as for `fine_tune`."""
+    whole(seed, 0, None, "seed")
+    if resume and output is None:
+        raise NtpsError("resume needs output, the folder of the run to continue.")
+    if len(getattr(model.model, "hf_device_map", None) or {}) > 1:
+        raise NtpsError(f"{model.name} is spread over devices, which training does not support; load it on one device.")
+    dtype = None if settings is None else settings.dtype
+    if dtype not in (None, "auto", model.dtype):
+        raise NtpsError(f"dtype is {dtype}, and {model.name} is loaded in {model.dtype}; load it in {dtype}.")
+    check_classes(train, "training")
+    check_classes(validation, "validation")
+    folder = None if output is None else Path(output)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), nullcontext() if folder is None else held_folder(folder):
+        yield Trainer(model, train, validation, settings or TrainSettings(), seed=seed, folder=folder, resume=resume)
 
 
 def check_classes(task: "Task", part: str) -> None:

@@ -49,6 +49,7 @@ FORGED_HEADERS = [
     *((("progress", "finished"), value) for value in (True, 1, "no", None)),
     *((("progress", "initial_losses"), value) for value in ([], [0.5], None, "text", ["a"], [[0.5]])),
     *((("progress", "initial_losses", 0), value) for value in (math.nan, -1.0, math.inf, None, 10**400, 99.0)),
+    *((("progress", "losses"), value) for value in ([0.5], None, "text", [math.nan])),
     *((("progress", "curve"), value) for value in ([], None, "text", [3], [None], {})),
     *((("progress", "curve", 1), value) for value in (GONE, None, {}, [2, 0.5, 0.5, 0.5])),
     *((("progress", "curve", 1, "step"), value) for value in (-2, 0, 1, 4, "2", GONE)),
@@ -333,6 +334,14 @@ class TestResume:
         again = fine_tune(llama, *parts, settings=settings, output=tmp_path, resume=True, progress=False)
         assert curve(again) == curve(whole)
         assert np.array_equal(again.features(parts[1].texts), whole.features(parts[1].texts))
+
+    @pytest.mark.parametrize("stop", [1, 3, 4, 6])
+    def test_a_run_that_stopped_early_goes_on_as_if_it_had_not(self, llama, parts, lora, tmp_path, stop):
+        first = Trainer(llama, *parts, FAST, folder=tmp_path)
+        assert list(first.run(stop=stop)) == list(range(1, stop + 1))
+        tuned = fine_tune(llama, *parts, settings=FAST, output=tmp_path, resume=True, progress=False)
+        assert curve(tuned) == curve(lora.tuned)
+        assert np.array_equal(tuned.features(parts[1].texts), lora.tuned.features(parts[1].texts))
 
     @pytest.mark.long
     @pytest.mark.slow  # a process of its own imports everything once more

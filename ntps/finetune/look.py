@@ -1,0 +1,96 @@
+"""A short look at training: its first steps, and by how much they lower the validation loss."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntps._files import jsonable
+from ntps.errors import whole
+from ntps.finetune.before_after import parts_of
+from ntps.finetune.settings import TrainSettings
+from ntps.finetune.train import training
+from ntps.models.states import without_head
+
+if TYPE_CHECKING:
+    from ntps.models.language_model import LanguageModel
+    from ntps.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the first steps of a run showed.
+
+    Attributes:
+        steps: Number of steps.
+        n_train: Number of training texts.
+        n_validation: Number of validation texts.
+        loss: Mean loss of the validation texts under the frozen probe, in nats.
+        saved: By how much lower it is after the steps, in nats; negative where they made it worse.
+        standard_error: Standard error of `saved`, paired over validation texts.
+        seconds: What the look took: probe, steps and two evaluations.
+        seconds_left: What the remaining steps would take at the same pace, without evaluations.
+    """
+
+    steps: int
+    n_train: int
+    n_validation: int
+    loss: float
+    saved: float
+    standard_error: float
+    seconds: float
+    seconds_left: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return jsonable(vars(self))
+
+
+def look_at_training(
+    model: "LanguageModel",
+    task: "Task",
+    *,
+    steps: int = 20,
+    settings: TrainSettings | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+) -> Look:
+    """Take the first steps of the run that `before_and_after` would take with the same arguments.
+
+    The split, the order of texts and the learning rates are those of the full run, so it can be continued: with
+    `output`, the state is written there, and `resume` goes on from it to the result of an uninterrupted run.
+
+    Args:
+        model: From `ntps.load_model`.
+        task: All labelled texts, as for `before_and_after`; test texts are set aside and not looked at.
+        steps: Number of steps, fewer than the settings'.
+        settings: Options of the full training.
+        seed: Seed of split and training.
+        output: Folder for the state.
+
+    Raises:
+        NtpsError: If an option is out of range, or training fails; see `before_and_after`.
+    """
+    settings = settings or TrainSettings()
+    started = time.perf_counter()
+    train, validation, _, _ = parts_of(model, task, None, settings, seed=seed)
+    model = replace(model, model=without_head(model.model))
+    with training(model, train, validation, settings, seed=seed, output=output, resume=False) as trainer:
+        whole(steps, 1, trainer.settings.steps, "steps")
+        first, _ = trainer.validate()
+        mark = time.perf_counter()
+        for _ in trainer.run(stop=steps):
+            pass
+        pace = (time.perf_counter() - mark) / steps
+        saved = first - trainer.validate()[0]
+        return Look(
+            steps=steps,
+            n_train=len(train),
+            n_validation=len(validation),
+            loss=float(first.mean()),
+            saved=float(saved.mean()),
+            standard_error=float(saved.std(ddof=1) / math.sqrt(len(saved))) if len(saved) > 1 else math.nan,
+            seconds=time.perf_counter() - started,
+            seconds_left=pace * (trainer.settings.steps - steps),
+        )
