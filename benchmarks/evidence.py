@@ -7,8 +7,8 @@ from typing import Any
 from benchmarks.common import forward_only, race, real_or_stand_in
 from benchmarks.default_quantity import MODELS, TASKS
 from ntps import StudySettings, TrainSettings, collect, fine_tune, load_model, load_task, permutation_null, run_study
-from ntps.finetune.before_after import split_task
 from ntps.finetune.loop import Trainer, epoch_batches
+from ntps.finetune.parts import split_task
 
 STUDY_TEXTS = 500
 

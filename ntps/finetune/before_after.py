@@ -22,15 +22,16 @@ from ntps.errors import NtpsError, one_of, whole
 from ntps.finetune.adapters import describe_targets
 from ntps.finetune.changes import LayerChange, find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
+from ntps.finetune.parts import parts_of
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
 from ntps.finetune.settings import TrainSettings
-from ntps.finetune.train import FineTuned, check_classes, fine_tune
+from ntps.finetune.train import FineTuned, fine_tune
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.checkpoints import check_separate
 from ntps.models.forward import encode, pooled_features
 from ntps.models.load import has_language_model_head
 from ntps.models.next_token import next_token_loss
-from ntps.models.plan import DEFAULT_MAX_LENGTH, layer_at, parse_layers
+from ntps.models.plan import layer_at, parse_layers
 from ntps.models.states import without_head
 from ntps.scoring import LayerScore, ScoreResult, ScoreSettings, assign_folds, labels_of, score_layers
 from ntps.scoring.probes import class_scores
@@ -39,7 +40,6 @@ from ntps.scoring.scores import score_result
 if TYPE_CHECKING:
     from ntps.tasks import Task
 
-TEST_SHARE = 0.25  # of the texts, where there are no test texts of their own
 ANALYSES = ("changes", "intruders")
 
 
@@ -281,51 +281,6 @@ def _loaded(model: str | os.PathLike[str] | LanguageModel, settings: TrainSettin
     if isinstance(model, LanguageModel) or settings is None:
         return load_for_training(model)
     return load_for_training(model, dtype=settings.dtype)
-
-
-def parts_of(
-    model: LanguageModel, task: "Task", test: "Task | None", settings: TrainSettings, *, seed: int
-) -> "tuple[Task, Task, Task, int]":
-    """Return training, validation and test texts of the first label column, and the number of texts without tokens."""
-    task, n_skipped = _with_tokens(model, task.with_column(task.columns[0].name), settings.max_length)
-    if test is not None:
-        test, n_skipped_test = _with_tokens(model, test.with_column(test.columns[0].name), settings.max_length)
-        n_skipped += n_skipped_test
-    return *split_task(task, test, seed=seed, validation=settings.validation), n_skipped
-
-
-def split_task(
-    task: "Task", test: "Task | None" = None, *, seed: int = 0, validation: float = 0.2
-) -> "tuple[Task, Task, Task]":
-    """Return (train, validation, test), stratified.
-
-    Args:
-        task: Texts to split.
-        test: Test texts of their own; by default a quarter of the task's.
-        seed: Seed of the split.
-        validation: Share of the texts that are not tested, in (0, 1), that become validation texts.
-
-    Raises:
-        NtpsError: If a part lacks a class (each class needs three texts), or the test texts have other classes.
-    """
-    check_classes(task, "labelled")
-    if test is None:
-        task, test = task.split(TEST_SHARE, seed=seed)
-    elif test.classes != task.classes:
-        differing = sorted(set(test.classes) ^ set(task.classes))
-        raise NtpsError(f"test texts and training texts have different classes, such as {differing[0]!r}.")
-    train, aside = task.split(validation, seed=seed)
-    for name, texts in {"training": train, "validation": aside, "test": test}.items():
-        check_classes(replace(texts, name=task.name), name)
-    return train, aside, test
-
-
-def _with_tokens(model: LanguageModel, task: "Task", max_length: int | None) -> "tuple[Task, int]":
-    """Return the task without the texts that have no token, and their number."""
-    ids = model.tokenize(task.texts, DEFAULT_MAX_LENGTH if max_length is None else max_length).ids
-    with_tokens = [index for index, row in enumerate(ids) if row]
-    n_skipped = len(task) - len(with_tokens)
-    return (task.subset(with_tokens) if n_skipped else task), n_skipped
 
 
 def _frozen_probes(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ntps._files import jsonable
 from ntps.errors import whole
-from ntps.finetune.before_after import parts_of
+from ntps.finetune.parts import parts_of
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import training
 from ntps.models.states import without_head
@@ -16,6 +16,8 @@ from ntps.models.states import without_head
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
     from ntps.tasks import Task
+
+LOOK_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,8 @@ def look_at_training(
     model: "LanguageModel",
     task: "Task",
     *,
-    steps: int = 20,
+    test: "Task | None" = None,
+    steps: int = LOOK_STEPS,
     settings: TrainSettings | None = None,
     seed: int = 0,
     output: str | Path | None = None,
@@ -64,7 +67,8 @@ def look_at_training(
     Args:
         model: From `ntps.load_model`.
         task: All labelled texts, as for `before_and_after`; test texts are set aside and not looked at.
-        steps: Number of steps, fewer than the settings'.
+        test: As for `before_and_after`.
+        steps: Number of steps; all of a run that has fewer.
         settings: Options of the full training.
         seed: Seed of split and training.
         output: Folder for the state.
@@ -72,12 +76,13 @@ def look_at_training(
     Raises:
         NtpsError: If an option is out of range, or training fails; see `before_and_after`.
     """
+    whole(steps, 1, None, "steps")
     settings = settings or TrainSettings()
     started = time.perf_counter()
-    train, validation, _, _ = parts_of(model, task, None, settings, seed=seed)
+    train, validation, _, _ = parts_of(model, task, test, settings, seed=seed)
     model = replace(model, model=without_head(model.model))
     with training(model, train, validation, settings, seed=seed, output=output, resume=False) as trainer:
-        whole(steps, 1, trainer.settings.steps, "steps")
+        steps = min(steps, trainer.settings.steps)
         first, _ = trainer.validate()
         mark = time.perf_counter()
         for _ in trainer.run(stop=steps):

@@ -9,9 +9,10 @@ import torch
 from helpers.problems import order_task
 
 import ntps
-import ntps.finetune.before_after
+import ntps.finetune.parts
 from ntps.errors import NtpsError
-from ntps.finetune.before_after import before_and_after, fine_tune_gain, load_for_training, repeat, split_task
+from ntps.finetune.before_after import before_and_after, fine_tune_gain, load_for_training, repeat
+from ntps.finetune.parts import split_task
 from ntps.finetune.settings import TrainSettings
 from ntps.models.load import load_model
 from ntps.models.next_token import next_token_loss
@@ -207,14 +208,14 @@ class TestBeforeAndAfter:
 
     def test_labels_of_the_test_texts_change_nothing_but_the_judgement(self, with_head, task, compared, monkeypatch):
         """No peeking: with other labels on the test texts, training runs the same course."""
-        real = ntps.finetune.before_after.split_task
+        real = ntps.finetune.parts.split_task
 
         def flipped(task, own, **options):
             train, validation, test = real(task, own, **options)
             other = Task.of(test.name, test.texts, 1 - test.labels, test.classes)
             return train, validation, other
 
-        monkeypatch.setattr(ntps.finetune.before_after, "split_task", flipped)
+        monkeypatch.setattr(ntps.finetune.parts, "split_task", flipped)
         other = before_and_after(with_head, task, layers=[-1], **QUICK)
         assert other.curve == compared[0].curve
         assert other.best_step == compared[0].best_step
