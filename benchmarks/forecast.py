@@ -34,6 +34,7 @@ from ntps._files import atomic_write, jsonable
 from ntps.errors import NtpsError
 from ntps.finetune import TrainSettings
 from ntps.finetune.before_after import load_for_training
+from ntps.finetune.look import saved_losses
 from ntps.finetune.loop import Trainer
 from ntps.finetune.train import FineTuned
 from ntps.models import LanguageModel
@@ -164,17 +165,17 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
             return trainer.readout.predict(features.numpy()) == test.labels
 
         before = correct()
-        first, seconds = trainer.validate()[0], 0.0
-        row["validation_loss"] = float(first.mean())
+        seconds = 0.0
         mark = time.perf_counter()
         for step in trainer.run():
             if step in LOOKS:
                 seconds += time.perf_counter() - mark
-                saved = first - trainer.validate()[0]
+                saved = saved_losses(trainer)
                 row[f"saved_{step}"] = float(saved.mean())
                 row[f"saved_{step}_se"] = float(saved.std(ddof=1) / math.sqrt(len(saved)))
                 row[f"seconds_{step}"] = seconds
                 mark = time.perf_counter()
+        row["validation_loss"] = trainer.progress.curve[0].validation_loss
         row["seconds_training"] = seconds + time.perf_counter() - mark
         after = correct()
         tuned = FineTuned(

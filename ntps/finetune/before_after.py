@@ -9,7 +9,7 @@ texts, of which neither training nor the choice of the step sees anything.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from ntps.errors import NtpsError, one_of, whole
 from ntps.finetune.adapters import describe_targets
 from ntps.finetune.changes import LayerChange, find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
+from ntps.finetune.look import LOOK_STEPS, saved_losses
+from ntps.finetune.loop import Trainer
 from ntps.finetune.parts import parts_of
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
 from ntps.finetune.settings import TrainSettings
@@ -57,6 +59,7 @@ def before_and_after(
     analyses: Sequence[str] = ANALYSES,
     output: str | Path | None = None,
     resume: bool = False,
+    observe: Callable[[Trainer], None] | None = None,
     progress: bool | None = None,
 ) -> LoraResult:
     """Fine-tune a model on a task and compare it with the original.
@@ -77,6 +80,7 @@ def before_and_after(
             scores), and `"intruders"`, of the singular vectors of each trained matrix.
         output: Folder for training state, adapter, head and `training.json`.
         resume: Continue from the state in `output`, if there is one.
+        observe: As in `fine_tune`.
         progress: Whether to show progress bars on stderr; by default when it is a terminal.
 
     The next-token loss after fine-tuning is that of the tuned network under the original head, which is not trained.
@@ -99,8 +103,9 @@ def before_and_after(
     adapted = describe_targets(frozen.model, settings) if settings.method == "lora" else None
 
     tuned = fine_tune(
-        frozen, train, validation, settings=settings, seed=seed, output=output, resume=resume, progress=progress
-    )
+        frozen, train, validation, settings=settings, seed=seed, output=output, resume=resume, observe=observe,
+        progress=progress,
+    )  # fmt: skip
     probe, larger_probe = _frozen_probes(frozen, tuned, train, validation)
     merged = tuned.merge()
 
@@ -219,18 +224,26 @@ def fine_tune_gain(
 
     Returns:
         `accuracy_before`, `accuracy_after`, `gain`, `standard_error` (of the gain, paired over test texts), `n_test`,
-        `best_step`, `next_token_loss_before`, `next_token_loss_after`, and `layers`: for the layer at half the depth
-        and the last one, by number as text, `before` and `after`, each with `ntps`, `explained_heldout` and
-        `ceiling_heldout`.
+        `best_step`, `saved` (as `Look.kept`), `next_token_loss_before`, `next_token_loss_after`, and `layers`: for the
+        layer at half the depth and the last one, by number as text, `before` and `after`, each with `ntps`,
+        `explained_heldout` and `ceiling_heldout`.
 
     Raises:
         NtpsError: If training or scoring fails; see `before_and_after`.
     """
     loaded = _loaded(model, settings)
     layers = sorted({layer_at(depth, loaded.n_layers) for depth in (0.5, 1.0)})
+    saved = math.nan
+
+    def observe(trainer: Trainer) -> None:
+        nonlocal saved
+        if trainer.progress.step == min(LOOK_STEPS, trainer.settings.steps):
+            saved = float(saved_losses(trainer).mean())
+
     result = before_and_after(
-        loaded, task, test=test, settings=settings, seed=seed, folds=folds, layers=layers, analyses=(), progress=False
-    )
+        loaded, task, test=test, settings=settings, seed=seed, folds=folds, layers=layers, analyses=(), observe=observe,
+        progress=False,
+    )  # fmt: skip
 
     def headline(score: LayerScore) -> dict[str, Any]:
         return {name: getattr(score, name) for name in ("ntps", "explained_heldout", "ceiling_heldout")}
@@ -243,6 +256,7 @@ def fine_tune_gain(
             "standard_error": result.gain_standard_error,
             "n_test": result.n_test,
             "best_step": result.best_step,
+            "saved": max(saved, 0.0),
             "next_token_loss_before": result.before.next_token_loss,
             "next_token_loss_after": result.after.next_token_loss,
             "layers": {

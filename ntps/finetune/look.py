@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ntps._files import jsonable
 from ntps.errors import whole
+from ntps.finetune.loop import Trainer
 from ntps.finetune.parts import parts_of
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.train import training
@@ -44,9 +47,19 @@ class Look:
     seconds: float
     seconds_left: float
 
+    @property
+    def kept(self) -> float:
+        """What is saved, or 0 where the steps made it worse: then the frozen probe is kept."""
+        return max(self.saved, 0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         return jsonable(vars(self))
+
+
+def saved_losses(trainer: Trainer) -> np.ndarray:
+    """Return by how much each validation text's loss (n,), in nats, lies below that under the frozen probe."""
+    return np.array(trainer.progress.initial_losses) - trainer.validate()[0]
 
 
 def look_at_training(
@@ -83,17 +96,16 @@ def look_at_training(
     model = replace(model, model=without_head(model.model))
     with training(model, train, validation, settings, seed=seed, output=output, resume=False) as trainer:
         steps = min(steps, trainer.settings.steps)
-        first, _ = trainer.validate()
         mark = time.perf_counter()
         for _ in trainer.run(stop=steps):
             pass
         pace = (time.perf_counter() - mark) / steps
-        saved = first - trainer.validate()[0]
+        saved = saved_losses(trainer)
         return Look(
             steps=steps,
             n_train=len(train),
             n_validation=len(validation),
-            loss=float(first.mean()),
+            loss=trainer.progress.curve[0].validation_loss,
             saved=float(saved.mean()),
             standard_error=float(saved.std(ddof=1) / math.sqrt(len(saved))) if len(saved) > 1 else math.nan,
             seconds=time.perf_counter() - started,

@@ -10,7 +10,7 @@ All randomness comes from the seed, and torch's global generator is restored aft
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,6 +142,7 @@ def fine_tune(
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
+    observe: Callable[[Trainer], None] | None = None,
     progress: bool | None = None,
 ) -> FineTuned:
     """Fine-tune a copy of a model on one task, and choose the step by the loss on validation texts.
@@ -155,6 +156,7 @@ def fine_tune(
         seed: Seed of adapters, random weights, order, dropout, and the folds of the initial probe.
         output: Folder for the state, written after every evaluation, and for the files of `FineTuned.save`.
         resume: Whether to continue from the state in `output`, if there is one, to the result of an uninterrupted run.
+        observe: Called with the trainer after every step; it must not change it.
         progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
     On a GPU, matrices are multiplied in bfloat16 while training (not in evaluations). Where its memory runs out, a
@@ -169,6 +171,8 @@ def fine_tune(
             for step in trainer.run():
                 bar.set_description(f"fine-tuning, validation loss {trainer.progress.curve[-1].validation_loss:.3f}")
                 bar.update(step - bar.n)
+                if observe is not None:
+                    observe(trainer)
         tuned = FineTuned(
             base=model,
             network=trainer.network.eval(),

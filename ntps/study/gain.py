@@ -30,6 +30,7 @@ STUDY_INPUTS = {  # further inputs that a study has: columns of its table, linea
     "accuracy + explained": ("accuracy", "explained_heldout"),
     "accuracy + ceiling": ("accuracy", "ceiling_heldout"),
     "accuracy + held back": ("accuracy", "held_back"),
+    "accuracy + saved": ("accuracy", "saved"),
     "accuracy + held back + explained": ("accuracy", "held_back", "explained_heldout"),
 }
 

@@ -163,12 +163,13 @@ class GainRecord:
     standard_error: float
     n_test: int
     best_step: int
+    saved: float
     next_token_loss_before: float
     next_token_loss_after: float
     layers: dict[str, TunedLayer]
 
     def __post_init__(self) -> None:
-        _counts(self, "n_test")
+        _counts(self, "n_test", "saved")
         _shares(self, "accuracy_before", "accuracy_after")
         _shares(self, "gain", low=-1)
         if not all(name.isdecimal() for name in self.layers):

@@ -27,8 +27,10 @@ GAIN_PREDICTORS = {
     **PREDICTORS,
     "accuracy": "accuracy of the linear probe of the last layer",
     "held_back": "held-out R^2 of the layer that is best on other folds minus that of the last layer",
+    "saved": "validation loss that the first 20 steps of training save, in nats; 0 where they save none",
 }
 GAINS = {
+    "saved": GAIN_PREDICTORS["saved"],
     "tuned": "1 if weights of the training were kept; 0 if the frozen probe was, and nothing changed",
     "gain": "accuracy after LoRA minus that of the frozen probe, on the same test texts; 0 where not tuned",
     "gain_se": "its standard error, paired over test texts",
@@ -89,6 +91,7 @@ def gain_row(gain: GainRecord | None, layer: int | None) -> dict[str, Any]:
     if gain is None:
         return dict.fromkeys(GAINS, math.nan)
     row = dict.fromkeys(GAINS, math.nan) | {
+        "saved": gain.saved,
         "tuned": float(gain.best_step > 0),
         "gain": gain.gain,
         "gain_se": gain.standard_error,

@@ -312,6 +312,7 @@ def test_the_cheap_one_agrees(compared, with_head, task):
     assert json.loads(json.dumps(gain)) == gain
     assert gain["gain"] == result.gain
     assert gain["standard_error"] == result.gain_standard_error
+    assert gain["saved"] == max(0.0, result.curve[0]["validation_loss"] - result.curve[-1]["validation_loss"])
     assert gain["next_token_loss_after"] == pytest.approx(result.after.next_token_loss)
     assert list(gain["layers"]) == ["2", "3"]
     assert gain["layers"]["3"]["after"]["ntps"] == pytest.approx(result.after.score[3].ntps)

@@ -225,6 +225,6 @@ def _gain_record(known: float, rng: np.random.Generator) -> dict[str, Any]:
     side = {"ntps": known, "explained_heldout": known, "ceiling_heldout": known}
     return {
         "accuracy_before": 0.6, "accuracy_after": 0.6 + gain, "gain": gain, "standard_error": 0.02, "n_test": 50,
-        "best_step": 4, "next_token_loss_before": 2.0, "next_token_loss_after": 2.1,
+        "best_step": 4, "saved": max(0.0, gain), "next_token_loss_before": 2.0, "next_token_loss_after": 2.1,
         "layers": {str(layer): {"before": side, "after": side} for layer in range(3)},
     }  # fmt: skip

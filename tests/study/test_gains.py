@@ -166,7 +166,7 @@ def test_changes_are_of_the_layer_read_and_of_no_other():
     }
     losses = {"next_token_loss_before": None, "next_token_loss_after": None}
     numbers = {"gain": 0.1, "standard_error": None, "accuracy_before": 0.5, "accuracy_after": 0.6}
-    gain = from_json(GainRecord, {**numbers, **losses, "n_test": 20, "best_step": 4, "layers": layers})
+    gain = from_json(GainRecord, {**numbers, **losses, "n_test": 20, "best_step": 4, "saved": 0.1, "layers": layers})
     assert gain_row(gain, 2)["ntps_change"] == 0.25
     assert gain_row(gain, 10)["ntps_change"] == 0.5
     with pytest.raises(NtpsError, match=r"layer 7 was not scored .* 2, 10"):
@@ -183,7 +183,7 @@ def test_cells_that_are_not_tuned_are_counted_and_never_averaged():
 
     side = {"ntps": 0.25, "explained_heldout": 0.5, "ceiling_heldout": 0.5}
     numbers = {"gain": 0.0, "standard_error": 0.0, "accuracy_before": 0.5, "accuracy_after": 0.5, "n_test": 20,
-               "next_token_loss_before": 2.0, "next_token_loss_after": 2.0}  # fmt: skip
+               "saved": 0.0, "next_token_loss_before": 2.0, "next_token_loss_after": 2.0}  # fmt: skip
     layers = {"2": {"before": side, "after": side}}
     kept = gain_row(from_json(GainRecord, numbers | {"best_step": 0, "layers": layers}), 2)
     assert kept["gain"] == 0 == kept["tuned"]
@@ -229,7 +229,8 @@ def test_extra_inputs_are_regressions_on_their_columns():
     rng = np.random.default_rng(0)
     rows = [{"model": f"m{m}", "task": f"t{t}", "seed": s, "status": "done", "reason": None,
              "accuracy": rng.uniform(), "ntps": rng.uniform(), "explained_heldout": rng.uniform(),
-             "ceiling_heldout": rng.uniform(), "held_back": rng.uniform(), "gain": rng.uniform()}
+             "ceiling_heldout": rng.uniform(), "held_back": rng.uniform(), "saved": rng.uniform(),
+             "gain": rng.uniform()}
             for m in range(3) for t in range(6) for s in range(2)]  # fmt: skip
     frame = gain_frame(pd.DataFrame(rows))
     assert len(frame) == 18
