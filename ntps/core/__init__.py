@@ -2,7 +2,7 @@
 
 from ntps.core.encoders import Encoder, autoregressive_encoder, perception_encoder
 from ntps.core.heldout import HeldOut, held_out_errors, shuffled_errors
-from ntps.core.moments import LayerMoments, NextTokenMoments, NonFiniteError, pool
+from ntps.core.moments import LayerMoments, NextTokenMoments, NonFiniteError, TextBatch, check_finite
 from ntps.core.official import official_curve
 from ntps.core.pooled import PooledMoments
 from ntps.core.solve import Solved, loss_bounds, solve_layer
@@ -16,7 +16,9 @@ __all__ = [
     "NonFiniteError",
     "PooledMoments",
     "Solved",
+    "TextBatch",
     "autoregressive_encoder",
+    "check_finite",
     "explained_curve",
     "held_out_errors",
     "loss_bounds",
@@ -24,7 +26,6 @@ __all__ = [
     "ntps_table",
     "official_curve",
     "perception_encoder",
-    "pool",
     "principal_angles",
     "shuffled_errors",
     "solve_layer",

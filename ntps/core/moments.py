@@ -147,38 +147,36 @@ class NextTokenMoments:
             NtpsError: If shapes disagree or a text has no token (nothing was added), or if a hidden state is not finite
                 (the message names layer and text; the sums cannot be used any more).
         """
-        one_of(pooling, POOLINGS, "pooling")
         mask = self._checked(hidden, mask)
-        order, mask = _tokens_first(mask)
-        pooled = torch.zeros((len(self.layers), len(mask), self.width), dtype=self.dtype, device=hidden[0].device)
-        with _matmul_precision(self.matmul_precision, hidden[0].device):
-            for index, states in enumerate(hidden):
-                self._add_layer(index, _ordered(states, order), mask, pooled[index, :, : self.widths[index]], pooling)
-        _check_finite(pooled, self.layers)
-        n_tokens = int(mask.sum())
-        self.counts += torch.tensor([len(mask), n_tokens, n_tokens - len(mask)])
-        return pooled
+        batch = TextBatch(mask, self.widths, pooling=pooling, device=hidden[0].device, moments=self)
+        for index, states in enumerate(hidden):
+            batch.add(index, states)
+        check_finite(batch.pooled, self.layers)
+        self.counts += batch.counts
+        return batch.pooled
 
     def _add_layer(self, index: int, states: Tensor, mask: Tensor, pooled: Tensor, pooling: str) -> None:
         """Add one layer of a batch (B, T, d), tokens first, and fill in its pooled states (B, d).
 
-        Nothing is added before everything is computed, so a batch that does not fit into a GPU's memory can be added in
-        halves.
+        Nothing is added before everything is computed: where memory runs out, the batch can be added in smaller ones.
         """
+        gram, cross, batch_pooled = self._products_that_fit(states, mask, pooling)
+        width = self.widths[index]
+        self.past_gram[index, :width, :width] += gram.to(self.past_gram.device)  # into float64, without a copy
+        self.cross[index, :width, :width] += cross.to(self.cross.device)
+        pooled.copy_(batch_pooled)
+
+    def _products_that_fit(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `_products` does, from halves of the batch where a GPU has too little memory for all of it."""
         try:
-            gram, cross, batch_pooled = self._products(states, mask, pooling)
+            return self._products(states, mask, pooling)
         except torch.cuda.OutOfMemoryError:
             if len(mask) == 1:
                 raise
-        else:
-            width = self.widths[index]
-            self.past_gram[index, :width, :width] += gram.to(self.past_gram.device)  # into float64, without a copy
-            self.cross[index, :width, :width] += cross.to(self.cross.device)
-            pooled.copy_(batch_pooled)
-            return
         half = len(mask) // 2  # outside the handler, which would keep the memory of the failed attempt
-        for rows in (slice(None, half), slice(half, None)):
-            self._add_layer(index, states[rows], mask[rows], pooled[rows], pooling)
+        gram, cross, pooled = self._products_that_fit(states[:half], mask[:half], pooling)
+        more_gram, more_cross, more_pooled = self._products_that_fit(states[half:], mask[half:], pooling)
+        return gram.add_(more_gram), cross.add_(more_cross), torch.cat([pooled, more_pooled])
 
     def _products(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return a batch's terms of the past Gram and the cross moment, (d, d) each, and its pooled states (B, d)."""
@@ -190,7 +188,9 @@ class NextTokenMoments:
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
         past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1)  # zero where no token follows
         following = states[:, 1:].flatten(0, 1)
-        return _gram(past), past.T @ following, pooled
+        if self.matmul_precision == "medium" and self.dtype == torch.float32:
+            past, following = past.bfloat16(), following.bfloat16()
+        return _gram(past), _product(past, following), pooled
 
     def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
         """Return the mask as booleans beside the states, after checking the shapes."""
@@ -263,31 +263,61 @@ class NextTokenMoments:
         return total
 
 
-@torch.no_grad()
-def pool(hidden: Sequence[Tensor], mask: Tensor, *, layers: Sequence[int], pooling: str = "mean") -> Tensor:
-    """Return the pooled states of one batch, as `NextTokenMoments.update` does, where no next token is predicted.
+class TextBatch:
+    """A batch of texts whose hidden states come layer by layer: pooled states, and terms of next-token moments.
+
+    Only one layer's states need to exist at a time. `NextTokenMoments.update` is this for states that all exist.
 
     Args:
-        hidden: S tensors (B, T, d of the layer), any float dtype.
-        mask: (B, T), non-zero where there is a token; every text needs one.
-        layers: The layers' numbers, for messages.
+        mask: (B, T) booleans, true where there is a token; padding may be on either side. On the CPU or `device`; on
+            the CPU, a GPU need not be waited for.
+        widths: Width of the states of each layer to come.
         pooling: As for `NextTokenMoments.update`.
+        device: Device of the pooled states and of the products.
+        moments: The sums to which the layers are added; `None` where no next token is predicted.
 
-    Returns:
-        (S, B, d) float32 pooled states on the device of `hidden`, d the largest width; zero beyond a layer's own.
-
-    Raises:
-        NonFiniteError: If a hidden state is not finite.
+    Attributes:
+        pooled: (S, B, d) pooled states of the layers added so far, d the largest width; zero beyond a layer's own.
+            Check them with `check_finite`.
+        counts: (3,) int64: texts, tokens and pairs, to be added to those of `moments` once all layers are.
     """
-    one_of(pooling, POOLINGS, "pooling")
-    order, mask = _tokens_first(mask.to(hidden[0].device).bool())
-    width = max(states.shape[2] for states in hidden)
-    pooled = torch.zeros((len(hidden), len(mask), width), device=hidden[0].device)
-    for index, states in enumerate(hidden):
-        aligned = _ordered(states, order).float().masked_fill(~mask[:, :, None], 0.0)
-        pooled[index, :, : states.shape[2]] = _pooled(aligned, aligned.sum(1), mask.sum(1), pooling)
-    _check_finite(pooled, layers)
-    return pooled
+
+    def __init__(
+        self,
+        mask: Tensor,
+        widths: Sequence[int],
+        *,
+        pooling: str = "mean",
+        device: str | torch.device = "cpu",
+        moments: NextTokenMoments | None = None,
+    ) -> None:
+        self.pooling = one_of(pooling, POOLINGS, "pooling")
+        self.widths, self.moments, self.device = tuple(widths), moments, torch.device(device)
+        n_tokens = int(mask.sum())
+        self.counts = torch.tensor([len(mask), n_tokens, n_tokens - len(mask)])
+        order, mask = _tokens_first(mask)
+        self._order = None if order is None else order.to(device, non_blocking=True)
+        self._mask = mask.to(device, non_blocking=True)
+        shape = (len(self.widths), len(mask), max(self.widths))
+        self.pooled = torch.zeros(shape, dtype=torch.float32 if moments is None else moments.dtype, device=device)
+
+    @torch.no_grad()
+    def add(self, index: int, states: Tensor, *, sums: bool = True) -> None:
+        """Add the states of one layer, (B, T, d of the layer), any float dtype.
+
+        Args:
+            index: Place of the layer among those to come, from 0.
+            states: Its hidden states.
+            sums: Whether to add to the moments; not where an attempt that ran out of memory later has done so.
+        """
+        states, pooled = states.to(self.device), self.pooled[index, :, : self.widths[index]]
+        states = states if self._order is None else states.gather(1, self._order[:, :, None].expand_as(states))
+        if self.moments is not None and sums:
+            with _matmul_precision(self.moments.matmul_precision, self.device):
+                self.moments._add_layer(index, states, self._mask, pooled, self.pooling)
+        else:
+            states = states.to(self.pooled.dtype).masked_fill(~self._mask[:, :, None], 0.0)
+            pooled.copy_(_pooled(states, states.sum(1), self._mask.sum(1), self.pooling))
 
 
 def _tokens_first(mask: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -298,10 +328,6 @@ def _tokens_first(mask: Tensor) -> tuple[Tensor | None, Tensor]:
     return order, mask.gather(1, order)
 
 
-def _ordered(states: Tensor, order: Tensor | None) -> Tensor:
-    return states if order is None else states.gather(1, order[:, :, None].expand_as(states))
-
-
 def _pooled(states: Tensor, total: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     """Return the pooled states (B, d) of a batch (B, T, d), tokens first, and its sums over tokens (B, d)."""
     if pooling == "mean":
@@ -310,8 +336,12 @@ def _pooled(states: Tensor, total: Tensor, lengths: Tensor, pooling: str) -> Ten
     return last.masked_fill(~total.isfinite(), torch.nan)  # an earlier state is not finite: let it show
 
 
-def _check_finite(pooled: Tensor, layers: Sequence[int]) -> None:
-    """Raise `NonFiniteError` if a pooled state (S, B, d) is not finite."""
+def check_finite(pooled: Tensor, layers: Sequence[int]) -> None:
+    """Check pooled states (S, B, d), which are not finite where a hidden state is not.
+
+    Raises:
+        NonFiniteError: If one is not finite; `layers` are their numbers.
+    """
     finite = pooled.isfinite().all(2)
     if not finite.all():
         layer_index, text = (~finite).nonzero()[0].tolist()
@@ -321,11 +351,21 @@ def _check_finite(pooled: Tensor, layers: Sequence[int]) -> None:
 def _gram(rows: Tensor) -> Tensor:
     """Return rows^T rows, at least its upper triangle: on a CPU the symmetric product takes half the work."""
     if rows.device.type != "cpu":
-        return rows.T @ rows
+        return _product(rows, rows)
     from scipy.linalg import blas
 
+    rows = rows.float() if rows.dtype == torch.bfloat16 else rows
     product = blas.ssyrk if rows.dtype == torch.float32 else blas.dsyrk
     return torch.from_numpy(product(1.0, rows.numpy().T, lower=1).T)
+
+
+def _product(rows: Tensor, others: Tensor) -> Tensor:
+    """Return rows^T others; of bfloat16 in float32, whose sums of products are then as exact as those of float32."""
+    if rows.dtype != torch.bfloat16:
+        return rows.T @ others
+    if rows.is_cuda and "dtype" in torch.ops.aten.mm.overloads():  # torch 2.8
+        return torch.mm(rows.T, others, out_dtype=torch.float32)
+    return rows.float().T @ others.float()
 
 
 @contextmanager

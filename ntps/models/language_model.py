@@ -151,7 +151,7 @@ class LanguageModel:
         for index, row in enumerate(ids):
             padded[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
             mask[index, : len(row)] = 1
-        return padded.to(self.device), mask.to(self.device)
+        return padded.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)  # behind what runs
 
     def hidden_states(self, ids: "torch.Tensor", mask: "torch.Tensor") -> "tuple[torch.Tensor, ...]":
         """Return the `n_layers` hidden states, each (B, T, d of the layer), without gradients and without a cache."""

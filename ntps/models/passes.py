@@ -6,7 +6,7 @@ Several processes split the batches; their sums agree with those of one process 
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,13 @@ import torch
 
 from ntps._text import progress as progress_bar
 from ntps._version import __version__
-from ntps.core import NextTokenMoments, NonFiniteError, pool
+from ntps.core import NextTokenMoments, NonFiniteError, TextBatch, check_finite
 from ntps.errors import NtpsError, whole
 from ntps.models.forward import halving
 from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings, parse_layers, plan_batches
 from ntps.models.processes import Processes
 from ntps.models.representations import Representations, allocate_states, kept_states
+from ntps.models.states import StateReader
 from ntps.tasks.task import Task, fingerprint_texts
 
 if TYPE_CHECKING:
@@ -231,33 +232,56 @@ def _run(
     n_rows = int(row_of[-1]) + 1
     states = allocate_states((len(settings.layers), n_rows, max(widths)), "float32")
 
-    def forward(batch: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
+    reader = StateReader(model.model, settings.layers, model.vocabulary, model.device)
+    if reader.n_layers != model.n_layers:
+        raise NtpsError(f"{model.name} returned {reader.n_layers} hidden states; {model.n_layers} expected.")
+    summed: dict[int, set[int]] = {}  # of texts whose batch ran out of memory: the layers that were added before
+
+    def forward(batch: np.ndarray) -> tuple[torch.Tensor, Callable[[], object]]:
+        """Run the model; return pooled states on their way to the CPU, and a call that waits until they are there."""
         tokens, mask = model.pad([ids[index] for index in batch])
-        hidden = model.hidden_states(tokens, mask)
-        if len(hidden) != model.n_layers:
-            raise NtpsError(f"{model.name} returned {len(hidden)} hidden states; {model.n_layers} expected.")
-        return [hidden[layer] for layer in settings.layers], mask
+        present = torch.arange(tokens.shape[1]) < torch.from_numpy(lengths[batch])[:, None]
+        texts_of = TextBatch(present, widths, pooling=settings.pooling, device=model.device, moments=moments)
+        added = set(summed.get(int(batch[0]), ()))
+
+        def take(index: int, states: torch.Tensor) -> None:
+            texts_of.add(index, states, sums=index not in added)
+            added.add(index)
+
+        try:
+            reader.read(tokens, mask, take)
+        except torch.cuda.OutOfMemoryError:
+            summed.update((int(index), added) for index in batch)
+            raise
+        if moments is not None:
+            moments.counts += texts_of.counts
+        if model.device.type != "cuda":
+            return texts_of.pooled.float().cpu(), lambda: None
+        pooled, event = texts_of.pooled.float().to("cpu", non_blocking=True), torch.cuda.Event()
+        event.record(torch.cuda.current_stream(model.device))
+        return pooled, event.synchronize
+
+    def keep(batch: np.ndarray, pooled: torch.Tensor, wait: Callable[[], object]) -> None:
+        wait()
+        try:
+            check_finite(pooled, settings.layers)
+        except NonFiniteError as error:
+            index = int(batch[error.text])
+            raise NonFiniteError(error.layer, index, texts[index]) from None
+        states[:, row_of[batch]] = pooled.numpy()
+        bar.update(int(lengths[batch].sum()))
 
     batches = processes.share(plan_batches(lengths, batch_size))
     total = int(sum(lengths[batch].sum() for batch in batches))
     show = progress if processes.is_main else False
     with progress_bar(total, "tokens", show, unit_scale=True) as bar:
-        for batch, (hidden, mask) in halving(batches, forward):
-            try:
-                if moments is None:
-                    pooled = pool(hidden, mask, layers=settings.layers, pooling=settings.pooling)
-                else:
-                    pooled = moments.update(hidden, mask, pooling=settings.pooling)
-            except NonFiniteError as error:
-                index = int(batch[error.text])
-                raise NonFiniteError(error.layer, index, texts[index]) from None
-            except torch.cuda.OutOfMemoryError:  # `update` halves batches itself, so not even one text fits
-                raise NtpsError(
-                    f"the device has too little memory for the sums of a text of {int(lengths[batch].max())} tokens; "
-                    "lower max_length or name fewer layers."
-                ) from None
-            states[:, row_of[batch]] = pooled.float().cpu().numpy()
-            bar.update(int(lengths[batch].sum()))
+        running = None  # its states are kept once the next batch is on its way: a GPU need not wait for that
+        for batch, result in halving(batches, forward):
+            if running is not None:
+                keep(*running)
+            running = batch, *result
+        if running is not None:
+            keep(*running)
     if processes.count > 1:
         if moments is not None:
             moments.all_reduce()

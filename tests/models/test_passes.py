@@ -23,6 +23,7 @@ from ntps.errors import NtpsError
 from ntps.models import Representations, collect, load_model, representations
 from ntps.models.plan import PassSettings, layer_at, parse_layers, plan_batches
 from ntps.models.processes import Processes
+from ntps.models.states import StateReader
 from ntps.tasks import Task
 
 
@@ -44,13 +45,13 @@ def whole(model, task):
 @pytest.fixture
 def calls(model, monkeypatch):
     """The number of texts of every forward pass."""
-    sizes, plain = [], type(model).hidden_states
+    sizes, plain = [], StateReader.read
 
-    def counted(self, ids, mask):
+    def counted(self, ids, mask, take):
         sizes.append(len(ids))
-        return plain(self, ids, mask)
+        return plain(self, ids, mask, take)
 
-    monkeypatch.setattr(type(model), "hidden_states", counted)
+    monkeypatch.setattr(StateReader, "read", counted)
     return sizes
 
 
@@ -197,17 +198,20 @@ def test_long_texts_are_cut_and_counted(model, max_length, caplog):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_non_finite_state_names_layer_and_text(model, task, monkeypatch, bad, pooling):
-    plain, index = type(model).hidden_states, 17
+    plain, index = StateReader.read, 17
     wanted = model.tokenize([task.texts[index]], 64).ids[0]
 
-    def spoiled(self, ids, mask):
-        states = [state.clone() for state in plain(self, ids, mask)]
-        for row, row_ids in enumerate(ids.tolist()):
-            if row_ids[: int(mask[row].sum())] == wanted:
-                states[2][row, 0, 3] = bad
-        return tuple(states)
+    def spoiled(self, ids, mask, take):
+        def spoil(place, states):
+            states = states.clone()
+            for row, row_ids in enumerate(ids.tolist()):
+                if self.layers[place] == 2 and row_ids[: int(mask[row].sum())] == wanted:
+                    states[row, 0, 3] = bad
+            take(place, states)
 
-    monkeypatch.setattr(type(model), "hidden_states", spoiled)
+        plain(self, ids, mask, spoil)
+
+    monkeypatch.setattr(StateReader, "read", spoiled)
     for batch_size in (1, 8):
         with pytest.raises(NonFiniteError, match=f"layer 2.*text 17.*{task.texts[index][:20]}") as caught:
             collect(model, task, batch_size=batch_size, pooling=pooling)
@@ -235,7 +239,7 @@ def limit_memory(monkeypatch, owner, name, most, count=len):
 @pytest.mark.parametrize("most", [1, 3, 5])
 @pytest.mark.parametrize("batch_size", [4, 7, 32])
 def test_running_out_of_memory_halves_the_batch(model, task, whole, monkeypatch, most, batch_size):
-    tried = limit_memory(monkeypatch, type(model), "hidden_states", most)
+    tried = limit_memory(monkeypatch, StateReader, "read", most)
     found = collect(model, task, batch_size=batch_size)
     assert max(tried) == batch_size
     assert sum(size for size in tried if size <= most) == len(task)  # no text twice, none left out
@@ -251,9 +255,9 @@ def test_running_out_of_memory_in_the_sums_halves_the_batch(model, task, whole, 
     assert moments_close(whole, found, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["hidden_states", "_products"])
+@pytest.mark.parametrize("name", ["read", "_products"])
 def test_one_text_that_does_not_fit_is_an_error(model, task, monkeypatch, name):
-    limit_memory(monkeypatch, type(model) if name == "hidden_states" else NextTokenMoments, name, 0)
+    limit_memory(monkeypatch, StateReader if name == "read" else NextTokenMoments, name, 0)
     with pytest.raises(NtpsError, match=r"too little memory.*max_length"):
         collect(model, task)
 
@@ -564,10 +568,11 @@ sys.path.insert(0, {tests!r})
 from helpers.problems import word_task
 from ntps.models import collect, load_model
 from ntps.models.processes import Processes
+from ntps.models.states import StateReader
 rank, out = os.environ.get("RANK", "alone"), Path({out!r})
 model = load_model({model!r}, device="cpu")
-plain, read = type(model).hidden_states, []
-type(model).hidden_states = lambda self, ids, mask: read.append(len(ids)) or plain(self, ids, mask)
+plain, read = StateReader.read, []
+StateReader.read = lambda self, ids, mask, take: read.append(len(ids)) or plain(self, ids, mask, take)
 task = word_task(50, blank=(3,))
 
 def run(name, folder, **options):

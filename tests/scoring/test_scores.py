@@ -16,6 +16,7 @@ import ntps.core.solve as solve_module
 from ntps.core import official_curve
 from ntps.errors import NtpsError
 from ntps.models import load_model
+from ntps.models.states import StateReader
 from ntps.scoring import (
     ScoreSettings,
     assign_folds,
@@ -144,7 +145,7 @@ def test_labels_folds_and_seeds_are_arguments_and_no_model_runs(tiny_llama, monk
     mood, topic = np.arange(40) % 5 < 2, np.arange(40) % 5 % 3
     columns = (LabelColumn("mood", mood.astype(int), ("bad", "good")), LabelColumn("topic", topic, ("a", "b", "c")))
     representations = ntps.collect(model, Task(name="two", texts=texts, columns=columns))
-    monkeypatch.setattr(type(model), "hidden_states", lambda *_: pytest.fail("the model ran again"))
+    monkeypatch.setattr(StateReader, "read", lambda *_: pytest.fail("the model ran again"))
     results = [score(representations, labels=labels) for labels in (None, "topic", topic.tolist())]
     assert [result.n_classes for result in results] == [2, 3, 3]
     assert [result.task for result in results] == ["two:mood", "two:topic", "two:labels"]
