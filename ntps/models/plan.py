@@ -104,3 +104,31 @@ def plan_batches(lengths: np.ndarray, batch_size: int, max_tokens: int = MAX_BAT
         batches.append(order[start : start + size])
         start += size
     return batches
+
+
+def device_memory(
+    *, weights: int, widths: Sequence[int], n_tokens: int, n_texts: int, itemsize: int, inner: int
+) -> dict[str, int]:
+    """Return the bytes that a pass takes on its device, by what takes them; their sum is the largest use.
+
+    Args:
+        weights: Bytes of the network's weights and buffers.
+        widths: Width d of the hidden states of each layer that is read.
+        n_tokens: Tokens of the largest batch, padding included.
+        n_texts: Texts of that batch.
+        itemsize: Bytes of a number of a hidden state.
+        inner: Width of the network's feed-forward layers, of which three are held at once.
+
+    Returns:
+        `"weights"`, `"sums"` (C0 and C1 of every layer), `"pooled"` (pooled states of the batch) and `"batch"`: what
+        the network's blocks or the products of one layer take for a moment, whichever is more.
+    """
+    width, layers = max(widths), len(widths)
+    block = n_tokens * (2 * width + 3 * inner) * itemsize
+    products = n_tokens * width * (2 * itemsize + 4 * 4) + 2 * 4 * width**2
+    return {
+        "weights": weights,
+        "sums": 16 * layers * width**2,
+        "pooled": 4 * layers * n_texts * width,
+        "batch": max(block, products),
+    }

@@ -11,13 +11,14 @@ from helpers.problems import make_problem, pad_batch, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps.core import NextTokenMoments, NonFiniteError
+from ntps.core import NextTokenMoments, NonFiniteError, TextBatch
 from ntps.errors import NtpsError
 
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 EVERY_DEVICE = [
     pytest.param({"states": "cpu", "sums": "cpu"}, id="cpu"),
-    pytest.param({"states": "cuda", "sums": "cuda"}, id="cuda", marks=pytest.mark.gpu),
-    pytest.param({"states": "cuda", "sums": "cpu"}, id="sums-on-cpu", marks=pytest.mark.gpu),
+    pytest.param({"states": "cuda", "sums": "cuda"}, id="cuda", marks=ON_GPU),
+    pytest.param({"states": "cuda", "sums": "cpu"}, id="sums-on-cpu", marks=ON_GPU),
 ]
 
 
@@ -204,6 +205,74 @@ def test_matmul_precision_is_set_only_inside(precision, inside, monkeypatch):
         torch.set_float32_matmul_precision(before)
 
 
+def long_texts(n=24):
+    """Texts far from zero, so that prefix sums grow, in numbers that bfloat16 holds."""
+    rng = np.random.default_rng(n)
+    drawn = [torch.from_numpy(2 + rng.normal(size=(int(rng.integers(40, 90)), 32))) for _ in range(n)]
+    return [states.bfloat16().double().numpy() for states in drawn]
+
+
+def moments_of(texts, device, precision, dtype=torch.float32):
+    moments = NextTokenMoments(layers=[0], width=32, device=device, matmul_precision=precision, dtype=dtype)
+    for start in range(0, len(texts), 8):
+        hidden, mask = pad_batch(texts[start : start + 8])
+        moments.update([hidden.to(device=device, dtype=torch.bfloat16)], mask)
+    return moments.layer(0)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_medium_precision_rounds_what_is_multiplied_and_not_the_sums(device):
+    """Products of bfloat16 numbers, added in float32: equal to float64 products of the same rounded prefix sums."""
+    texts = long_texts()
+    C0, C1 = np.zeros((32, 32)), np.zeros((32, 32))
+    for states in texts:
+        past = torch.from_numpy(states).float().cumsum(0)[:-1].bfloat16().double().numpy()
+        C0 += past.T @ past / len(texts)
+        C1 += past.T @ states[1:] / len(texts)
+    found = moments_of(texts, device, "medium")
+    assert np.abs(found.C0.numpy() - C0).max() <= 1e-5 * np.abs(C0).max()
+    assert np.abs(found.C1.numpy() - C1).max() <= 1e-5 * np.abs(C1).max()
+    with pytest.raises(AssertionError):
+        assert_equal(found, texts, tolerance=1e-6)
+    assert_equal(found, texts, tolerance=1e-2)
+    assert_equal(moments_of(texts, device, "medium", torch.float64), texts)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=ON_GPU)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("highest", 1e-6), ("high", 1e-3), ("auto", 1e-3)])
+def test_products_on_a_gpu_are_as_exact_as_their_precision(device, precision, tolerance):
+    texts = long_texts()
+    assert_equal(moments_of(texts, device, precision), texts, tolerance=tolerance)
+
+
+# Layer by layer
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_layers_may_come_one_by_one_in_any_order(device, side, pooling):
+    texts = make_problem(n=9, d=4).texts
+    hidden, mask = pad_batch(texts, side)
+    hidden = [hidden.to(device), hidden.sin().to(device)]
+    whole, parts = (build(dtype=torch.float64, device=device) for _ in range(2))
+    expected = whole.update(hidden, mask, pooling=pooling)
+    batch = TextBatch(mask.bool(), (4, 4), pooling=pooling, device=device, moments=parts)
+    batch.add(1, hidden[1])
+    batch.add(0, hidden[0])
+    parts.counts += batch.counts
+    assert torch.equal(batch.pooled, expected)
+    assert same(whole, parts, 0)
+    alone = TextBatch(mask.bool(), (4, 4), pooling=pooling, device=device)
+    again = TextBatch(mask.bool(), (4, 4), pooling=pooling, device=device, moments=parts)
+    for index, states in enumerate(hidden):
+        alone.add(index, states)
+        again.add(index, states, sums=False)
+    torch.testing.assert_close(alone.pooled, expected.float())
+    torch.testing.assert_close(again.pooled, expected)
+    assert same(whole, parts, 0)
+
+
 # Memory runs out
 
 
@@ -233,6 +302,27 @@ def test_a_batch_that_does_not_fit_is_added_in_halves(monkeypatch, most, prefix)
     assert torch.allclose(expected_pooled, pooled, rtol=1e-14)
     assert sum(size for size in tried if size <= most) == 2 * 33  # every text of both layers once
     assert max(tried) == 11
+
+
+def test_halves_that_do_not_fit_either_add_nothing(monkeypatch):
+    """So the whole batch can be tried again."""
+    texts, tried = make_problem(n=4).texts, []
+
+    def fails_at_last(self, states, mask, pooling):
+        tried.append(len(mask))
+        if len(mask) > 1 or len(tried) > 5:
+            raise torch.cuda.OutOfMemoryError("simulated")
+        return PRODUCTS(self, states, mask, pooling)
+
+    hidden, mask = pad_batch(texts)
+    moments = NextTokenMoments(layers=[0], width=8, dtype=torch.float64)
+    with monkeypatch.context() as patch, pytest.raises(torch.cuda.OutOfMemoryError):
+        patch.setattr(NextTokenMoments, "_products", fails_at_last)
+        moments.update([hidden], mask)
+    assert tried == [4, 2, 1, 1, 2, 1]
+    assert not any(sums.any() for sums in (moments.past_gram, moments.cross, moments.counts))
+    moments.update([hidden], mask)
+    assert_equal(moments.layer(0), texts)
 
 
 def test_one_text_that_does_not_fit_is_an_error(monkeypatch):

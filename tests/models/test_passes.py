@@ -247,6 +247,28 @@ def test_running_out_of_memory_halves_the_batch(model, task, whole, monkeypatch,
     assert np.allclose(whole.states, found.states, atol=1e-5)
 
 
+@pytest.mark.parametrize("most", [1, 3, 8])
+@pytest.mark.parametrize("last", [0, 2, 3])
+def test_running_out_of_memory_between_layers_adds_no_layer_twice(model, task, whole, monkeypatch, most, last):
+    """A batch fails once some of its layers have been added; its halves fail later, or not at all."""
+    plain, reached = StateReader.read, []
+
+    def limited(self, ids, mask, take):
+        def stop(index, states):
+            take(index, states)
+            reached.append(index)
+            if index == min(last + (len(ids) < 8), 3) and len(ids) > most:
+                raise torch.cuda.OutOfMemoryError("simulated")
+
+        plain(self, ids, mask, stop)
+
+    monkeypatch.setattr(StateReader, "read", limited)
+    found = collect(model, task)
+    assert len(reached) > 4 * len(task) // most
+    assert moments_close(whole, found, 1e-6)
+    assert np.allclose(whole.states, found.states, atol=1e-5)
+
+
 def test_running_out_of_memory_in_the_sums_halves_the_batch(model, task, whole, monkeypatch, calls):
     tried = limit_memory(monkeypatch, NextTokenMoments, "_products", 2)
     found = collect(model, task)

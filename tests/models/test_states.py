@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ntps.errors import NtpsError
 from ntps.models import collect
 from ntps.models.load import load_model
 from ntps.models.representations import Representations
-from ntps.models.states import hidden_states, reads_later_tokens
+from ntps.models.states import StateReader, hidden_states, reads_later_tokens
 from ntps.scoring import score
 
 TEXTS = ["the film was good", "a dull story and worse", "we liked it", "red blue green old new long short cat"] * 6
@@ -227,3 +228,83 @@ def test_states_carry_gradients_and_leave_the_head_out(tiny_llama):
     states = hidden_states(model.model, IDS, torch.ones_like(IDS))
     assert states[-1].requires_grad
     assert not model.hidden_states(IDS, torch.ones_like(IDS))[-1].requires_grad
+
+
+# Layer by layer
+
+
+def read(reader, ids, mask):
+    """The states that a reader hands over, each checked to come once."""
+    found = {}
+
+    def take(index, state):
+        assert index not in found
+        found[index] = state.clone()
+
+    reader.read(ids, mask, take)
+    return [found[index] for index in range(len(reader.layers))]
+
+
+def batch():
+    ids = torch.arange(60).reshape(3, 20) % 96
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    return ids, mask
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_states_read_layer_by_layer_are_those_of_the_network_bit_for_bit(kind, dtype):
+    network = network_of(tiny_config(kind)).to(dtype)
+    ids, mask = batch()
+    with torch.inference_mode():
+        wanted = hidden_states(network, ids, mask)
+    for layers in (range(len(wanted)), (1,), (0, 2)):
+        reader = StateReader(network, layers, 96, "cpu")
+        assert reader.places is not None
+        assert reader.n_layers == len(wanted)
+        for state, layer in zip(read(reader, ids, mask), layers, strict=True):
+            assert torch.equal(state, wanted[layer])
+
+
+def test_states_of_earlier_layers_are_not_held():
+    """What the network itself holds is left: its embeddings and the input of the block that runs."""
+    config = tiny_config("llama")
+    config.num_hidden_layers = 6
+    ids, mask = batch()
+    held, alive = [], []
+
+    def take(_index, state):
+        alive.append([reference() is not None for reference in held])
+        held.append(weakref.ref(state))
+
+    StateReader(network_of(config), range(7), 96, "cpu").read(ids, mask, take)
+    assert len(alive) == 7
+    assert not any(any(flags[1:-1]) for flags in alive), alive
+
+
+@pytest.mark.parametrize("plant", ["late", "shared"])
+def test_states_that_hooks_cannot_show_are_asked_for_at_once(plant):
+    """A block that changes its output after the hook has seen it, and one block in the place of another."""
+    network = network_of(tiny_config("llama"))
+    if plant == "shared":
+        network.model.layers[1] = network.model.layers[0]
+    else:
+        following = network.model.layers[1].forward
+        network.model.layers[1].forward = lambda states, *rest, **more: following(states.mul_(1.5), *rest, **more)
+    ids, mask = batch()
+    reader = StateReader(network, range(4), 96, "cpu")
+    assert reader.places is None
+    with torch.inference_mode():
+        wanted = hidden_states(network, ids, mask)
+    assert all(map(torch.equal, read(reader, ids, mask), wanted))
+
+
+def test_the_reader_leaves_no_hook_behind():
+    network = network_of(tiny_config("llama"))
+    network(IDS, output_hidden_states=True)  # transformers puts hooks of its own at the first time
+    before = [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in network.modules()]
+    reader = StateReader(network, range(4), 96, "cpu")
+    with pytest.raises(ZeroDivisionError):
+        reader.read(*batch(), lambda index, state: 1 / 0)
+    assert [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in network.modules()] == before
