@@ -188,60 +188,6 @@ def bench_ranker(task_name: str | None, model_name: str | None, texts: int) -> d
     }
 
 
-def bench_gpu() -> dict[str, Any]:
-    """Overhead on a bf16 model (16 layers of width 2048), overlap with float64, solve times; where there is a GPU."""
-    if not torch.cuda.is_available():
-        return {"ratios": {}, "gpu": "none"}
-    from transformers import LlamaConfig, LlamaModel
-
-    width, blocks = 2048, 16
-    config = LlamaConfig(
-        vocab_size=32000, hidden_size=width, intermediate_size=5632, num_hidden_layers=blocks, num_attention_heads=16,
-        max_position_embeddings=2048,
-    )  # fmt: skip
-    model = LlamaModel(config).to("cuda", torch.bfloat16).eval()
-    ids = torch.randint(0, 32000, (32, 256), device="cuda")
-    mask = torch.ones_like(ids)
-
-    def fresh(precision: str, dtype: torch.dtype) -> NextTokenMoments:
-        return NextTokenMoments(
-            layers=range(blocks + 1), width=width, device="cuda", dtype=dtype, matmul_precision=precision
-        )
-
-    sums = {"high": fresh("high", torch.float32), "highest": fresh("highest", torch.float64)}
-
-    @torch.inference_mode()
-    def forward() -> tuple[torch.Tensor, ...]:
-        return model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False).hidden_states
-
-    def timed(work: Callable[[], Any]) -> Callable[[], None]:
-        def call() -> None:
-            work()
-            torch.cuda.synchronize()
-
-        return call
-
-    mine, alone = race(timed(lambda: sums["high"].update(forward(), mask)), timed(forward), 5)
-    sums["high"] = fresh("high", torch.float32)
-    for moments in sums.values():
-        moments.update(forward(), mask)
-    bases = [autoregressive_encoder(m.C0, m.C1).vectors for m in (s.layer(blocks) for s in sums.values())]
-    overlaps = {}
-    for k in (16, 64, 256):
-        first, second = (torch.linalg.qr(vectors[:, :k])[0] for vectors in bases)
-        overlaps[str(k)] = float((first.T @ second).square().sum() / k)
-    solves = {}
-    for size in (2048, 4096):
-        next_token = random_moments(size)[1]
-        C0, C1 = next_token.C0.cuda(), next_token.C1.cuda()
-        solves[str(size)], _ = race(timed(lambda a=C0, b=C1: autoregressive_encoder(a, b)), lambda: None, 1)
-    name = torch.cuda.get_device_name()
-    return {
-        "ratios": {"gpu_forward_with_moments": mine / alone},
-        "gpu": {"device": name, "overlap_with_float64": overlaps, "solve_seconds": solves},
-    }
-
-
 def memory_of(texts: int) -> None:
     """Read `texts` bundled texts and print the peak memory of this process in KiB."""
     collect(load_model("miniworld-base"), load_task("miniworld/topic", n=texts), progress=False)
@@ -270,7 +216,6 @@ def main() -> None:
         "training": bench_training,
         "study": bench_study,
         "transformer_ranker": lambda: bench_ranker(options.task, options.model, options.texts),
-        "gpu": bench_gpu,
     }
     chosen = options.only.split(",") if options.only else [name for name in benches if name not in SLOW]
     result: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"ratios": {}}

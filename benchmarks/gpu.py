@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Sizes:
     shapes: tuple[Shape, ...]
     overlap_layers: tuple[int, ...]  # of the first shape
     overlap_batches: int
-    solves: tuple[int, ...]
+    solves: tuple[int, int]
     bundled: str
     bundled_texts: int
     scored_texts: int
@@ -71,7 +72,7 @@ LARGE = Sizes(
         Shape("1B", 2048, 8192, 16, 32, 8, 128256, 32, 256, 32),
         Shape("8B", 4096, 14336, 32, 32, 8, 128256, 32, 256, 8),
     ),
-    overlap_layers=(4, 10, 16),
+    overlap_layers=(8, 16),
     overlap_batches=16,
     solves=(2048, 4096),
     bundled="miniworld-large",
@@ -234,20 +235,27 @@ def measure_shape(shape: Shape, machine: Machine, sizes: Sizes) -> dict[str, Any
     result["alone_seconds"] = base = machine.seconds(alone, sizes.rounds)
     result["forward_tokens_per_second"] = n_tokens / base
     result["alone_peak"], result["states_at_once_peak"] = machine.peak(alone), machine.peak(at_once)
-    result["with_moments_over_alone"] = {}
+
+    def update_at_once(sums: NextTokenMoments) -> None:
+        """Add to the moments from all states of a batch."""
+        for ids, mask in batches:
+            sums.update(model.hidden_states(ids, mask), mask)
+
+    def layer_by_layer(sums: NextTokenMoments) -> None:
+        for ids, mask in batches:
+            batch = TextBatch(present, widths, device=machine.device, moments=sums)
+            reader.read(ids, mask, batch.add)
+
     present = torch.ones(shape.texts, shape.tokens, dtype=torch.bool)
+    sums = fresh_moments(layers, shape.width, machine)
+    result["update_at_once_over_alone"] = machine.seconds(partial(update_at_once, sums), sizes.rounds) / base
+    result["with_moments_over_alone"] = {}
     for precision in PRECISIONS:
-        moments = fresh_moments(layers, shape.width, machine, precision)
-
-        def with_moments(moments: NextTokenMoments = moments) -> None:
-            for ids, mask in batches:
-                batch = TextBatch(present, widths, device=machine.device, moments=moments)
-                reader.read(ids, mask, batch.add)
-
-        ratio = machine.seconds(with_moments, sizes.rounds) / base
-        result["with_moments_over_alone"][precision] = ratio
-        del moments, with_moments
-        machine.free()
+        sums.matmul_precision = precision
+        result["with_moments_over_alone"][precision] = (
+            machine.seconds(partial(layer_by_layer, sums), sizes.rounds) / base
+        )
+    del sums
     texts = texts_of(token_ids(shape, shape.texts * shape.batches))
     weights = sum(tensor.nbytes for tensor in [*model.model.parameters(), *model.model.buffers()])
     plan = device_memory(
@@ -482,16 +490,17 @@ def measure_all(machine: Machine, sizes: Sizes, seconds: float, output: Path) ->
     for shape in sizes.shapes:
         run.part(f"pass {shape.name}", lambda s=shape: measure_shape(s, machine, sizes), 30)
     first = sizes.shapes[0]
-    run.part(f"overlap {first.name}", lambda: measure_overlap(first, machine, sizes), 30)
-    run.part("overlap bundled", lambda: measure_overlap_bundled(machine, sizes), 10)
-    run.part(f"training {first.name}", lambda: measure_training(first, machine, sizes), 20)
+    run.part(f"training {first.name}", lambda: measure_training(first, machine, sizes), 15)
     for shape in sizes.shapes:
         run.part(f"products {shape.name}", lambda s=shape: measure_products(s, machine, sizes), 5)
+    run.part("overlap bundled", lambda: measure_overlap_bundled(machine, sizes), 10)
+    small, large = sizes.solves
+    run.part(f"solve {small}", lambda: measure_solve(small, machine, str(machine.device)), 10)
+    run.part(f"overlap {first.name}", lambda: measure_overlap(first, machine, sizes), 30)
     run.part("scores bundled", lambda: measure_scores(machine, sizes), 30)
-    for width in sizes.solves:
-        run.part(f"solve {width}", lambda w=width: measure_solve(w, machine, str(machine.device)), 10)
-    for width, needs in zip(sizes.solves, (20, 60), strict=True):
-        run.part(f"solve {width} on the CPU", lambda w=width: measure_solve(w, machine, "cpu"), needs)
+    run.part(f"solve {large}", lambda: measure_solve(large, machine, str(machine.device)), 20)
+    run.part(f"solve {small} on the CPU", lambda: measure_solve(small, machine, "cpu"), 10)
+    run.part(f"solve {large} on the CPU", lambda: measure_solve(large, machine, "cpu"), 40)
     return run.result
 
 
@@ -506,6 +515,7 @@ def table(result: dict[str, Any]) -> str:
             ratios = ", ".join(f"{key} {value:.2f}" for key, value in part["with_moments_over_alone"].items())
             rows += [
                 (f"{name}: forward with moments over alone", ratios),
+                (f"{name}: all states at once, high, over alone", f"{part['update_at_once_over_alone']:.2f}"),
                 (f"{name}: collect over forward alone", f"{part['collect_over_alone']:.2f}"),
                 (f"{name}: tokens a second, alone, collect",
                  f"{part['forward_tokens_per_second']:,.0f}, {part['collect_tokens_per_second']:,.0f}"),

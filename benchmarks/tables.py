@@ -38,7 +38,6 @@ RATIOS = (
         "at least 3",
     ),
     ("training_over_all_weights", "LoRA on the base model: tokens a second over training all weights", ""),
-    ("gpu_forward_with_moments", "the same on a GPU, bf16, 2048 wide, 16 layers (less is better)", "at most 1.25"),
 )
 
 

@@ -71,7 +71,7 @@ class _Place:
     """
 
     module: Any
-    key: int | str
+    key: Any
     output: bool
 
 

@@ -15,16 +15,29 @@ from ntps.finetune.adapters import target_names
 from ntps.finetune.before_after import before_and_after
 from ntps.finetune.train import fine_tune
 from ntps.models.load import load_model
+from ntps.models.states import StateReader, hidden_states
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.architectures import NAMES, RESULTS, SETTINGS, check, tiny_config, tiny_task, tokenizer  # noqa: E402
+from benchmarks.architectures import (  # noqa: E402
+    NAMES,
+    RESULTS,
+    SETTINGS,
+    VOCABULARY,
+    check,
+    tiny_config,
+    tiny_task,
+    tokenizer,
+)
 
 REFUSED = {  # encoders, and decoders that read several streams or both ways
     "bert": "encoder", "roberta": "encoder", "xlm": "encoder", "cpmant": "not causal", "xlnet": "not causal",
     "deepseek_v4": "one state per token",
 }  # fmt: skip
+# Their states are slices or permutations of what a module returns (CPM-Ant, Gemma 3n, ProphetNet, XLNet), are changed
+# afterwards (XLM), or come from a norm that is called several times (nanochat).
+AT_ONCE = ("cpmant", "gemma3n_text", "nanochat", "prophetnet", "xlm", "xlnet")
 NOT_TRAINED = {"prophetnet": "PEFT cannot adapt"}
 FEW = ("gemma3", "llama4_text", "mamba", "dots1", "opt")  # a vision tower, a router, Mamba, fused experts, two widths
 
@@ -108,6 +121,36 @@ def test_the_result_says_what_was_adapted():
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in FEW])
 def test_every_architecture_is_scored_and_fine_tuned_or_refused(name):
     as_expected(check(name))
+
+
+def check_reader(name):
+    """States read layer by layer are those of the network, bit for bit; `AT_ONCE` says where hooks cannot read them."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AutoModelForCausalLM.from_config(tiny_config(name)).eval()
+        ids = torch.randint(0, VOCABULARY, (3, 23))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    with torch.inference_mode():
+        wanted = hidden_states(network, ids, mask)
+    reader, found = StateReader(network, range(len(wanted)), VOCABULARY, "cpu"), []
+    reader.read(ids, mask, lambda index, state: found.append((index, state.clone())))
+    assert (reader.places is None) is (name in AT_ONCE)
+    assert sorted(index for index, _ in found) == list(range(len(wanted)))
+    assert all(torch.equal(state.nan_to_num(), wanted[index].nan_to_num()) for index, state in found)
+
+
+@pytest.mark.parametrize("name", [*FEW, "nanochat"])
+def test_layers_are_read_one_by_one(name):
+    check_reader(name)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*FEW, "nanochat", "deepseek_v4")])
+def test_layers_of_every_architecture_are_read_one_by_one_or_asked_for_at_once(name):
+    check_reader(name)
 
 
 def test_most_architectures_are_expected_to_be_fine_tuned():
