@@ -13,7 +13,7 @@ from ntps._version import __version__
 from ntps.core.moments import POOLINGS, PRECISIONS, PREFIXES
 from ntps.errors import NtpsError, one_of, whole
 
-MAX_BATCH_TOKENS = 8192  # padding included: bounds the memory that the hidden states of all layers take
+MAX_BATCH_TOKENS = 8192  # padding included: bounds the memory that a batch takes
 DEFAULT_MAX_LENGTH = 512
 STATE_DTYPES = ("float32", "float16")
 
