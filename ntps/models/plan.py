@@ -109,7 +109,7 @@ def plan_batches(lengths: np.ndarray, batch_size: int, max_tokens: int = MAX_BAT
 def device_memory(
     *, weights: int, widths: Sequence[int], n_tokens: int, n_texts: int, itemsize: int, inner: int
 ) -> dict[str, int]:
-    """Return the bytes that a pass takes on its device, by what takes them; their sum is the largest use.
+    """Return the bytes that a pass takes on its device, by what takes them; their sum is the most at any time.
 
     Args:
         weights: Bytes of the network's weights and buffers.
@@ -124,8 +124,8 @@ def device_memory(
         the network's blocks or the products of one layer take for a moment, whichever is more.
     """
     width, layers = max(widths), len(widths)
-    block = n_tokens * (2 * width + 3 * inner) * itemsize
-    products = n_tokens * width * (2 * itemsize + 4 * 4) + 2 * 4 * width**2
+    block = n_tokens * (4 * width + 3 * inner) * itemsize  # beside embeddings, residual, its norm and their sum
+    products = n_tokens * width * (3 * itemsize + 4 * 4) + 2 * 4 * width**2  # four float32 copies, two products
     return {
         "weights": weights,
         "sums": 16 * layers * width**2,
