@@ -257,6 +257,9 @@ def measure_shape(shape: Shape, machine: Machine, sizes: Sizes) -> dict[str, Any
         )
     del sums
     texts = texts_of(token_ids(shape, shape.texts * shape.batches))
+    start = time.perf_counter()
+    model.tokenize(texts)
+    result["tokenize_seconds"] = time.perf_counter() - start
     weights = sum(tensor.nbytes for tensor in [*model.model.parameters(), *model.model.buffers()])
     plan = device_memory(
         weights=weights, widths=widths, n_tokens=shape.texts * shape.tokens, n_texts=shape.texts,
@@ -516,7 +519,8 @@ def table(result: dict[str, Any]) -> str:
             rows += [
                 (f"{name}: forward with moments over alone", ratios),
                 (f"{name}: all states at once, high, over alone", f"{part['update_at_once_over_alone']:.2f}"),
-                (f"{name}: collect over forward alone", f"{part['collect_over_alone']:.2f}"),
+                (f"{name}: collect (with tokenizing) over forward alone", f"{part['collect_over_alone']:.2f}"),
+                (f"{name}: tokenizing over forward alone", f"{part['tokenize_seconds'] / part['alone_seconds']:.2f}"),
                 (f"{name}: tokens a second, alone, collect",
                  f"{part['forward_tokens_per_second']:,.0f}, {part['collect_tokens_per_second']:,.0f}"),
             ]  # fmt: skip
