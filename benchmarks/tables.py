@@ -8,10 +8,12 @@ the pages the rest; this script copies them between the pages' markers, so no fi
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import forecast
 from ntps._files import atomic_write
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +70,58 @@ def speed_table() -> str:
     return "\n".join(rows) + "\n" + note
 
 
+def gpu_table() -> str:
+    """Return what a pass costs on a GPU beside the forward pass alone, and how exact its products are."""
+    measured = json.loads((RESULTS / "gpu.json").read_text())
+    parts, machine = measured["parts"], measured["machine"]
+    shapes = {name.removeprefix("pass "): part for name, part in parts.items() if name.startswith("pass")}
+    rows = [f"| random weights in bfloat16 | {' | '.join(shapes)} |", "|---" * (len(shapes) + 1) + "|"]
+    inputs = {"highest": "float32", "high": "TF32, the default", "medium": "bfloat16"}
+
+    def add(what: str, values: Iterable[str]) -> None:
+        rows.append(f"| {what} | {' | '.join(values)} |")
+
+    for precision, words in inputs.items():
+        ratios = (f"{part['with_moments_over_alone'][precision]:.2f}" for part in shapes.values())
+        add(f"forward with moments over forward alone, products of {words}", ratios)
+    add("the same with the states of all layers at once, TF32", (
+        f"{part['update_at_once_over_alone']:.2f}" for part in shapes.values()
+    ))  # fmt: skip
+    add(
+        "`collect` with tokenizing over forward alone",
+        (f"{part['collect_over_alone']:.2f}" for part in shapes.values()),
+    )
+    add("tokens a second of `collect`", (f"{part['collect_tokens_per_second']:,.0f}" for part in shapes.values()))
+    add("GB of device memory, planned", (f"{part['planned_peak'] / 1e9:.2f}" for part in shapes.values()))
+    add("GB of device memory, measured", (f"{part['peak'] / 1e9:.2f}" for part in shapes.values()))
+    add("seconds to solve a layer of that width", (
+        f"{parts[f'solve {width}']['seconds']:.2f} ({width})" for width in (2048, 4096)
+    ))  # fmt: skip
+    rows += [
+        "",
+        "| least overlap of V with float64, least over layers | k = 16 | k = 64 | k = 256 |",
+        "|---|---|---|---|",
+    ]
+    for name, label in (("overlap bundled", "miniworld-large"), ("overlap 1B", "1B")):
+        for precision, words in inputs.items():
+            least = parts[name]["least"][precision]
+            rows.append(
+                f"| {label}, products of {words} | {' | '.join(_overlap(least.get(k)) for k in ('16', '64', '256'))} |"
+            )
+    training = parts["training 1B"]["training_tokens_per_second"]
+    changes = ", ".join(
+        f"{parts['scores bundled'][precision]['ntps']:.4f} ({words})" for precision, words in inputs.items()
+    )
+    return "\n".join(rows) + (
+        f"\n\nMeasured on one {machine['device']}, torch {machine['torch']}. LoRA on the 1B shape reads "
+        f"{training:,.0f} tokens a second. NTPS of a bundled model differs from that of a CPU by at most {changes}."
+    )
+
+
+def _overlap(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
 def world_table() -> str:
     """Return what the bundled world shows: last layer, mean over data seeds, tasks by what pretraining gave them."""
     frame = pd.read_csv(RESULTS / "miniworld.csv")
@@ -98,6 +152,31 @@ def seeds_table() -> str:
         cells = [", ".join(f"{round(value, 2) + 0.0:.2f}" for value in side.loc[task]) for side in (start, end)]
         rows.append(f"| {task} | {cells[0]} | {cells[1]} |")
     return "\n".join(rows)
+
+
+def looks_table() -> str:
+    """Return how well a short look at training forecasts the gain on tasks and models left out."""
+    frame = forecast.read_table()
+    real = ~frame["model"].str.startswith("miniworld")
+    part = frame[~real]
+    task, both = (forecast.error_table(part, over) for over in ("task", "both"))
+    rows = [
+        "| known | error, task left out | error, both left out | less than no gain's, both left out |",
+        "|---" * 4 + "|",
+    ]
+    for name, row in both.iterrows():
+        margin = f"{row.margin:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" if name != "no gain" else ""
+        rows.append(f"| {name} | {task.error[name]:.1f} | {row.error:.1f} | {margin} |")
+    pace = (part["seconds_20"] / part["seconds_training"]).median()
+    tuned, kept = (int((rows["best_step"] > 0).sum()) for rows in (part, frame[real]))
+    gain = 100 * part.groupby("task")["gain"].mean().mean()
+    largest, sets = 100 * frame[real]["gain"].max(), frame[real]["task"].nunique()
+    return "\n".join(rows) + (
+        f"\n\n{len(part)} runs of the bundled models on {part['task'].nunique()} tasks, of which {tuned} kept their "
+        f"training; the mean gain over tasks is {gain:+.1f} points. The first 20 of 100 steps take {100 * pace:.0f} % "
+        f"of a training. Of {real.sum()} runs on two real models (270M and 135M, 200 or 600 texts of {sets} sets) "
+        f"{kept} kept its training, and the largest gain is {largest:+.1f} points."
+    )
 
 
 def _signed(value: float, digits: int = 2) -> str:
@@ -449,6 +528,7 @@ def architectures_table() -> str:
 
 
 TABLES = {  # block: what writes it, and the file it is made from
+    "gpu": (gpu_table, RESULTS / "gpu.json"),
     "speed": (speed_table, RESULTS / "latest.json"),
     "world": (world_table, RESULTS / "miniworld.csv"),
     "seeds": (seeds_table, RESULTS / "miniworld_seeds.csv"),
@@ -457,6 +537,7 @@ TABLES = {  # block: what writes it, and the file it is made from
     "quantity": (quantity_table, RESULTS / "quantity.json"),
     "gains": (gains_table, RESULTS / "gains.csv"),
     "forecast": (forecast_table, RESULTS / "gains.json"),
+    "looks": (looks_table, forecast.TABLE),
     "audit": (audit_text, RESULTS / "gains.json"),
     "claims": (claims_table, RESULTS / "gains.json"),
     "choice": (choice_table, RESULTS / "official_study.json"),
