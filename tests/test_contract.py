@@ -190,6 +190,7 @@ def test_every_option_of_collect_acts(tiny_llama, tmp_path, monkeypatch, capfd, 
 def results():
     """An instance of each class with `to_dict`, and the fields that are left out of it."""
     from ntps.finetune.changes import Intruders, LayerChange, Parts
+    from ntps.finetune.look import Look
     from ntps.finetune.results import LoraRepeats, LoraResult, Side
     from ntps.finetune.settings import TrainSettings
     from ntps.models.plan import PassSettings
@@ -233,6 +234,8 @@ def results():
         (run, set()),
         (LoraRepeats(runs=(run, run)), {"runs"}),
         (TrainSettings(), set()),
+        (Look(steps=2, n_train=8, n_validation=4, loss=0.7, saved=-0.1, standard_error=0.1, seconds=1.0,
+              seconds_left=2.0), set()),
         (PassSettings(layers=(0,), max_length=8), set()),
         (study, {"lora"}),
         (study.cells[0], set()),
