@@ -16,6 +16,7 @@ from benchmarks import forecast, gpu  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_benchmark_for_gpus_measures_every_part(tmp_path, capsys):
     gpu.main(["--small", "--device", "cpu", "--output", str(tmp_path / "small.json")])
