@@ -20,14 +20,14 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/00_start_here.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/00_start_here.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 10 minutes · **Prerequisites:** you can read a few lines of Python; nothing else.
+# **Time:** 20 minutes · **Prerequisites:** you can read a few lines of Python; nothing else.
 #
 # **In this lesson** you will
 #
 # - see which question the *Next Token Perception Score* answers;
 # - score a small language model on a task that its pretraining taught it, and on one that it did not;
-# - read the table and the pictures, and meet the trap in them;
-# - learn the two lines that put your own model and your own texts in their place.
+# - read the table and the pictures, and the trap they set;
+# - learn which two lines to change for your own model and texts.
 #
 # Words and symbols are explained in the [glossary](glossary.md). Run the cells from the top with Shift+Enter.
 
@@ -42,15 +42,16 @@ if "google.colab" in sys.modules:
 
 # %%
 # %matplotlib inline
-import csv
 import tempfile
 import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 
 import ntps
+from ntps.course.widgets import COLORS
 
 sns.set_theme(style="ticks", palette="colorblind")
 # torch uses every core; on a shared machine add: import torch; torch.set_num_threads(2)
@@ -114,7 +115,11 @@ result
 # Here $d$ is the number of directions (the width of the states) and $k_V$ the number of next-token directions that we keep.
 # Trust the first two columns first: 1 is perfect, 0 is no better than knowing how frequent each label is, and a value a little
 # below 0 means that the readout learned noise. *R²* says what the layer holds, *through V* what next-token prediction uses of it. A
-# star marks the layer that holds most, `=` those that tie with it, within one standard error. The picture shows the same numbers:
+# star marks the layer that holds most, `=` those that tie with it, within one standard error.
+#
+# **Answer.** About half: in every layer the first 16 directions of V read roughly half of what all 128 read, and all 128 read nearly
+# everything. The layers differ so little in R² that the star says nothing here. Below we therefore compare in the *last* layer,
+# the one that the model predicts from. The picture shows four of the columns:
 
 # %%
 result.plot()
@@ -137,14 +142,15 @@ print(stamped)
 last = model.n_layers - 1
 for name, scored in (("topic", result[last]), ("watermark", stamped[last])):
     print(
-        f"{name:9s}  last layer: NTPS {scored.ntps:.2f}, R² through V {scored.explained_heldout:5.2f}, "
-        f"through all {scored.d} directions {scored.ceiling_heldout:5.2f}"
+        f"{name:9s}  last layer: NTPS {scored.ntps:.2f}, R² through V {scored.explained_heldout:z5.2f}, "
+        f"through all {scored.d} directions {scored.ceiling_heldout:z5.2f}"
     )
 
 # %% [markdown]
-# R² says what we hoped: the next-token directions tell the topic, and nothing about the watermark.
-# But look at NTPS alone: it is *larger* for the watermark. This is the trap. When the states hardly hold the labels, U is
-# fitted to noise, and noise leans on the same few strong axes of the model as V does. So:
+# **Answer.** R² says what we hoped: the next-token directions tell the topic, and nothing about the watermark.
+# But look at NTPS alone: it is *larger* for the watermark. This is the trap. The last layer does not hold these labels, so U is
+# fitted to noise; and both U and V point mostly in directions along which the states hardly vary, whatever the labels are, so they
+# overlap ([lesson 02](02_score_and_bounds.ipynb), part 5, shows why). So:
 #
 # **The raw score says how two sets of directions overlap; whether those directions say anything about the labels, only held-out R²
 # tells.**
@@ -172,20 +178,24 @@ for ax, key, title in zip(
     axes, ("V", "all"), (f"through {scored.k_v} next-token directions", f"through all {scored.d}"), strict=True
 ):
     table = {column: [row[column] for row in rows] for column in ("task", "model", key)}
-    sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", "#D55E00"], ax=ax, legend=key == "V")
+    sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", COLORS["V" if key == "V" else "U"]], ax=ax)
     ax.axhline(0, color="black", lw=0.8)
     ax.set(title=title, xlabel="", ylabel="R² on held-out texts")
-axes[0].legend(title=None, frameon=False)
+    ax.legend(title=None, frameon=False)
 sns.despine()
 plt.show()
 
 for row in rows:
-    print(f"{row['task']:9s}  {row['model']:14s}  through V {row['V']:5.2f}   through all {row['all']:5.2f}")
+    print(f"{row['task']:9s}  {row['model']:14s}  through V {row['V']:z5.2f}   through all {row['all']:z5.2f}")
 
 # %% [markdown]
-# Three tasks, three stories. Pretraining **gathered** the topic into the next-token directions. It **threw the watermark away**: random weights
-# still pass on every word a little, while the trained model's last layer keeps what helps to guess the next word. The **coin** stays at zero,
-# as it must. What you see is the effect of pretraining, not of the network's shape alone.
+# **Answer.** Three tasks, three stories. Pretraining **gathered** the topic into the next-token directions. It **threw the watermark away**, so yes,
+# it can lower R²: random weights still pass on every word a little, while the trained model's last layer keeps what helps to guess the next
+# word. The **coin** stays at zero, as it must. What you see is the effect of pretraining, not of the network's shape alone.
+#
+# Why then do random weights show the watermark and not the topic? Every text has an "ah" or an "oh": one difference between two
+# words is all there is to find. A topic is told by dozens of words, each of which stands in few of the texts, and what random layers pass on of
+# each single word is too little to learn them all.
 #
 # ## Your own texts
 #
@@ -195,10 +205,8 @@ for row in rows:
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "notes.csv"
     notes = ntps.load_task("miniworld/tense", n=400)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows((text, notes.classes[label]) for text, label in zip(notes.texts, notes.labels, strict=True))
+    labels = [notes.classes[label] for label in notes.labels]
+    pd.DataFrame({"text": notes.texts, "label": labels}).to_csv(path, index=False)
 
     mine = ntps.load_task(path)  # columns with other names: text_column="...", label_column="..."
 
@@ -269,7 +277,7 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# At that readout, yes; at its own work, no. Its last layer spends its directions on what helps to guess the next word. The word is still in the text,
+# For this readout, yes; as a language model, no. Its last layer spends its directions on what helps to guess the next word. The word is still in the text,
 # and a model trained further on the watermark can use it.
 #
 # </details>
@@ -278,14 +286,14 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# Neither U nor V is random in the model's space: both lean on its strong axes, so even a coin's U overlaps with V by more than that. The fairer bar is the
-# same computation with shuffled labels.
+# Neither U nor V is random in the model's space: both point mostly where the states hardly vary, so even a coin's U overlaps with V by more than that.
+# The fairer bar is the same computation with shuffled labels.
 #
 # </details>
 #
 # ## References
 #
 # - Y. Cheng, L. Hu, H. Huang, R. Balestriero, *Next Token Perception Score*, [arXiv 2505.17169](https://arxiv.org/abs/2505.17169) (2025): the score
-#   and its definition; the section and equation numbers follow in lessons 01 and 02, where each formula is derived.
+#   and its definition. Lessons 01 and 02 derive each formula.
 # - The bundled world, its tasks and models: `ntps.miniworld`; `ntps list` names them all.
-# - Next: [01 The linear derivation](01_linear_derivation.ipynb).
+# - Practise: [exercises 00](exercises/ex00_start_here.ipynb). Next: [01 The linear derivation](01_linear_derivation.ipynb).

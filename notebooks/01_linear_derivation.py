@@ -20,7 +20,7 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/01_linear_derivation.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/01_linear_derivation.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 45 minutes · **Prerequisites:** [lesson 00](00_start_here.ipynb); matrices, eigenvectors, projections; no more.
+# **Time:** 65 minutes · **Prerequisites:** [lesson 00](00_start_here.ipynb); matrices, eigenvectors, projections; no more.
 #
 # **In this lesson** you will
 # - derive which linear directions next-token prediction wants, $V$, and which ones the labels want, $U$;
@@ -68,7 +68,8 @@ rng = np.random.default_rng(0)
 #
 # $$ \mathcal{L}(E, W) = \mathbb{E} \sum_{t<L} \lVert h_{t+1} - W^\top E^\top s_t \rVert^2 , $$
 #
-# where $\mathbb{E}$ is the mean over texts. Expand the square. The data enter through two matrices and a constant:
+# where $\mathbb{E}$ is the mean over texts. Expand the square, with the trace $\operatorname{tr}$, the sum of a matrix's diagonal. The data enter
+# through two matrices and a constant:
 #
 # $$ C_0 = \mathbb{E} \sum_{t<L} s_t s_t^\top, \qquad C_1 = \mathbb{E} \sum_{t<L} s_t h_{t+1}^\top, $$
 #
@@ -79,8 +80,8 @@ rng = np.random.default_rng(0)
 # are all we ever need of the texts. Both are sums over texts: one pass is enough, in any order.
 #
 # We start in a world where everything is known. A text has a theme $z$ that persists and noise $e_t$ that is fresh at
-# every token: $h_t = A z + e_t$, with $A$ of shape $(d, 3)$ and $e_t$ of covariance $N$. The label is a linear function of
-# the mean state, plus noise.
+# every token: $h_t = A z + e_t$, with $A$ of shape $(d, 3)$ and $e_t$ of covariance $N$ (in this lesson a matrix, not a number of texts).
+# The label reads the mean state $x$ along the columns of a matrix $B$ of shape $(d, 2)$: $y = B^\top x$ plus noise.
 
 # %%
 d, k = 6, 2
@@ -115,14 +116,14 @@ for name, ours, theirs in (("C0", C0, exact.C0.numpy()), ("C1", C1, exact.C1.num
 #
 # $$ \operatorname{tr}\!\big( \tilde E^\top F F^\top \tilde E \big), \qquad F = C_0^{-1/2} C_1 . $$
 #
-# **Step 3: take the top.** For orthonormal $\tilde E$ this trace is largest when $\tilde E$ holds the top $k$ left singular vectors of $F$ (Ky Fan); the gain is then $\sigma_1^2 + \dots + \sigma_k^2$,
-# the sum of the largest squared singular values.
+# **Step 3: take the top.** For orthonormal $\tilde E$ this trace is largest when $\tilde E$ holds the top $k$ left singular vectors of $F$ (Ky Fan's theorem: no $k$ orthonormal directions catch more of the trace of a symmetric matrix
+# than its top $k$ eigenvectors); the gain is then $\sigma_1^2 + \dots + \sigma_k^2$, the sum of the largest squared singular values.
 #
 # Back in the original coordinates, $V_k = C_0^{-1/2} \tilde E$ holds the top $k$ [generalized eigenvectors](glossary.md#generalized-eigenvector):
 #
 # $$ C_1 C_1^\top v = \lambda \, C_0 \, v, \qquad V^\top C_0 V = I, \qquad \lambda_i = \sigma_i^2 . $$
 #
-# In code any matrix that whitens $C_0$ does; with $C_0 = Q \operatorname{diag}(w) Q^\top$ we take $Q \operatorname{diag}(w)^{-1/2}$ and need not turn back.
+# In code any matrix that whitens $C_0$ does; with $C_0 = Q \operatorname{diag}(w) Q^\top$ we take $Q \operatorname{diag}(w)^{-1/2}$ and never form $C_0^{-1/2}$.
 #
 # Statisticians have known this problem as **reduced-rank regression** since Izenman (1975): regress everything on everything,
 # but through a bottleneck of width $k$. The paper calls $V_k$ the autoregressive encoder; here its columns are the [next-token directions](glossary.md#next-token-directions).
@@ -145,7 +146,7 @@ print(f"largest difference from ntps.autoregressive_encoder: {difference:.0e}")
 assert difference < 1e-8
 
 # %% [markdown]
-# The world has three persistent directions; a tail beyond them is kept from zero by sampling noise alone. More directions help nobody to predict. Note how unequal the first three are: what counts
+# The world has three persistent directions; a tail beyond them is kept from zero by sampling noise alone. Further directions do not help. Note how unequal the first three are: what counts
 # is how strong a direction is *against the noise* that lies along it.
 #
 # ## 3. Against gradient descent
@@ -175,21 +176,24 @@ for start in range(5):
         adam.step()
         schedule.step()
         if step % 10 == 0:
-            histories.append(
-                {"step": step, "start": str(start), "excess": max((loss.item() - best) / eigenvalues[:k].sum(), 1e-12)}
-            )
+            excess = (loss.item() - best) / eigenvalues[:k].sum()
+            histories.append({"step": step, "start": str(start), "excess": excess})
 
 figure, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
 sns.lineplot(pd.DataFrame(histories), x="step", y="excess", hue="start", ax=ax)
 ax.set(yscale="log", xlabel="step of gradient descent (Adam)", ylabel="gain still missing (share)")
 sns.despine()
 plt.show()
-last = pd.DataFrame(histories).groupby("start").excess.last()
-print(f"after descent, the share of the gain still missing is between {last.min():.0e} and {last.max():.0e}")
+missing = pd.DataFrame(histories).groupby("start").excess.agg(["last", "min"])
+print(
+    f"after descent, the share of the gain still missing is between {missing['last'].min():.0e} and {missing['last'].max():.0e}"
+)
+print(f"the smallest on the way is {missing['min'].min():+.0e}: the closed form is never passed")
 
 
 # %% [markdown]
-# None gets below, and all end a tiny share of the gain above it; more steps would close that too (the loud axes make the valley narrow). The problem is not convex, but it has no bad local minima: every minimum is global, all other critical
+# **Answer.** None gets below, and all end a tiny share of the gain above it. (The curves end flat because the learning rate falls to zero there; the loud
+# axes make the valley narrow, and more steps would come closer.) The problem is not convex, but it has no bad local minima: every minimum is global, all other critical
 # points are saddles (Baldi and Hornik, 1989), and the slow stretches of the curves are where descent passes one. The closed form
 # gets there at once, and it needs the data only through $C_0$ and $C_1$.
 #
@@ -208,7 +212,7 @@ def share_of_gain(directions):
 
 every = closed_form(C0, C1, d)[0]
 random_pairs = [share_of_gain(rng.standard_normal((d, k))) for _ in range(200)]
-rows = {
+gains = {
     "top two": share_of_gain(every[:, :2]),
     "two in the middle": share_of_gain(every[:, 2:4]),
     "bottom two": share_of_gain(every[:, -2:]),
@@ -216,30 +220,31 @@ rows = {
     "random pairs (mean)": np.mean(random_pairs),
 }
 figure, ax = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
-sns.barplot(x=list(rows.values()), y=list(rows), color="C0", ax=ax)
+sns.barplot(x=list(gains.values()), y=list(gains), color="C0", ax=ax)
 ax.set(xlabel="share of the possible gain", xlim=(0, 1))
 sns.despine()
 plt.show()
-print("; ".join(f"{name} {100 * value:.1f} %" for name, value in rows.items()))
+print("; ".join(f"{name} {100 * value:.1f} %" for name, value in gains.items()))
 
 # %% [markdown]
 # Each eigenvalue is the gain of its direction, so the bottom of the list is where prediction has nothing to find. Principal components follow
 # what is *loud*, eigenvectors of the pair $(C_1 C_1^\top, C_0)$ follow what *predicts*.
 #
-# This matters in practice: numerical solvers return eigenvalues in ascending order. The paper's text takes the top; the authors' released code takes the
-# *first* columns of an ascending solver, hence the smallest. `ntps.score(..., convention="official")` repeats that procedure, for comparison with published
+# This matters in practice: numerical solvers return eigenvalues in ascending order. The paper's text takes the top; the authors' released code
+# (`K_sweep.py` in [github.com/Yu-AngCheng/NTPS](https://github.com/Yu-AngCheng/NTPS), commit 0f877f7) takes the
+# *first* columns of an ascending solver, hence the smallest; the published figures come from it. `ntps.score(..., convention="official")` repeats that procedure, for comparison with published
 # numbers only: it gives 19 scores a layer, one for each fraction of the directions, and how far both are apart is seen here on a bundled model.
 
 # %%
 texts = ntps.collect(
     ntps.load_model("miniworld-small"), ntps.load_task("miniworld/topic", limit=300), layers=[1], progress=False
 )
+conventions = {}
 for fraction in (0.1, 0.25, 0.5):
     theory = ntps.score(texts, k_v=round(fraction * texts.width), folds=0).layers[0].ntps
     official = ntps.score(texts, convention="official", fraction=fraction, folds=0).layers[0].ntps
-    print(
-        f"{fraction:4.0%} of the directions: NTPS by the paper's text {theory:.2f}, by the released code {official:.2f}"
-    )
+    conventions[f"{fraction:.0%} of the directions"] = {"paper's text": theory, "released code": official}
+pd.DataFrame(conventions).T.round(2)
 
 # %% [markdown]
 # ## 5. What the labels want
@@ -250,7 +255,7 @@ for fraction in (0.1, 0.25, 0.5):
 # $$ \min_{E, W} \mathbb{E} \lVert y - W^\top E^\top x \rVert^2, \qquad M = \mathbb{E}\, x x^\top, \qquad X = \mathbb{E}\, x y^\top . $$
 #
 # Replace $C_0$ by the [pooled Gram](glossary.md#pooled-gram) $M$ and $C_1$ by $X$, and all three steps go through: again a reduced-rank regression. $U_k$, the
-# the paper's perception encoder or our [label directions](glossary.md#label-directions), holds the top $k$ solutions of
+# paper's perception encoder or our [label directions](glossary.md#label-directions), holds the top $k$ solutions of
 #
 # $$ X X^\top u = \lambda M u, \qquad U^\top M U = I, \qquad \min_W \mathcal{L}(U_k) = \operatorname{tr} \mathbb{E}\, y y^\top - (\lambda_1 + \dots + \lambda_k). $$
 #
@@ -260,7 +265,8 @@ for fraction in (0.1, 0.25, 0.5):
 x = states.mean(axis=1)
 M, X = x.T @ x / len(x), x.T @ y / len(x)
 U, label_eigenvalues = closed_form(M, X, d)
-print("label eigenvalues:", ", ".join(f"{value:.3g}" for value in label_eigenvalues))
+six = np.pad(label_eigenvalues, (0, d - len(label_eigenvalues)))  # the others are zero: X has two columns
+print("label eigenvalues:", ", ".join(f"{value:.3g}" for value in six))
 
 coefficients, *_ = np.linalg.lstsq(x, y, rcond=None)  # the ordinary regression of the labels on the mean state
 residual = np.square(y - x @ coefficients).sum() / len(y)
@@ -268,13 +274,13 @@ claimed = np.square(y).sum() / len(y) - label_eigenvalues[:2].sum()
 print(f"least squares leaves a loss of {residual:.6f}; the formula says {claimed:.6f}")
 
 # %% [markdown]
-# $X$ has $c$ columns, so at most $c$ eigenvalues differ from zero. Beyond that the choice of $u$ is arbitrary, and any score computed with such directions would be
-# about nothing; therefore $k_U$, the number of label directions, never exceeds the rank of $X$ here unless you insist.
+# **Answer.** Two: $X$ has $c$ columns, so at most $c$ eigenvalues differ from zero. Beyond that the choice of $u$ is arbitrary, and any score computed with
+# such directions would be about nothing; therefore $k_U$, the number of label directions, never exceeds the rank of $X$ here unless you ask for more.
 #
 # ## 6. Panel A: turn the world
 #
 # Two dimensions, one direction each. You turn the persistent direction (*next-token angle*) and the direction the label reads (*label angle*), and stretch the
-# fresh noise along the horizontal axis. On the left, ellipses show $M$ and $C_0$ (the latter rescaled), one standard deviation in every direction; the dashed line drops $u$ onto the
+# fresh noise: its variance is multiplied by the *stretch* along the horizontal axis and divided by it along the vertical one. On the left, ellipses show $M$ and $C_0$ (the latter rescaled), one standard deviation in every direction; the dashed line drops $u$ onto the
 # span of $V$. The [score](glossary.md#ntps) is the share of the squared length of $u$ that survives this projection:
 #
 # $$ \mathrm{NTPS} = \frac{\lVert P u \rVert^2}{\lVert u \rVert^2} = \cos^2 \angle(u, v), \qquad P = \text{projector on the span of } V . $$
@@ -287,7 +293,7 @@ panel_a = widgets.LinearWorldPanel()
 panel_a.show()
 
 # %% [markdown]
-# The same point without sliders: the label angle runs, the persistent direction stays at 30°.
+# Without sliders: the label angle runs, the persistent direction stays at 30°.
 
 # %%
 rows = []
@@ -313,13 +319,17 @@ place = gap.abs().idxmax()
 print(f"largest gap between score and retained share: {gap[place]:+.2f}, at {place[0]}, label angle {place[1]}°")
 
 # %% [markdown]
-# With round noise, $V$ is the persistent direction, and the score is $\cos^2$ of the angle you set: 1 when they agree, 1/2 at 45°, 0 at a right angle. In this world
-# $V \propto N^{-1} A$: when noise is stretched, prediction prefers what is persistent *relative to the noise*, and $V$ turns away from the noisy axis.
+# **Answer.** With round noise, $V$ is the persistent direction, and the score is $\cos^2$ of the angle between the two that you set: 1 when they agree, 1/2 at 45°, 0 at a
+# right angle. With stretched noise $V$ turns: in this world $C_0 = a A A^\top + b N$ and $C_1 = b A A^\top$ with two numbers $a$ and $b$, so $V$ is along $C_0^{-1} A$, and
 #
-# And the two curves come apart. The score compares *directions* $u$ and $v$ as arrows; the loss asks what can be *read* through $v$, and correlated features let one direction
+# $$ C_0 \, N^{-1} A = a A (A^\top N^{-1} A) + b A = (a A^\top N^{-1} A + b) A \quad\Longrightarrow\quad V \propto C_0^{-1} A \propto N^{-1} A . $$
+#
+# Prediction prefers what is persistent *relative to the noise*, and $V$ turns away from the noisy axis.
+#
+# And yes, the two curves come apart: a low score can go with hardly any loss. The score compares *directions* $u$ and $v$ as arrows; the loss asks what can be *read* through $v$, and correlated features let one direction
 # speak for another. How far they can differ is the subject of [lesson 02](02_score_and_bounds.ipynb).
 #
-# ## 7. A pretrained model: three ways to stand for the past
+# ## 7. A pretrained model: three ways to summarise the past
 #
 # Now $h_t$ comes from a real, if miniature, language model, trained on the bundled language. `ntps.collect` runs it once, adds up $C_0$ and $C_1$ for every layer, and keeps the mean states, from which $M$ and $X$ follow. Layer 0 is the
 # embedding, the last layer is the state after the final norm.
@@ -342,19 +352,22 @@ sns.lineplot(scores, x="layer", y="retained", hue="prefix", style="prefix", mark
 ax.set(ylim=(0, 1), xticks=range(model.n_layers), ylabel="label share retained")
 sns.despine()
 plt.show()
-scores.pivot(index="layer", columns="prefix", values="retained").round(2)
+kept = scores.pivot(index="layer", columns="prefix", values="retained")
+kept.round(2)
 
 # %% [markdown]
-# *Label share retained* is what a linear reader of $V_k$ can explain of the labels, relative to a reader of all $d$ directions ($k$ is the library's default, $d/8$ or the number of classes, whichever is more). Of the last
-# state alone, prediction uses grammar most (which kind of word comes next), so at the embedding little of the topic is kept; once states have read what came before, it catches up. The mean does best here: it removes
-# the weight that the sum gives to long prefixes. Lesson 02 stays with the sum, as the paper does.
+# *Label share retained* is what a linear reader of $V_k$ can explain of the labels, relative to a reader of all $d$ directions ($k$ is the library's default, $d/8$ or the number of classes, whichever is more). **Answer.** The last state. From
+# it alone, prediction uses grammar most (which kind of word comes next), so at the embedding little of the topic is kept; once states have read what came before, more is, though still less than through a sum or a mean.
+# The mean does best up to layer 3, and as well as the sum in the last one: it removes the weight that the sum gives to long prefixes. Lesson 02 stays with the sum, as the paper does.
 #
 # ## 8. Words in $U$-space and $V$-space
 #
 # The paper's first figure asks what the two encoders look at. We repeat the idea where the answer can be checked: every word of the bundled language has a known kind (topic noun, verb, function word, ...), and many
 # belong to one topic. A word's coordinates are $u_i^\top \bar h$ and $v_i^\top \bar h$, with $\bar h$ the mean hidden state of its tokens.
+# We begin with layer 0, where a state knows nothing but its own word. $V$'s first direction follows the mean state, which all texts share (the moments are not centred), so the picture shows directions 2 and 3.
 #
-# > **Predict.** $U$ was fitted to topics. By what will it group words: by topic, by kind, or both? And $V$, whose aim is to predict which state comes next?
+# > **Predict.** $U$ was fitted to topics. By what will it group words: by topic, by kind, or both? And $V$, whose aim is to predict which state comes next? Will it be the same in the
+# > last layer, where states describe what comes *next*, not the word itself?
 
 # %%
 kinds, topics = vocabulary.word_kinds(), vocabulary.word_topics()
@@ -377,37 +390,38 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# To put a number on it: the share of the words' variance, along each direction, that lies *between* groups. Words placed without regard to $G$ groups would give $(G-1)/(W-1)$ on average, for $W$ words.
+# To put a number on it: the share of the words' variance along a direction that lies *between* groups, averaged over the first eight directions, in every layer. Words placed without regard to
+# $G$ groups would give $(G-1)/(W-1)$ on average, for $W$ words.
 
 # %%
-table = pd.DataFrame(
-    {
-        (side, way): [widgets.between_groups(planes[side][:, [i]], groups)[0] for i in range(8)]
-        for side in "UV"
-        for way, groups in groupings.items()
-    },
-    index=[f"direction {i + 1}" for i in range(8)],
-)
-mean = table.mean()
-counted = {
-    way: (len({g for g in groups if g}), sum(g is not None for g in groups)) for way, groups in groupings.items()
-}
-for way, (group_count, word_count) in counted.items():
-    chance = (group_count - 1) / (word_count - 1)
-    print(
-        f"by {way}: U {mean['U', way]:.2f}, V {mean['V', way]:.2f} (mean of eight directions); without structure {chance:.2f}"
-    )
-table.round(2)
+grouped = {}
+for layer in representations.layers:
+    solution = solve(representations, layer)
+    for name, side, first in (("U", "U", 0), ("V", "V", 0), ("V, directions 9 to 16", "V", 8)):
+        places = widgets.plane_coordinates(
+            words.means[layer], getattr(solution, side).vectors[:, first : first + 8].numpy()
+        )
+        for way, groups in groupings.items():
+            grouped.setdefault((name, f"by {way}"), []).append(widgets.between_groups(places, groups).mean())
+by_layer = pd.DataFrame(grouped, index=pd.Index(representations.layers, name="layer"))
+for way, groups in groupings.items():
+    known = [group for group in groups if group]
+    print(f"by {way}, without structure: {(len(set(known)) - 1) / (len(known) - 1):.2f}")
+by_layer.round(2)
 
 # %% [markdown]
-# Two encoders of the *same* states, two views. $U$ lines words up by topic and is blind to their kind; $V$ does the opposite, since the next word's grammar is the first thing a predictor
-# must get right. Topic comes later in $V$'s list. That is the tension the score measures.
+# **Answer.** In layer 0 the two encoders have two views of the *same* states. $U$ lines words up by topic and is nearly blind to their kind; $V$ does the opposite, since the next word's
+# grammar is the first thing a predictor must get right. Topic comes later in $V$'s list. That is the tension the score measures.
+#
+# From layer 1 on, $U$ groups words by kind, as $V$ does, and hardly by topic, although the topic can be read from every layer. This is no contradiction. $U$ is made for *mean* states, and all texts
+# mix the kinds of words in about the same way, so in a mean the kinds cancel, and what all states of a text share, its topic, remains. A single word's state need not show it: from layer 1 on a state says
+# above all what comes next, and the kind of a word decides that. So look at words to learn what $U$ sees in *them*, and at held-out R² to learn what it sees in texts.
 #
 # ## 9. Panel B: layers and ranks
 #
 # The spectra above show how much each direction gains; the planes show the last two of the $k$ directions kept. Colour words by kind or by topic.
 #
-# > **Predict.** How does $V$'s spectrum fall, compared with $U$'s? In the last layer states describe what comes *next*, not the word itself: will words still group by topic in $U$-space?
+# > **Predict.** How does $V$'s spectrum fall, compared with $U$'s? Slide the rank: is there a layer in which words group clearly by topic along some direction of $V$?
 
 # %%
 panel_b = widgets.SpectraPanel(representations, words, groupings)
@@ -431,7 +445,8 @@ grid.set(xscale="log", yscale="log", ylim=(1e-5, 1))
 plt.show()
 
 # %% [markdown]
-# $U$'s spectrum is flat and ends at the number of classes: eight topics, all equally hard. $V$'s falls steeply: few directions do most of the predicting, and a long tail does the rest.
+# **Answer.** $U$'s spectrum is flat and ends at the number of classes: eight topics, all equally hard. $V$'s falls steeply: few directions do most of the predicting, and a long tail does the rest. By topic, words
+# group clearly along none of the 32 directions of $V$ that you can choose, in no layer: less than a quarter of their spread lies between topics.
 #
 # **On request: a real model.** Set `real_model` to a hub name or a directory. The texts stay those of the bundled language, so kinds and topics are known; words that the model's tokenizer splits are left out.
 
@@ -454,7 +469,7 @@ else:
 # - Both are reduced-rank regressions. An eigenvalue is the loss its direction takes away: that is why the top ones are kept.
 # - Gradient descent finds the same subspace: there are saddles on the way, but no bad minima.
 # - At most $c$ directions matter to the labels of $c$ classes. How many matter to the next token, the spectrum says.
-# - Pretraining and task look at the same states differently. The score asks how much of $U$ lies inside $V$.
+# - Pretraining and task may look at the same states differently, as in layer 0 of the bundled model. The score asks how much of $U$ lies inside $V$.
 #
 # ## Quiz
 #
@@ -504,3 +519,4 @@ else:
 # - Izenman, *Reduced-rank regression for the multivariate linear model*, Journal of Multivariate Analysis 5 (1975): the closed form.
 # - Baldi and Hornik, *Neural networks and principal component analysis: learning from examples without local minima*, Neural Networks 2 (1989): why descent does not get stuck.
 # - Fan, *On a theorem of Weyl concerning eigenvalues of linear transformations I*, PNAS 35 (1949): the largest trace.
+# - Practise: [exercises 01](exercises/ex01_linear_derivation.ipynb). Next: [02 The score and its bounds](02_score_and_bounds.ipynb).

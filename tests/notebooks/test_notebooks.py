@@ -23,12 +23,44 @@ ALL = scripts()
 # fails, the prose must follow.
 CLAIMS = {
     "00_start_here": [
+        "all(0.4 < layer.explained_heldout / layer.ceiling_heldout < 0.65 for layer in result.layers)",
+        "min(layer.ceiling_heldout for layer in result.layers) > 0.95",
+        "max(layer.ceiling_heldout for layer in result.layers) < 0.01 + result[last].ceiling_heldout",
         "result[last].explained_heldout > 0.4",
+        "abs(stamped[last].ceiling_heldout) < 0.05 and stamped[0].ceiling_heldout > 0.3",
         "abs(stamped[last].explained_heldout) < 0.05",
         "stamped[last].ntps > result[last].ntps",
         "all(abs(row['V']) < 0.05 for row in rows if row['task'] == 'coin')",
         "[row['V'] for row in rows if row['task'] == 'watermark'][0] > 0.1",
         "[row['V'] for row in rows if row['task'] == 'topic'][0] < 0.1",
+        "[row['V'] for row in rows if row['task'] == 'topic'][1] > 0.4",
+        "[round(row['all'], 1) for row in rows if row['task'] == 'watermark'] == [0.3, 0.0]",
+        "all(len({'ah', 'oh'} & set(text.lower().replace(',', ' ').split())) == 1 for text in watermark.texts)",
+    ],
+    "01_linear_derivation": [
+        "eigenvalues[2] > 20 * eigenvalues[3] and eigenvalues[0] > 100 * eigenvalues[2]",
+        "(missing['min'] > 0).all() and missing['last'].max() < 1e-3",
+        "gains['top two'] > 0.99 and gains['bottom two'] < 1e-3 and gains['principal components'] < 0.2",
+        "max(abs(one[\"paper's text\"] - one['released code']) for one in conventions.values()) > 0.05",
+        "np.linalg.matrix_rank(X) == 2 and (six[:2] > 1).all() and (six[2:] == 0).all()",
+        "abs(residual - claimed) < 1e-6",
+        "frame.query(\"what == 'NTPS' and noise == 'noise stretch 1'\")"
+        ".eval('share - cos((`label angle (°)` - 30) * @np.pi / 180) ** 2').abs().max() < 1e-9",
+        "gap.max() > 0.5",
+        "np.ptp(widgets.read_world(turned := widgets.plane_world(30, 75, 3)).V.vectors[:, :1].numpy()"
+        " / np.linalg.solve(turned.N, turned.A)) < 1e-9",
+        "(kept.idxmin(axis=1) == 'last').all() and kept['last'][0] < 0.2",
+        "(kept['mean'][:4] > kept['sum'][:4]).all() and abs(kept['mean'][4] - kept['sum'][4]) < 0.03",
+        "abs((x_v := solution.states.double() @ solution.V.vectors[:, :1]).mean()) > x_v.std()",
+        "by_layer['U', 'by topic'][0] > 0.5 and by_layer['U', 'by kind'][0] < 0.1",
+        "by_layer['V', 'by kind'][0] > 0.4 and by_layer['V', 'by topic'][0] < 0.05",
+        "by_layer['V, directions 9 to 16', 'by topic'][0] > 5 * by_layer['V', 'by topic'][0]",
+        "(by_layer['U', 'by kind'][1:] > 5 * by_layer['U', 'by topic'][1:]).all()",
+        "all(ntps.score(representations, folds=0)[layer].ceiling > 0.9 for layer in representations.layers)",
+        "max(widgets.between_groups(panel_b.coordinates[layer, 'V'][:, :32], groupings['topic']).max()"
+        " for layer in representations.layers) < 0.25",
+        "all(np.ptp(panel_b.spectra[layer, 'U']) < 0.05 for layer in range(5)) and len(panel_b.spectra[0, 'U']) == 8",
+        "all(panel_b.spectra[layer, 'V'][:8].sum() > 0.6 for layer in range(5))",
     ],
     "03_empirical_correlations": [
         "(whose_table.n_accuracy == whose_table.n_train).dropna().all()",

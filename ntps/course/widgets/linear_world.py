@@ -183,7 +183,7 @@ class LinearWorldPanel(Panel):
     def __init__(self) -> None:
         super().__init__(
             Slider(name="next_angle", label="next-token angle (°)", low=0, high=180, value=30),
-            Slider(name="label_angle", label="label angle (°)", low=0, high=180, value=75),
+            Slider(name="label_angle", label="label angle (°)", low=0, high=180, value=60),
             Slider(name="stretch", label="noise stretch", low=0.2, high=5, value=1, step=0.1),
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from ntps.course.layers import solve
 from ntps.course.vocabulary import WordStates
@@ -14,10 +15,11 @@ from ntps.course.widgets.panel import COLORS, Choice, Panel, Slider, labelled
 from ntps.errors import NtpsError
 from ntps.models import Representations
 
-# Seaborn's "colorblind" colours with markers of their own: shape says what colour says.
-GROUP_COLORS = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#000000")
+# Paul Tol's "muted" colours, safe for the colour-blind, none of them that of U or V; shape says what colour says.
+GROUP_COLORS = ("#332288", "#117733", "#88ccee", "#882255", "#999933", "#44aa99", "#cc6677", "#aa4499")
 GROUP_MARKERS = ("o", "^", "s", "D", "v", "P", ".", "*")
 OTHER = "0.8"
+HALO = [withStroke(linewidth=2.5, foreground="white")]  # words stay readable on the cloud of points
 
 
 def plane_coordinates(states: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -136,12 +138,15 @@ class SpectraPanel(Panel):
             spectrum.minorticks_off()
             self.bars[side] = self.moving(spectrum.plot([], [], "o", color="0.75", ms=3)[0])
             self.kept[side] = self.moving(spectrum.plot([], [], "o", color=COLORS[side], ms=4)[0])
-            plane.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), xticks=(-2, 0, 2), yticks=(-2, 0, 2))
+            plane.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), xticks=(-2, 0, 2), yticks=(-2, 2))
             self.points[side] = [
                 self.moving(plane.plot([], [], marker, color=color, ms=4, mew=0)[0])
                 for marker, color in [(".", OTHER), *zip(GROUP_MARKERS, GROUP_COLORS, strict=True)]
             ]
-            self.notes[side] = [self.moving(plane.text(0, 0, "", size=7.5, color=color)) for color in GROUP_COLORS]
+            self.notes[side] = [
+                self.moving(plane.text(0, 0, "", size=8, color=color, weight="bold", path_effects=HALO))
+                for color in GROUP_COLORS
+            ]
             beside: dict[str, Any] = {"transform": plane.transAxes, "ha": "center"}
             self.labels[side] = [
                 self.moving(plane.text(0.5, -0.115, "", va="top", **beside)),
