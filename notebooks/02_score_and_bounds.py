@@ -20,7 +20,7 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/02_score_and_bounds.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/02_score_and_bounds.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 45 minutes · **Prerequisites:** [lesson 01](01_linear_derivation.ipynb).
+# **Time:** 60 minutes · **Prerequisites:** [lesson 01](01_linear_derivation.ipynb).
 #
 # **In this lesson** you will
 # - build the score from a projection, and read it through principal angles and against chance;
@@ -51,6 +51,7 @@ import torch
 
 import ntps
 from ntps.course import solve, widgets
+from ntps.course.widgets import COLORS
 from ntps.scoring import read_layer
 
 sns.set_theme(style="ticks", palette="colorblind")
@@ -111,7 +112,7 @@ means = frame.groupby("k_V").score.agg(["mean", "std"]).assign(chance=lambda tab
 means.round(3)
 
 # %% [markdown]
-# The mean is $k_V / d$, whatever $U$ is: a uniformly random $P$ treats every direction alike, and its trace is $k_V$. So a score is read against its
+# **Answer.** The mean is $k_V / d$, whatever $U$ is: a uniformly random $P$ treats every direction alike, and its trace is $k_V$. So a score is read against its
 # [chance level](glossary.md#chance-level), for instance as $(\mathrm{NTPS} - k_V/d) / (1 - k_V/d)$. The spread around the mean is another matter: with few label directions single draws lie far from it.
 #
 # Now real moments: the bundled model on three tasks with the same texts. *Topic* is what next-token prediction must learn; the *watermark* is a word that is plain to see and predicts nothing; *noise* is the toss of a
@@ -152,7 +153,7 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 
 
 # %% [markdown]
-# Surprised? Labels that are pure noise score well above chance, on a par with the topic or higher. A random *subspace* would score $k_V/d$, but $U$ is not fitted in a random space: both encoders live in a state whose directions differ
+# Surprised? From layer 1 on, labels that are pure noise score well above chance, on a par with the topic. A random *subspace* would score $k_V/d$, but $U$ is not fitted in a random space: both encoders live in a state whose directions differ
 # enormously in size, and the lengths and directions of $u_i$ follow that geometry. The raw score alone does not tell a learned task from a coin here. The *label share retained* on the right does. Why the two part ways is what the rest of
 # the lesson is about.
 #
@@ -181,12 +182,17 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 #
 # **Step 5: whitened bounds.** $m = k (1 - \widetilde{\mathrm{NTPS}})$ with the *whitened score* $\widetilde{\mathrm{NTPS}} = \lVert \Pi \tilde U \rVert_F^2 / k$: the same score, in coordinates in which the state has no loud directions.
 #
-# **Step 6: raw bounds.** The plain score measures the missing part *before* whitening, $\nu (1 - \mathrm{NTPS})$ with $\nu = \lVert U \rVert_F^2$. Going from one to the other costs what $M^{1/2}$ can stretch: with the smallest and largest
-# eigenvalue of $M$,
+# **Step 6: raw bounds.** The plain score measures the missing part *before* whitening: $\sum_i \min_w \lVert u_i - V w \rVert^2 = \nu (1 - \mathrm{NTPS})$ with $\nu = \lVert U \rVert_F^2$. After whitening it is
+# $m = \sum_i \min_w \lVert M^{1/2} (u_i - V w) \rVert^2$. Since $M^{1/2}$ stretches no squared length by less than the smallest eigenvalue of $M$ and none by more than the largest, each term of the second sum lies between
+# $\mu_{\min}$ and $\mu_{\max}$ times its term of the first:
 #
 # $$ \mu_{\min}\, \nu\, (1 - \mathrm{NTPS}) \;\le\; m \;\le\; \mu_{\max}\, \nu\, (1 - \mathrm{NTPS}) . $$
 #
 # Steps 3, 4 and 6 together are the paper's Theorem 2, with its constants written out.
+#
+# **By hand.** Take $d = 2$, $M = \mathrm{diag}(4, 1)$, one label direction $u = (\tfrac12, 1)/\sqrt 2$ (check: $u^\top M u = 1$) and $v = (1, 0)$. Then $\nu = \tfrac58$ and $\mathrm{NTPS} = \tfrac18 / \tfrac58 = 0.2$. Whitened,
+# $\tilde u = (1, 1)/\sqrt 2$ and $M^{1/2} v = (2, 0)$, so $p_1 = \tfrac12$, $m = \tfrac12$ and $\Delta = \lambda/2$: with a single label direction the whitened bounds meet. The raw ones are $\lambda \cdot 1 \cdot \tfrac58 \cdot \tfrac45 = \lambda/2$ and four times that,
+# twice the loss that there is to lose.
 
 
 # %%
@@ -250,19 +256,20 @@ axes[0].set_ylabel("excess loss")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 sns.despine()
 plt.show()
-width = sides.assign(decades=np.log10(sides.upper / sides.lower)).groupby("kind").decades.agg(["min", "max"])
+decades = np.log10(sides.upper / sides.lower).groupby(sides.kind).agg(["min", "max"])
 for kind in ("raw", "whitened"):
-    print(f"{kind} bounds: {width.loc[kind, 'min']:.2f} to {width.loc[kind, 'max']:.2f} orders of magnitude apart")
+    print(f"{kind} bounds: {decades.loc[kind, 'min']:.2f} to {decades.loc[kind, 'max']:.2f} orders of magnitude apart")
 
 # %% [markdown]
-# All three agree: the exact value always lies inside. But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above that from layer 1 on: it is true and says nothing.
+# **Answer.** Four to more than six orders of magnitude. All three agree: the exact value always lies inside. But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
+# that in every layer, for every task: it is true and says nothing.
 #
 # ## 5. Why the raw bounds are so wide
 #
 # Their ratio is $\lambda_1 / \lambda_k$ times the [condition number](glossary.md#condition-number) $\kappa = \mu_{\max} / \mu_{\min}$ of $M$. Where does that come from?
 
 # %%
-spectra, rows = [], []
+spectra, conditions = [], []
 for layer in representations["topic"].layers:
     pooled = solve(representations["topic"], layer).pooled
     values, vectors = torch.linalg.eigh(pooled.M)
@@ -271,7 +278,7 @@ for layer in representations["topic"].layers:
         {"direction": i + 1, "eigenvalue of M": float(v), "layer": str(layer)} for i, v in enumerate(values.flip(0))
     ]
     centred = torch.linalg.eigvalsh(pooled.centered().M)
-    rows.append({
+    conditions.append({
         "layer": layer,
         "condition number": float(values[-1] / values[0]),
         "share of the loudest direction": float(values[-1] / values.sum()),
@@ -281,13 +288,15 @@ for layer in representations["topic"].layers:
 figure, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
 sns.lineplot(pd.DataFrame(spectra), x="direction", y="eigenvalue of M", hue="layer", ax=ax)
 ax.set(yscale="log", xscale="log")
+sns.move_legend(ax, "center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 sns.despine()
 plt.show()
-pd.DataFrame(rows).set_index("layer").map("{:.2g}".format)
+conditions = pd.DataFrame(conditions).set_index("layer")
+conditions.map("{:.2g}".format)
 
 
 # %% [markdown]
-# Two ends pull. At the top one [outlier direction](glossary.md#outlier-direction) holds about half or more of all squared length: it is almost exactly the mean state, common to all texts. At the bottom lie directions in which texts hardly differ at all. Centring takes away
+# Two ends pull. At the top one [outlier direction](glossary.md#outlier-direction) holds about half of all squared length: it is almost exactly the mean state, common to all texts. At the bottom lie directions in which texts hardly differ at all. Centring takes away
 # the first end and only part of the condition number. In large models single channels can be louder still.
 #
 # The whitened score asks for no condition number, at the price that we compute $M^{1/2}$. And when we have $M$, $X$ and $V$ anyway, the *exact* value costs no more. That is why `ntps.score` reports it, and the
@@ -295,7 +304,7 @@ pd.DataFrame(rows).set_index("layer").map("{:.2g}".format)
 #
 # **And the coin?** $U$ and $V$ are both divided by a Gram matrix, $M$ or $C_0$: their arrows are *long* where states hardly vary. If both mostly live in the quiet directions, they overlap whatever the labels are.
 #
-# > **Predict.** Take the 32 quietest of the 128 eigenvectors of $M$. Which share of the squared length of the coin's $U$, and of the span of $V$, do they hold? And what does a direction score that is drawn at random, but in *whitened* coordinates, as a coin's is?
+# > **Predict.** Take the 32 quietest of the 128 eigenvectors of $M$. What share of the squared length of the coin's $U$, and of the span of $V$, do they hold? And what score does a direction get that is drawn at random, but in *whitened* coordinates, as a coin's is?
 
 # %%
 rows = []
@@ -313,20 +322,21 @@ for layer in representations["noise"].layers:
         "score of the coin": solution.table[15, solution.U.rank - 1].item(),
         "score of random whitened directions": ((basis.T @ drawn).square().sum(0) / drawn.square().sum(0)).mean().item(),
     })  # fmt: skip
-shown = pd.DataFrame(rows).melt("layer", var_name="what", value_name="share")
+geometry = pd.DataFrame(rows).set_index("layer")
+shown = geometry.reset_index().melt("layer", var_name="what", value_name="share")
 figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-sns.lineplot(shown, x="layer", y="share", hue="what", style="what", markers=True, ax=ax)
+palette = [COLORS["U"], COLORS["V"], COLORS["exact"], "0.4"]
+sns.lineplot(shown, x="layer", y="share", hue="what", style="what", markers=True, palette=palette, ax=ax)
 ax.axhline(16 / view.d, color="0.4", ls=":", lw=1.2)
 ax.set(ylim=(0, 1), xticks=range(model.n_layers))
 sns.move_legend(ax, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None, frameon=False)
 sns.despine()
 plt.show()
-print(
-    f"a quarter of all directions holds {shown[shown.what.str.contains('quarter')].share.min():.2f} or more of U and V"
-)
+print(f"a quarter of all directions holds {geometry.filter(like='quarter').min().min():.2f} or more of U and V")
 
 # %% [markdown]
-# So the coin's high score is geometry. $k_V/d$ (dotted) is the chance level of a random *subspace*; of random *labels* it is the last curve, far above it. A score must be compared with that, by shuffling labels or tossing a coin.
+# **Answer.** Two thirds and more of both lie in the quiet quarter, so the coin's high score is geometry. $k_V/d$ (dotted) is the chance level of a random *subspace*; of random *labels* it is the last curve, more than twice as high. That curve is a mean: one coin
+# is one draw, and such draws scatter about it by nearly a tenth. A score must be compared with such draws, by shuffling labels or tossing many coins.
 #
 # ## 6. What is invariant, and what is not
 #
@@ -363,16 +373,17 @@ for name, A in changes.items():
     ):  # fmt: skip
         rows.append({"change": name, "what": what, "value": value})
 rows = pd.DataFrame(rows)
+changed = rows.pivot(index="change", columns="what", values="value").loc[list(changes)]
 figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
 sns.barplot(rows, x="change", y="value", hue="what", ax=ax)
 ax.set(ylim=(0, 1), xlabel="", ylabel="")
 sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, title=None, frameon=False)
 sns.despine()
 plt.show()
-rows.assign(change=rows.change.str.replace("\n", " ")).pivot(index="change", columns="what", values="value").round(4)
+changed.rename(index=lambda name: name.replace("\n", " ")).round(4)
 
 # %% [markdown]
-# A rotation changes nothing. Scales move the raw score, a lot, although no reader of the features could tell the difference; the whitened score and the excess loss stay. So raw scores of two models, or of two layers of one model, do not compare: their features
+# **Answer.** A rotation changes nothing. Random scales double the raw score, and one quiet feature moves it visibly, although no reader of the features could tell the difference; the whitened score and the excess loss stay. So raw scores of two models, or of two layers of one model, do not compare: their features
 # come in different scales. A score's level, and its chance level, depend on them.
 #
 # (If the *predicted* states are rescaled too, next-token prediction really has another aim, because errors are weighed differently, and then $V$ itself changes a little. Exercise for the curious: put $A C_1 A^\top$ into `change`.)
@@ -400,17 +411,20 @@ for name in names:
             {"task": name, "k_V": k_v, "what": "NTPS", "share": float(solution.table[k_v - 1, whole - 1])},
             {"task": name, "k_V": k_v, "what": "excess loss / possible gain", "share": max(left, 0.0)},
         ]
-frame = pd.DataFrame(rows)
-grid = sns.relplot(frame, x="k_V", y="share", hue="what", style="what", col="task", kind="line", height=2.5, aspect=0.9)
+by_rank = pd.DataFrame(rows)
+grid = sns.relplot(
+    by_rank, x="k_V", y="share", hue="what", style="what", col="task", kind="line", height=2.5, aspect=0.9
+)
 grid.set_titles("{col_name}")
 grid.set(ylim=(0, 1), xlabel="$k_V$")
 sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None)
 plt.show()
+passes = {}
 for name in names:
-    part = frame[frame.task == name].pivot(index="k_V", columns="what", values="share")
+    part = by_rank[by_rank.task == name].pivot(index="k_V", columns="what", values="share")
     first = int((part["NTPS"] >= 0.9).idxmax())
     left = part.loc[first, "excess loss / possible gain"]
-    ceiling = results[name][2].ceiling
+    ceiling, passes[name] = results[name][2].ceiling, (first, left)
     print(
         f"{name}: NTPS passes 0.9 at k_V = {first}, where {100 * left:.0f} % of the possible gain is still missing; all "
         f"{view.d} directions explain {100 * ceiling:.0f} % of the label variance"
@@ -418,7 +432,7 @@ for name in names:
 
 
 # %% [markdown]
-# The score rises with $k_V$ for every task, also for the coin: a larger subspace holds more of anything. The excess loss tells whether what it holds is what the labels need, and the [ceiling](glossary.md#ceiling) how much there was to gain at all: for the coin, what so many
+# **Answer.** The score rises with $k_V$ for every task, also for the coin, which passes 0.9 first: a larger subspace holds more of anything. For the topic hardly any loss is left there; for the watermark, at as high a score, several times the share. The excess loss tells whether what it holds is what the labels need, and the [ceiling](glossary.md#ceiling) how much there was to gain at all: for the coin, what so many
 # features explain of so few texts by accident.
 #
 # ## 8. float32 against float64
@@ -447,17 +461,18 @@ for layer in representations["topic"].layers:
     count = min(len(table) for table in by.values())
     gap = (by[torch.float32][:count] - by[torch.float64][:count]).abs()
     rows += [{"layer": str(layer), "k_V": k + 1, "difference": float(value)} for k, value in enumerate(gap)]
-frame = pd.DataFrame(rows)
+precision = pd.DataFrame(rows)
 figure, ax = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
-sns.lineplot(frame, x="k_V", y="difference", hue="layer", ax=ax)
-ax.set(xlabel="$k_V$", ylabel="score, float32 − float64")
+sns.lineplot(precision, x="k_V", y="difference", hue="layer", ax=ax)
+ax.set(xlabel="$k_V$", ylabel="difference of scores, absolute")
 sns.despine()
 plt.show()
-worst = frame.loc[frame.difference.idxmax()]
+worst = precision.loc[precision.difference.idxmax()]
 print(f"largest difference {worst.difference:.3f}, in layer {worst.layer} at k_V = {int(worst.k_V)}")
 
 # %% [markdown]
-# Where the condition number is small, in layer 0, float32 would do; elsewhere it moves the score by more than many differences one would like to discuss. So `ntps` may *collect* in float32 and always *solves* in float64, with tolerances relative to the data.
+# **Answer.** At small and middle $k_V$; at the end, where $V$ spans nearly everything, not at all. Where the condition number is small, in layer 0, float32 would do; elsewhere it moves the score, by up to a hundredth here: judge against the differences
+# between tasks above. So `ntps` may *collect* in float32 and always *solves* in float64, with tolerances relative to the data.
 #
 # ## Take-away
 #
@@ -514,3 +529,4 @@ print(f"largest difference {worst.difference:.3f}, in layer {worst.layer} at k_V
 # - Cheng, Hu, Huang, Balestriero, *Next Token Perception Score*, [arXiv 2505.17169](https://arxiv.org/abs/2505.17169) (2025): the definition of the score, and Theorem 2 for the bounds.
 # - Izenman, *Reduced-rank regression for the multivariate linear model*, Journal of Multivariate Analysis 5 (1975).
 # - Björck and Golub, *Numerical methods for computing angles between linear subspaces*, Mathematics of Computation 27 (1973): principal angles from a QR and an SVD.
+# - Practise: [exercises 02](exercises/ex02_score_and_bounds.ipynb). Next: [03 Empirical correlations](03_empirical_correlations.ipynb).

@@ -20,14 +20,14 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/03_empirical_correlations.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/03_empirical_correlations.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 45 minutes · **Prerequisites:** [lesson 02](02_score_and_bounds.ipynb); you know what a rank correlation is.
+# **Time:** 60 minutes · **Prerequisites:** [lesson 02](02_score_and_bounds.ipynb); you know what a rank correlation is.
 #
 # **In this lesson** you will
 # - see what the paper's figures say, with intervals and with the corrections that twelve points need;
 # - set a score against shuffled labels and against a model that was never trained;
 # - run a study of models by tasks, stop it, and start it again;
 # - choose the layer and the rank on the very tasks you judge on, watch the correlation swing, and learn what that choice is worth;
-# - put NTPS beside LogME, H-score, nearest neighbours and the exact [explained share](glossary.md#explained-share).
+# - put NTPS beside LogME, H-score, nearest neighbours and the exact [explained share](glossary.md#explained-share), and beside measures that read no label at all.
 #
 # Symbols are explained in the [glossary](glossary.md).
 
@@ -46,22 +46,28 @@ import tempfile
 import textwrap
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps.course import measurements, widgets
+from ntps.course import measurements, solve, widgets
+from ntps.course.widgets import COLORS
 from ntps.paper import findings, published
 from ntps.report import plot_against, plot_choice, plot_options
+from ntps.scoring import spectrum
 
 sns.set_theme(style="ticks", palette="colorblind")
-pd.options.display.float_format = "{:.2f}".format
+pd.options.display.float_format = "{:z.2f}".format
+SHORT_P = "{:.2g}".format  # a p-value is never zero, so two digits of it are shown, however small it is
 # torch uses every core; on a shared machine: import torch; torch.set_num_threads(2)
 
 # %% [markdown]
 # ## 1. The published figures
 #
 # The paper scores 8 models on 12 data sets and correlates the score with the accuracy of a trained probe, a small classifier on the frozen model's states. Here are the authors' own numbers.
+# Their scores are not the quantity that lesson 02 defines: they come from the released code, which takes the *smallest* eigenvectors of both problems, as many of $U$ as of $V$
+# ([lesson 01](01_linear_derivation.ipynb), part 4). This is why so many lie near 1.
 #
 # > **Predict.** With 12 points, how far from zero must a rank correlation be before you would rule out luck: 0.3, 0.6, 0.9?
 
@@ -73,10 +79,18 @@ plt.show()
 table = published.correlations(n_permutations=1999)
 accuracy = table[(table.target == "accuracy") & (table["view"] == "model")]
 accuracy = accuracy.assign(model=[name.split("/")[-1] for name in accuracy.model]).set_index("model")
-accuracy[["spearman", "low", "high", "p_value", "holm", "options_borne"]]
+rng = np.random.default_rng(0)
+by_luck = [abs(np.corrcoef(np.arange(12), rng.permutation(12))[0, 1]) for _ in range(20_000)]
+print(f"rank correlations of 12 unrelated points: 95 % lie within ±{np.quantile(by_luck, 0.95):.2f}")
+shown = accuracy[["spearman", "low", "high", "p_value", "holm", "options_borne"]]
+shown.assign(
+    p_value=shown.p_value.map(SHORT_P), holm=shown.holm.map(SHORT_P), options_borne=shown.options_borne.astype(int)
+)
 
 # %% [markdown]
-# Each row is one model over the 12 data sets: the rank correlation (Spearman), a 95 % interval, the p-value from shuffling the data sets, and that p-value corrected for having looked at 24 correlations (Holm).
+# **Answer.** About 0.6. Each row is one model over the 12 data sets: the rank correlation $\rho$ (Spearman), a 95 % interval (Bonett and Wright: $\mathrm{artanh}\,\rho \pm 1.96 \sqrt{(1 + \rho^2/2)/(n - 3)}$ with $n = 12$, taken back by
+# $\tanh$), the p-value from shuffling the data sets, and that p-value corrected for having looked at 24 correlations (Holm: the smallest is multiplied by 24, the next by 23, and so on, and none may fall below the one before). After the
+# correction one model of eight is left below 5 %.
 #
 # The intervals are wide: twelve points cannot tell a weak from a strong relation. And the last column matters more. The layer and the rank behind each score were *chosen, for each model, because they gave the largest
 # correlation on these same 12 data sets*. `options_borne` says from how many unrelated options one could choose before the p-value passes 5 %. The procedure tries 19 fractions at each layer, hundreds of options (related ones,
@@ -97,7 +111,7 @@ whose_table.rename(
 )
 
 # %% [markdown]
-# On the texts they were fitted on, in every set whose sizes are known: the picture above shows *training* accuracies, the figure on fine-tuning *test* accuracies. The intent set has one size for both: its files look identical. And one
+# **Answer.** On the texts they were fitted on, in every set whose sizes are known: the picture above shows *training* accuracies, the figure on fine-tuning *test* accuracies. The intent set has one size for both: its files look identical. And one
 # set tells more than the authors can have wanted:
 
 # %%
@@ -138,8 +152,8 @@ nulls = ntps.permutation_null(representations, permutations=200)
 middle = nulls[len(nulls) // 2]
 figure, axes = plt.subplots(1, 2, figsize=(8.0, 2.8), layout="constrained")
 for ax, name, null in zip(axes, ("NTPS", "explained share (in sample)"), (middle.ntps, middle.explained), strict=True):
-    sns.histplot(null.values, bins=25, color="0.7", ax=ax, label="shuffled labels")
-    ax.axvline(null.observed, lw=2, label="true labels")
+    sns.histplot(null.values, bins=25, element="step", color="0.5", lw=1.5, ax=ax, label="shuffled labels")
+    ax.axvline(null.observed, lw=2, color=COLORS["U"], label="true labels")
     ax.set(xlabel=name, ylabel="", title=f"z = {null.z:.1f}, p = {null.p_value:.3f}")
 ax.axvline(0, alpha=0)
 axes[0].axvline(middle.k_v / representations.width, color="0.3", ls=":", label="$k_V / d$")
@@ -149,8 +163,9 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# Two lessons in one picture. The null of NTPS is **not** at $k_V/d$: shuffled labels still pick directions along which texts differ, and those are not random directions. And the true topics do not stand out from it, although the
-# model knows the topic. The explained share does stand out, and its null is not zero either: that is what fitting noise reaches with this many texts, the reason to prefer [held-out](glossary.md#held-out-share) numbers.
+# **Answer.** Two lessons in one picture. The null of NTPS is **not** at $k_V/d$: shuffled labels still pick directions along which texts differ, and those are not random directions. And the true topics do not stand out from it, although the
+# model knows the topic. The explained share does stand out, and its null is not quite zero either: that is what fitting noise reaches with this many texts, the reason to prefer [held-out](glossary.md#held-out-share) numbers. (*z* above each picture is the true value's distance from the mean of the
+# shuffled ones, in their standard deviations; $p$ is the share of shuffles that reach it, the labels as they are counted among them.)
 #
 # How sure are the values themselves? Score the same layer with fewer of the texts, and look at NTPS and at held-out R² with its interval:
 
@@ -186,12 +201,13 @@ NAMES = ["topic", "tense", "person", "register", "sentiment", "intent", "length"
 TASKS = ["miniworld/" + name for name in NAMES]
 folder = tempfile.TemporaryDirectory()
 settings = ntps.StudySettings(limit=300, permutations=100)
+# The next line takes half a minute to a minute on one quiet core, and shows nothing until it is done.
 study = ntps.run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=False)
 study.table("balanced_accuracy").T
 
 # %% [markdown]
 # This is what we want to predict: the balanced accuracy of a cross-validated linear probe of the last layer, the mean over classes of the share of their texts that it gets right (plain accuracy would call a probe good that always
-# names the largest class). Nothing in it depends on where the score is read. The probe reads one half of the texts, every score the other half: on the same texts, even labels without meaning would seem to go together, because the
+# names the largest class). On four tasks (sentiment, parity, agreement and, for the trained model, the watermark) it is near one half, which is guessing: their order among themselves is noise, and no score can go with it. Nothing in it depends on where the score is read. The probe reads one half of the texts, every score the other half: on the same texts, even labels without meaning would seem to go together, because the
 # accidents that one of them finds are those of the other.
 #
 # ## 4. Is it pretraining at all?
@@ -204,11 +220,13 @@ trained = frame[frame.model == "miniworld-base"].set_index("task")
 trained.index = [name.removeprefix("miniworld/") for name in trained.index]
 columns = {"explained_heldout": "pretrained, through V", "explained_heldout_random": "fresh weights, through V",
            "ceiling_heldout_random": "fresh weights, all directions"}  # fmt: skip
-figure, ax = plt.subplots(figsize=(7.0, 3.2), layout="constrained")
-trained[list(columns)].rename(columns=columns).plot.barh(ax=ax, width=0.75)
+figure, ax = plt.subplots(figsize=(7.0, 3.4), layout="constrained")
+bars = trained[list(columns)].rename(columns=columns)
+bars.plot.barh(ax=ax, width=0.75, color=[COLORS["V"], "0.5", "0.8"], legend=False)
 ax.axvline(0, color="0.3", lw=0.8)
+ax.invert_yaxis()
 ax.set(xlabel="R² on held-out texts", ylabel="")
-ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
 sns.despine()
 plt.show()
 some = trained.index[trained.explained_heldout_random > 0.05]
@@ -216,21 +234,31 @@ more, less = trained.index[trained.explained_gain > 0.05], trained.index[trained
 print("fresh weights explain more than 5 % of:       ", ", ".join(some))
 print("through V, pretraining adds more than 5 % to: ", ", ".join(more))
 print("through V, pretraining takes 5 % or more from:", ", ".join(less))
+values, options = study.options("explained_heldout")
+depths = {
+    option["depth"]: value for option, value in zip(options, values[:, 0], strict=True) if option["share"] == 1 / 8
+}
+tense = {depth: value[NAMES.index("tense")] for depth, value in depths.items()}
+print("tense through V, by depth:", ", ".join(f"{100 * depth:.0f} %: {value:z.2f}" for depth, value in tense.items()))
 
 # %% [markdown]
-# A random network is not blank: words enter as vectors, and a mean of random vectors is still a bag of words. What a label owes to *which* words occur, it shows as well. Only the difference is pretraining's.
+# **Answer.** For half of them. A random network is not blank: words enter as vectors, and a mean of random vectors is still a bag of words. Whatever part of a label depends on *which* words occur shows here, too. Only the difference is pretraining's.
 # And the difference can be negative: pretraining turns $V$ towards what predicts the next word, and away from what predicts nothing, such as the watermark.
+#
+# Where is *tense*, which decides the form of every verb to come? The last line tells: the study reads all models at half their depth, and just there $V$ does not hold the tense, which it holds at the embedding and in the last two layers. Read one layer, and you
+# conclude that pretraining cares little for tense. Choosing the layer is not innocent, and this brings us to the next part.
 #
 # ## 5. The trap: choosing on the points one judges on
 #
-# Seven ranks at five depths make 35 scores for each model and task, and 35 correlations with accuracy. Each is honest alone.
+# Seven ranks at five depths make 35 scores for each model and task, and 35 correlations with accuracy. (At the largest rank, all directions, NTPS is 1 for every task and goes with nothing; the maps show 0.00 there. So 30 of them count.) Each is honest alone.
 #
-# > **Predict.** If the score had nothing to do with accuracy, how large would the *best* of these 35 correlations be (in absolute value), over ten tasks?
+# > **Predict.** If the score had nothing to do with accuracy, how large would the *best* of these correlations be (in absolute value), over ten tasks?
 #
-# Slide layer and rank; then let the tasks be shuffled, so that there is nothing to find, and look again.
+# Slide layer and rank; then let the tasks be shuffled, so that there is nothing to find, and look again. The panel takes **one** layer and rank for both models.
 
 # %%
-widgets.SelectionPanel(study).show()
+panel_d = widgets.SelectionPanel(study)
+panel_d.show()
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10.0, 3.4), layout="constrained")
@@ -247,15 +275,23 @@ plot_choice(study, "ntps", axes[0])
 plot_choice(study, "explained_heldout", axes[1])
 sns.despine()
 plt.show()
+correlations = study.correlations(n_permutations=999)
+one, own = panel_d.selections["NTPS", "as they are"], correlations["ntps:same_tasks"]
+for whose_choice, best, typical, p in (
+    ("one choice for both models", abs(one.spearman), np.median(one.null), one.p_value),
+    ("a choice for each model", abs(own["spearman"]), own["null_quantiles"][1], own["p_value"]),
+):
+    print(
+        f"{whose_choice:26s}  best |Spearman| of NTPS {best:.2f}; on shuffled tasks typically {typical:.2f}; p = {p:.2g}"
+    )
 
 # %% [markdown]
-# Left of each picture's line: the best correlation when the tasks are shuffled and the choice is repeated, per model as in the paper. That grey mass is what choosing is worth. A chosen correlation says something only where it leaves the
-# mass behind, and the p-value above it counts exactly that.
+# **Answer.** About 0.5 with one choice for both models, as in the panel; about 0.7 if each model has a choice of its own, as in the paper and in the figure above: more freedom, a higher best. The grey histogram is the best correlation when the tasks are
+# shuffled and the choice is repeated: what choosing is worth. A chosen correlation means something only if it lies to the right of it, and the p-value counts exactly that. NTPS does not; R² through $V$ does.
 #
 # The other cure is to choose elsewhere: take a task out, choose layer and rank on the others, and use the choice for the one left out.
 
 # %%
-correlations = study.correlations(n_permutations=999)
 names = {"fixed": "fixed", "same_tasks": "chosen on the same tasks", "held_out_task": "chosen without the task",
          "held_out_model": "chosen without the model"}  # fmt: skip
 rows = []
@@ -265,15 +301,19 @@ for key, entry in correlations.items():
                  "low": entry["interval"][0], "high": entry["interval"][1], "p": entry["p_value"]})  # fmt: skip
 found = pd.DataFrame(rows)
 chosen = found[found.predictor.isin(["ntps", "explained_heldout"])]
-chosen.set_index(["predictor", "layer and rank"])
+chosen.assign(p=chosen.p.map(SHORT_P)).set_index(["predictor", "layer and rank"])
 
 # %% [markdown]
-# Read the p-values, not the intervals, in the rows *chosen on the same tasks*: an interval does not know of the choice.
+# Read the p-values, not the intervals, in the rows *chosen on the same tasks*: an interval does not account for the choice.
 #
 # ## 6. Beside other measures
 #
-# Others have asked the same question with other numbers, from the same features: **LogME** (the evidence of a Bayesian linear readout), the **H-score** (between-class variance of whitened features), the accuracy of **nearest
-# neighbours**, and plain [reduced-rank regression](glossary.md#reduced-rank-regression) on all directions. All at one fixed layer and, where there is a rank, at $k_V = \max(k_U, d/8)$, set before looking.
+# Others have asked the same question with other numbers, from the same features: **LogME** (the log evidence per text of a Bayesian linear readout, its two variances chosen to make it largest), the **H-score**, which is the variance between classes of
+# whitened features,
+#
+# $$ \mathrm{H} = \mathrm{tr}\big( \mathrm{Cov}(x)^{-1} \, \mathrm{Cov}(\mathbb{E}[x \mid y]) \big), $$
+#
+# and the accuracy of **nearest neighbours**. `ceiling_heldout` is R² of all directions on held-out texts. All at one fixed layer and, where there is a rank, at $k_V = \max(k_U, d/8)$, set before looking.
 #
 # > **Predict.** NTPS looks at labels *and* next-token prediction, the others at labels alone. Which correlates best with the probe?
 
@@ -296,8 +336,42 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# The intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind. Held-out R² and the measures on all directions answer the probe's own question, so they go with it; raw NTPS divides by
+# **Answer.** R² of all directions and nearest neighbours: both are judged on texts that they have not seen, which is the probe's own question. Most intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind: raw NTPS divides by
 # $\lVert U \rVert_F^2$, asks only *where* the label directions point, and forgets how much there is to explain at all.
+#
+# ### Without any labels
+#
+# Some measures read the states alone, from the eigenvalues of their covariance: the **effective rank** (RankMe: how many directions the spread amounts to), the **decay** of the eigenvalues and the share of the **loudest** direction. Cheap, and tempting: a model whose
+# states spread over many directions must know more?
+#
+# > **Predict.** Which checkpoint has the largest effective rank: fresh weights, early in training, or the trained model? Which reads the topic best?
+
+# %%
+checkpoints = {"fresh weights": "miniworld-base@step0", "early": "miniworld-base@step150", "trained": "miniworld-base"}
+watermark = ntps.load_task("miniworld/watermark", limit=400)  # the same texts with other labels
+rows = []
+for when, name in checkpoints.items():
+    read = ntps.collect(ntps.load_model(name, dtype="float32"), topic, progress=False)
+    scored = {
+        task.name.split("/")[1]: ntps.score(read, labels=task.labels, probes=False) for task in (topic, watermark)
+    }
+    for layer in read.layers:
+        spread = spectrum(solve(read, layer).states.double().numpy()).to_dict()
+        rows += [{"model": when, "layer": layer, "task": task, "R²": result[layer].ceiling_heldout, **spread}
+                 for task, result in scored.items()]  # fmt: skip
+label_free = pd.DataFrame(rows)
+grid = sns.relplot(
+    label_free, x="effective_rank", y="R²", hue="model", style="model", col="task", s=60, height=2.8, aspect=1.1,
+    palette=["0.6", "C3", "C2"],
+)  # fmt: skip
+grid.set_titles("{col_name}")
+grid.set_axis_labels("effective rank", "R², held out")
+plt.show()
+label_free.groupby("model", sort=False)[["effective_rank", "decay", "loudest"]].mean()
+
+# %% [markdown]
+# **Answer.** Fresh weights have the largest effective rank in every layer, and read the topic worst. Training *narrows* the states to what the next word needs. And a spectrum has one value for all tasks: among the trained model's layers the one of the largest effective
+# rank reads the watermark, the others do not, while the topic is read from all alike. Without labels nobody can know which of the two you have.
 #
 # ## 7. The same on a real model
 #
@@ -313,7 +387,8 @@ columns = {"accuracy": "probe", "majority_rate": "largest class", "balanced_accu
            "ceiling_heldout": "all", "ceiling_heldout_p": "p, all", "ceiling_heldout_random": "fresh, all",
            "explained_heldout": "through V", "explained_heldout_random": "fresh, through V",
            "ntps": "NTPS", "ntps_p": "p, NTPS", "chance": "chance"}  # fmt: skip
-real.set_index("task")[list(columns)].rename(columns=columns)
+shown = real.assign(**{name: real[name].map(SHORT_P) for name in ("ceiling_heldout_p", "ntps_p")})
+shown.set_index("task")[list(columns)].rename(columns=columns)
 
 # %%
 figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
@@ -337,7 +412,7 @@ for how, column in (("all directions", "ceiling_heldout_random"), ("V", "explain
     print(f"Fresh weights explain more than 5 % through {how} on {(real[column] > 0.05).sum()} of them.")
 
 # %% [markdown]
-# The probe reads every set above its largest class, and R² of all directions lies above each of 200 shuffles, on all five. Raw NTPS does so on none: it lies where shuffled labels lie or below them, and far below $k_V/d$, because with 250 texts in 640 directions
+# **Answer.** On none, and on all five. The probe reads every set above its largest class, and R² of all directions lies above each of 200 shuffles, on all five. Raw NTPS does so on none: it lies where shuffled labels lie or below them, and far below $k_V/d$, because with 250 texts in 640 directions
 # $U$ is fitted to the accidents of the texts (part 2). As in the bundled world, it does not know that there is something to explain. $V$, an eighth of the directions, reads between a third and two thirds of what all of them read.
 #
 # Fresh weights read unwanted mail in part, since single words give it away, and hardly anything of the other sets: the rest is pretraining's.
@@ -362,7 +437,7 @@ folder.cleanup()
 # - A null must repeat what was done: shuffled labels for a score, shuffled tasks *and the choice* for a chosen correlation.
 # - NTPS has a null of its own, far from $k_V/d$; a task that the model solves need not beat it.
 # - Fresh weights explain part of several tasks that hang on single words; the difference is what pretraining adds, or takes.
-# - Held-out R² goes with the probe's accuracy on other texts; raw NTPS changes sign from layer to layer.
+# - Held-out R² goes with the probe's accuracy on other texts; raw NTPS changes sign from layer to layer. A spectrum that reads no label cannot tell which task is meant.
 #
 # ## Quiz
 #
@@ -408,4 +483,5 @@ folder.cleanup()
 # - You, Liu, Wang, Long, *LogME: Practical Assessment of Pre-trained Models for Transfer Learning*, ICML 2021.
 # - Bao et al., *An Information-Theoretic Approach to Transferability in Task Transfer Learning*, ICIP 2019 (H-score); Ibrahim et al., *Newer is not always better*, 2021 (its shrinkage).
 # - Bonett and Wright, *Sample size requirements for estimating Pearson, Kendall and Spearman correlations*, Psychometrika 65, 2000: the intervals.
-# - Next: [04 LoRA effects](04_lora_effects.ipynb).
+# - Garrido, Balestriero, Najman, LeCun, *RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank*, ICML 2023: the effective rank.
+# - Practise: [exercises 03](exercises/ex03_empirical_correlations.ipynb). Next: [04 LoRA effects](04_lora_effects.ipynb).

@@ -20,7 +20,7 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/04_lora_effects.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/04_lora_effects.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 45 minutes · **Prerequisites:** [lesson 03](03_empirical_correlations.ipynb); you know what fine-tuning a model means.
+# **Time:** 85 minutes · **Prerequisites:** [lesson 03](03_empirical_correlations.ipynb); you know what fine-tuning a model means.
 #
 # **In this lesson** you will
 # - fine-tune a bundled model on two tasks, one that next-token prediction needs and one that it has no use for, in under a minute;
@@ -28,6 +28,8 @@
 # - meet [intruder dimensions](glossary.md#intruder-dimension), and move rank and steps;
 # - predict the gain of LoRA on the paper's figures, and compare with baselines that need no score;
 # - rank tasks by expected gain without training, and score a file of your own.
+#
+# A good place for a break is after part 5: until then you tune and look, after it you forecast.
 #
 # Symbols are explained in the [glossary](glossary.md).
 
@@ -61,7 +63,7 @@ from ntps.report import intruder_count, plot_runs, setting_name
 from ntps.study import gain_prediction
 
 sns.set_theme(style="ticks", palette="colorblind")
-pd.options.display.float_format = "{:.2f}".format
+pd.options.display.float_format = "{:z.2f}".format
 # torch uses every core; on a shared machine: import torch; torch.set_num_threads(2)
 
 # %% [markdown]
@@ -73,7 +75,7 @@ pd.options.display.float_format = "{:.2f}".format
 #
 # Two tasks on the same documents. The **topic** decides which words can follow: next-token prediction needs it. The **watermark** is one interjection, "ah" or "oh", at a random place: any reader sees it, and it predicts nothing.
 #
-# > **Predict.** Which of the two gains accuracy? And what does fine-tuning on each do to the model's own trade, predicting the next token?
+# > **Predict.** Which of the two gains accuracy? And what does fine-tuning on each do to the model's original job, predicting the next token?
 
 # %%
 network = ntps.load_model("miniworld-base", dtype="float32", head=True)  # with its language-model head
@@ -81,6 +83,7 @@ topic = ntps.load_task("miniworld/topic", limit=600)
 watermark = ntps.load_task("miniworld/watermark", limit=600)
 
 SHORT = {"steps": 80, "batch_size": 8, "evaluate_every": 16}
+# Half a minute on a quiet core, several times that on a busy one; nothing is shown until both are done.
 runs = {
     "topic": before_and_after(network, topic, settings=TrainSettings(margin=0, **SHORT), progress=False),
     "watermark": before_and_after(network, watermark, settings=TrainSettings(**SHORT), progress=False),
@@ -102,8 +105,8 @@ pd.DataFrame({place: {label: read(side) for label, read in QUANTITIES.items()} f
 # %% [markdown]
 # Everything in this table is judged on test texts which neither training nor the choice of the step has seen.
 #
-# The task that pretraining had solved gains nothing, and the one that pretraining ignored gains a lot. Both pay for it: the weights now serve the label, and the next token is predicted worse than before. For the topic that is
-# a price without a good. (By default weights are kept only if their validation loss is lower than the probe's by 2.5 standard errors, else the probe itself. We took that guard away for the topic, `margin=0`, to see
+# **Answer.** The task that pretraining had solved gains nothing, and the one that pretraining ignored gains a lot. Both pay for it: the weights now serve the label, and the next token is predicted worse than before. For the topic that is
+# a cost without a benefit. (By default weights are kept only if their validation loss is lower than the probe's by 2.5 standard errors, else the probe itself. We took that guard away for the topic, `margin=0`, to see
 # what training does where nothing is left to gain.)
 #
 # Look at NTPS, too: would you have guessed from it which task gained? The ceiling tells the two stories apart: one label could be read all along, the other only after.
@@ -148,14 +151,14 @@ for name, run in runs.items():
     print(f"{name:9s}  held back {held_back:+.2f}   gain of LoRA {run.gain:+.2f}")
 
 # %% [markdown]
-# The word embedding shows the watermark, since "ah" and "oh" are two different words. The layers above it let go of it, because nothing that follows depends on it. We call the difference
+# **Answer.** The word embedding shows the watermark, since "ah" and "oh" are two different words. The layers above it let go of it, because nothing that follows depends on it. We call the difference
 # [held back](glossary.md#held-back): the best layer's R² minus the last one's, the layer chosen on other folds than it is judged on (the largest of several equal numbers is always too large, so a plain maximum would find
 # something held back everywhere). An adapter sits in every matrix of every layer, so it can keep what was let go, and after fine-tuning the upper layers hold the watermark better than
 # the embedding ever showed it: a mean over many words hides a single one, and attention can pick it out. The topic was never held back.
 #
 # With few texts a ceiling is judged too low (the dotted line): 128 directions are fitted on the texts of four folds. Compare ceilings of the same number of texts only.
 #
-# Two tasks are an illustration, no evidence. And held back is not all: a ceiling is linear, and training can also build a feature that no layer showed in a linear way.
+# Two tasks are an illustration, not evidence. And held back is not all: a ceiling is linear, and training can also build a feature that no layer showed in a linear way.
 #
 # ## 3. What became of the subspaces
 #
@@ -173,7 +176,7 @@ for ax, (name, run) in zip(axes, runs.items(), strict=True):
             label = f"span({which})" if change["layer"] == 0 else None
             ax.plot(place, angles, "o", color=COLORS[which], alpha=0.6, ms=5, label=label)
     ax.set(title=name, xlabel="layer", yticks=[0, 30, 60, 90])
-axes[0].set_ylabel("angle between before and after, °")
+axes[0].set_ylabel("turned by, °")
 figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small"
 )
@@ -186,7 +189,7 @@ for name, run in runs.items():
     print(f"{name:9s}  weights moved by {moved:.0%} of their size on average; median angle of V {median:.0f}°")
 
 # %% [markdown]
-# Layer 0 is the embedding, which has no adapter. Above it, small moves of the weights turn the spans far: their first directions stay near, their last ones end up nearly at right angles. Directions that are nearly tied change places
+# **Answer.** About a tenth, and by nearly anything. Layer 0 is the embedding, which has no adapter. Above it, small moves of the weights turn the spans far: their first directions stay near, their last ones end up nearly at right angles. Directions that are nearly tied change places
 # easily, and for the watermark $U$ was fitted to noise before, so there was nothing to stay near to.
 #
 # What does that do to the score? Its change splits exactly into what the turn of $U$ alone would do, the turn of $V$ alone, what the two do together, and the part of channels that became louder or quieter:
@@ -226,6 +229,7 @@ settings = [
     TrainSettings(rank=1, alpha=32, **SHORT),
     TrainSettings(method="full", **SHORT),
 ]
+# Three trainings, about as long together as the two of part 1.
 quick = {"layers": -1, "analyses": ["intruders"], "progress": False}
 low, loud, whole = (before_and_after(network, watermark, settings=each, **quick) for each in settings)
 tried = [low, runs["watermark"], loud, whole]
@@ -250,18 +254,18 @@ for run in tried:
           f"weights moved by {moved:4.0%}   intruders {intruder_count(run)}")  # fmt: skip
 
 # %% [markdown]
-# Training all weights gains as LoRA does, and turns the old directions instead of adding any. An adapter of rank 1 has a single direction for all it has to say: if it says it loudly, that direction rises above the matrix's own.
+# **Answer.** The loud rank 1. Training all weights gains as LoRA does, and turns the old directions instead of adding any. An adapter of rank 1 has a single direction for all it has to say: if it says it loudly, that direction rises above the matrix's own.
 # So intruders are a mark of *how* a change was made, in many directions a little or in few a lot; they are not what makes it work. Two things differ at once here, though: the loud adapter also moved the weights furthest. The exercises
 # hold the size of the change fixed.
 #
 # ## 5. Rank and steps
 #
-# > **Predict.** Rank 1 with $\alpha = 1$ and rank 1 with $\alpha = 32$ train equally many numbers for equally many steps. Will they end at the same accuracy?
+# > **Predict.** Rank 1 with $\alpha = 1$ and rank 1 with $\alpha = 32$ train equally many parameters for equally many steps. Will they end at the same accuracy?
 #
 # Pick a setting and slide the step. Above: accuracy and loss on the validation texts, on the way. Below: what the kept weights gained and cost.
 
 # %%
-widgets.LoraPanel(tried).show()
+widgets.LoraPanel([runs["watermark"], low, loud, whole]).show()
 
 # %%
 plot_runs(tried)
@@ -269,7 +273,7 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# Training sits on a plateau first: one word of the text has to be found before anything can be gained by it. How soon that happens depends on the size of the steps in the space of *weights*, and there $\alpha/r$ counts as much as the
+# **Answer.** No. Training sits on a plateau first: one word of the text has to be found before anything can be gained by it. How soon that happens depends on the size of the steps in the space of *weights*, and there $\alpha/r$ counts as much as the
 # learning rate does. So "rank 1 is too small" would be the wrong conclusion from the first curve: with a larger $\alpha$ the same rank learns the task. A comparison of ranks is one of capacity only if every rank had
 # the learning rate that suits it and enough steps.
 #
@@ -279,7 +283,7 @@ plt.show()
 # ## 6. Can the gain be known in advance?
 #
 # The paper reports that NTPS, before any fine-tuning, goes with the gain of LoRA over the probe: rank correlations from moderate to strong, negative, in 8 models. But gains also fall with the probe's accuracy, by arithmetic: whoever is right
-# on 99 of 100 texts can gain one point at most. A score that predicts should beat that.
+# on 99 of 100 texts can gain one point at most. A score that predicts should beat that. (As in lesson 03, the published scores are those of the released code, with the smallest eigenvectors, not the quantity of lesson 02.)
 #
 # > **Predict.** Leave a data set out, fit a line on the others, predict the gain. Which comes closest: a line in NTPS, a line in the probe's accuracy, the mean gain, or "no gain at all"?
 
@@ -329,7 +333,7 @@ two, rest = by_set.iloc[:2], by_set.iloc[2:]
 print(f"mean gain of {' and '.join(two.index)}: {two.mean():.1f} points; of the other ten: {rest.mean():.1f}")
 
 # %% [markdown]
-# `margin` is the error of predicting *no gain* minus that of the prediction, in points: positive is better than expecting nothing. **No interval (95 %, by data set) lies above zero**: no line, in NTPS, in the accuracy or in both, is shown to be better
+# **Answer.** With data sets left out, "no gain at all". `margin` is the error of predicting *no gain* minus that of the prediction, in points: positive is better than expecting nothing. **No interval (95 %, by data set) lies above zero**: no line, in NTPS, in the accuracy or in both, is shown to be better
 # than expecting no gain, whichever is left out; where data sets are left out, NTPS alone is even worse. Beside the line in the probe's accuracy (`margin_to_accuracy`) it wins or loses a point or less. Two data sets hold nearly all of the gain, and
 # two points fit no line.
 #
@@ -370,12 +374,12 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# Read the last lines of the text first. These very tasks, on this very model, are among those that the calibration was fitted on, so this is no test of it. The honest number is the error on *tasks left out*, beside that of always
+# Read the last lines of the printed output first. These very tasks, on this very model, are among those that the calibration was fitted on, so this is no test of it. The honest number is the error on *tasks left out*, beside that of always
 # expecting no gain. And the interval is the message. Where it holds gains worth having (a point or more) as well as none, the verdict is "no evidence either way", and a short run will tell you more than any score. It is an
 # interval of 80 %, made to miss one time in five; see where the two measured gains lie.
 #
-# A probe that fails can mean two things that no frozen quantity tells apart: labels that cannot be learned (the coin, `noise`) and labels that training will find. That is why the calibration asks what earlier layers know, too, and its slopes say how much more it relies on
-# that than on the probe. Beyond it, it is blind: `intent` is hardly held back, and gains somewhat all the same when you tune for it.
+# A probe that fails can mean two things that no frozen quantity tells apart: labels that cannot be learned (the coin, `noise`) and labels that training will find. That is why the calibration asks what earlier layers know, too. Its slopes say
+# that it asks hardly anything else: **the forecast is about four fifths of what is held back**, cut off at what the probe leaves to gain, and the accuracy of the probe enters next to nothing. So it is blind to everything that no layer shows in a linear way and training may find.
 #
 # For models and texts of your own kind, fit your own: `ntps study --lora --model ... --task ... --output mine` runs the gains and writes `mine/calibration.json`, and `ntps prescreen ... --calibration mine/calibration.json` reads it.
 # It takes six tasks at least; a dozen are better.
@@ -383,7 +387,7 @@ plt.show()
 # ### The same on a real model
 #
 # Gemma 3 270M on the five text sets of [lesson 03](03_empirical_correlations.ipynb), part 7. It was tuned before, with the command below: 60 steps on a processor, few for such a model. The figures come with the package. The forecasts are those of the
-# bundled calibration, from the study of lesson 03; a calibration fitted on a made-up language has no right to know film reviews, so this is a test of it.
+# bundled calibration, from the study of lesson 03; a calibration fitted on a made-up language cannot be expected to work for film reviews, so this is a test of it.
 #
 # > **Predict.** On how many of the five sets does NTPS at the last layer rise?
 
@@ -411,7 +415,7 @@ print(
 )
 
 # %% [markdown]
-# Accuracies, gains and forecasts are in points; the last four columns are after minus before. Where they are all zero, no look at the validation texts was better than the start, and the frozen probe was kept. Five sets and one seed are little. But the
+# **Answer.** On one, by next to nothing. Accuracies, gains and forecasts are in points; the last four columns are after minus before. Where they are all zero, at no evaluation step were the weights better than at the start, and the frozen probe was kept. Five sets and one seed are little. But the
 # pattern is that of the bundled world: where training found something, held-out shares rose, raw NTPS hardly moved, and the next token costs more.
 #
 # The forecasts fail their test. Where nothing is held back, on news topics, they rightly promise nothing, and the one clear gain lies inside its interval, which holds no gain as well. But on the three other sets an earlier layer reads the labels better than the
@@ -487,19 +491,27 @@ display(scores[shown].T)
 display(Image(filename=str(Path(folder.name) / "report" / "layers.png"), width=520))
 
 # %% [markdown]
-# Read it from the bottom up. The ceiling says that the model knows who was named first, fresh weights hardly do, so this is pretraining's work. The share through $V$ is near zero: next-token prediction does not keep the order among its
+# **Answer.** Hardly. Read the table from the bottom up. The ceiling says that the model knows who was named first, fresh weights hardly do, so this is pretraining's work. The share through $V$ is near zero: next-token prediction does not keep the order among its
 # strongest directions. And the last layer's ceiling is lower than the one below it: something is held back.
 #
 # **Step 4: worth tuning?**
 
 # %%
 verdict = ntps.prescreen(model, [own]).rows[0]
-print(f"probe {verdict['accuracy']:.2f}, held back {verdict['held_back']:.2f}: {verdict['sentence']}")
+before = forecasts.set_index("task").loc["miniworld/first_mentioned"]
+for name, row in (("part 7", before), ("here, 400 texts", verdict)):
+    low, high = (f"{100 * row[end]:+z.0f}" for end in ("low", "high"))
+    print(
+        f"{name:16s} probe {row['accuracy']:.3f}, held back {row['held_back']:.2f}, gain {low} to {high} points: {row['verdict']}"
+    )
 folder.cleanup()
 
 # %% [markdown]
-# **Step 5: tune, and look again.** `ntps lora miniworld-base letters.csv`, or `before_and_after(network, own)` as in part 1. Run it: is the measured gain inside the interval? Whatever comes out, report it with the number of test
-# texts, the seeds, what the probe alone reached, and what the next token costs now.
+# Two verdicts for one task and one model: these are the labels of `first_mentioned`, judged in part 7 on other texts. Less than a tenth was held back there, twice that here. Both intervals reach as far as the probe leaves room: at the upper end every text is right. Neither knows how
+# uncertain *held back* itself is, a difference of two R² from few texts, so they are too narrow, and "likely pays" is a reason to try, no promise.
+#
+# **Step 5: tune, and look again.** `ntps lora miniworld-base letters.csv` with your own file (the one written above was temporary and is gone), or `before_and_after(network, own)` as in part 1. Run it: is the measured gain inside the interval? Its probe learns
+# from 60 % of the texts only, so first compare the accuracies *before*. Whatever comes out, report it with the number of test texts, the seeds, what the probe alone reached, and what the next token costs now.
 #
 # This is the end of the course. You have derived two encoders, compared their spans, turned the score into a loss, learned what a null is for, and tuned a model with both eyes open. What to keep is short: the score is a question
 # about directions; held-out R² and controls give it an answer.
@@ -510,7 +522,7 @@ folder.cleanup()
 # - It hardly gains where the probe is right already; where earlier layers know what the last one has dropped, it may. The language model pays.
 # - NTPS may rise or fall under fine-tuning. Held-out R², through V and of all directions, says whether labels came into reach.
 # - Rank, $\alpha$, learning rate and steps act together; intruder dimensions come from few directions used loudly.
-# - A forecast of the gain must beat "gains fall with the probe's accuracy" on tasks left out, and should say when it does not know.
+# - A forecast of the gain must beat "no gain" and "gains fall with the probe's accuracy" on tasks left out, and should say when it does not know. Ours is about four fifths of what is held back, and is not shown to beat "no gain".
 #
 # ## Quiz
 #
@@ -556,3 +568,4 @@ folder.cleanup()
 # - Shuttleworth, Andreas, Torralba, Sharma, *LoRA vs Full Fine-tuning: An Illusion of Equivalence*, [arXiv 2410.21228](https://arxiv.org/abs/2410.21228) (2024): intruder dimensions.
 # - Björck and Golub, *Numerical Methods for Computing Angles between Linear Subspaces*, Mathematics of Computation 27, 1973.
 # - Vovk, Gammerman, Shafer, *Algorithmic Learning in a Random World*, 2005: intervals from errors on cases left out.
+# - Practise: [exercises 04](exercises/ex04_lora_effects.ipynb).

@@ -47,6 +47,7 @@ COLUMNS = {
     "gain": "lora_accuracy - linear_accuracy",
 }
 TARGETS = ("accuracy", "error", "gain")  # each with its own NTPS column, ntps_<target>
+_MARKERS = "osD^vPX*<>dp"  # one for each data set: shape says what colour says
 _TARGET_NAMES = {"accuracy": "probe accuracy", "error": "probe error", "gain": "gain of LoRA"}
 _DATASETS = {
     "marksverdhei/clickbait_title_classification": "clickbait",
@@ -211,13 +212,15 @@ def plot(
     if len(flat) < len(models):
         raise NtpsError(f"axes has {len(flat)} axes for {len(models)} models; give one for each.")
     colors = sns.color_palette("husl", len(datasets))
+    markers = [_MARKERS[i % len(_MARKERS)] for i in range(len(datasets))]
+    looks: dict[str, Any] = {"palette": colors, "markers": markers, "legend": False, "s": 45}
     shown_x, shown_y = (rankdata(values, axis=1) if ranks else values for values in (x, y))
     of = "rank of " if ranks else ""
     for i, (axis, model) in enumerate(zip(flat, models, strict=False)):
         correlation = spearman(x[i], y[i], n_permutations=999)
         low, high = correlation.interval
         sns.regplot(x=shown_x[i], y=shown_y[i], ax=axis, scatter=False, ci=None, color="0.6", line_kws={"linewidth": 1})
-        sns.scatterplot(x=shown_x[i], y=shown_y[i], hue=datasets, palette=colors, ax=axis, legend=False, s=45)
+        sns.scatterplot(x=shown_x[i], y=shown_y[i], hue=datasets, style=datasets, ax=axis, **looks)
         if ranks:
             axis.set(xticks=range(1, len(datasets) + 1, 3), yticks=range(1, len(datasets) + 1, 3))
         axis.set_title(
@@ -227,7 +230,8 @@ def plot(
     for axis in flat[len(models) :]:
         axis.set_visible(False)
     handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=c, label=d) for c, d in zip(colors, datasets, strict=True)
+        plt.Line2D([], [], marker=marker, linestyle="", color=color, label=name)
+        for marker, color, name in zip(markers, colors, datasets, strict=True)
     ]
     flat[0].figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return axes

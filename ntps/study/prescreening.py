@@ -141,7 +141,7 @@ class Prescreening:
         lines.append(f"  {'task':{width}}  probe  gain  verdict")
         for row in done:
             mark = "*" if row["chosen"] and self.budget is not None else " "
-            gain = f"{100 * row['expected']:+.0f}"
+            gain = f"{100 * row['expected']:+z.0f}"
             star = " (outside what was fitted)" if row["outside"] else ""
             name = row["task"] if len(row["task"]) <= width else "…" + row["task"][1 - width :]
             first = f"{mark} {name:{width}}  {row['accuracy']:.2f}  {gain:>5}  "

@@ -17,7 +17,7 @@ from ntps.course.widgets import (
     between_groups,
     plane_coordinates,
 )
-from ntps.course.widgets.selection import NAMES
+from ntps.course.widgets.selection import NAMES, TASKS
 from ntps.errors import NtpsError
 from ntps.report.plots import setting_name
 from ntps.scoring import read_layer
@@ -181,6 +181,14 @@ def test_bounds_panel_shows_what_the_score_says(representations):
                 assert f"{scored.ntps:.3f}" in panel.reading()
 
 
+def test_bounds_panel_writes_what_rounding_left_of_zero_as_zero(representations):
+    panel = BoundsPanel(representations)
+    panel.set(k_u=panel.current.U.rank, k_v=panel.current.V.rank)
+    assert "Excess loss 0, exactly; whitened bounds [0, 0], raw bounds [0, 0]" in plain(panel.reading())
+    panel.set(k_v=1)
+    assert "e+" not in panel.reading() and "e-" not in panel.reading()
+
+
 def test_ranks_follow_the_task(representations):
     pytest.importorskip("ipywidgets")
     panel = BoundsPanel(representations)
@@ -207,6 +215,23 @@ def test_the_correlation_is_that_of_the_option(study):
     chosen = options.index({"depth": 0.75, "share": 1 / 16})
     assert panel.correlation == pytest.approx(grid_spearman(values[chosen], targets, n_permutations=1).spearman)
     assert f"correlation {panel.correlation:+.2f} here" in plain(panel.reading())
+
+
+def test_layers_and_ranks_are_chosen_by_name(study):
+    pytest.importorskip("ipywidgets")
+    box = SelectionPanel(study).show()
+    box.inputs["layer"].label, box.inputs["rank"].label = "last", "1/4"
+    assert (box.inputs["layer"].value, box.inputs["rank"].value) == (4, 4)
+    panel = SelectionPanel(study).set(layer=4, rank=4)
+    assert f"correlation {panel.correlation:+.2f} here" in plain(box.text.value)
+
+
+def test_the_p_value_of_the_best_choice_is_never_shown_as_zero(study):
+    panel = SelectionPanel(study)
+    for quantity in NAMES:
+        for tasks in TASKS:
+            text = plain(panel.set(quantity=quantity, tasks=tasks).reading())
+            assert float(text.partition("p = ")[2].rstrip(".")) >= 0.001
 
 
 def test_every_quantity_of_the_selection_panel_is_one_of_the_study(study):

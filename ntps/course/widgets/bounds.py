@@ -98,7 +98,8 @@ class BoundsPanel(Panel):
             heat.imshow(np.zeros((1, 1)), cmap=colors, vmin=0, vmax=1, aspect="auto", origin="lower")
         )
         heat.spines[["top", "right"]].set_visible(True)
-        heat.set(ylabel="label rank k_U", title="NTPS for every pair of ranks")
+        heat.set_ylabel("label rank $k_U$", labelpad=10)
+        heat.set(title="NTPS for every pair of ranks")
         figure.colorbar(self.heat, cax=bar, ticks=(0, 0.5, 1))
         self.heat.set_animated(True)
         self.heat_axes = heat
@@ -106,7 +107,7 @@ class BoundsPanel(Panel):
         self.cell = self.moving(heat.add_patch(Rectangle((0, 0), 1, 1, fill=False, ec="black", lw=1.4)))
 
         loss.set_yscale("symlog", linthresh=1e-3, linscale=0.5)
-        loss.set(xlim=(0.5, self.current.d + 0.5), ylim=(-1, 1e6), xlabel="next-token rank k_V", ylabel="excess loss")
+        loss.set(xlim=(0.5, self.current.d + 0.5), ylim=(-1, 1e6), xlabel="next-token rank $k_V$", ylabel="excess loss")
         loss.set_yticks([-1e-1, 0, 1e-3, 1e-1, 1e1, 1e3, 1e5])
         loss.axhline(0, color="0.85", lw=0.8, zorder=0)
         empty: tuple[list[float], list[float], list[float]] = ([1, 2], [0, 0], [0, 0])
@@ -149,11 +150,16 @@ class BoundsPanel(Panel):
         """Return the score, the exact excess loss and both pairs of bounds at the chosen ranks."""
         curves, k_v = self.curves(), self.state["k_v"]
         ntps, excess = (curves[name][k_v - 1] for name in ("ntps", "excess"))
-        spans = {kind: "[{:.3g}, {:.3g}]".format(*curves[kind][:, k_v - 1]) for kind in ("raw", "whitened")}
+        spans = {kind: "[{}, {}]".format(*map(_number, curves[kind][:, k_v - 1])) for kind in ("raw", "whitened")}
         beyond = " With k_U below the rank of X, V may also explain more than U does: the excess can be negative."
         return (
             f"{self.state['task']}, layer {self.state['layer']}: NTPS {ntps:.3f}, chance {k_v / self.current.d:.3f}. "
-            f"Excess loss {labelled('exact', f'{excess:.3g}')}, exactly; whitened bounds "
+            f"Excess loss {labelled('exact', _number(excess))}, exactly; whitened bounds "
             f"{labelled('whitened', spans['whitened'])}, raw bounds {labelled('raw', spans['raw'])}."
             + (beyond if self.state["k_u"] < self.current.U.rank else "")
         )
+
+
+def _number(value: float) -> str:
+    """Return a loss as a reader wants it: no power of ten, and what rounding left of a zero as zero."""
+    return f"{value:z,.0f}" if abs(value) >= 100 else f"{round(value, 6):z.3g}"

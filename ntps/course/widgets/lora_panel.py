@@ -102,21 +102,24 @@ class LoraPanel(Panel):
         )
         trained = run.provenance.get("n_trained")
         step = f"step {self.evaluation['step']}"
-        text = labelled("V", setting) + (f" ({trained:,} trained numbers)" if trained else "")
+        text = labelled("V", setting) + (f" ({trained:,} trained parameters)" if trained else "")
         text += (
             f" at {labelled('U', step)}: validation accuracy {accuracy:.2f} (the probe {probe_accuracy:.2f}), loss "
             f"{loss:.2f} ({probe_loss:.2f}). "
         )
         if not run.best_step:
-            text += "No evaluation was clearly better than the frozen probe, so the probe was kept: no gain, no cost."
+            text += (
+                "At no evaluation step were the weights clearly better than the frozen probe, so the probe was kept: "
+                "no gain, no cost."
+            )
             return text
         gain, cost, intruders = self.outcomes[setting]
         text += (
-            f"Kept ({labelled('exact', '★')}): step {run.best_step}, {gain:+.1f} points on the test texts (standard "
+            f"Kept ({labelled('exact', '★')}): step {run.best_step}, {gain:+z.1f} points on the test texts (standard "
             f"error {100 * run.gain_standard_error:.1f})"
         )
         if not math.isnan(cost):
-            text += f", next-token loss {cost:+.2f} nats"
+            text += f", next-token loss {cost:+z.2f} nats"
         examined = sum(row["k"] for row in run.intruders)
         if examined:
             text += f", {intruders:.0f} of {examined} top singular vectors are intruders"

@@ -67,6 +67,7 @@ class Slider:
         high: Largest value.
         value: Value at the start.
         step: Distance between two values; a whole number makes the values whole.
+        names: What the reader sees in place of the whole numbers from `low` to `high`; none shows the numbers.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Slider:
     high: float
     value: float
     step: float = 1
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +257,9 @@ def _input(control: Slider | Choice, value: Any) -> Any:
     }
     if isinstance(control, Choice):
         made = ipywidgets.Dropdown(options=control.options, **common)
+    elif control.names:
+        values = range(int(control.low), int(control.high) + 1)
+        made = ipywidgets.SelectionSlider(options=list(zip(control.names, values, strict=True)), **common)
     else:
         slider = ipywidgets.IntSlider if float(control.step).is_integer() else ipywidgets.FloatSlider
         made = slider(min=control.low, max=control.high, step=control.step, **common)

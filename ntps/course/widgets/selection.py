@@ -15,6 +15,8 @@ from ntps.study.study import OPTION_DEPTHS
 
 NAMES = {"NTPS": "ntps", "explained (held out)": "explained_heldout"}
 TASKS = ("as they are", "shuffled once", "shuffled again")
+DEPTH_NAMES = ("embedding", *(f"{100 * depth:.0f} %" for depth in OPTION_DEPTHS[1:-1]), "last")
+SHARE_NAMES = tuple("all" if share == 1 else f"1/{round(1 / share)}" for share in SHARES)
 _GRID = (len(OPTION_DEPTHS), len(SHARES))
 
 
@@ -53,8 +55,8 @@ class SelectionPanel(Panel):
         super().__init__(
             Choice(name="quantity", label="quantity", options=tuple(NAMES)),
             Choice(name="tasks", label="tasks", options=TASKS),
-            Slider(name="layer", label="layer (in quarters)", low=0, high=rows - 1, value=rows // 2),
-            Slider(name="rank", label="rank (doublings)", low=0, high=columns - 1, value=(columns - 1) // 2),
+            Slider(name="layer", label="layer", low=0, high=rows - 1, value=rows // 2, names=DEPTH_NAMES),
+            Slider(name="rank", label="rank", low=0, high=columns - 1, value=(columns - 1) // 2, names=SHARE_NAMES),
         )
 
     @property
@@ -73,8 +75,8 @@ class SelectionPanel(Panel):
         rows, columns = _GRID
         self.heat = self.moving(heat.imshow(np.zeros(_GRID), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto"))
         heat.set(xticks=range(columns), yticks=range(rows), xlabel="rank, as a share of the width")
-        heat.set_xticklabels(["all" if share == 1 else f"1/{round(1 / share)}" for share in SHARES])
-        heat.set_yticklabels(["embedding", *(f"{100 * depth:.0f} %" for depth in OPTION_DEPTHS[1:-1]), "last"])
+        heat.set_xticklabels(SHARE_NAMES)
+        heat.set_yticklabels(DEPTH_NAMES)
         heat.set_title("Rank correlation with accuracy, layer by rank")
         self.numbers = {
             (row, column): self.moving(heat.text(column, row, "", ha="center", va="center", size=7.5))
@@ -86,7 +88,8 @@ class SelectionPanel(Panel):
 
         ends = (0.3, len(self.tasks) + 0.7)
         points.set(xlabel="rank of the quantity", ylabel="rank of the accuracy", title="The tasks at this choice")
-        points.set(xlim=ends, ylim=ends)
+        ticks = range(2, len(self.tasks) + 1, 2)
+        points.set(xlim=ends, ylim=ends, xticks=ticks, yticks=ticks)
         self.points = [
             self.moving(
                 points.plot([], [], MARKERS[index % len(MARKERS)], ms=5, alpha=0.8, label=model.split("/")[-1])[0]
@@ -110,7 +113,7 @@ class SelectionPanel(Panel):
         row, column = self.state["layer"], self.state["rank"]
         self.heat.set_data(grid)
         for cell, text in self.numbers.items():
-            text.set_text(f"{grid[cell]:+.2f}")
+            text.set_text(f"{grid[cell]:+z.2f}")
             text.set_color("white" if abs(grid[cell]) > 0.65 else "black")
         self.cell.set_bounds(column - 0.5, row - 0.5, 1, 1)
         best = np.unravel_index(np.abs(grid).argmax(), grid.shape)
@@ -127,11 +130,11 @@ class SelectionPanel(Panel):
     def reading(self) -> str:
         """Return the chosen correlation, the best one, and how often chance does as well."""
         grid = self.correlations[self._chosen]
-        here = labelled("plain", f"{self.correlation:+.2f}")
+        here = labelled("plain", f"{self.correlation:+z.2f}")
         best = labelled("V", f"{np.abs(grid).max():.2f}")
         quantity, tasks = self._chosen
         return (
             f"{quantity}, tasks {tasks}: correlation {here} here; over all choices it goes from {grid.min():+.2f} to "
-            f"{grid.max():+.2f}. The best, {best} in size, is reached by the best on "
-            f"{100 * self.selections[self._chosen].p_value:.0f} % of shuffled task orders."
+            f"{grid.max():+.2f}. The best, {best} in size (dotted frame, blue line), is reached by the best on "
+            f"shuffled tasks with p = {self.selections[self._chosen].p_value:.3f}."
         )
