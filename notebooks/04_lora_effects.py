@@ -500,9 +500,9 @@ display(Image(filename=str(Path(folder.name) / "report" / "layers.png"), width=5
 verdict = ntps.prescreen(model, [own]).rows[0]
 before = forecasts.set_index("task").loc["miniworld/first_mentioned"]
 for name, row in (("part 7", before), ("here, 400 texts", verdict)):
-    low, high = (f"{100 * row[end]:+z.0f}" for end in ("low", "high"))
+    ends = " to ".join(f"{100 * row[end]:+z.0f}" for end in ("low", "high"))
     print(
-        f"{name:16s} probe {row['accuracy']:.3f}, held back {row['held_back']:.2f}, gain {low} to {high} points: {row['verdict']}"
+        f"{name:16s} probe {row['accuracy']:.3f}, held back {row['held_back']:.2f}, gain {ends} points: {row['verdict']}"
     )
 folder.cleanup()
 

@@ -20,9 +20,9 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex00_start_here.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex00_start_here.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 15 minutes · **Prerequisites:** [lesson 00](../00_start_here.ipynb).
+# **Time:** 25 minutes · **Prerequisites:** [lesson 00](../00_start_here.ipynb).
 #
-# Two small functions for reading a score. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+# Two small functions for reading a score, and one that breaks it. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 
 # %% tags=["colab"]
 # On Colab this installs the package; anywhere else it does nothing.
@@ -35,6 +35,8 @@ if "google.colab" in sys.modules:
 
 # %%
 # %matplotlib inline
+import numpy as np
+
 import ntps
 from ntps.course import checks
 
@@ -96,7 +98,7 @@ def smallest_rank(ranks, explained, share):
 checks.smallest_rank(smallest_rank)
 
 # %% [markdown]
-# Use both on two tasks of the bundled model.
+# Use both on two tasks of the bundled model, and on a coin.
 
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
@@ -104,14 +106,49 @@ best = {
     name: ntps.score(
         ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=1000), progress=False), probes=False
     ).shown
-    for name in ("topic", "watermark")
+    for name in ("topic", "watermark", "noise")
 }
 
-# %% tags=["solution-only"]
+# %% tags=["solution"]
+# For each task print how far its NTPS is above chance, R² of all directions (the last of layer.curve["explained_heldout"]),
+# and the rank that keeps 80 % of it (layer.curve["k_v"] has the ranks).
 for name, layer in best.items():
-    rank = smallest_rank(layer.curve["k_v"], layer.curve["explained_heldout"], 0.8)
+    curve = layer.curve["explained_heldout"]
+    rank = smallest_rank(layer.curve["k_v"], curve, 0.8)
     room = above_chance(layer.ntps, layer.k_v, layer.d)
-    print(f"{name}: {room:+.2f} above chance; k_V = {rank} keeps 80 % of the R² of all directions")
+    print(f"{name:9s} {room:+z.2f} above chance; R² {curve[-1]:z.2f}; k_V = {rank} keeps 80 % of it")
 
 # %% [markdown]
-# A task that pretraining had to learn needs few next-token directions; one that it had no use for is spread over many.
+# Half of the directions tell most of the topic, while for the watermark only all of them come near what all can read. For the coin the rank means nothing: there is no R² to keep 80 % of. Look at the last value first, and only then at the rank that reaches it.
+#
+# ## Exercise 3: break the measure
+#
+# A raw NTPS can be high for labels without any meaning. Write `lucky_coin(score_of, n)`: toss a coin for each of `n` texts, so luckily that its NTPS is at least 0.65, where chance is 0.375. You do not see the texts; `score_of(labels)` tells the NTPS of your labels, as often as you ask.
+#
+# <details><summary>Hint</summary>
+#
+# `rng.integers(0, 2, n)` tosses once. Some tosses are luckier than others.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def lucky_coin(score_of, n):
+    """Return labels of 0 and 1, tossed without looking at any text, with an NTPS of at least 0.65.
+
+    Args:
+        score_of: Function that returns the NTPS of labels (n,).
+        n: Number of texts.
+    """
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, n)
+    while score_of(labels) < 0.65:
+        labels = rng.integers(0, 2, n)
+    return labels
+
+
+# %%
+checks.lucky_coin(lucky_coin)
+
+# %% [markdown]
+# Nobody would publish such a coin, but whoever tries many tasks and quotes the one of the highest NTPS does the same. R² on held-out texts is not fooled: it needs a meaning that carries over to other texts.

@@ -21,20 +21,32 @@ from ntps.course.checks.linear import (
 from ntps.course.checks.lora import gain_without_task, intruder_indices, left_out_errors, merged_weight
 from ntps.course.checks.runner import CheckFailed
 from ntps.course.checks.study import choose_without, joined_questions, judged_on, permutation_p
+from ntps.course.checks.worlds import (
+    choice_from_noise,
+    hidden_label,
+    impressive_noise,
+    lucky_coin,
+    misleading_world,
+)
 
 __all__ = [
     "CheckFailed",
     "above_chance",
     "breaking_scale",
     "chance_by_simulation",
+    "choice_from_noise",
     "choose_without",
     "excess_between_bounds",
     "gain_without_task",
+    "hidden_label",
+    "impressive_noise",
     "intruder_indices",
     "joined_questions",
     "judged_on",
     "left_out_errors",
+    "lucky_coin",
     "merged_weight",
+    "misleading_world",
     "next_token_encoder",
     "ntps",
     "perception_by_regression",

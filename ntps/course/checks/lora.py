@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ntps.course.checks.runner import as_array, call, diagnose, passed, require
+from ntps.course.checks.runner import as_array, call, close, diagnose, passed, require
 
 
 def merged_weight(function: Callable[..., Any]) -> None:
@@ -19,10 +19,14 @@ def merged_weight(function: Callable[..., Any]) -> None:
         W, B, A = rng.standard_normal((m, n)), rng.standard_normal((m, r)), rng.standard_normal((r, n))
         merged = as_array(call(function, W, B, A, alpha), (m, n), "the merged weight")
         update = B @ A
-        if np.allclose(merged, W + alpha / r * update):
+        if close(merged, W + alpha / r * update):
             continue
         change = merged - W
         diagnose(
+            (
+                alpha // r != alpha / r and np.allclose(change, alpha // r * update),
+                "you divide with //, which cuts the fraction off; divide with /.",
+            ),
             (np.allclose(change, 0), "this is W as it was; the adapter has to be added."),
             (
                 np.allclose(merged, alpha / r * update),
@@ -72,21 +76,31 @@ def _cosines(before: np.ndarray, after: np.ndarray, k: int) -> np.ndarray:
     return original.T @ np.linalg.svd(after, full_matrices=False)[0][:, :k]
 
 
+def _row_cosines(before: np.ndarray, after: np.ndarray, k: int) -> np.ndarray:
+    """Return the products (m, k) of rows in place of columns: what a missing transpose gives."""
+    old, new = (np.linalg.svd(weight, full_matrices=False)[0] for weight in (before, after))
+    return old @ new.T[:, :k]
+
+
 def _slips(before: np.ndarray, after: np.ndarray, k: int, epsilon: float) -> Iterator[tuple[np.ndarray, str]]:
     """Yield what a wrong answer would call intruders, as a mask over singular vectors, with what went wrong."""
     cosines = _cosines(before, after, k)
-    close = np.abs(cosines)
-    yield close.max(0) >= epsilon, "you return the vectors that HAVE a counterpart; an intruder has none."
+    nearest = np.abs(cosines)
+    yield (
+        np.abs(_row_cosines(before, after, k)).max(0) < epsilon,
+        "you compare rows of the matrix of left singular vectors; the vectors are its columns: old.T @ new.",
+    )
+    yield nearest.max(0) >= epsilon, "you return the vectors that HAVE a counterpart; an intruder has none."
     yield cosines.max(0) < epsilon, "the sign of a singular vector is arbitrary: take the cosine's absolute value."
     yield (
         np.abs(np.diag(cosines[:k])) < epsilon,
         "you compare the i-th vector with the i-th; louder ones change places, so compare with all.",
     )
     yield (
-        close[:k].max(0) < epsilon,
+        nearest[:k].max(0) < epsilon,
         "you compare with the original's top k only; a weak old direction may have become strong: compare with all.",
     )
-    yield close.min(0) < epsilon, "take the LARGEST cosine over the original vectors: the closest relative."
+    yield nearest.min(0) < epsilon, "take the LARGEST cosine over the original vectors: the closest relative."
     yield (
         np.abs(_cosines(before.T, after.T, k)).max(0) < epsilon,
         "these are the right singular vectors; here the left ones, columns of U, count.",
@@ -124,21 +138,35 @@ def intruder_indices(function: Callable[..., Any]) -> None:
         CheckFailed: With what is wrong.
     """
     k, epsilon = 5, 0.6
+    cases = []
     for seed in range(12):
         before, after = _planted(np.random.default_rng(seed), 9, 12)
         right = set(np.flatnonzero(np.abs(_cosines(before, after, k)).max(0) < epsilon).tolist())
         answer = _as_indices(call(function, before, after, k, epsilon), max(before.shape))
-        if answer != right:
-            require(
-                answer,
-                f"you find none, but vectors {sorted(right)} resemble no original one. Did you look at the weakest? "
-                "Singular values come in descending order: take the first k.",
-            )
-            slips = _slips(before, after, k, epsilon)
-            diagnose(
-                *((answer == set(np.flatnonzero(mask).tolist()), message) for mask, message in slips),
-                otherwise=f"the intruders among the top {k} are {sorted(right)}; you return {sorted(answer)}.",
-            )
+        cases.append((before, after, right, answer))
+    wrong = [(right, answer) for *_, right, answer in cases if answer != right]
+    if wrong:
+        right, answer = wrong[0]
+        require(
+            answer,
+            f"you find none, but vectors {sorted(right)} resemble no original one. Did you look at the weakest? "
+            "Singular values come in descending order: take the first k.",
+        )
+        # One answer may be that of several slips; a slip is named when it gives all of them.
+        slips = zip(*(_slips(before, after, k, epsilon) for before, after, *_ in cases), strict=True)
+        diagnose(
+            *(
+                (
+                    all(
+                        set(np.flatnonzero(mask).tolist()) == case[3]
+                        for (mask, _), case in zip(slip, cases, strict=True)
+                    ),
+                    slip[0][1],
+                )
+                for slip in slips
+            ),
+            otherwise=f"the intruders among the top {k} are {sorted(right)}; you return {sorted(answer)}.",
+        )
     before = np.random.default_rng(0).standard_normal((6, 8))
     unchanged = _as_indices(call(function, before, before, 4, epsilon), 8)
     require(not unchanged, f"a weight that has not changed has no intruders; you return {sorted(unchanged)}.")
@@ -184,10 +212,10 @@ def gain_without_task(function: Callable[..., Any]) -> None:
         known = accuracy[:, task]
         left_out = _column(gain.shape, task)
         intercept, slope = _line(accuracy, gain, left_out)
-        if np.allclose(predicted, intercept + slope * known):
+        if close(predicted, intercept + slope * known):
             changed = np.where(left_out, 9.0, gain)
             again = as_array(call(function, accuracy, changed, task), (m,), "the predicted gains")
-            blind = np.allclose(again, predicted)
+            blind = close(again, predicted)
             require(blind, "your prediction changes when only the left-out gains change: it leaks.")
             continue
         cell_by_cell, model_by_model = np.empty(m), np.empty(m)
@@ -202,6 +230,7 @@ def gain_without_task(function: Callable[..., Any]) -> None:
         leaking = _line(accuracy, gain)
         x, y = accuracy[~left_out], gain[~left_out]
         diagnose(
+            (close(predicted, 100 * (intercept + slope * known)), "your gains are in points; keep them as shares."),
             (
                 np.allclose(predicted, leaking[0] + leaking[1] * known),
                 "your line was fitted with the left-out task among the others: it has seen the answer. Remove the "
@@ -251,9 +280,21 @@ def left_out_errors(function: Callable[..., Any]) -> None:
         misses = np.stack([line - gain, mean - gain])
         right, squares, signed = (part.mean((1, 2)) for part in (np.abs(misses), np.square(misses), misses))
         errors = as_array(call(function, accuracy, gain), (2,), "the two errors")
-        if not np.allclose(errors, right):
+        if not close(errors, right):
             intercept, slope = _line(accuracy, gain)
             diagnose(
+                (close(errors, 100 * right), "your errors are in points; keep them as shares, as the gains are."),
+                (
+                    close(errors, np.median(np.abs(misses), axis=(1, 2))),
+                    "you take the median of the errors; their mean is asked for.",
+                ),
+                (
+                    close(
+                        errors[1],
+                        np.mean([np.abs(np.delete(row, t).mean() - row[t]) for row in gain for t in range(6)]),
+                    ),
+                    "your mean gain is that of each model alone; take one over all models.",
+                ),
                 (np.allclose(errors, right[::-1]), "the two are swapped: first the line's error, then the mean's."),
                 (
                     np.allclose(errors, squares) or np.allclose(errors, np.sqrt(squares)),

@@ -1,9 +1,13 @@
 """What every check is made of: try the learner's function, and say in one sentence what is wrong with the answer."""
 
+import linecache
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
+
+PRECISION = 1e-5  # relative: an answer computed in single precision is right
 
 
 class CheckFailed(AssertionError):
@@ -38,8 +42,16 @@ def passed(message: str) -> None:
     print(f"✓ {message}")
 
 
+def close(value: Any, right: Any, precision: float = PRECISION) -> bool:
+    """Return whether an answer equals the right one, relative to the largest entry of the right one."""
+    value, right = np.asarray(value), np.asarray(right)
+    if value.shape != right.shape:
+        return False
+    return bool(np.abs(value - right).max(initial=0.0) <= precision * max(np.abs(right).max(initial=0.0), 1e-3))
+
+
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the learner's function on copies of the arguments; what goes wrong becomes a sentence."""
+    """Call the learner's function on copies of the arguments; what goes wrong becomes a sentence with its line."""
     require(callable(function), f"give the function itself, not {type(function).__name__}: checks.name(my_function).")
     name = getattr(function, "__name__", "your function")
     copies = [value.copy() if isinstance(value, np.ndarray) else value for value in arguments]
@@ -52,8 +64,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
         raise
     except Exception as error:
         shapes = ", ".join(str(value.shape) if isinstance(value, np.ndarray) else repr(value) for value in arguments)
-        message = f"{name} raised {type(error).__name__}: {error} (it was given {shapes})."
-        raise CheckFailed(message) from error
+        where = _line_of(function, error)
+        raise CheckFailed(f"{name} raised {type(error).__name__}{where}: {error} (it was given {shapes}).") from error
     for before, after in zip(arguments, copies, strict=True):
         changed = isinstance(before, np.ndarray) and not np.array_equal(before, after)
         require(not changed, f"{name} changed its input in place; work on a copy.")
@@ -61,12 +73,40 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
-def as_array(result: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Return a result (an array, a tensor or a list) as a finite float64 array of the right shape."""
+def _line_of(function: Callable[..., Any], error: Exception) -> str:
+    """Return where in the learner's own cell an error arose, or nothing where the function has no Python code."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if not lines or lines[-1] is None:
+        return ""
+    source = linecache.getline(file, lines[-1]).strip() if file else ""
+    return f" in line {lines[-1]}" + (f", `{source}`" if source else "")
+
+
+def plain(result: Any) -> Any:
+    """Return a result, a tensor as an array, also one that a gradient hangs on."""
+    return result.detach().cpu().numpy() if hasattr(result, "detach") else result
+
+
+def _numbers(result: Any, message: str) -> np.ndarray:
+    """Return a result (a number, an array, a tensor or a list) as a float64 array; text is no number."""
+    result = plain(result)
     try:
-        array = np.asarray(result, dtype=np.float64)
+        kind = np.asarray(result).dtype.kind
+        require(kind in "biuf", f"{message}; yours is {'text' if kind in 'US' else type(result).__name__}.")
+        return np.asarray(result, dtype=np.float64)
     except (TypeError, ValueError):
-        raise CheckFailed(f"{what} must be an array of numbers; yours is {type(result).__name__}.") from None
+        raise CheckFailed(f"{message}; yours is {type(result).__name__}.") from None
+
+
+def as_array(result: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Return a result (an array, a tensor or a list) as a finite float64 array of the right shape.
+
+    Where one axis is asked for, a single column or row is taken as it is meant.
+    """
+    array = _numbers(result, f"{what} must be an array of numbers")
+    if len(shape) == 1 and array.ndim == 2 and sorted(array.shape) == sorted((1, shape[0])):
+        array = array.ravel()
     hint = " It looks transposed: directions are columns." if array.shape == shape[::-1] and len(shape) == 2 else ""
     require(array.shape == shape, f"{what} must have shape {shape}; yours has {array.shape}.{hint}")
     require(np.isfinite(array).all(), f"{what} holds NaN or infinity; did you divide by an eigenvalue of zero?")
@@ -75,10 +115,7 @@ def as_array(result: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
 
 def as_number(result: Any, what: str) -> float:
     """Return a result as one finite number."""
-    try:
-        array = np.asarray(result, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise CheckFailed(f"{what} must be one number; yours is {type(result).__name__}.") from None
+    array = _numbers(result, f"{what} must be one number")
     require(array.size == 1, f"{what} must be one number; yours has shape {array.shape}.")
     value = float(array.reshape(()))
     require(np.isfinite(value), f"{what} is {value}; it must be finite.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ntps.course.checks.runner import as_number, call, diagnose, passed, require
+from ntps.course.checks.runner import as_number, call, close, diagnose, passed, require
 
 
 def permutation_p(function: Callable[..., Any]) -> None:
@@ -19,7 +19,7 @@ def permutation_p(function: Callable[..., Any]) -> None:
         hits = int((null >= observed).sum())
         right = (1 + hits) / 100
         p = as_number(call(function, observed, null), "p")
-        if abs(p - right) > 1e-9:
+        if not close(p, right):
             diagnose(
                 (not 0 <= p <= 1, f"p is {p:.3f}; a probability lies between 0 and 1. Did you return a count?"),
                 (
@@ -28,11 +28,15 @@ def permutation_p(function: Callable[..., Any]) -> None:
                     "(1 + 99).",
                 ),
                 (
-                    abs(p - hits / 99) < 1e-9,
+                    close(p, hits / 99),
                     "you divide the hits by 99; the observed labels are one more permutation: (1 + hits) / (1 + 99).",
                 ),
                 (
-                    abs(p - (100 - hits) / 100) < 1e-9,
+                    close(p, min(2 * min(right, (100 - hits + 1) / 100), 1)) or close(p, right / 2),
+                    "you count both sides; only large scores are evidence here: count those at least as large, once.",
+                ),
+                (
+                    close(p, (100 - hits) / 100),
                     "you count the permutations below the observed score; evidence is a score that few reach: count "
                     "those at least as large.",
                 ),
@@ -40,7 +44,7 @@ def permutation_p(function: Callable[..., Any]) -> None:
             )
     tied = as_number(call(function, 1.0, np.ones(9)), "p")
     require(
-        abs(tied - 1.0) < 1e-9,
+        close(tied, 1.0),
         f"all 9 permuted scores equal the observed one, and p is {tied:.2f}; ties count as hits (>=).",
     )
     passed("permutation_p: counts the permutations that do as well, and itself; never zero.")
@@ -66,7 +70,19 @@ def choose_without(function: Callable[..., Any]) -> None:
         pearson = _correlations(values[:, others], accuracy[others])
         best = int(np.abs(spearman).argmax())
         if not np.isclose(abs(spearman[option]), abs(spearman[best])):
+            zeros, zeroed = values.copy(), accuracy.copy()
+            zeros[:, task], zeroed[task] = 0, 0
+            filled = _correlations(_ranks(zeros), _ranks(zeroed))
+            kendall = [_kendall(row, accuracy[others]) for row in values[:, others]]
             diagnose(
+                (
+                    np.abs(kendall).argmax() == option or np.isclose(abs(kendall[option]), np.abs(kendall).max()),
+                    "you use Kendall's correlation; here Spearman's is asked for, Pearson's correlation of ranks.",
+                ),
+                (
+                    option in (np.abs(filled).argmax(), filled.argmax()),
+                    "you put a zero where the left-out task was; it still has a rank. Delete the task.",
+                ),
                 (
                     option == spearman.argmax(),
                     "you take the largest correlation; -0.9 predicts as well as +0.9: take the largest absolute value.",
@@ -167,6 +183,12 @@ def _as_option(result: Any, n_options: int) -> int:
     valid = value == int(value) and 0 <= value < n_options
     require(valid, f"the option is {value:g}; return its row number, 0 to {n_options - 1}.")
     return int(value)
+
+
+def _kendall(x: np.ndarray, y: np.ndarray) -> float:
+    """Return Kendall's correlation of two lists without ties."""
+    first, second = (np.sign(np.subtract.outer(values, values)) for values in (x, y))
+    return float((first * second).sum() / (len(x) * (len(x) - 1)))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
