@@ -66,8 +66,10 @@ lint: $(VENV)/.dev ## Style, docstrings, types and the order of imports.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The root is the repository: only from there does jupytext find its settings, and a saved .ipynb reaches its .py.
 lab: $(VENV)/.test ## Open the course in JupyterLab.
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/jupyter lab --ServerApp.root_dir=. \
+		--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 notebooks: $(VENV)/.test ## Badges, exercises, then execute every pair from its .py, keep the outputs and check.
 	$(BIN)/python -m tools.notebooks all

@@ -20,9 +20,9 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex00_start_here.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex00_start_here.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 15 minutes · **Prerequisites:** [lesson 00](../00_start_here.ipynb).
+# **Time:** 25 minutes · **Prerequisites:** [lesson 00](../00_start_here.ipynb).
 #
-# Two small functions for reading a score. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+# Two small functions for reading a score, and one that breaks it. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 #
 # <!-- made from ../solutions/ex00_start_here.py by `make exercises`: edit that file, not this one -->
 
@@ -37,6 +37,8 @@ if "google.colab" in sys.modules:
 
 # %%
 # %matplotlib inline
+import numpy as np
+
 import ntps
 from ntps.course import checks
 
@@ -95,7 +97,7 @@ def smallest_rank(ranks, explained, share):
 checks.smallest_rank(smallest_rank)
 
 # %% [markdown]
-# Use both on two tasks of the bundled model.
+# Use both on two tasks of the bundled model, and on a coin.
 
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
@@ -103,8 +105,41 @@ best = {
     name: ntps.score(
         ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=1000), progress=False), probes=False
     ).shown
-    for name in ("topic", "watermark")
+    for name in ("topic", "watermark", "noise")
 }
 
+
+# %%
+# For each task print how far its NTPS is above chance, R² of all directions (the last of layer.curve["explained_heldout"]),
+# and the rank that keeps 80 % of it (layer.curve["k_v"] has the ranks).
+# your turn
+
 # %% [markdown]
-# A task that pretraining had to learn needs few next-token directions; one that it had no use for is spread over many.
+# A quarter of the directions keeps 80 % of what can be read of the topic; for the watermark it takes all of them. For the coin the rank means nothing, since there is no R² to keep 80 % of, although its NTPS is about as far above chance as the topic's. Look at R² first, and only then at the rank that reaches a share of it.
+#
+# ## Exercise 3: break the measure
+#
+# A raw NTPS can be high for labels without any meaning. Write `lucky_coin(score_of, n)`: toss a coin for each of `n` texts, so luckily that its NTPS is at least 0.65, where chance is 0.375. You do not see the texts; `score_of(labels)` tells the NTPS of your labels, as often as you ask.
+#
+# <details><summary>Hint</summary>
+#
+# `rng.integers(0, 2, n)` tosses once. Some tosses are luckier than others.
+#
+# </details>
+
+# %%
+def lucky_coin(score_of, n):
+    """Return labels of 0 and 1, tossed without looking at any text, with an NTPS of at least 0.65.
+
+    Args:
+        score_of: Function that returns the NTPS of labels (n,).
+        n: Number of texts.
+    """
+    raise NotImplementedError("your turn")
+
+
+# %%
+checks.lucky_coin(lucky_coin)
+
+# %% [markdown]
+# Nobody would publish such a coin, but whoever tries many tasks and quotes the one of the highest NTPS does the same. R² on held-out texts is not fooled: it needs a meaning that carries over to other texts.

@@ -20,9 +20,9 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex01_linear_derivation.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex01_linear_derivation.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 30 minutes · **Prerequisites:** [lesson 01](../01_linear_derivation.ipynb).
+# **Time:** 40 minutes · **Prerequisites:** [lesson 01](../01_linear_derivation.ipynb).
 #
-# Two functions to write, in NumPy. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+# Two functions to write, in NumPy, and a world to build in which the score misleads. After each one a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 #
 # <!-- made from ../solutions/ex01_linear_derivation.py by `make exercises`: edit that file, not this one -->
 
@@ -116,5 +116,33 @@ x = states.mean(axis=1)
 n = len(x)
 closed = ntps.perception_encoder(torch.from_numpy(x.T @ x / n), torch.from_numpy(x.T @ y / n)).vectors[:, 0].numpy()
 
+
+# %%
+# Print the angle, 0 to 180 degrees, of `closed` and of your own direction.
+# your turn
+
 # %% [markdown]
 # What you have shown: both encoders are ordinary regressions through a bottleneck. Nothing in them is particular to language models except the moments.
+#
+# ## Exercise 3: break the measure
+#
+# In panel A of the lesson, find a world in which the score says "hardly any overlap" and the label does not mind. Write `misleading_world()`: return the next-token angle, the label angle (both 0 to 180 degrees) and the noise stretch (0.2 to 5), such that NTPS is below 0.05 and yet at least 80 % of the
+# label's explained variance is kept.
+#
+# <details><summary>Hint</summary>
+#
+# $V$ follows $N^{-1} A$, and the score is low where $u$ is at right angles to it. The label survives if the two coordinates of $x$ are strongly correlated *in the directions of $u$ and $v$*. Play with the panel, or try all angles in a loop with `widgets.read_world(widgets.plane_world(...))`.
+#
+# </details>
+
+# %%
+def misleading_world():
+    """Return (next_angle, label_angle, stretch): NTPS below 0.05, and 80 % or more of the label kept."""
+    raise NotImplementedError("your turn")
+
+
+# %%
+checks.misleading_world(misleading_world)
+
+# %% [markdown]
+# The score compares arrows, the loss what can be read. Lesson 02 says how far apart the two can be, and gives the number that cannot be fooled in this way.

@@ -20,9 +20,9 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex02_score_and_bounds.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex02_score_and_bounds.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 30 minutes · **Prerequisites:** [lesson 02](../02_score_and_bounds.ipynb).
+# **Time:** 45 minutes · **Prerequisites:** [lesson 02](../02_score_and_bounds.ipynb).
 #
-# Exercise 1 builds the score and its chance level, exercise 2 breaks it. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+# Exercise 1 builds the score and its chance level, exercise 2 checks its bounds, exercise 3 breaks it and exercise 4 breaks R². After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 #
 # <!-- made from ../solutions/ex02_score_and_bounds.py by `make exercises`: edit that file, not this one -->
 
@@ -105,9 +105,9 @@ checks.chance_by_simulation(chance_by_simulation)
 # %% [markdown]
 # The score needs one QR; its chance level is $k_V/d$ for every $U$.
 #
-# ## Exercise 2: a bound that holds, a score that breaks
+# ## Exercise 2: a bound that holds
 #
-# First verify the bounds. Write `excess_between_bounds(M, X, V)`, which returns `(lower, exact, upper)`: the excess loss of reading the labels through $V$ instead of through all of $U$, between its whitened bounds $\lambda_k m$ and $\lambda_1 m$, with $k$ the rank of $X$ (all
+# Write `excess_between_bounds(M, X, V)`, which returns `(lower, exact, upper)`: the excess loss of reading the labels through $V$ instead of through all of $U$, between its whitened bounds $\lambda_k m$ and $\lambda_1 m$, with $k$ the rank of $X$ (all
 # its columns are independent here) and $m = k - \lVert \Pi \tilde U \rVert_F^2$.
 #
 # <details><summary>Hint</summary>
@@ -133,22 +133,27 @@ checks.excess_between_bounds(excess_between_bounds)
 
 
 # %% [markdown]
-# Now break the raw score. A reader sees the features multiplied by positive scales $a_1, \dots, a_d$; what is predicted, next state and label, stays in its old units. With $A = \operatorname{diag}(a)$ the moments become $A M A$, $A X$, $A C_0 A$, $A C_1$, the
-# directions $A^{-1} U$ and $A^{-1} V$, and the loss does not change at all. Write `breaking_scale(M, X, C0, C1, k)`: scales, at most a factor of a million apart, that move the raw score (all of $U$ against $V_k$) by 0.3 or more.
+# ## Exercise 3: break the measure
+#
+# A reader sees the features multiplied by positive scales $a_1, \dots, a_d$; what is predicted, next state and label, stays in its old units. With $A = \operatorname{diag}(a)$ the moments become $A M A$, $A X$, $A C_0 A$, $A C_1$, the
+# directions $A^{-1} U$ and $A^{-1} V$, and the loss does not change at all. The raw score does.
+#
+# Write `breaking_scale(M, X, C0, C1, k)`: return **two** sets of scales, each at most a factor of a million apart. With the first the raw score of $U$ (one label) against $V_k$ is at least 0.95, with the second at most 0.05.
 #
 # <details><summary>Hint</summary>
 #
-# Directions shrink where features grow. Make one feature $j$ tiny: what will all columns of $A^{-1} U$ and $A^{-1} V$ point along? Or try many random scales and keep the best.
+# Directions shrink where features grow. *Up*: make one feature tiny; what will all columns of $A^{-1} U$ and $A^{-1} V$ point along? *Down*: $A^{-1} u$ is at right angles to each column of $A^{-1} V$ if $\sum_i w_i u_i v_i = 0$ for the weights $w_i = 1/a_i^2 > 0$: one linear equation for each column of $V$.
+# Start from $w = 1$ and lower the sum of squares of these sums by gradient descent in $\log w$; or try very many random scales and keep the best.
 #
 # </details>
 
 # %%
 def breaking_scale(M, X, C0, C1, k):
-    """Return positive scales (d,) that move the raw score by at least 0.3.
+    """Return two sets of positive scales, (2, d): for a raw score of 0.95 or more, and of 0.05 or less.
 
     Args:
         M: (d, d) pooled Gram.
-        X: (d, c) cross moment.
+        X: (d, 1) cross moment of one label.
         C0: (d, d) prefix Gram.
         C1: (d, d) prefix-next moment.
         k: Next-token rank.
@@ -159,5 +164,33 @@ def breaking_scale(M, X, C0, C1, k):
 # %%
 checks.breaking_scale(breaking_scale)
 
+
 # %% [markdown]
 # What you have shown: the excess loss and its whitened bounds say something about the labels. The raw score also says something about the units of the features, so compare it only where these are the same.
+#
+# ## Exercise 4: R² breaks, too
+#
+# An R² judged on the texts that a readout was fitted on can be as large as you like. Write `impressive_noise(n, seed)`: features of shape `(n, d)`, with $d < n - 1$, and a coin for each text, such that the features know nothing of the coin and R² in sample is at least 0.9.
+#
+# <details><summary>Hint</summary>
+#
+# With $d$ random features and an intercept, R² in sample of pure noise is $d/(n-1)$ on average.
+#
+# </details>
+
+# %%
+def impressive_noise(n, seed):
+    """Return features (n, d) and labels (n,) of 0 and 1 that have nothing to do with each other; R² in sample is 0.9.
+
+    Args:
+        n: Number of texts.
+        seed: Seed of the random numbers.
+    """
+    raise NotImplementedError("your turn")
+
+
+# %%
+checks.impressive_noise(impressive_noise)
+
+# %% [markdown]
+# This is why every R² of this course is judged on held-out texts, and why the explained share of a coin was not zero in panel C.

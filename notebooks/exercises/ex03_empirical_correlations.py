@@ -20,9 +20,9 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex03_empirical_correlations.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex03_empirical_correlations.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 30 minutes · **Prerequisites:** [lesson 03](../03_empirical_correlations.ipynb).
+# **Time:** 45 minutes · **Prerequisites:** [lesson 03](../03_empirical_correlations.ipynb).
 #
-# Exercise 1 builds the null of a score, exercise 2 a choice that does not peek. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+# Exercise 1 builds the null of a score, exercise 2 a choice that does not peek, exercises 3 and 4 read a paper, and exercise 5 makes a discovery out of noise. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 #
 # <!-- made from ../solutions/ex03_empirical_correlations.py by `make exercises`: edit that file, not this one -->
 
@@ -116,9 +116,18 @@ def choose_without(values, accuracy, task):
 # %%
 checks.choose_without(choose_without)
 
+# %%
+rng = np.random.default_rng(0)
+values, accuracy = rng.normal(size=(35, 10)), rng.normal(size=10)  # scores of pure noise: 35 options, 10 tasks
+
+
+# %%
+# Choose without each of the 10 tasks in turn, and print which rows come out.
+# your turn
 
 # %% [markdown]
-# Choosing without the task gives a choice for every task. If those choices differ from task to task, there was nothing to choose.
+# Choosing without the task gives a choice for every task. Choices that differ from task to task are a warning, not a proof: several options may be nearly equally good. And choices that agree prove nothing either, as the noise above shows: all tasks but one are the same in every choice. What counts
+# is how the choices do on the tasks left out.
 
 # %% [markdown]
 # ## Exercise 3: whose accuracies are these?
@@ -192,6 +201,35 @@ def joined_questions(rows):
 # %%
 checks.joined_questions(joined_questions)
 
+
 # %% [markdown]
 # In the paper's released code a `return` stands inside such a loop, so that of 3,048 texts all but 4 are the first question alone; and each first question occurs twice, once with either label. Who remembers the training texts then
 # gives a test text the label of its twin, which is the wrong one: all eight published models are below a coin on this set.
+#
+# ## Exercise 5: break the measure
+#
+# Make a discovery out of noise. Write `choice_from_noise(n_tasks, seed)`: scores of pure noise, one row for each "layer and rank", one column for each task, at most 10,000 rows, so many that the best row has a rank correlation of 0.85 or more in size with *any* accuracies of ten tasks. The check draws the accuracies after you have
+# returned your scores.
+#
+# <details><summary>Hint</summary>
+#
+# One row reaches 0.85 about once in five hundred. How many rows do you need to be nearly sure?
+#
+# </details>
+
+# %%
+def choice_from_noise(n_tasks, seed):
+    """Return scores (options, n_tasks) of noise, the best of which correlates with whatever accuracies come.
+
+    Args:
+        n_tasks: Number of tasks.
+        seed: Seed of the random numbers.
+    """
+    raise NotImplementedError("your turn")
+
+
+# %%
+checks.choice_from_noise(choice_from_noise)
+
+# %% [markdown]
+# The check also says what the same scores are worth when layer and rank are chosen without the task. A correlation that was chosen on the tasks it is quoted for needs a null that chooses as well.

@@ -20,9 +20,9 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex04_lora_effects.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex04_lora_effects.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 30 minutes · **Prerequisites:** [lesson 04](../04_lora_effects.ipynb).
+# **Time:** 40 minutes · **Prerequisites:** [lesson 04](../04_lora_effects.ipynb).
 #
-# Exercise 1 merges an adapter by hand and looks for intruder dimensions, exercise 2 predicts the gain of LoRA on the paper's figures, each data set left out in turn. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+# Exercise 1 merges an adapter by hand and looks for intruder dimensions, exercise 2 predicts the gain of LoRA on the paper's figures, each data set left out in turn, exercise 3 hides a label from a probe. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 #
 # <!-- made from ../solutions/ex04_lora_effects.py by `make exercises`: edit that file, not this one -->
 
@@ -190,6 +190,34 @@ print("\nerrors when a data set is not there at all, in points (line, mean):")
 for (one, other), name in rows[:3]:
     print(f"  without {name:14s} {100 * one:5.2f} {100 * other:5.2f}")
 
+
 # %% [markdown]
-# Over all twelve data sets the line predicts no better than the mean. Take a single one away, the first of the short list, where the probe is poor and LoRA makes it worse, and the line is far better than the mean. With twelve tasks, one of them can decide
+# Over all twelve data sets the line predicts no better than the mean. Take a single one away, `medical`, where the probe is poor and LoRA makes it worse, and the line is far better than the mean. With twelve tasks, one of them can decide
 # what a comparison of predictors says: look at who decides before you quote the winner.
+#
+# ## Exercise 3: break the measure
+#
+# Held back, R² and the probe are all linear. Write `hidden_label(n, seed)`: states of shape `(n, d)` and labels 0 and 1, about half of each, such that a linear readout finds nothing on other texts (R² below 0.1), and yet the nearest neighbour of a text names its label in 95 of 100 cases.
+#
+# <details><summary>Hint</summary>
+#
+# Four clouds on the corners of a square. Which corners must share a label so that no line parts the two?
+#
+# </details>
+
+# %%
+def hidden_label(n, seed):
+    """Return states (n, 2) and labels (n,) that neighbours know and no line parts.
+
+    Args:
+        n: Number of texts.
+        seed: Seed of the random numbers.
+    """
+    raise NotImplementedError("your turn")
+
+
+# %%
+checks.hidden_label(hidden_label)
+
+# %% [markdown]
+# The forecast of the lesson would say "nothing held back, nothing to gain" here, and a network with one hidden layer would gain everything. A probe that fails says that *it* finds nothing.

@@ -119,7 +119,7 @@ for name, layer in best.items():
     print(f"{name:9s} {room:+z.2f} above chance; R² {curve[-1]:z.2f}; k_V = {rank} keeps 80 % of it")
 
 # %% [markdown]
-# Half of the directions tell most of the topic, while for the watermark only all of them come near what all can read. For the coin the rank means nothing: there is no R² to keep 80 % of. Look at the last value first, and only then at the rank that reaches it.
+# A quarter of the directions keeps 80 % of what can be read of the topic; for the watermark it takes all of them. For the coin the rank means nothing, since there is no R² to keep 80 % of, although its NTPS is about as far above chance as the topic's. Look at R² first, and only then at the rank that reaches a share of it.
 #
 # ## Exercise 3: break the measure
 #

@@ -1,11 +1,16 @@
 """The conda environments and Binder's files say the same as pyproject.toml, and are read as meant."""
 
+import json
 import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -121,3 +126,46 @@ def test_repo2docker_reads_binder_as_meant(tmp_path):
     assert '--file "binder/environment.yml"' in said
     assert "RUN ./binder/postBuild" in said
     assert 'R2D_ENTRYPOINT="${REPO_DIR}/binder/start"' in said
+
+
+@pytest.mark.slow
+def test_a_notebook_saved_in_make_lab_reaches_its_script(tmp_path):
+    """Started as `make lab` starts it: from another root, jupytext would not find its settings."""
+    pytest.importorskip("jupyterlab", reason="the notebooks extra is not installed")
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (recipe,) = re.findall(r"^\t(.*jupyter lab.*)$", makefile, re.MULTILINE)
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for kind in ("py", "ipynb"):
+        shutil.copy(ROOT / f"notebooks/00_start_here.{kind}", tmp_path / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = {
+        name: str(tmp_path / name.lower())
+        for name in ("HOME", "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+    }
+    options = shlex.split(recipe.partition("jupyter lab")[2])
+    given = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root", "--IdentityProvider.token=test"]
+    command = [sys.executable, "-m", "jupyterlab", *options, *given]
+    server = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, **home}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{port}/api/contents/notebooks/00_start_here.ipynb?token=test"
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(address, timeout=30) as answer:
+                    notebook = json.load(answer)
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline, "JupyterLab did not start"
+                time.sleep(0.3)
+        notebook["content"]["cells"][0]["source"] += "\n\nSaved in the browser."
+        body = json.dumps({key: notebook[key] for key in ("type", "format", "content")}).encode()
+        urllib.request.urlopen(urllib.request.Request(address, body, method="PUT"), timeout=60).close()
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert "Saved in the browser." in (tmp_path / "notebooks/00_start_here.py").read_text()

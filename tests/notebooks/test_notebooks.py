@@ -37,6 +37,14 @@ CLAIMS = {
         "[round(row['all'], 1) for row in rows if row['task'] == 'watermark'] == [0.3, 0.0]",
         "all(len({'ah', 'oh'} & set(text.lower().replace(',', ' ').split())) == 1 for text in watermark.texts)",
     ],
+    "ex00_start_here": [
+        "smallest_rank(best['topic'].curve['k_v'], best['topic'].curve['explained_heldout'], 0.8) <= 128 / 4",
+        "smallest_rank(best['watermark'].curve['k_v'], best['watermark'].curve['explained_heldout'], 0.8) == 128",
+        "abs(best['noise'].curve['explained_heldout'][-1]) < 0.02",
+        "abs(best['noise'].ntps - best['topic'].ntps) < 0.1",
+    ],
+    "ex03_empirical_correlations": ["len(set(chosen)) <= 5"],
+    "ex04_lora_effects": ["line > mean and rows[0][1] == 'medical' and rows[0][0][0] < rows[0][0][1] - 0.03"],
     "01_linear_derivation": [
         "eigenvalues[2] > 20 * eigenvalues[3] and eigenvalues[0] > 100 * eigenvalues[2]",
         "(missing['min'] > 0).all() and missing['last'].max() < 1e-3",
