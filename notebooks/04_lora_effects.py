@@ -411,7 +411,7 @@ print(
     f"a gain of more than two standard errors on {sure} of {len(shown)} sets; {inside} gains inside their 80 % interval;"
 )
 print(
-    f"NTPS rose on {(shown['NTPS'] > 0).sum()} sets, the held-out share through V on {(shown['through V'] > 0).sum()}."
+    f"NTPS rose on {(shown['NTPS'] > 0).sum()} of them, the held-out share through V on {(shown['through V'] > 0).sum()}."
 )
 
 # %% [markdown]
