@@ -61,7 +61,7 @@ sns.set_theme(style="ticks", palette="colorblind")
 #
 # A language model was trained on one thing only: to guess the next [token](glossary.md#token). You have texts with labels (what is this
 # mail about, is this review kind) and want a classifier. **Did guessing the next token teach the model what your
-# labels need?** If it did, a simple linear readout of the model's states will do. If not, expect to train the model further.
+# labels need?** If it did, a simple [linear readout](glossary.md#linear-readout) of the model's states will do. If not, expect to train the model further.
 #
 # The score looks at the model's [hidden states](glossary.md#hidden-state), one vector of numbers per token, and compares two small sets of
 # directions in that space:
@@ -75,8 +75,8 @@ sns.set_theme(style="ticks", palette="colorblind")
 #
 # ## A world that we know
 #
-# Real models learn from text that nobody has read in full. To see what the score does, we start in a small made-up
-# world: its documents hide known factors (a topic, a tense, a mood, ...), and a miniature model was pretrained on them and on nothing else.
+# Real models learn from text that nobody has read in full. To see what the score does, we start in a small [made-up
+# world](glossary.md#bundled-world): its documents hide known factors (a topic, a tense, a mood, ...), and a miniature model was [pretrained](glossary.md#pretraining) on them and on nothing else.
 
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")  # stored in 16 bits; a CPU is faster with 32
@@ -102,7 +102,7 @@ result = ntps.score(representations)
 result
 
 # %% [markdown]
-# **How to read the table.** One row per layer: 0 is the word embedding, the last row is what the model predicts from.
+# **How to read the table.** One row per [layer](glossary.md#layer): 0 is the word embedding, the last row is what the model predicts from.
 #
 # | column | question it answers | range |
 # |---|---|---|

@@ -63,7 +63,7 @@ rng = np.random.default_rng(0)
 #
 # $$ s_t = h_1 + \dots + h_t . $$
 #
-# The paper asks a model that may look at $s_t$ through $k$ directions only to predict the *next* state. With an encoder
+# The paper asks a model that may look at $s_t$ through $k$ directions only to predict the *next* state. With an [encoder](glossary.md#encoder-and-readout)
 # $E$ of shape $(d, k)$ and a readout $W$ of shape $(k, d)$ the loss is
 #
 # $$ \mathcal{L}(E, W) = \mathbb{E} \sum_{t<L} \lVert h_{t+1} - W^\top E^\top s_t \rVert^2 , $$
@@ -110,9 +110,9 @@ for name, ours, theirs in (("C0", C0, exact.C0.numpy()), ("C1", C1, exact.C1.num
 #    - \operatorname{tr}\!\big( (E^\top C_0 E)^{-1} E^\top C_1 C_1^\top E \big). $$
 #
 # The second term is the *gain*: what the encoder takes off the loss. It does not change when $E$ is replaced by $E R$ with an
-# invertible $R$: only the *span* of $E$ matters.
+# invertible $R$: only the [*span*](glossary.md#span) of $E$ matters.
 #
-# **Step 2: whiten.** Because only the span matters we may choose $E$ with $E^\top C_0 E = I$, that is $E = C_0^{-1/2} \tilde E$ with $\tilde E^\top \tilde E = I$. Then the gain is
+# **Step 2: [whiten](glossary.md#whitening).** Because only the span matters we may choose $E$ with $E^\top C_0 E = I$, that is $E = C_0^{-1/2} \tilde E$ with $\tilde E^\top \tilde E = I$. Then the gain is
 #
 # $$ \operatorname{tr}\!\big( \tilde E^\top F F^\top \tilde E \big), \qquad F = C_0^{-1/2} C_1 . $$
 #
@@ -125,7 +125,7 @@ for name, ours, theirs in (("C0", C0, exact.C0.numpy()), ("C1", C1, exact.C1.num
 #
 # In code any matrix that whitens $C_0$ does; with $C_0 = Q \operatorname{diag}(w) Q^\top$ we take $Q \operatorname{diag}(w)^{-1/2}$ and never form $C_0^{-1/2}$.
 #
-# Statisticians have known this problem as **reduced-rank regression** since Izenman (1975): regress everything on everything,
+# Statisticians have known this problem as **[reduced-rank regression](glossary.md#reduced-rank-regression)** since Izenman (1975): regress everything on everything,
 # but through a bottleneck of width $k$. The paper calls $V_k$ the autoregressive encoder; here its columns are the [next-token directions](glossary.md#next-token-directions).
 
 
@@ -249,12 +249,12 @@ pd.DataFrame(conventions).T.round(2)
 # %% [markdown]
 # ## 5. What the labels want
 #
-# The second half is the same problem with another target. A text is represented by its mean state $x = s_L / L$; its label $y \in \mathbb{R}^c$ is
+# The second half is the same problem with another target. A text is represented by its [mean state](glossary.md#pooled-state) $x = s_L / L$; its [label](glossary.md#label-vector) $y \in \mathbb{R}^c$ is
 # one-hot, or any real targets. Reading $y$ through $k$ directions:
 #
 # $$ \min_{E, W} \mathbb{E} \lVert y - W^\top E^\top x \rVert^2, \qquad M = \mathbb{E}\, x x^\top, \qquad X = \mathbb{E}\, x y^\top . $$
 #
-# Replace $C_0$ by the [pooled Gram](glossary.md#pooled-gram) $M$ and $C_1$ by $X$, and all three steps go through: again a reduced-rank regression. $U_k$, the
+# Replace $C_0$ by the [pooled Gram](glossary.md#pooled-gram) $M$ and $C_1$ by the [cross moment](glossary.md#cross-moment) $X$, and all three steps go through: again a reduced-rank regression. $U_k$, the
 # paper's perception encoder or our [label directions](glossary.md#label-directions), holds the top $k$ solutions of
 #
 # $$ X X^\top u = \lambda M u, \qquad U^\top M U = I, \qquad \min_W \mathcal{L}(U_k) = \operatorname{tr} \mathbb{E}\, y y^\top - (\lambda_1 + \dots + \lambda_k). $$
@@ -275,7 +275,7 @@ print(f"least squares leaves a loss of {residual:.6f}; the formula says {claimed
 
 # %% [markdown]
 # **Answer.** Two: $X$ has $c$ columns, so at most $c$ eigenvalues differ from zero. Beyond that the choice of $u$ is arbitrary, and any score computed with
-# such directions would be about nothing; therefore $k_U$, the number of label directions, never exceeds the rank of $X$ here unless you ask for more.
+# such directions would be about nothing; therefore $k_U$, the number of label directions, never exceeds the [rank](glossary.md#rank) of $X$ here unless you ask for more.
 #
 # ## 6. Panel A: turn the world
 #
@@ -364,7 +364,7 @@ kept.round(2)
 #
 # The paper's first figure asks what the two encoders look at. We repeat the idea where the answer can be checked: every word of the bundled language has a known kind (topic noun, verb, function word, ...), and many
 # belong to one topic. A word's coordinates are $u_i^\top \bar h$ and $v_i^\top \bar h$, with $\bar h$ the mean hidden state of its tokens.
-# We begin with layer 0, where a state knows nothing but its own word. $V$'s first direction follows the mean state, which all texts share (the moments are not centred), so the picture shows directions 2 and 3.
+# We begin with layer 0, where a state knows nothing but its own word. $V$'s first direction follows the mean state, which all texts share (the moments are not [centred](glossary.md#centring)), so the picture shows directions 2 and 3.
 #
 # > **Predict.** $U$ was fitted to topics. By what will it group words: by topic, by kind, or both? And $V$, whose aim is to predict which state comes next? Will it be the same in the
 # > last layer, where states describe what comes *next*, not the word itself?

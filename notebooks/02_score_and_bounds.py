@@ -88,7 +88,7 @@ print(f"score by projection {by_projector:.6f}, by ntps.ntps_table {by_library:.
 print(f"principal angles {', '.join(f'{angle:.0f}°' for angle in angles)}: mean cos² {np.mean(cosines**2):.6f}")
 
 # %% [markdown]
-# The two differ because the columns of $U$ have different lengths. `ntps_table` gives all pairs $(k_U, k_V)$ at once: the squares of $Q^\top U$, summed up along both axes.
+# The two differ because the columns of $U$ have different lengths. `ntps_table` gives [all pairs](glossary.md#two-way-table) $(k_U, k_V)$ at once: the squares of $Q^\top U$, summed up along both axes.
 #
 # ## 2. What is a high score? Chance
 #
@@ -154,7 +154,7 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 
 # %% [markdown]
 # Surprised? From layer 1 on, labels that are pure noise score well above chance, on a par with the topic. A random *subspace* would score $k_V/d$, but $U$ is not fitted in a random space: both encoders live in a state whose directions differ
-# enormously in size, and the lengths and directions of $u_i$ follow that geometry. The raw score alone does not tell a learned task from a coin here. The *label share retained* on the right does. Why the two part ways is what the rest of
+# enormously in size, and the lengths and directions of $u_i$ follow that geometry. The raw score alone does not tell a learned task from a coin here. The [*label share retained*](glossary.md#retained-share) on the right does. Why the two part ways is what the rest of
 # the lesson is about.
 #
 # ## 3. What the score bounds, step by step
@@ -180,9 +180,9 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 #
 # When $k$ is the rank of $X$, as it is by default, $\lambda_{k+1} = 0$ and this is simply $\lambda_k m \le \Delta_k \le \lambda_1 m$. (The paper takes $k_U = k_V$, and the last term is zero as well.)
 #
-# **Step 5: whitened bounds.** $m = k (1 - \widetilde{\mathrm{NTPS}})$ with the *whitened score* $\widetilde{\mathrm{NTPS}} = \lVert \Pi \tilde U \rVert_F^2 / k$: the same score, in coordinates in which the state has no loud directions.
+# **Step 5: [whitened bounds](glossary.md#whitened-bounds).** $m = k (1 - \widetilde{\mathrm{NTPS}})$ with the *whitened score* $\widetilde{\mathrm{NTPS}} = \lVert \Pi \tilde U \rVert_F^2 / k$: the same score, in coordinates in which the state has no loud directions.
 #
-# **Step 6: raw bounds.** The plain score measures the missing part *before* whitening: $\sum_i \min_w \lVert u_i - V w \rVert^2 = \nu (1 - \mathrm{NTPS})$ with $\nu = \lVert U \rVert_F^2$. After whitening it is
+# **Step 6: [raw bounds](glossary.md#raw-bounds).** The plain score measures the missing part *before* whitening: $\sum_i \min_w \lVert u_i - V w \rVert^2 = \nu (1 - \mathrm{NTPS})$ with $\nu = \lVert U \rVert_F^2$ ([Frobenius norm](glossary.md#frobenius-norm)). After whitening it is
 # $m = \sum_i \min_w \lVert M^{1/2} (u_i - V w) \rVert^2$. Since $M^{1/2}$ stretches no squared length by less than the smallest eigenvalue of $M$ and none by more than the largest, each term of the second sum lies between
 # $\mu_{\min}$ and $\mu_{\max}$ times its term of the first:
 #
@@ -340,7 +340,7 @@ print(f"a quarter of all directions holds {geometry.filter(like='quarter').min()
 #
 # ## 6. What is invariant, and what is not
 #
-# Change the features that a reader sees: $x \to A x$, $s_t \to A s_t$ with an invertible $A$, while what is predicted (the next state and the label) stays in its old units. A linear reader can undo $A$, so nothing that can be *read* changes.
+# Change the features that a reader sees: $x \to A x$, $s_t \to A s_t$ with an invertible $A$, while what is predicted (the next state and the label) stays in its old units. A linear reader can undo $A$, so nothing that can be *read* [changes](glossary.md#invariance).
 # The moments become $A M A^\top$, $A X$, $A C_0 A^\top$, $A C_1$, and the directions $U \to A^{-\top} U$, $V \to A^{-\top} V$.
 #
 # > **Predict.** Take (a) a rotation, (b) random scales of the 128 features, mostly between 1/3 and 3, (c) ten times smaller values of the single loudest feature. Which of these move the raw score, the whitened score, the excess loss?
@@ -437,7 +437,7 @@ for name in names:
 #
 # ## 8. float32 against float64
 #
-# Moments may be added up in single precision; *solving* for $V$ in single precision is another matter. Whitening divides by the square roots of the eigenvalues of $C_0$, which span as many orders of magnitude as the condition number, while float32 carries about seven digits.
+# Moments may be added up in [single precision](glossary.md#float32); *solving* for $V$ in single precision is another matter. Whitening divides by the square roots of the eigenvalues of $C_0$, which span as many orders of magnitude as the condition number, while float32 carries about seven digits.
 #
 # > **Predict.** With the same moments, solved in float32 and in float64: at which $k_V$ will the scores differ, at small or at large ones?
 

@@ -65,7 +65,7 @@ SHORT_P = "{:.2g}".format  # a p-value is never zero, so two digits of it are sh
 # %% [markdown]
 # ## 1. The published figures
 #
-# The paper scores 8 models on 12 data sets and correlates the score with the accuracy of a trained probe, a small classifier on the frozen model's states. Here are the authors' own numbers.
+# The paper scores 8 models on 12 data sets and correlates the score with the accuracy of a trained [probe](glossary.md#probe), a small classifier on the frozen model's states. Here are the authors' own numbers.
 # Their scores are not the quantity that lesson 02 defines: they come from the released code, which takes the *smallest* eigenvectors of both problems, as many of $U$ as of $V$
 # ([lesson 01](01_linear_derivation.ipynb), part 4). This is why so many lie near 1.
 #
@@ -88,7 +88,7 @@ shown.assign(
 )
 
 # %% [markdown]
-# **Answer.** About 0.6. Each row is one model over the 12 data sets: the rank correlation $\rho$ (Spearman), a 95 % interval (Bonett and Wright: $\mathrm{artanh}\,\rho \pm 1.96 \sqrt{(1 + \rho^2/2)/(n - 3)}$ with $n = 12$, taken back by
+# **Answer.** About 0.6. Each row is one model over the 12 data sets: the [rank correlation](glossary.md#rank-correlation) $\rho$ (Spearman), a 95 % interval (Bonett and Wright: $\mathrm{artanh}\,\rho \pm 1.96 \sqrt{(1 + \rho^2/2)/(n - 3)}$ with $n = 12$, taken back by
 # $\tanh$), the p-value from shuffling the data sets, and that p-value corrected for having looked at 24 correlations (Holm: the smallest is multiplied by 24, the next by 23, and so on, and none may fall below the one before). After the
 # correction one model of eight is left below 5 %.
 #
@@ -138,7 +138,7 @@ plt.show()
 #
 # ## 2. One score, and what it is set against
 #
-# First one model and one task. The bundled model reads off the topic of a text almost without error, so a score of its topic directions should beat any control. Shuffle the labels among the texts: now they mean nothing, yet $U$ is
+# First one model and one task. The bundled model reads off the topic of a text almost without error, so a score of its topic directions should beat any control. [Shuffle the labels](glossary.md#permutation-null) among the texts: now they mean nothing, yet $U$ is
 # still computed from them, and gets a score. 200 shuffles cost one matrix product, because of all [moments](glossary.md#moment) only $X$ changes.
 #
 # > **Predict.** Where does NTPS of the true topics lie among the scores of shuffled labels: above all of them, among them, below? And the explained share?
@@ -341,7 +341,7 @@ plt.show()
 #
 # ### Without any labels
 #
-# Some measures read the states alone, from the eigenvalues of their covariance: the **effective rank** (RankMe: how many directions the spread amounts to), the **decay** of the eigenvalues and the share of the **loudest** direction. Cheap, and tempting: a model whose
+# Some measures read the states alone, from the eigenvalues of their covariance: the **[effective rank](glossary.md#effective-rank)** (RankMe: how many directions the spread amounts to), the **decay** of the eigenvalues and the share of the **loudest** direction. Cheap, and tempting: a model whose
 # states spread over many directions must know more?
 #
 # > **Predict.** Which checkpoint has the largest effective rank: fresh weights, early in training, or the trained model? Which reads the topic best?

@@ -71,7 +71,7 @@ pd.options.display.float_format = "{:z.2f}".format
 #
 # A linear probe reads a model as it is. [Fine-tuning](glossary.md#fine-tuning) changes the model. *Low-rank adaptation* (LoRA) leaves every weight matrix $W$ in place and adds a product of two thin matrices,
 # $$W' = W + \frac{\alpha}{r}\, B A,$$
-# where $A$ has $r$ rows and $B$ has $r$ columns. Only these [adapters](glossary.md#adapter) and a linear head are trained. $B$ starts at zero and the head starts as the frozen probe, so step 0 *is* the probe, and the gain of LoRA is what comes on top.
+# where $A$ has $r$ rows and $B$ has $r$ columns. Only these [adapters](glossary.md#adapter) and a linear head are trained. $B$ starts at zero and the head starts as the frozen probe, so step 0 *is* the probe, and the [gain](glossary.md#gain) of LoRA is what comes on top.
 #
 # Two tasks on the same documents. The **topic** decides which words can follow: next-token prediction needs it. The **watermark** is one interjection, "ah" or "oh", at a random place: any reader sees it, and it predicts nothing.
 #
@@ -105,7 +105,7 @@ pd.DataFrame({place: {label: read(side) for label, read in QUANTITIES.items()} f
 # %% [markdown]
 # Everything in this table is judged on test texts which neither training nor the choice of the step has seen.
 #
-# **Answer.** The task that pretraining had solved gains nothing, and the one that pretraining ignored gains a lot. Both pay for it: the weights now serve the label, and the next token is predicted worse than before. For the topic that is
+# **Answer.** The task that pretraining had solved gains nothing, and the one that pretraining ignored gains a lot. Both pay for it: the weights now serve the label, and the next token is predicted [worse than before](glossary.md#next-token-loss). For the topic that is
 # a cost without a benefit. (By default weights are kept only if their validation loss is lower than the probe's by 2.5 standard errors, else the probe itself. We took that guard away for the topic, `margin=0`, to see
 # what training does where nothing is left to gain.)
 #
@@ -342,7 +342,7 @@ print(f"mean gain of {' and '.join(two.index)}: {two.mean():.1f} points; of the 
 #
 # ## 7. Prescreening a set of tasks
 #
-# In practice the question is: *I have ten tasks and can tune for two.* `prescreen` takes one pass over the texts of each, reads the probe's accuracy and what is [held back](glossary.md#held-back), and lets a
+# In practice the question is: *I have ten tasks and can tune for two.* [`prescreen`](glossary.md#prescreening) takes one pass over the texts of each, reads the probe's accuracy and what is [held back](glossary.md#held-back), and lets a
 # [calibration](glossary.md#calibration) turn them into an expected gain with an interval: a small regression, fitted on the gains of bundled models on bundled tasks.
 #
 # > **Predict.** With a budget of two: which of these eight would you tune for? On which would you say "I cannot tell"?

@@ -2,6 +2,7 @@
 
 import linecache
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -729,6 +730,19 @@ def test_the_line_of_an_error_is_the_learners_own():
     exec(compile(code, "cell", "exec"), namespace)
     with pytest.raises(CheckFailed, match=r"projector raised ValueError in line 3, `return half @ V`: matmul"):
         checks.projector(namespace["projector"])
+
+
+def test_a_wrong_answer_is_traced_to_its_line():
+    code = "def score(U, V):\n    if len(V) == 0:\n        return 0.0\n    inside = 0.5\n    return inside\n"
+    namespace = {}
+    linecache.cache["another cell"] = (len(code), None, code.splitlines(True), "another cell")
+    exec(compile(code, "another cell", "exec"), namespace)
+    with pytest.raises(CheckFailed, match=r"yours is 0.5000. \(Your answer came from line 5, `return inside`.\)"):
+        checks.ntps(namespace["score"])
+    assert sys.getprofile() is None
+    with pytest.raises(CheckFailed) as failed:  # no answer, so no line that it came from
+        checks.ntps(todo)
+    assert "came from" not in str(failed.value)
 
 
 def test_pinv_works_again_after_a_check():

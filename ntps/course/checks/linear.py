@@ -306,7 +306,7 @@ def chance_by_simulation(function: Callable[..., Any]) -> None:
     if abs(mean - k / d) > 6 * error:
         positive = "numbers from rng.random are all positive, so every V leans to one side; use rng.standard_normal"
         hint = positive if mean > k / d else "is V of dimension k in d dimensions?"
-        raise CheckFailed(f"the mean is {mean:.3f}, chance is k/d = {k / d:.3f}: {hint}.")
+        diagnose(otherwise=f"the mean is {mean:.3f}, chance is k/d = {k / d:.3f}: {hint}.")
     # The mean is k/d for much that is no random subspace; the spread is not, nor is the score when k is d.
     spread, expected = scores.std(), _spread_of_chance(U, k)
     require(

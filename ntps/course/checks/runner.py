@@ -1,8 +1,10 @@
 """What every check is made of: try the learner's function, and say in one sentence what is wrong with the answer."""
 
 import linecache
+import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,10 +20,16 @@ class CheckFailed(AssertionError):
         return [f"✗ {self}"]
 
 
+class _Answer:
+    """Where the answer that is being judged came from: a sentence about the learner's own line, or nothing."""
+
+    origin = ""
+
+
 def require(condition: Any, message: str) -> None:
-    """Raise `CheckFailed` with the message unless the condition holds."""
+    """Raise `CheckFailed` with the message, and the line that the answer came from, unless the condition holds."""
     if not bool(condition):
-        raise CheckFailed(message)
+        raise CheckFailed(message + _Answer.origin)
 
 
 def diagnose(*slips: tuple[Any, str], otherwise: str) -> NoReturn:
@@ -34,7 +42,7 @@ def diagnose(*slips: tuple[Any, str], otherwise: str) -> NoReturn:
     """
     for applies, message in slips:
         require(not applies, message)
-    raise CheckFailed(otherwise)
+    raise CheckFailed(otherwise + _Answer.origin)
 
 
 def passed(message: str) -> None:
@@ -52,9 +60,20 @@ def close(value: Any, right: Any, precision: float = PRECISION) -> bool:
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call the learner's function on copies of the arguments; what goes wrong becomes a sentence with its line."""
+    _Answer.origin = ""
     require(callable(function), f"give the function itself, not {type(function).__name__}: checks.name(my_function).")
     name = getattr(function, "__name__", "your function")
     copies = [value.copy() if isinstance(value, np.ndarray) else value for value in arguments]
+    code = getattr(function, "__code__", None)
+    last_line = 0
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal last_line
+        if event == "return" and frame.f_code is code:
+            last_line = frame.f_lineno
+
+    profiler = sys.getprofile()
+    sys.setprofile(note)
     try:
         result = function(*copies)
     except NotImplementedError:
@@ -66,6 +85,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
         shapes = ", ".join(str(value.shape) if isinstance(value, np.ndarray) else repr(value) for value in arguments)
         where = _line_of(function, error)
         raise CheckFailed(f"{name} raised {type(error).__name__}{where}: {error} (it was given {shapes}).") from error
+    finally:
+        sys.setprofile(profiler)
+    if code is not None and last_line:
+        _Answer.origin = f" (Your answer came from {_place(code.co_filename, last_line)}.)"
     for before, after in zip(arguments, copies, strict=True):
         changed = isinstance(before, np.ndarray) and not np.array_equal(before, after)
         require(not changed, f"{name} changed its input in place; work on a copy.")
@@ -75,12 +98,15 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _line_of(function: Callable[..., Any], error: Exception) -> str:
     """Return where in the learner's own cell an error arose, or nothing where the function has no Python code."""
-    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    if not lines or lines[-1] is None:
-        return ""
-    source = linecache.getline(file, lines[-1]).strip() if file else ""
-    return f" in line {lines[-1]}" + (f", `{source}`" if source else "")
+    return f" in {_place(file, lines[-1])}" if lines and lines[-1] else ""
+
+
+def _place(file: str, line: int) -> str:
+    """Return a line of a cell as a sentence names it: its number, and what stands there."""
+    source = linecache.getline(file, line).strip()
+    return f"line {line}" + (f", `{source}`" if source else "")
 
 
 def plain(result: Any) -> Any:
