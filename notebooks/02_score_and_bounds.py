@@ -101,6 +101,8 @@ for rank in (1, 3, 6, 10, 15):
         Q, _ = np.linalg.qr(rng.standard_normal((d, rank)))
         rows.append({"k_V": rank, "score": np.square(Q.T @ U).sum() / np.square(U).sum()})
 frame = pd.DataFrame(rows)
+
+# %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
 sns.stripplot(frame, x="k_V", y="score", alpha=0.3, size=3, native_scale=True, ax=ax)
 ax.plot([0, d], [0, 1], color="0.2", lw=1.2, label="$k_V / d$")
@@ -130,6 +132,8 @@ results = {name: ntps.score(representations[name], folds=0) for name in names}
 table = pd.concat(results[name].to_dataframe().assign(task=name) for name in names)
 shown = table.melt(["layer", "task"], ["ntps", "retained"], var_name="quantity", value_name="share")
 shown["quantity"] = shown.quantity.map({"ntps": "NTPS", "retained": "label share retained"})
+
+# %% tags=["hide-input"]
 grid = sns.relplot(
     shown,
     x="layer",
@@ -241,6 +245,7 @@ for name in names:
         )
 sides = pd.DataFrame(sides)
 
+# %% tags=["hide-input"]
 colors = dict(
     zip(("raw", "whitened", "exact"), ("0.6", *(sns.color_palette("colorblind")[i] for i in (4, 2))), strict=True)
 )
@@ -285,6 +290,8 @@ for layer in representations["topic"].layers:
         "of which the mean state": float((top @ pooled.mean_x) ** 2 / values[-1]),
         "condition number, centred": float(centred[-1] / centred[0]),
     })  # fmt: skip
+
+# %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
 sns.lineplot(pd.DataFrame(spectra), x="direction", y="eigenvalue of M", hue="layer", ax=ax)
 ax.set(yscale="log", xscale="log")
@@ -293,7 +300,6 @@ sns.despine()
 plt.show()
 conditions = pd.DataFrame(conditions).set_index("layer")
 conditions.map("{:.2g}".format)
-
 
 # %% [markdown]
 # Two ends pull. At the top one [outlier direction](glossary.md#outlier-direction) holds about half of all squared length: it is almost exactly the mean state, common to all texts. At the bottom lie directions in which texts hardly differ at all. Centring takes away
@@ -324,6 +330,8 @@ for layer in representations["noise"].layers:
     })  # fmt: skip
 geometry = pd.DataFrame(rows).set_index("layer")
 shown = geometry.reset_index().melt("layer", var_name="what", value_name="share")
+
+# %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
 palette = [COLORS["U"], COLORS["V"], COLORS["exact"], "0.4"]
 sns.lineplot(shown, x="layer", y="share", hue="what", style="what", markers=True, palette=palette, ax=ax)
@@ -333,6 +341,7 @@ sns.move_legend(ax, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=No
 sns.despine()
 plt.show()
 print(f"a quarter of all directions holds {geometry.filter(like='quarter').min().min():.2f} or more of U and V")
+
 
 # %% [markdown]
 # **Answer.** Two thirds and more of both lie in the quiet quarter, so the coin's high score is geometry. $k_V/d$ (dotted) is the chance level of a random *subspace*; of random *labels* it is the last curve, more than twice as high. That curve is a mean: one coin
@@ -374,6 +383,8 @@ for name, A in changes.items():
         rows.append({"change": name, "what": what, "value": value})
 rows = pd.DataFrame(rows)
 changed = rows.pivot(index="change", columns="what", values="value").loc[list(changes)]
+
+# %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
 sns.barplot(rows, x="change", y="value", hue="what", ax=ax)
 ax.set(ylim=(0, 1), xlabel="", ylabel="")
@@ -412,6 +423,8 @@ for name in names:
             {"task": name, "k_V": k_v, "what": "excess loss / possible gain", "share": max(left, 0.0)},
         ]
 by_rank = pd.DataFrame(rows)
+
+# %% tags=["hide-input"]
 grid = sns.relplot(
     by_rank, x="k_V", y="share", hue="what", style="what", col="task", kind="line", height=2.5, aspect=0.9
 )
@@ -462,6 +475,8 @@ for layer in representations["topic"].layers:
     gap = (by[torch.float32][:count] - by[torch.float64][:count]).abs()
     rows += [{"layer": str(layer), "k_V": k + 1, "difference": float(value)} for k, value in enumerate(gap)]
 precision = pd.DataFrame(rows)
+
+# %% tags=["hide-input"]
 figure, ax = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
 sns.lineplot(precision, x="k_V", y="difference", hue="layer", ax=ax)
 ax.set(xlabel="$k_V$", ylabel="difference of scores, absolute")

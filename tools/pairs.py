@@ -42,6 +42,9 @@ METADATA = {
 }
 
 
+HIDDEN = "hide-input"  # tag of a cell that only draws: JupyterLab shows its picture, and its code on a click
+
+
 class Cell(NamedTuple):
     """What a pair must agree on."""
 
@@ -97,6 +100,8 @@ def _notebook(cells: list[Cell]) -> NotebookNode:
         made = make(cell.source, id=digest if seen[digest] == 1 else f"{digest}-{seen[digest]}")
         if cell.tags:
             made.metadata["tags"] = list(cell.tags)
+        if HIDDEN in cell.tags:
+            made.metadata["jupyter"] = {"source_hidden": True}
         notebook.cells.append(made)
     return notebook
 

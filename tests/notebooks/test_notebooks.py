@@ -230,6 +230,15 @@ def test_pair_that_differs_is_found(tmp_path):
         assert "differs" in rules.pair_problems(script, executed=False)[0]
 
 
+def test_code_that_only_draws_is_folded(tmp_path):
+    script = write_script(tmp_path / "a.py", ("code", "print(1)", ()), ("code", "print(2)", ("hide-input",)))
+    pairs.sync(script)
+    plain, folded = pairs.read_notebook(script.with_suffix(".ipynb")).cells
+    assert "jupyter" not in plain.metadata and folded.metadata.jupyter.source_hidden is True
+    assert clean(pairs.read_notebook(script.with_suffix(".ipynb"))).cells[1].metadata.jupyter.source_hidden is True
+    assert rules.pair_problems(script, executed=False) == []
+
+
 def test_sync_keeps_outputs_of_unchanged_code(tmp_path):
     script = write_script(tmp_path / "a.py", ("code", "print(1)", ()), ("code", "print(2)", ()))
     tidy = clean(run(script).notebook)
