@@ -227,7 +227,7 @@ plt.show()
 print("; ".join(f"{name} {100 * value:.1f} %" for name, value in gains.items()))
 
 # %% [markdown]
-# Each eigenvalue is the gain of its direction, so the bottom of the list is where prediction has nothing to find. Principal components follow
+# **Answer.** The smallest pair gains nothing, and the top principal components less than two directions drawn at random. Each eigenvalue is the gain of its direction, so the bottom of the list is where prediction has nothing to find. Principal components follow
 # what is *loud*, eigenvectors of the pair $(C_1 C_1^\top, C_0)$ follow what *predicts*.
 #
 # This matters in practice: numerical solvers return eigenvalues in ascending order. The paper's text takes the top; the authors' released code

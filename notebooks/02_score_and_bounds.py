@@ -157,7 +157,7 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 
 
 # %% [markdown]
-# Surprised? From layer 1 on, labels that are pure noise score well above chance, on a par with the topic. A random *subspace* would score $k_V/d$, but $U$ is not fitted in a random space: both encoders live in a state whose directions differ
+# **Answer.** Surprised? From layer 1 on, labels that are pure noise score well above chance, on a par with the topic. A random *subspace* would score $k_V/d$, but $U$ is not fitted in a random space: both encoders live in a state whose directions differ
 # enormously in size, and the lengths and directions of $u_i$ follow that geometry. The raw score alone does not tell a learned task from a coin here. The [*label share retained*](glossary.md#retained-share) on the right does. Why the two part ways is what the rest of
 # the lesson is about.
 #
@@ -344,7 +344,7 @@ print(f"a quarter of all directions holds {geometry.filter(like='quarter').min()
 
 
 # %% [markdown]
-# **Answer.** Two thirds and more of both lie in the quiet quarter, so the coin's high score is geometry. $k_V/d$ (dotted) is the chance level of a random *subspace*; of random *labels* it is the last curve, more than twice as high. That curve is a mean: one coin
+# **Answer.** About two thirds or more of both lie in the quiet quarter, so the coin's high score is geometry. $k_V/d$ (dotted) is the chance level of a random *subspace*; of random *labels* it is the last curve, more than twice as high. That curve is a mean: one coin
 # is one draw, and such draws scatter about it by nearly a tenth. A score must be compared with such draws, by shuffling labels or tossing many coins.
 #
 # ## 6. What is invariant, and what is not

@@ -245,7 +245,7 @@ print("tense through V, by depth:", ", ".join(f"{100 * depth:.0f} %: {value:z.2f
 # **Answer.** For half of them. A random network is not blank: words enter as vectors, and a mean of random vectors is still a bag of words. Whatever part of a label depends on *which* words occur shows here, too. Only the difference is pretraining's.
 # And the difference can be negative: pretraining turns $V$ towards what predicts the next word, and away from what predicts nothing, such as the watermark.
 #
-# Where is *tense*, which decides the form of every verb to come? The last line tells: the study reads all models at half their depth, and just there $V$ does not hold the tense, which it holds at the embedding and in the last two layers. Read one layer, and you
+# Where is *tense*, which decides the form of every verb to come? The last line tells: the study reads all models at half their depth, and there (as at a quarter) $V$ does not hold the tense, which it holds at the embedding and in the last two layers. Read one layer, and you
 # conclude that pretraining cares little for tense. Choosing the layer is not innocent, and this brings us to the next part.
 #
 # ## 5. The trap: choosing on the points one judges on

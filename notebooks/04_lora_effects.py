@@ -374,7 +374,7 @@ sns.despine()
 plt.show()
 
 # %% [markdown]
-# Read the last lines of the printed output first. These very tasks, on this very model, are among those that the calibration was fitted on, so this is no test of it. The honest number is the error on *tasks left out*, beside that of always
+# **Answer.** The budget goes to the watermark and to `first_mentioned`; on four of the eight, the watermark and the coin among them, the interval allows for nearly anything. Read the last lines of the printed output first. These very tasks, on this very model, are among those that the calibration was fitted on, so this is no test of it. The honest number is the error on *tasks left out*, beside that of always
 # expecting no gain. And the interval is the message. Where it holds gains worth having (a point or more) as well as none, the verdict is "no evidence either way", and a short run will tell you more than any score. It is an
 # interval of 80 %, made to miss one time in five; see where the two measured gains lie.
 #
@@ -507,7 +507,7 @@ for name, row in (("part 7", before), ("here, 400 texts", verdict)):
 folder.cleanup()
 
 # %% [markdown]
-# Two verdicts for one task and one model: these are the labels of `first_mentioned`, judged in part 7 on other texts. Less than a tenth was held back there, twice that here. Both intervals reach as far as the probe leaves room: at the upper end every text is right. Neither knows how
+# Two verdicts for one task and one model: these are the labels of `first_mentioned`, judged in part 7 on other texts. Less than a tenth was held back there, more than twice that here. Both intervals reach as far as the probe leaves room: at the upper end every text is right. Neither knows how
 # uncertain *held back* itself is, a difference of two R² from few texts, so they are too narrow, and "likely pays" is a reason to try, no promise.
 #
 # **Step 5: tune, and look again.** `ntps lora miniworld-base letters.csv` with your own file (the one written above was temporary and is gone), or `before_and_after(network, own)` as in part 1. Run it: is the measured gain inside the interval? Its probe learns

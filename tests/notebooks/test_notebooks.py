@@ -49,6 +49,7 @@ CLAIMS = {
         "eigenvalues[2] > 20 * eigenvalues[3] and eigenvalues[0] > 100 * eigenvalues[2]",
         "(missing['min'] > 0).all() and missing['last'].max() < 1e-3",
         "gains['top two'] > 0.99 and gains['bottom two'] < 1e-3 and gains['principal components'] < 0.2",
+        "gains['principal components'] < gains['random pairs (mean)'] / 2",
         "max(abs(one[\"paper's text\"] - one['released code']) for one in conventions.values()) > 0.05",
         "np.linalg.matrix_rank(X) == 2 and (six[:2] > 1).all() and (six[2:] == 0).all()",
         "abs(residual - claimed) < 1e-6",
@@ -157,6 +158,9 @@ CLAIMS = {
         "abs(screened.calibration.coefficients[1]) < 0.05 and 0.7 < screened.calibration.coefficients[2] < 0.9",
         "all(forecasts[forecasts.task == 'miniworld/' + name].eval('low <= @run.gain <= high').item()"
         " for name, run in runs.items())",
+        "set(forecasts.task[forecasts.chosen]) == {'miniworld/watermark', 'miniworld/first_mentioned'}",
+        "set(forecasts.task[forecasts.high - forecasts.low > 0.4]) == {'miniworld/' + name for name in"
+        " ('watermark', 'intent', 'noise', 'sentiment')}",
         "forecasts.set_index('task').held_back[['miniworld/noise', 'miniworld/topic']].abs().max() < 0.02",
         "(tuned.ntps_after > tuned.ntps_before).sum() == 1",
         "before.verdict == verdict['verdict'] == 'pays' and before.held_back < 0.1 < 0.15 < verdict['held_back']",
