@@ -1,6 +1,7 @@
 """Prescreening: the same inputs as a study's, a ranking, verdicts, and failures that stop nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,11 @@ def test_budget_takes_the_first_but_none_with_little_to_gain(tiny_llama):
     never = prescreen(str(tiny_llama), make_tasks(3), budget=2, calibration=fixed((0.0, 0, 0), (-0.01, 0.0)), **OPTIONS)
     assert not any(row["chosen"] for row in never.rows)
     assert "* within the budget of 2" in str(always)
+
+
+def test_a_gain_that_rounds_to_zero_has_no_minus(found):
+    rows = [{**row, "expected": -0.001} for row in found.rows]
+    assert " +0 " in (text := str(replace(found, rows=rows))) and " -0 " not in text
 
 
 def test_table_fits_a_terminal_and_json_is_whole(found):
