@@ -11,6 +11,7 @@ import pytest
 from ntps.course.widgets import (
     BoundsPanel,
     Choice,
+    LinearWorldPanel,
     LoraPanel,
     SelectionPanel,
     SpectraPanel,
@@ -160,6 +161,18 @@ def test_spectra_panel_refuses_what_does_not_fit(representations, words):
         SpectraPanel(representations["three"], words, {"kind": words.kinds[:3]})
     with pytest.raises(NtpsError, match="more than 8"):
         SpectraPanel(representations["three"], words, {"word": words.words})
+
+
+@pytest.mark.parametrize(
+    ("label_angle", "sides"),
+    [(27, ["right", "left"]), (33, ["left", "right"]), (60, ["center", "center"])],
+)
+def test_names_of_near_directions_stand_apart(label_angle, sides):
+    panel = LinearWorldPanel().set(next_angle=30, label_angle=label_angle)
+    panel.png()
+    assert [name.get_ha() for name in panel.names] == sides
+    panel.set(label_angle=30).png()
+    assert {name.get_ha() for name in panel.names} == {"left", "right"}
 
 
 # Panel C: bounds -----------------------------------------------------------------------------------------------------

@@ -171,6 +171,7 @@ def ellipse(B: np.ndarray, points: int = 120) -> np.ndarray:
 
 
 _ANGLES = np.arange(181)
+_NAME_WIDTH = 8  # degrees that the name of a direction takes above the losses
 _DIRECTIONS = np.stack([direction(angle) for angle in _ANGLES.tolist()])
 
 
@@ -273,8 +274,11 @@ class LinearWorldPanel(Panel):
         self.curve_u.set_data(_ANGLES, loss_along(_DIRECTIONS, M, pooled.X.numpy(), energy) / energy)
         self.best_u.set_xdata([angle_u] * 2)
         self.best_v.set_xdata([angle_v] * 2)
-        for name, angle in zip(self.names, (angle_u, angle_v), strict=True):
+        sides = ("right", "left") if angle_u <= angle_v else ("left", "right")  # the names of near angles stand apart
+        near = abs(angle_u - angle_v) < _NAME_WIDTH
+        for name, angle, side in zip(self.names, (angle_u, angle_v), sides, strict=True):
             name.set_x(angle)
+            name.set_ha(side if near else "center")
         self.excess.set_data([angle_v] * 2, [at_u / energy, at_v / energy])
         for bar, text, value in zip(self.bars, self.values, (reading.ntps, reading.retained), strict=True):
             bar.set_width(value)
