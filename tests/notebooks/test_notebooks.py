@@ -255,13 +255,15 @@ def test_sync_keeps_outputs_of_unchanged_code(tmp_path):
     assert "outputs of other code" in rules.pair_problems(script)[0], "stale outputs must be seen"
 
 
-def test_running_fails_on_error_and_measures_memory(tmp_path):
+def test_running_fails_on_error_and_measures_memory_and_the_processor(tmp_path):
     bad = write_script(tmp_path / "bad.py", ("code", "1 / 0", ()))
     with pytest.raises(RunError, match="ZeroDivisionError"):
         run(bad)
     slow = write_script(tmp_path / "slow.py", ("code", "import time; time.sleep(60)", ()))
     with pytest.raises(RunError, match="timed out"):
         run(slow, timeout=1)
+    waits = write_script(tmp_path / "waits.py", ("code", "import time; time.sleep(8)", ()))
+    assert 0 < run(waits).seconds < 8, "what a busy neighbour takes must not count"
     big = write_script(tmp_path / "big.py", ("code", "x = bytearray(1_300_000_000)", ()))
     ran = run(big)
     assert ran.megabytes > 1300 and "at its peak" in limit_problems(ran)[0]
