@@ -1,4 +1,4 @@
-"""Turn a column of labels into class numbers, or say why it names no classes."""
+"""Turn a column of labels into class numbers, or into real values, or say why that cannot be."""
 
 import math
 import re
@@ -42,16 +42,9 @@ def read_labels(table: Table, name: str, *, allow_missing: bool = False) -> Labe
             are numbers with fractions, of several kinds, or not class labels, or if nearly every one occurs once.
     """
     values, declared = _column(table, name, allow_missing=allow_missing)
-    missing = _missing(values, declared)
-    if values and (len(missing) == len(values) or all(map(_hidden, values))):
+    if values and all(map(_hidden, values)):
         raise NtpsError(_no_labels(table, name, values))
-    if missing and not allow_missing:
-        raise NtpsError(
-            f"{table.where(missing[0])}: the label (column {name!r}) is missing{more_rows(missing)}; "
-            "drop such rows with drop_missing=True."
-        )
-    absent = set(missing)
-    labels = _one_kind(table, name, {row: value for row, value in enumerate(values) if row not in absent})
+    labels = _one_kind(table, name, _present(table, name, values, declared, allow_missing=allow_missing))
     if declared and all(type(label) is int for label in labels.values()):
         for row, label in labels.items():
             if not 0 <= label < len(declared):
@@ -75,6 +68,63 @@ def read_labels(table: Table, name: str, *, allow_missing: bool = False) -> Labe
     numbers[list(names)] = [number_of[label] for label in names.values()]
     classes = tuple(declared[int(label)] for label in ordered) if declared else tuple(ordered)
     return LabelColumn(name, numbers, classes)
+
+
+def read_values(table: Table, name: str, *, allow_missing: bool = False) -> LabelColumn:
+    """Turn a column of numbers into real values, the targets of a regression.
+
+    Args:
+        table: The table to read.
+        name: Name of the label column.
+        allow_missing: Whether texts may lack a value (None, NaN, the empty string); it is NaN then.
+
+    Raises:
+        NtpsError: If there is no such column, if values are missing as for `read_labels`, or one is no finite number.
+    """
+    values, declared = _column(table, name, allow_missing=allow_missing)
+    if declared:
+        raise NtpsError(
+            f"{table.source['path']}: column {name!r} holds the numbers of classes ({', '.join(declared[:3])}, ...), "
+            "which are no real values; leave regression out."
+        )
+    numbers = np.full(len(values), math.nan)
+    for row, value in _present(table, name, values, declared, allow_missing=allow_missing).items():
+        numbers[row] = _real(value)
+        if not math.isfinite(numbers[row]):
+            raise NtpsError(
+                f"{table.where(row)}: {short(value)} (column {name!r}) is no finite number, as regression=True needs."
+            )
+    return LabelColumn(name, numbers)
+
+
+def _real(value: Any) -> float:
+    """Return the number that a label is or spells; NaN if it is none."""
+    if isinstance(value, bool) or not (isinstance(value, int | float | Decimal) or _spells_number(value)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _present(
+    table: Table, name: str, values: Sequence[Any], declared: tuple[str, ...] | None, *, allow_missing: bool
+) -> dict[int, Any]:
+    """Return the labels there are, by row.
+
+    Raises:
+        NtpsError: If all are missing, or some are without `allow_missing`.
+    """
+    missing = _missing(values, declared)
+    if values and len(missing) == len(values):
+        raise NtpsError(_no_labels(table, name, values))
+    if missing and not allow_missing:
+        raise NtpsError(
+            f"{table.where(missing[0])}: the label (column {name!r}) is missing{more_rows(missing)}; "
+            "drop such rows with drop_missing=True."
+        )
+    absent = set(missing)
+    return {row: value for row, value in enumerate(values) if row not in absent}
 
 
 def missing_labels(table: Table, name: str) -> set[int]:
@@ -178,7 +228,7 @@ def _has_fraction(label: str) -> bool:
 def _advice(name: str, label: Any, fraction: bool) -> str:
     """Return advice for a label that cannot name a class."""
     if fraction:
-        return "; group numbers with fractions into classes first"
+        return "; group numbers with fractions into classes first, or score and rank with regression=True"
     if isinstance(label, dict):
         field = next(iter(label), "FIELD")
         return f"; name a field of the object, as in '{name}.{field}'"

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ntps._files import local_path
+from ntps._text import listed
 from ntps.errors import NtpsError
 from ntps.tasks.files import EXTENSIONS
 from ntps.tasks.load import load_task
 from ntps.tasks.task import Task
 
 _VALUES = {"text": "text_column", "label": "label_column", **{name: name for name in ("split", "config", "revision")}}
-_FLAGS = {"no-header": {"header": False}, "drop-missing": {"drop_missing": True}}
+_FLAGS = {
+    "no-header": {"header": False},
+    "drop-missing": {"drop_missing": True},
+    "regression": {"regression": True},
+}
 _OPTION = rf"(?:(?:{'|'.join(_VALUES)})=|(?:{'|'.join(_FLAGS)})(?=,|$))"
 _OTHER = re.compile(rf"(?:{'|'.join(map(re.escape, EXTENSIONS))}):(?!{_OPTION})", re.IGNORECASE)
 
@@ -36,9 +41,9 @@ class TaskSource:
     def parse(cls, given: str, **options: Any) -> "TaskSource":
         """Read `PATH`, `NAME=PATH` or `NAME=PATH:OPTION,OPTION,...`.
 
-        An option is text=COLUMN, label=COLUMN, split=SPLIT, config=NAME, revision=REVISION, no-header or drop-missing:
-        "stars=reviews.csv:text=title,body,label=stars" joins two text columns. A file whose name is all of `given` is
-        that file. The name is by default the file's, without its extension, or the path.
+        An option is text=COLUMN, label=COLUMN, split=SPLIT, config=NAME, revision=REVISION, no-header, drop-missing or
+        regression: "stars=reviews.csv:text=title,body,label=stars" joins two text columns. A file whose name is all of
+        `given` is that file. The name is by default the file's, without its extension, or the path.
 
         Args:
             given: The words.
@@ -57,7 +62,7 @@ class TaskSource:
                     raise NtpsError(f"task {given!r} gives {word} no value; write {word}=NAME.")
                 own |= {_VALUES[word]: value} if word in _VALUES else _FLAGS[word]
         elif _OTHER.search(given) and not _exists(given):
-            words, flags = ", ".join(_VALUES), " and ".join(_FLAGS)
+            words, flags = ", ".join(_VALUES), listed(list(_FLAGS))
             raise NtpsError(
                 f"task {given!r} has an unknown option after its file; with a value there are {words}, without one "
                 f"{flags}."

@@ -11,7 +11,7 @@ from ntps._files import local_path
 from ntps._text import counted
 from ntps.errors import NtpsError, whole
 from ntps.tasks import presets
-from ntps.tasks.classes import missing_labels, read_labels
+from ntps.tasks.classes import missing_labels, read_labels, read_values
 from ntps.tasks.columns import LABEL_NAMES, TEXT_NAMES, find_column, missing_texts, read_texts, split_names
 from ntps.tasks.files import EXTENSIONS, read_file
 from ntps.tasks.hub import read_hub
@@ -35,6 +35,7 @@ def load_task(
     label_column: str | Sequence[str] | None = None,
     header: bool = True,
     drop_missing: bool = False,
+    regression: bool = False,
     limit: int | None = None,
     n: int | None = None,
     seed: int = 0,
@@ -68,6 +69,8 @@ def load_task(
         header: Whether the first line of a CSV or TSV file names its columns; otherwise they are "1", "2", ...
         drop_missing: Leave out rows without a text (None, NaN, or blank) or without any label; `source["dropped"]`
             counts them.
+        regression: Read labels as real values (ratings, ages, similarities), which `score` and `rank` predict by
+            regression, instead of classes.
         limit: Keep a random sample of at most this many texts; a smaller sample is the start of a larger one.
         n: Number of texts to generate for a bundled task (default 2000).
         seed: Seed of the sample that `limit` draws, and of a bundled task.
@@ -77,7 +80,8 @@ def load_task(
         The task. Its classes are those that occur in the whole split, before `limit`.
 
     Raises:
-        NtpsError: If the texts cannot be read, or do not make a classification task; the message says where and why.
+        NtpsError: If the texts cannot be read, or labels are no classes (or no real values, with `regression`); the
+            message says where and why.
     """
     if limit is not None:
         whole(limit, 1, None, "limit")
@@ -97,6 +101,7 @@ def load_task(
     if bundled:
         columns = {"text_column": text_column, "label_column": label_column}
         flags = {"header": None if header else False, "drop_missing": drop_missing or None}
+        flags["regression"] = regression or None
         refuse({"config": config, "revision": revision, **columns, **flags}, "a bundled task")
         task = _bundled_task(str(name_or_path), name, n, seed, split, knobs)
     elif preset:
@@ -105,19 +110,19 @@ def load_task(
         text_column = text_column or _if_present(preset.text_column, table)
         label_column = label_column or _if_present(preset.label_column, table)
         name = name or str(name_or_path)
-        task = _task_from_table(table, name, text_column, label_column, drop_missing, preset.note)
+        task = _task_from_table(table, name, text_column, label_column, drop_missing, regression, preset.note)
     else:
         table = _read_table(name_or_path, texts, labels, config, split, revision, header)
         if isinstance(labels, Mapping):
             text_column, label_column = text_column or "text", label_column or list(labels)
         path = str(table.source["path"])
         default_name = Path(path).stem if table.source["kind"] == "file" else path
-        task = _task_from_table(table, name or default_name, text_column, label_column, drop_missing)
+        task = _task_from_table(table, name or default_name, text_column, label_column, drop_missing, regression)
     source = {**task.source, "limit": limit, "seed": seed}
     if limit is not None and limit < len(task):
         task = task.sample(limit, seed=seed)
     task = replace(task, source=source)
-    _check_classes(task)
+    _check_labels(task)
     return task
 
 
@@ -239,6 +244,7 @@ def _task_from_table(
     text_column: str | None,
     label_column: str | Sequence[str] | None,
     drop_missing: bool,
+    regression: bool,
     note: str = "",
 ) -> Task:
     """Make a task from a table; columns that are not named are found by convention."""
@@ -258,7 +264,8 @@ def _task_from_table(
     if drop_missing:
         table, source["dropped"] = _without_missing(table, text_column, names)
     texts, n_repaired = read_texts(table, text_column)
-    columns = tuple(read_labels(table, label_name, allow_missing=len(names) > 1) for label_name in names)
+    read = read_values if regression else read_labels
+    columns = tuple(read(table, label_name, allow_missing=len(names) > 1) for label_name in names)
     if n_repaired:
         source["notes"].append(f"{counted(n_repaired, 'text')} had broken characters (lone surrogates), now U+FFFD")
     return Task(name=name, texts=tuple(texts), columns=columns, source=source)
@@ -276,15 +283,19 @@ def _without_missing(table: Table, text_column: str, label_columns: Sequence[str
     return table.only(rows), {"without_text": len(no_text), "without_label": len(no_label - no_text)}
 
 
-def _check_classes(task: Task) -> None:
+def _check_labels(task: Task) -> None:
     """Refuse a task from which no score can be computed."""
     for column in task.columns:
-        present = {column.classes[number] for number in set(column.values[column.labelled].tolist())}
+        present = set(column.values[column.labelled].tolist())
         if len(present) < 2:
             which = f": label column {column.name!r}" if len(task.columns) > 1 else ""
-            classes = f"one class ({present.pop()!r})" if present else "no labels"
+            what = "value" if column.regression else "class"
+            first = next(iter(present), None)
+            named = first if first is None or column.regression else column.classes[first]
+            classes = "no labels" if first is None else f"one {what} ({named!r})"
             limit = task.source.get("limit")
             where = f" in the sample of {len(task)} texts that limit={limit} keeps" if limit else ""
-            raise NtpsError(f"{task.name}{which} has {classes}{where}; at least two classes are needed.")
+            plural = "values" if column.regression else "classes"
+            raise NtpsError(f"{task.name}{which} has {classes}{where}; at least two {plural} are needed.")
     if not any(text.strip() for text in task.texts):
         raise NtpsError(f"{task.name}: all {len(task)} texts are blank (column {task.source.get('text_column')!r}).")

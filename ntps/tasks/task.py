@@ -1,4 +1,4 @@
-"""`Task`: texts with one or several columns of class labels, and how to sample and split them."""
+"""`Task`: texts with one or several columns of labels, classes or real values, and how to sample and split them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -14,33 +14,38 @@ from ntps.errors import NtpsError, whole
 
 @dataclass(frozen=True, eq=False)
 class LabelColumn:
-    """One class label per text.
+    """One label per text: a class, or a real value to predict by regression.
 
     Attributes:
         name: Name of the column.
-        values: Class number of each text, int64 of shape (n,), in [0, n_classes); -1 where a text has no label.
-            Read-only.
+        values: Class number of each text, int64 of shape (n,), in [0, n_classes); -1 where a text has no label. Without
+            classes: finite real values, float64 of shape (n,); NaN where a text has none. Read-only.
         classes: Class names, in a stable order: numbers by size, words in alphabetical order, declared names as
-            declared.
+            declared. Empty for real values.
 
     Raises:
-        NtpsError: If the values are not class numbers of these classes.
+        NtpsError: If the values are not class numbers of these classes, or a real value is infinite.
     """
 
     name: str
     values: np.ndarray = field(repr=False)
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         values, classes = np.array(self.values), tuple(map(str, self.classes))
-        if values.ndim != 1 or values.dtype.kind not in "iu":
+        real = values.dtype.kind == "f" and not classes
+        if values.ndim != 1 or (values.dtype.kind not in "iu" and not real):
             kind = f"{values.dtype} of shape {values.shape}"
-            raise NtpsError(f"label column {self.name!r} holds {kind}; integers of shape (n_texts,) are needed.")
-        if len(values) and not -1 <= values.min() <= values.max() < len(classes):
+            accepted = "integers of shape (n_texts,), or floats without classes, are needed"
+            raise NtpsError(f"label column {self.name!r} holds {kind}; {accepted}.")
+        if real and np.isinf(values).any():
+            where = int(np.isinf(values).argmax())
+            raise NtpsError(f"label column {self.name!r} is infinite at text {where}; finite values are needed.")
+        if not real and len(values) and not -1 <= values.min() <= values.max() < len(classes):
             extremes = f"values from {values.min()} to {values.max()}"
             accepted = f"0 to {len(classes) - 1}, or -1 for a text without a label"
             raise NtpsError(f"label column {self.name!r} holds {extremes} for {len(classes)} classes ({accepted}).")
-        values = values.astype(np.int64)
+        values = values.astype(np.float64 if real else np.int64)
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "classes", classes)
@@ -50,27 +55,34 @@ class LabelColumn:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; 0 for real values."""
         return len(self.classes)
+
+    @property
+    def regression(self) -> bool:
+        """Whether the labels are real values."""
+        return self.values.dtype.kind == "f"
 
     @property
     def labelled(self) -> np.ndarray:
         """Whether each text has a label, bool of shape (n,)."""
-        return self.values >= 0
+        return ~np.isnan(self.values) if self.regression else self.values >= 0
 
     @property
     def majority_rate(self) -> float:
-        """Share of the most frequent class among the labelled texts, in [1/n_classes, 1]; NaN without any.
+        """Share of the most frequent class among the labelled texts, in [1/n_classes, 1]; NaN without any class.
 
         It is the accuracy of always answering that class.
         """
+        if self.regression:
+            return float("nan")
         counts = np.bincount(self.values[self.labelled])
         return float(counts.max() / counts.sum()) if counts.size else float("nan")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """A text classification data set with one or several label columns; it is immutable.
+    """Texts with one or several label columns, each of classes or of real values; it is immutable.
 
     Attributes:
         name: Name of the task in tables and files.
@@ -117,7 +129,7 @@ class Task:
         name: str,
         texts: Iterable[str],
         labels: Sequence[int] | np.ndarray,
-        classes: Iterable[str],
+        classes: Iterable[str] = (),
         *,
         label_column: str = "label",
         source: dict[str, Any] | None = None,
@@ -127,7 +139,8 @@ class Task:
         Args:
             name: Name of the task.
             texts: The n texts.
-            labels: Class number of each text, integers of shape (n,), in [0, n_classes).
+            labels: Class number of each text, integers of shape (n,), in [0, n_classes); or real values, floats of
+                shape (n,), without classes.
             classes: Class names.
             label_column: Name of the label column.
             source: What the task was made from, as JSON values.
@@ -147,12 +160,13 @@ class Task:
             label = f"{column.name}: " if len(self.columns) > 1 else ""
             n_missing = len(self) - int(column.labelled.sum())
             missing = f", {n_missing} without a label" if n_missing else ""
-            described.append(f"{label}{column.n_classes} classes, majority {column.majority_rate:.2f}{missing}")
+            kind = f"{column.n_classes} classes, majority {column.majority_rate:.2f}"
+            described.append(f"{label}{'real values' if column.regression else kind}{missing}")
         return f"Task({self.name!r}: {'; '.join([f'{len(self)} texts', *described])})"
 
     @property
     def labels(self) -> np.ndarray:
-        """Class numbers of the first column, int64 of shape (n,); -1 where a text has no label there. Read-only."""
+        """Values of the first column, see `LabelColumn`. Read-only."""
         return self.columns[0].values
 
     @property
@@ -162,7 +176,7 @@ class Task:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes of the first column."""
+        """Number of classes of the first column; 0 for real values."""
         return self.columns[0].n_classes
 
     @property
@@ -184,7 +198,7 @@ class Task:
         digest = hashlib.sha256(self.texts_fingerprint.encode())
         for column in self.columns:
             _add_strings(digest, (column.name, *column.classes))
-            digest.update(column.values.astype("<i8").tobytes())
+            digest.update(column.values.astype("<f8" if column.regression else "<i8").tobytes())
         return digest.hexdigest()
 
     def column(self, name: str) -> LabelColumn:
@@ -239,14 +253,14 @@ class Task:
         return replace(self.subset(chosen), source={**self.source, "sample": int(n), "sample_seed": seed})
 
     def split(self, fraction: float = 0.25, *, seed: int = 0) -> tuple["Task", "Task"]:
-        """Return (train, test), stratified by the first label column.
+        """Return (train, test), stratified by the classes of the first label column.
 
         Each class keeps its share in both, as closely as whole texts allow. Texts without a label in the first column
         are split as if they formed another class, so that every text is in one of the two.
 
         Args:
             fraction: Share of the texts that goes to the test task, in (0, 1). A class of two or more texts has at
-                least one in each task; a class of one text stays in train.
+                least one in each task; a class of one text stays in train. Real values count as one class.
             seed: Seed of the choice of texts and of their order.
 
         Raises:
@@ -254,15 +268,19 @@ class Task:
         """
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise NtpsError(f"fraction is {fraction!r}; it must lie between 0 and 1, both excluded.")
-        stratum = np.where(self.labels < 0, self.n_classes, self.labels)  # the last one holds what has no label
-        counts = np.bincount(stratum, minlength=self.n_classes + 1)
+        first = self.columns[0]
+        numbers = np.zeros_like(first.values, dtype=np.int64) if first.regression else first.values
+        n_strata = max(first.n_classes, 1)
+        stratum = np.where(first.labelled, numbers, n_strata)  # the last one holds what has no label
+        counts = np.bincount(stratum, minlength=n_strata + 1)
         exact = counts * fraction
         n_test = np.floor(exact).astype(int)
         n_more = round(len(self) * fraction) - n_test.sum()
         n_test[np.argsort(n_test - exact, kind="stable")[: max(n_more, 0)]] += 1  # the largest remainders round up
         n_test = np.clip(n_test, np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
-        if not n_test[: self.n_classes].any():
-            raise NtpsError(f"{self.name} cannot be split: none of its {self.n_classes} classes has two texts.")
+        if not n_test[:n_strata].any():
+            why = "it has fewer than two texts" if first.regression else f"none of its {n_strata} classes has two texts"
+            raise NtpsError(f"{self.name} cannot be split: {why}.")
         order = np.random.default_rng(seed).permutation(len(self))
         in_test = np.zeros(len(self), dtype=bool)
         for number, size in enumerate(n_test):
