@@ -26,8 +26,8 @@ from scipy.stats import kendalltau
 
 from ntps import RankSettings, Representations, Task, collect, load_model, load_task, rank
 from ntps.scoring import Labels, assign_folds, labels_of, linear_probe
-from ntps.scoring.classifiers import tfidf
 from ntps.scoring.headline import layer_readouts
+from ntps.scoring.predictors import tfidf
 from ntps.scoring.readouts import LayerChoice, choose_layer, tied_groups
 
 RESULT = Path(__file__).parent / "results" / "ranking.csv"

@@ -64,10 +64,12 @@ def run(
     from ntps.finetune import before_and_after, repeat
     from ntps.finetune.before_after import load_for_training
     from ntps.tasks import TaskSource
+    from ntps.tasks.given import need_classes
 
     # Settings are checked when they are made, before anything is loaded.
     settings = shared.train_settings(context, recipe, {**training, "max_length": max_length})
     source = TaskSource.parse(task, **data)
+    need_classes([source], "fine-tuning")  # refused now, not after the model is loaded
     labelled = source.load(limit=limit, seed=seed)
     test = None
     if test_split is not None:

@@ -28,7 +28,7 @@ TaskArgument = Annotated[
     str,
     typer.Argument(
         help="A bundled task, a file, a folder, or a hub data set; NAME=PATH:OPTION,... says how to read it: text=, "
-        "label=, split=, config=, revision=, no-header, drop-missing."
+        "label=, split=, config=, revision=, no-header, drop-missing, regression."
     ),
 ]
 TaskList = Annotated[
@@ -48,6 +48,9 @@ Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
 Config = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
 Header = Annotated[bool, typer.Option("--header/--no-header", help="A table's first line names its columns, or not.")]
 DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without a text or a label.")]
+Regression = Annotated[
+    bool, typer.Option("--regression", help="Labels are real values, not classes (ntps score and ntps rank).")
+]
 Limit = Annotated[int | None, typer.Option(help="Use a random sample of at most this many texts.")]
 TaskLimit = Annotated[int, typer.Option(help="Use a random sample of at most this many texts per task.")]
 Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
@@ -81,6 +84,7 @@ DATA = {
     "config": (Config, None),
     "header": (Header, True),
     "drop_missing": (DropMissing, False),
+    "regression": (Regression, False),
 }
 LOADING = {
     "revision": (Revision, None),

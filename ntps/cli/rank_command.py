@@ -13,7 +13,8 @@ NAME = "rank"
 EXAMPLES = (
     "Examples:  ntps rank reviews.csv --model ./gemma --model ./bert --output ranking  |  "
     "ntps rank miniworld/topic --models bundled  |  "
-    "ntps rank reviews.tsv --label-column rating --label-column condition --models small --limit 2000"
+    "ntps rank reviews.tsv --label-column rating --label-column condition --models small --limit 2000  |  "
+    "ntps rank essays.csv --label-column score --regression --models bundled"
 )
 
 

@@ -103,7 +103,7 @@ def run(
         fold_of = assign_folds(column.values[column.labelled], settings.folds)
         if intervals and (fold_of is None or fold_of.max() < 2):
             raise NtpsError(
-                f"--intervals needs at least 3 folds; the largest class of {column.name!r} has too few texts."
+                f"--intervals needs at least 3 folds, for which {column.name!r} has too few texts of one class."
             )
     representations: list[Representations] = []
     for with_random_weights in (random_weights, True) if control else (random_weights,):

@@ -155,7 +155,9 @@ def choose_elsewhere(losses: Tensor, fold_of: Tensor) -> Tensor:
     return chosen
 
 
-def shuffled_errors(states: Tensor, fold_of: Tensor, labels: Tensor, *, ridges: Sequence[float] = RIDGES) -> Tensor:
+def shuffled_errors(
+    states: Tensor, fold_of: Tensor, targets: Tensor, orders: Tensor, *, ridges: Sequence[float] = RIDGES
+) -> Tensor:
     """Return the fold sums from which held-out R^2 (all directions) of many labellings of the same texts follows.
 
     The readout is linear in the targets, so each fold is decomposed once for all labellings; the penalty is chosen anew
@@ -164,25 +166,26 @@ def shuffled_errors(states: Tensor, fold_of: Tensor, labels: Tensor, *, ridges: 
     Args:
         states: (n, d) pooled states.
         fold_of: (n,) fold of each text.
-        labels: (B, n) class numbers.
+        targets: (n, c) float64, as for `held_out_errors`.
+        orders: (B, n) for each labelling, the row of `targets` that each text gets.
         ridges: As for `held_out_errors`.
 
     Returns:
         (B, folds, 2) float64: summed squared error and summed baseline error on each fold.
     """
-    classes, (count, n) = int(labels.max()) + 1, labels.shape
+    count, n = orders.shape
     folds = len(fold_of.unique())
     losses = torch.zeros(count, folds, len(ridges), dtype=torch.float64)
     baseline = torch.zeros(count, folds, dtype=torch.float64)
-    step = max(1, _BLOCK // (classes * n))
+    step = max(1, _BLOCK // (targets.shape[1] * n))
     for index, split in enumerate(splits(states, fold_of)):
         for start in range(0, count, step):
             some = slice(start, start + step)
-            targets = torch.nn.functional.one_hot(labels[some].T.long(), classes).double()  # (n, b, c)
-            mean = targets[split.train].mean(0)
-            test = targets[split.test] - mean
+            given = targets[orders[some].T]  # (n, b, c)
+            mean = given[split.train].mean(0)
+            test = given[split.test] - mean
             baseline[some, index] = test.square().sum((0, 2))
-            cross = split.cross((targets[split.train] - mean).reshape(len(split.train), -1))
+            cross = split.cross((given[split.train] - mean).reshape(len(split.train), -1))
             for rows, fitted in split.ridge(cross, ridges):
                 residual = test[rows] - fitted.reshape(len(ridges), -1, *test.shape[1:])
                 losses[some, index] += residual.square().sum((1, 3)).T

@@ -19,4 +19,4 @@ def solve(representations: Representations, layer: int) -> Solved:
     """
     labels = labels_of(representations)
     states = torch.from_numpy(labels.states(representations, layer))
-    return solve_layer(states, labels.one_hot, representations.moments(layer))
+    return solve_layer(states, labels.targets, representations.moments(layer))

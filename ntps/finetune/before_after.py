@@ -38,6 +38,7 @@ from ntps.models.states import without_head
 from ntps.scoring import LayerScore, ScoreResult, ScoreSettings, assign_folds, labels_of, score_layers
 from ntps.scoring.probes import class_scores
 from ntps.scoring.scores import score_result
+from ntps.tasks.given import need_classes
 
 if TYPE_CHECKING:
     from ntps.tasks import Task
@@ -91,6 +92,7 @@ def before_and_after(
     """
     for analysis in analyses:
         one_of(analysis, ANALYSES, "analyses")
+    need_classes([task], "fine-tuning")
     scoring = ScoreSettings(folds=folds, seed=seed, convention=convention, fraction=fraction)
     if output is not None and isinstance(model, str | os.PathLike):
         check_separate(model, output)

@@ -27,6 +27,7 @@ from ntps.finetune.head import Readout
 from ntps.finetune.loop import Trainer
 from ntps.finetune.settings import TrainSettings
 from ntps.models.forward import encode, pooled_features
+from ntps.tasks.given import need_classes
 
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
@@ -210,6 +211,7 @@ def training(
     dtype = None if settings is None else settings.dtype
     if dtype not in (None, "auto", model.dtype):
         raise NtpsError(f"dtype is {dtype}, and {model.name} is loaded in {model.dtype}; load it in {dtype}.")
+    need_classes([train], "fine-tuning")
     check_classes(train, "training")
     check_classes(validation, "validation")
     folder = None if output is None else Path(output)

@@ -131,7 +131,7 @@ def project_words(
     texts = collect(model, task, layers=[layer], max_length=max_length, progress=progress)
     labels = labels_of(texts)
     pooled = PooledMoments.of(
-        torch.from_numpy(labels.states(texts, texts.layers[0])), torch.from_numpy(labels.one_hot.numpy())
+        torch.from_numpy(labels.states(texts, texts.layers[0])), torch.from_numpy(labels.targets.numpy())
     )
     next_token = texts.moments(texts.layers[0])
     spaces = {

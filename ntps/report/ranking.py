@@ -22,8 +22,8 @@ from ntps.report.page import (
     settings_table,
 )
 from ntps.report.plots import COLORS, MARKERS, as_label, legend_below, new_axes
-from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve
+from ntps.scoring.predictors import Predictor
 from ntps.study.standings import RankedModel, Ranking, points, ranges, short_count
 
 if TYPE_CHECKING:
@@ -140,8 +140,9 @@ def _columns(ranking: Ranking) -> list[Column]:
         low, high = found.interval
         return "ties" if row.name in ranking.groups[0] else points(low, high)
 
-    def probe(row: RankedModel | Classifier) -> Classifier:
-        return row.probe if isinstance(row, RankedModel) else row
+    def probe_interval(row: RankedModel | Predictor) -> str | None:
+        probe = row.probe if isinstance(row, RankedModel) else row
+        return None if probe is None or ranking.regression else interval_text(probe.accuracy_interval)
 
     return [
         Column("group", place),
@@ -152,7 +153,7 @@ def _columns(ranking: Ranking) -> list[Column]:
         Column("95 % interval", lambda row: interval_text(row.interval)),
         Column("behind the best", behind, words=True),
         Column("accuracy", attrgetter("accuracy")),
-        Column("95 % interval", lambda row: interval_text(probe(row).accuracy_interval)),
+        Column("95 % interval", probe_interval),
         Column("R² through V", of_model(lambda row: row.through_v.r2 if row.through_v else None)),
         Column("NTPS (chance)", of_model(_ntps)),
         Column("parameters", of_model(lambda row: short_count(row.n_parameters))),

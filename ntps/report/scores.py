@@ -156,7 +156,7 @@ def _contents(sections: Sequence[dict[str, Any]]) -> Markup:
 
     columns = [
         Column("labels", link, words=True),
-        Column("classes", lambda section: section["result"].n_classes),
+        Column("classes", lambda section: section["result"].n_classes or None),
         Column("texts", lambda section: f"{section['result'].n_texts:,}"),
         Column("best layers", best),
         Column("R²", of_shown("through_all")),

@@ -7,10 +7,10 @@ import torch
 
 from ntps.core import held_out_errors
 from ntps.models import Representations
-from ntps.scoring.classifiers import Classifier, frequencies, judge, probe_layers, tfidf
 from ntps.scoring.labels import Labels
 from ntps.scoring.learning import LearningCurve, learning_curve
 from ntps.scoring.nulls import LayerNull, choice_p
+from ntps.scoring.predictors import Predictor, judge, judge_values, means, probe_layers, tfidf, tfidf_values
 from ntps.scoring.readouts import LayerChoice, Readout, choose_layer
 from ntps.scoring.results import Best
 
@@ -55,7 +55,7 @@ def layer_readouts(
     for layer in representations.layers:
         states = torch.from_numpy(labels.states(representations, layer))
         none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
-        held_out = held_out_errors(states, labels.one_hot, folds, none, ())
+        held_out = held_out_errors(states, labels.targets, folds, none, ())
         readouts.append(
             Readout(
                 name=f"layer {layer}",
@@ -68,7 +68,7 @@ def layer_readouts(
     return readouts
 
 
-def probe_of(representations: Representations, labels: Labels, fold_of: np.ndarray, choice: LayerChoice) -> Classifier:
+def probe_of(representations: Representations, labels: Labels, fold_of: np.ndarray, choice: LayerChoice) -> Predictor:
     """Return the logistic probe of the best layer, chosen in each fold without that fold; arguments as `curve_of`."""
     probabilities = probe_layers(
         lambda layer: labels.states(representations, layer), labels.values, fold_of, choice.by_fold
@@ -78,8 +78,8 @@ def probe_of(representations: Representations, labels: Labels, fold_of: np.ndarr
 
 def baselines_of(
     texts: Sequence[str] | None, labels: Labels, fold_of: np.ndarray, reference: Readout
-) -> tuple[Classifier, ...]:
-    """Return what needs no model: TF-IDF of the words, and the label frequencies.
+) -> tuple[Predictor, ...]:
+    """Return what needs no model: TF-IDF of the words, and the label frequencies or the mean of real values.
 
     Args:
         texts: The labelled texts, or `None` where they are not at hand.
@@ -87,8 +87,15 @@ def baselines_of(
         fold_of: (n,) fold of each labelled text.
         reference: A readout of the same texts.
     """
+    targets = labels.targets.numpy()
+    constant = means(targets, fold_of)
+    if labels.regression:
+        values = targets[:, 0]
+        rows = [] if texts is None else [("TF-IDF", tfidf_values(texts, values, fold_of))]
+        rows.append(("the mean", constant[:, 0]))
+        return tuple(judge_values(name, predicted, values, reference) for name, predicted in rows)
     rows = [] if texts is None else [("TF-IDF", tfidf(texts, labels.values, fold_of))]
-    rows.append(("label frequencies", frequencies(labels.values, fold_of)))
+    rows.append(("label frequencies", constant))
     return tuple(judge(name, probabilities, labels.values, reference) for name, probabilities in rows)
 
 
@@ -105,4 +112,4 @@ def curve_of(
         seed: Seed of the order in which texts are added.
     """
     states = torch.from_numpy(labels.states(representations, choice.layer))
-    return learning_curve(states, labels.one_hot, torch.from_numpy(fold_of), labels.groups, seed=seed)
+    return learning_curve(states, labels.targets, torch.from_numpy(fold_of), labels.groups, seed=seed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ntps.tasks.classes import read_labels
 from ntps.tasks.tables import Columns, Table
 
 DEFAULT_FOLDS = 5
+_CONSTANT = 1e-12  # standard deviation, in units of the largest value, below which rounding is much of it
 LabelSource = str | LabelColumn | Sequence[Any] | np.ndarray | None  # see `labels_of`
 
 
@@ -23,11 +25,14 @@ class Labels:
 
     Attributes:
         name: Name of the label column.
-        values: (m,) class number of each labelled text.
-        classes: Class names.
+        values: (m,) class number or real value of each labelled text.
+        classes: Class names; none for real values.
         rows: (m,) row of each labelled text among the representations' states.
         n_missing: Number of texts with tokens but without a label.
         groups: (m,) equal numbers for equal texts.
+
+    Raises:
+        NtpsError: If real values do not vary.
     """
 
     name: str
@@ -37,15 +42,37 @@ class Labels:
     n_missing: int
     groups: np.ndarray
 
+    def __post_init__(self) -> None:
+        if self.regression and not self._standardized.any():
+            raise NtpsError(
+                f"all {len(self.values)} values of {self.name!r} are the same; there is nothing to predict."
+            )
+
     @property
     def n_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; 0 for real values."""
         return len(self.classes)
 
     @property
-    def one_hot(self) -> torch.Tensor:
-        """(m, n_classes) float64 targets."""
+    def regression(self) -> bool:
+        """Whether the labels are real values."""
+        return self.values.dtype.kind == "f"
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """(m, c) float64: one-hot classes, or in one column real values of mean 0 and variance 1."""
+        if self.regression:
+            return torch.from_numpy(self._standardized)[:, None]
         return torch.nn.functional.one_hot(torch.from_numpy(self.values), self.n_classes).double()
+
+    @cached_property
+    def _standardized(self) -> np.ndarray:
+        """(m,) real values of mean 0 and variance 1; zeros where they vary no more than rounding does."""
+        largest = np.abs(self.values).max()
+        scaled = self.values / (largest if largest > 0 else 1.0)  # squares of very large or small values have no number
+        centered = scaled - scaled.mean()
+        deviation = float(centered.std())
+        return centered / deviation if deviation > _CONSTANT else np.zeros_like(scaled)
 
     def states(self, representations: Representations, layer: int) -> np.ndarray:
         """Return the pooled states (m, d) of the labelled texts at one layer."""
@@ -59,7 +86,8 @@ def labels_of(representations: Representations, labels: LabelSource = None) -> L
     Args:
         representations: From `ntps.collect`.
         labels: `None` for the first label column of the task they were collected from, the name of one of its columns,
-            a `LabelColumn`, or one label per given text: integers, strings or booleans, `None` where a text has none.
+            a `LabelColumn` (the way to give real values in memory), or one label per given text: integers, strings or
+            booleans, `None` where a text has none.
 
     Raises:
         NtpsError: If there are no such labels, their number does not fit, or no text has one.
@@ -76,7 +104,7 @@ def labels_of(representations: Representations, labels: LabelSource = None) -> L
     if len(column) != representations.n_given:
         raise NtpsError(f"there are {len(column)} labels for {representations.n_given} texts; one per text is needed.")
     values = column.values[representations.text_index]
-    rows = np.flatnonzero(values >= 0)
+    rows = np.flatnonzero(column.labelled[representations.text_index])
     if not len(rows):
         raise NtpsError(f"no text with a token has a label in {column.name!r}.")
     return Labels(
@@ -108,13 +136,13 @@ def _read_given(labels: Any) -> LabelColumn:
 def assign_folds(
     labels: np.ndarray, folds: int | str = "auto", *, groups: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray | None:
-    """Return the fold (n,) of each text, stratified: every class is spread evenly, at random.
+    """Return the fold (n,) of each text, stratified: every class is spread evenly, at random; real values as one class.
 
     Equal texts share a fold: a readout that was fitted on a text must not be judged on its repeat. A class may have
     fewer texts than there are folds, which scikit-learn's `StratifiedGroupKFold` would refuse or warn about.
 
     Args:
-        labels: (n,) class numbers.
+        labels: (n,) class numbers or real values.
         folds: Number of folds; 0 for none; `"auto"` for 5, or the number of different texts in the largest class if
             smaller (none if 1).
         groups: (n,) equal numbers for equal texts; by default all texts differ.
@@ -129,7 +157,9 @@ def assign_folds(
     _, first, group = np.unique(
         np.arange(len(labels)) if groups is None else groups, return_index=True, return_inverse=True
     )
-    class_of = labels[first]  # where equal texts have different labels, that of the first one
+    regression = labels.dtype.kind == "f"
+    # Where equal texts have different labels, that of the first one.
+    class_of = np.zeros(len(first), dtype=np.int64) if regression else labels[first]
     largest = int(np.bincount(class_of, minlength=1).max())
     if folds == "auto":
         folds = min(DEFAULT_FOLDS, largest) if largest > 1 else 0
@@ -138,12 +168,11 @@ def assign_folds(
     if folds == 0:
         return None
     if largest < 2:
-        raise NtpsError(f"folds is {folds}; no class has more than 1 different text: give more texts, or no folds (0).")
+        few = "there is no more than 1 different text" if regression else "no class has more than 1 different text"
+        raise NtpsError(f"folds is {folds}; {few}: give more texts, or no folds (0).")
     if not 2 <= folds <= largest:
-        raise NtpsError(
-            f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the number of different texts in the "
-            "largest class."
-        )
+        counted = "different texts" if regression else "different texts in the largest class"
+        raise NtpsError(f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the number of {counted}.")
     order = np.random.default_rng(seed).permutation(len(first))
     sizes = np.bincount(group)
     order = order[np.lexsort((-sizes[order], class_of[order]))]  # by class, the most repeated first

@@ -1,7 +1,7 @@
 """Permutation nulls: NTPS and held-out R^2 under shuffled labels, with z and p.
 
 They need no second pass over the texts: of all moments only X = E[x y^T] depends on which label goes with which text,
-and X of many permutations is one product of the pooled states with the shuffled one-hot labels. The null of NTPS is the
+and X of many permutations is one product of the pooled states with the shuffled targets. The null of NTPS is the
 level that labels without meaning reach at this number of texts; that of held-out R^2 says whether the labels can be
 read at all.
 """
@@ -101,11 +101,11 @@ def layer_null(
         groups: (n,) equal numbers for equal texts, which are given one label.
         seed: Seed of the permutations; all layers see the same ones.
     """
-    labels = shuffled_labels(solved.targets.argmax(1).numpy(), permutations, groups=groups, seed=seed)
-    ntps, explained = _layer_values(solved, labels, k_u, k_v)
+    orders = torch.from_numpy(shuffled_orders(len(solved.targets), permutations, groups=groups, seed=seed))
+    ntps, explained = _layer_values(solved, orders, k_u, k_v)
     fold_sums = held_out = None
     if solved.fold_of is not None:
-        fold_sums = shuffled_errors(solved.states, solved.fold_of, torch.from_numpy(labels)).numpy()
+        fold_sums = shuffled_errors(solved.states, solved.fold_of, solved.targets, orders).numpy()
         held_out = against_null(r2_of_sums(fold_sums))
     return LayerNull(
         layer=solved.layer,
@@ -119,17 +119,16 @@ def layer_null(
     )
 
 
-def shuffled_labels(labels: np.ndarray, count: int, *, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
-    """Return (count + 1, n) labels: the first row as given, the others shuffled.
+def shuffled_orders(n: int, count: int, *, groups: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Return (count + 1, n) numbers of the texts whose labels the texts get: the first row their own, then shuffled.
 
     What is exchangeable are different texts: a repeat follows the first of its kind.
     """
     rng = np.random.default_rng(seed)
-    _, first, group = np.unique(
-        np.arange(len(labels)) if groups is None else groups, return_index=True, return_inverse=True
-    )
-    shuffled = rng.permuted(np.broadcast_to(labels[first], (count, len(first))), axis=1)
-    return np.vstack([labels[None], shuffled[:, group]])
+    own = np.arange(n)
+    _, first, group = np.unique(own if groups is None else groups, return_index=True, return_inverse=True)
+    shuffled = rng.permuted(np.broadcast_to(first, (count, len(first))), axis=1)
+    return np.vstack([own[None], shuffled[:, group]])
 
 
 def r2_of_sums(fold_sums: np.ndarray) -> np.ndarray:
@@ -171,8 +170,8 @@ def against_null(values: np.ndarray | Sequence[float]) -> Null:
     )
 
 
-def _layer_values(solved: Solved, labels: np.ndarray, k_u: int, k_v: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return NTPS and explained share (B + 1,) of each row of `labels`."""
+def _layer_values(solved: Solved, orders: Tensor, k_u: int, k_v: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return NTPS and explained share (B + 1,) of the targets in each of `orders`."""
     n, c = solved.targets.shape
     x = solved.states.double()
     shifted = x - solved.pooled.mean_x
@@ -183,11 +182,11 @@ def _layer_values(solved: Solved, labels: np.ndarray, k_u: int, k_v: int) -> tup
     variance = float(solved.pooled.centered().yy.trace())
     step = max(1, _BLOCK // (c * max(n, solved.d)))
     ntps, explained = [], []
-    for start in range(0, len(labels), step):
-        block = torch.from_numpy(labels[start : start + step]).T.contiguous()
-        y = torch.nn.functional.one_hot(block, c).reshape(n, -1).double() / n  # (n, B c)
+    for start in range(0, len(orders), step):
+        block = orders[start : start + step]
+        y = solved.targets[block.T].reshape(n, -1) / n  # (n, B c)
         centered_y = y - y.mean(0)
-        explained.append((inside.T @ centered_y).square().reshape(k_v, block.shape[1], c).sum((0, 2)) / variance)
+        explained.append((inside.T @ centered_y).square().reshape(k_v, len(block), c).sum((0, 2)) / variance)
         whitened = perception.T @ (centered_y if solved.center else y)
         ntps.append(_ntps(whitened, M.whiten, basis, c, k_u))
     return torch.cat(ntps).numpy(), torch.cat(explained).clamp(0.0, 1.0).numpy()

@@ -13,8 +13,8 @@ from ntps._files import jsonable
 from ntps._names import short_name
 from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, listed, percent, text_table, wrap
 from ntps.errors import NtpsError, one_of
-from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve
+from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import LayerChoice, Readout
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class LayerScore:
             19 of the official convention.
         chance: The mean of `ntps` for a uniformly random V of rank k_v: k_v / d.
         ntps_whitened: The same share after whitening by M, in [0, 1].
-        excess_loss: Loss(V_{k_v}) - Loss(U_{k_u}): squared error per text, in units of one-hot labels.
+        excess_loss: Loss(V_{k_v}) - Loss(U_{k_u}): squared error per text, in units of one-hot labels; of real values
+            in units of their variance.
         bounds: `raw` and `whitened`, each (lower, upper) bounds on `excess_loss`.
         explained: Share of label variance that a linear readout (with intercept) of V's first k_v directions explains
             on the texts it was fitted on, in [0, 1].
@@ -58,7 +59,8 @@ class LayerScore:
             most 1, below 0 when it is worse than the label frequencies; `None` without folds.
         ceiling_heldout: The same for all d directions: the number to quote.
         retained_heldout: explained_heldout / ceiling_heldout; NaN unless the interval of the latter is above 0.
-        accuracy_heldout: Share of texts for whose class the readout of all directions predicts the largest value.
+        accuracy_heldout: Share of texts for whose class the readout of all directions predicts the largest value;
+            `None` for real values.
         null: `ntps`, `explained` and, with folds, `ceiling_heldout` under shuffled labels, each as `Null.to_dict`.
         interval: By quantity, a mapping with `estimate`, `low`, `high` (95 %) and `standard_error`:
             `explained_heldout` and `ceiling_heldout` come with folds, `explained` and `ntps` from the jackknife. `ntps`
@@ -137,13 +139,15 @@ class ScoreResult:
         convention: `"theory"` or `"official"`.
         n_texts: Number of texts scored.
         n_tokens: Number of their tokens.
-        n_classes: Number of classes.
+        n_classes: Number of classes; 0 for real values.
         settings: Every option that shaped the numbers.
         metadata: Model, revision, dtype, task fingerprint, package version.
-        best: The best layer; `None` where no layer reads the labels better than their frequencies, or without folds.
+        best: The best layer; `None` where no layer reads the labels better than their frequencies (real values: their
+            mean), or without folds.
         choice: How it was chosen; `None` without folds.
         readouts: Out-of-fold errors by layer, `"all"` directions and through `"v"`; empty without folds.
-        baselines: The logistic probe of the best layer, TF-IDF and label frequencies, on the same folds.
+        baselines: The logistic probe of the best layer, TF-IDF and label frequencies, on the same folds; of real values
+            TF-IDF and the mean.
         learning: The learning curve of the best layer.
     """
 
@@ -157,7 +161,7 @@ class ScoreResult:
     best: Best | None = None
     choice: LayerChoice | None = field(default=None, compare=False)
     readouts: dict[str, tuple[Readout, ...]] = field(default_factory=dict, compare=False)
-    baselines: tuple[Classifier, ...] = ()
+    baselines: tuple[Predictor, ...] = ()
     learning: LearningCurve | None = None
 
     @property
@@ -169,6 +173,11 @@ class ScoreResult:
     def task(self) -> str:
         """The task's name."""
         return str(self.metadata.get("task", "unnamed task"))
+
+    @property
+    def regression(self) -> bool:
+        """Whether the labels are real values."""
+        return self.n_classes == 0
 
     @property
     def chosen_score(self) -> bool:
@@ -256,11 +265,12 @@ class ScoreResult:
                 "task": self.task,
                 "n_texts": self.n_texts,
                 "n_tokens": self.n_tokens,
-                "n_classes": self.n_classes,
+                "regression": self.regression,
+                "n_classes": self.n_classes or None,
                 "d": self.layers[0].d,
                 "convention": self.convention,
                 "best": None if self.best is None else asdict(self.best),
-                "baselines": [classifier.to_dict() for classifier in self.baselines],
+                "baselines": [predictor.to_dict() for predictor in self.baselines],
                 "learning_curve": None if self.learning is None else self.learning.to_dict(),
                 "settings": self.settings,
                 "provenance": provenance,
@@ -332,25 +342,29 @@ class ScoreResult:
         low, high = choice.readout.interval()
         r2 = f"R² {fixed(choice.readout.r2)} [{fixed(low)}, {fixed(high)}]"
         p_value = self.best.p_value if self.best is not None else None
+        labels = "values" if self.regression else "labels"
         if self.best is None:
             text = (
-                "No layer holds these labels: on texts it was not fitted on, a linear readout is no better than the "
-                f"label frequencies ({r2})."
+                f"No layer holds these {labels}: on texts it was not fitted on, a linear readout is no better than "
+                f"{'their mean' if self.regression else 'the label frequencies'} ({r2})."
             )
         else:
+            guess = (
+                "squared error of guessing their mean" if self.regression else "error of guessing by label frequencies"
+            )
             tied = ""
             if self.best.tied:
                 layers = listed([str(layer) for layer in sorted(self.best.tied)])
                 tied = f", and layers {layers} (=) tie" if len(self.best.tied) > 1 else f", and layer {layers} (=) ties"
                 tied += " with it"
             text = (
-                f"* Layer {self.best.layer} holds these labels best{tied}: on texts it was not fitted on, a linear "
-                f"readout takes {percent(self.best.r2)} off the error of guessing by label frequencies ({r2}"
+                f"* Layer {self.best.layer} holds these {labels} best{tied}: on texts it was not fitted on, a linear "
+                f"readout takes {percent(self.best.r2)} off the {guess} ({r2}"
                 + (f", p = {fixed(p_value)} under shuffled labels)." if p_value is not None else ").")
             )
         if self.baselines:
-            accuracies = listed([f"{fixed(row.accuracy, 2)} ({row.name})" for row in self.baselines])
-            text += f" Accuracy: {accuracies}."
+            what, name = ("Without a model, R²", "r2") if self.regression else ("Accuracy", "accuracy")
+            text += f" {what}: {listed([f'{fixed(getattr(row, name), 2)} ({row.name})' for row in self.baselines])}."
         if self.layers[0].control is not None:
             random = max((scored.control or {})[self._quantity] for scored in self.layers)
             text += f" The best layer of random weights reads R² {fixed(random)}."
@@ -386,7 +400,7 @@ class ScoreResult:
 
     def notes(self) -> list[str]:
         """Return what limits these numbers: few texts, rare classes, repeated texts, texts without a label."""
-        notes = []
+        notes = ["A dash for accuracy: real values have no classes."] if self.regression and self.held_out else []
         if self.held_out and self.n_texts < _FEW:
             notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %.")
         sizes = self.metadata.get("class_sizes", ())
@@ -424,7 +438,9 @@ class ScoreResult:
 
     @property
     def classes_in_words(self) -> str:
-        """How many classes there are: "3 classes", or "2 of 3 classes" where a sample has lost one."""
+        """How many classes there are: "3 classes", "2 of 3 classes" where a sample has lost one, or "real values"."""
+        if self.regression:
+            return "real values"
         n_present = sum(size > 0 for size in self.metadata.get("class_sizes", ()))
         lost = f"{n_present} of " if 0 < n_present < self.n_classes else ""
         return f"{lost}{self.n_classes} classes"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ def score(
         intervals: Whether to add, by the jackknife over folds, an interval of the in-sample explained share and the
             spread of NTPS. Held-out values always have an interval.
         probes: Whether to fit logistic probes on the same folds: of the best layer, and of TF-IDF beside it, and to
-            compute the learning curve of the best layer.
+            compute the learning curve of the best layer. For real values, TF-IDF with ridge regression alone.
 
     Raises:
         NtpsError: If an option, rank or layer is out of range, the labels do not fit, the control has other texts or
@@ -192,8 +193,9 @@ def _score_labels(
     if settings.probes:
         task = representations.task
         texts = None if task is None else [task.texts[i] for i in representations.text_index[resolved.rows]]
-        probe = probe_of(representations, resolved, fold_of, choice)
-        baselines = (probe, *baselines_of(texts, resolved, fold_of, choice.readout))
+        baselines = baselines_of(texts, resolved, fold_of, choice.readout)
+        if not resolved.regression:
+            baselines = (probe_of(representations, resolved, fold_of, choice), *baselines)
         learning = curve_of(representations, resolved, fold_of, choice, seed=settings.seed)
         result = replace(result, baselines=baselines, learning=learning)
     return result
@@ -232,12 +234,23 @@ def score_result(
         metadata={
             **metadata,
             "label_column": labels.name,
-            "classes": list(labels.classes),
-            "class_sizes": np.bincount(labels.values, minlength=labels.n_classes).tolist(),
+            **_described(labels),
             "n_unlabelled": labels.n_missing,
             "n_repeated": len(labels.groups) - len(np.unique(labels.groups)),
         },
     )
+
+
+def _described(labels: Labels) -> dict[str, Any]:
+    """Return the classes and how often they occur, or where real values lie."""
+    values = labels.values
+    if labels.regression:
+        with np.errstate(over="ignore"):  # no number then, which JSON has as null
+            found = {"mean": values.mean(), "standard_deviation": values.std()}
+        found |= {"min": values.min(), "max": values.max()}
+        return {"values": {name: float(value) for name, value in found.items()}}
+    sizes = np.bincount(values, minlength=labels.n_classes).tolist()
+    return {"classes": list(labels.classes), "class_sizes": sizes}
 
 
 def score_layers(
@@ -269,7 +282,14 @@ def score_layers(
             ranks = {*curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
             held_out = solved.held_out(sorted(ranks))
             readouts = readouts_of(held_out, solved.layer, k_v, labels.groups, origin)
-        scored = read_layer(solved, k_u=settings.k_u, k_v=settings.k_v, held_out=held_out, readouts=readouts)
+        scored = read_layer(
+            solved,
+            k_u=settings.k_u,
+            k_v=settings.k_v,
+            held_out=held_out,
+            readouts=readouts,
+            regression=labels.regression,
+        )
         if settings.convention == "official":
             curve = official_curve(solved.pooled, solved.next_token)
             ntps = chance = math.nan
@@ -316,11 +336,11 @@ def solve_layers(
         in_range(settings.k_u, 1, min(representations.widths), "k_u")
     folds = folds_of(labels, settings)
     if settings.intervals and (folds is None or folds.max() < 2):
-        raise NtpsError(f"intervals need at least 3 folds; the largest class of {labels.name!r} has too few texts.")
+        raise NtpsError(f"intervals need at least 3 folds, for which {labels.name!r} has too few texts of one class.")
     for layer in chosen:
         yield solve_layer(
             torch.from_numpy(labels.states(representations, layer)),
-            labels.one_hot,
+            labels.targets,
             representations.moments(layer),
             fold_of=None if folds is None else torch.from_numpy(folds),
             center=settings.center,

@@ -13,6 +13,7 @@ from ntps.models.load import model_fingerprint
 from ntps.study.measure import StudySettings
 from ntps.study.records import CellId
 from ntps.tasks import Task, TaskSource
+from ntps.tasks.given import need_classes
 
 if TYPE_CHECKING:
     from ntps.finetune.settings import TrainSettings
@@ -115,6 +116,7 @@ def make_grid(
     if twice is not None:
         raise NtpsError(f"model {twice!r} is given twice; name each model once.")
     named = name_tasks(tasks)
+    need_classes(named.values(), "a study")
     loaded: dict[tuple[str, int], Task] = {}
     task_reasons: dict[tuple[str, int], str] = {}
     for name, source in named.items():

@@ -30,6 +30,7 @@ from ntps.study.grid import load_named, name_tasks, reason_of
 from ntps.study.measure import SampleSettings, halves, held_back, probe_record
 from ntps.study.study import DEPTH
 from ntps.tasks import Task, TaskSource
+from ntps.tasks.given import need_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,6 +196,7 @@ def prescreen(
         whole(budget, 1, None, "budget")
     settings = settings or PrescreenSettings()
     named = name_tasks(tasks)
+    need_classes(named.values(), "a prescreening")
     calibration = calibration or load_calibration()
     if unknown := [name for name in calibration.inputs if name not in MEASURED]:
         raise NtpsError(

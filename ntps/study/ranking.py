@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -382,7 +382,8 @@ def _folds(
     """
     fold_of = assign_folds(values, settings.folds, groups=equal, seed=settings.seed)
     if fold_of is None:
-        raise NtpsError(f"{task.name}: no class of {column.name!r} has two different texts, so none can be held out.")
+        which = f"{column.name!r} has not" if column.regression else f"no class of {column.name!r} has"
+        raise NtpsError(f"{task.name}: {which} two different texts, so none can be held out.")
     return fold_of
 
 
@@ -427,7 +428,7 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
             LayerValue(layer=layer, r2=readout.r2, interval=readout.interval())
             for layer, readout in zip(representations.layers, readouts, strict=True)
         ),
-        probe=probe_of(representations, labels, fold_of, choice),
+        probe=None if labels.regression else probe_of(representations, labels, fold_of, choice),
         through_v=_through_v(representations, labels, choice.layer, settings),
         spectrum=spectrum(labels.states(representations, choice.layer)) if settings.spectrum else None,
         learning=curve_of(representations, labels, fold_of, choice, seed=settings.seed),
@@ -465,11 +466,11 @@ def _hard_texts(
     task: Task, column: LabelColumn, chosen: np.ndarray, models: Sequence[RankedModel]
 ) -> tuple[HardText, ...]:
     """Return the texts that every model's probe predicts wrongly, worst first, of models that hold the labels."""
-    probes = [model.probe for model in models if model.choice.holds]
+    probes = [model.probe for model in models if model.probe is not None and model.choice.holds]
     if not probes:
         return ()
-    margins = np.stack([probe.margins for probe in probes])
-    predicted = np.stack([probe.predicted for probe in probes])
+    margins = np.stack([cast(np.ndarray, probe.margins) for probe in probes])
+    predicted = np.stack([cast(np.ndarray, probe.predicted) for probe in probes])
     wrong = np.flatnonzero((margins < 0).all(0))
     worst = wrong[np.argsort(margins[:, wrong].mean(0), kind="stable")][:HARD_TEXTS]
     values = column.values[chosen]

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from ntps._files import jsonable
 from ntps._names import shortened
 from ntps._text import WIDTH, Column, counted, fixed, html_table, listed, percent, text_table, wrap
-from ntps.scoring.classifiers import Classifier
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.measures import Spectrum
+from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import Comparison, LayerChoice, compare_readouts
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class RankedModel:
         n_truncated: Number of texts that were cut.
         choice: Its best layer, the layers that tie with it, and the errors of the layer chosen in each fold.
         layers: R^2 of every layer.
-        probe: Logistic probe of the best layer.
+        probe: Logistic probe of the best layer; `None` for real values.
         through_v: At the best layer; `None` for a model that is not causal.
         learning: Learning curve of the best layer; `None` where there are too few texts.
         spectrum: Of the best layer's states, which knows no label; `None` unless it was asked for.
@@ -90,7 +90,7 @@ class RankedModel:
     n_truncated: int
     choice: LayerChoice = field(repr=False)
     layers: tuple[LayerValue, ...] = field(repr=False)
-    probe: Classifier = field(repr=False)
+    probe: Predictor | None = field(repr=False)
     through_v: ThroughV | None = field(repr=False)
     learning: LearningCurve | None = field(repr=False)
     spectrum: Spectrum | None = field(default=None, repr=False)
@@ -117,8 +117,8 @@ class RankedModel:
 
     @property
     def accuracy(self) -> float:
-        """Share of texts that the logistic probe predicts right."""
-        return self.probe.accuracy
+        """Share of texts that the logistic probe predicts right; NaN for real values."""
+        return math.nan if self.probe is None else self.probe.accuracy
 
     @property
     def n_layers(self) -> int:
@@ -136,7 +136,7 @@ class RankedModel:
                 "r2": self.r2,
                 "interval": self.interval,
                 "holds": self.choice.holds,
-                "probe": self.probe.to_dict(),
+                "probe": None if self.probe is None else self.probe.to_dict(),
                 "through_v": None if self.through_v is None else asdict(self.through_v),
                 "learning_curve": None if self.learning is None else self.learning.to_dict(),
                 "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
@@ -175,7 +175,7 @@ class Ranking:
     Attributes:
         task: The task's name.
         label_column: The label column's name.
-        classes: Its classes.
+        classes: Its classes; none for real values.
         n_texts: Number of texts judged: those with a label and, for every model, a token.
         n_left_out: Number of labelled texts in which some model finds no token.
         models: The models, best first.
@@ -183,7 +183,8 @@ class Ranking:
         groups: Names of models that cannot be told from the best of their group, best group first.
         behind: By name, each model against the best one: its difference in R^2, paired, at a level corrected for the
             number of models; empty with one model.
-        baselines: TF-IDF with logistic regression, and the label frequencies.
+        baselines: TF-IDF with logistic regression, and the label frequencies; of real values TF-IDF with ridge
+            regression, and the mean.
         fresh_weights: The architecture of the best model with random weights, or `None`.
         hard_texts: Texts that every model that holds the labels predicts wrongly, worst first.
         settings: Options, as JSON values.
@@ -198,7 +199,7 @@ class Ranking:
     failed: dict[str, str]
     groups: tuple[tuple[str, ...], ...]
     behind: dict[str, Comparison]
-    baselines: tuple[Classifier, ...]
+    baselines: tuple[Predictor, ...]
     fresh_weights: RankedModel | None
     hard_texts: tuple[HardText, ...]
     settings: dict[str, Any]
@@ -209,8 +210,13 @@ class Ranking:
         return self.models[0]
 
     @property
+    def regression(self) -> bool:
+        """Whether the labels are real values."""
+        return not self.classes
+
+    @property
     def holds(self) -> bool:
-        """Whether the best model reads the labels better than their frequencies: its interval lies above 0."""
+        """Whether the best model reads the labels better than their frequencies or mean: its interval lies above 0."""
         return self.best.choice.holds
 
     def group_of(self, model: RankedModel) -> int:
@@ -236,7 +242,8 @@ class Ranking:
                 "schema_version": SCHEMA_VERSION,
                 "task": self.task,
                 "label_column": self.label_column,
-                "classes": self.classes,
+                "regression": self.regression,
+                "classes": self.classes or None,
                 "n_texts": self.n_texts,
                 "n_left_out": self.n_left_out,
                 "best": self.best.name if self.holds else None,
@@ -244,7 +251,7 @@ class Ranking:
                 "groups": self.groups,
                 "models": models,
                 "failed": [{"name": name, "reason": reason} for name, reason in self.failed.items()],
-                "baselines": [classifier.to_dict() for classifier in self.baselines],
+                "baselines": [predictor.to_dict() for predictor in self.baselines],
                 "fresh_weights": None if self.fresh_weights is None else self.fresh_weights.to_dict(),
                 "hard_texts": [asdict(text) for text in self.hard_texts],
                 "settings": self.settings,
@@ -275,8 +282,8 @@ class Ranking:
                     "r2_low": low,
                     "r2_high": high,
                     "accuracy": model.accuracy,
-                    "balanced_accuracy": model.probe.balanced_accuracy,
-                    "log_loss": model.probe.log_loss,
+                    "balanced_accuracy": model.probe.balanced_accuracy if model.probe else math.nan,
+                    "log_loss": model.probe.log_loss if model.probe else math.nan,
                     "through_v": v.r2 if v else math.nan,
                     "ntps": v.ntps if v else math.nan,
                     "chance": v.chance if v else math.nan,
@@ -301,12 +308,12 @@ class Ranking:
         ]
 
     @property
-    def table_rows(self) -> list[RankedModel | Classifier]:
+    def table_rows(self) -> list[RankedModel | Predictor]:
         """The models, then the baselines."""
         fresh = [] if self.fresh_weights is None else [self.fresh_weights]
         return [*self.models, *fresh, *self.baselines]
 
-    def _place(self, row: RankedModel | Classifier) -> str:
+    def _place(self, row: RankedModel | Predictor) -> str:
         return str(self.group_of(row)) if row in self.models else ""
 
     def to_text(self) -> str:
@@ -326,10 +333,11 @@ class Ranking:
             words = self._words
             aside = ""
             if words is not None and words.interval[0] > 0:
-                aside = f" TF-IDF with logistic regression reads {_r2(words)}: the words say what no model's states do."
+                aside = f" {self._tfidf} reads {_r2(words)}: the words say what no model's states do."
+            guess = "their mean" if self.regression else "the label frequencies"
             return [
-                f"No model holds these labels: on texts it was not fitted on, the best readout ({self.best.name}) is "
-                f"no better than the label frequencies ({_r2(self.best)}).{aside}"
+                f"No model holds these {self._labels}: on texts it was not fitted on, the best readout "
+                f"({self.best.name}) is no better than {guess} ({_r2(self.best)}).{aside}"
             ]
         sentences = [self._order(), *self._beside()]
         return [sentence for sentence in (*sentences, self._more_labels(), self._next_token()) if sentence]
@@ -337,13 +345,13 @@ class Ranking:
     def _order(self) -> str:
         first, *others = self.groups
         if len(self.models) == 1:
-            return f"{self.best.name} reads these labels with {_r2(self.best)}, accuracy {self._accuracy()}."
+            return f"{self.best.name} reads these {self._labels} with {_r2(self.best)}{self._accuracy()}."
         if len(first) == 1:
-            text = f"{first[0]} reads these labels best: {_r2(self.best)}, accuracy {self._accuracy()}"
+            text = f"{first[0]} reads these {self._labels} best: {_r2(self.best)}{self._accuracy()}"
         else:
             text = (
                 f"{listed(first)} cannot be told apart on {self.n_texts:,} texts: the best of them has "
-                f"{_r2(self.best)}, accuracy {self._accuracy()}"
+                f"{_r2(self.best)}{self._accuracy()}"
             )
         gaps = [
             f"{listed(names)} {'is' if len(names) == 1 else 'are'} {self._gap(names)} behind" for names in others[:3]
@@ -359,32 +367,43 @@ class Ranking:
         return points(min(low for low, _ in intervals), max(high for _, high in intervals))
 
     def _accuracy(self) -> str:
+        if self.best.probe is None:
+            return ""
         low, high = self.best.probe.accuracy_interval
-        return f"{fixed(self.best.accuracy, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
+        return f", accuracy {fixed(self.best.accuracy, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
 
     @property
-    def _words(self) -> Classifier | None:
+    def _labels(self) -> str:
+        return "values" if self.regression else "labels"
+
+    @property
+    def _tfidf(self) -> str:
+        return f"TF-IDF with {'ridge' if self.regression else 'logistic'} regression"
+
+    @property
+    def _words(self) -> Predictor | None:
         return next((row for row in self.baselines if row.name == "TF-IDF"), None)
 
     def _beside(self) -> list[str]:
-        """Say how the best model stands to a classifier of the words and to fresh weights, logistic probes all."""
+        """Say how the best model stands to what reads words alone, by one kind of probe, and to fresh weights."""
         sentences = []
         words = self._words
         if words is not None:
-            found = compare_readouts(self.best.probe.readout, words.readout)
+            probe = self.best.probe
+            found = compare_readouts(self.best.choice.readout if probe is None else probe.readout, words.readout)
             low, high = found.interval
             name = self.best.name
             if low > 0:
-                text = f"{name} is {points(low, high)} ahead of TF-IDF with logistic regression"
+                text = f"{name} is {points(low, high)} ahead of {self._tfidf}"
                 text += ": the words alone do most of the work." if high <= _CLOSE else "."
             elif high < 0:
-                text = f"TF-IDF with logistic regression is {points(-high, -low)} ahead of {name}: count words instead."
+                text = f"{self._tfidf} is {points(-high, -low)} ahead of {name}: count words instead."
             elif max(-low, high) <= _CLOSE:
                 within = counted(math.ceil(max(-low, high) / POINT), "point")
-                text = f"TF-IDF with logistic regression is within {within} of {name}: the words do the work."
+                text = f"{self._tfidf} is within {within} of {name}: the words do the work."
             else:
                 text = (
-                    f"TF-IDF with logistic regression cannot be told from {name} on these texts "
+                    f"{self._tfidf} cannot be told from {name} on these texts "
                     f"({fixed(high / POINT, 0)} points behind to {fixed(-low / POINT, 0)} ahead)."
                 )
             sentences.append(text)
@@ -398,7 +417,7 @@ class Ranking:
             return ""
         low, high = learning.gain_interval
         return (
-            f"With twice as many labels, {self.best.name} would read about R² {fixed(learning.twice, 2)}, "
+            f"With twice as many {self._labels}, {self.best.name} would read about R² {fixed(learning.twice, 2)}, "
             f"a change of {_signed(low)} to {_signed(high)} points."
         )
 
@@ -417,6 +436,8 @@ class Ranking:
     def notes(self) -> list[str]:
         """Return what limits the ranking: models that failed, texts that were left out or cut, encoders without V."""
         notes = [f"Not ranked: {name}: {reason}" for name, reason in self.failed.items()]
+        if self.regression:
+            notes.append("A dash for accuracy: real values have no classes.")
         encoders = [model.name for model in self.models[1:] if not model.causal]
         if encoders:
             verb, pronoun = ("has", _NO_V) if len(encoders) == 1 else ("have", "they read later tokens")
@@ -439,7 +460,8 @@ class Ranking:
     @property
     def counts(self) -> str:
         """How much was read: "400 texts, 2 classes, 3 models"."""
-        return f"{self.n_texts:,} texts, {len(self.classes)} classes, {counted(len(self.models), 'model')}"
+        kind = "real values" if self.regression else f"{len(self.classes)} classes"
+        return f"{self.n_texts:,} texts, {kind}, {counted(len(self.models), 'model')}"
 
     def _title(self) -> str:
         column = "" if self.label_column == "label" else f", {self.label_column}"
@@ -496,7 +518,7 @@ def _signed(value: float) -> str:
     return f"{round(value / POINT) + 0:+d}" if round(value / POINT) else "0"
 
 
-def _r2(row: RankedModel | Classifier) -> str:
+def _r2(row: RankedModel | Predictor) -> str:
     low, high = row.interval
     return f"R² {fixed(row.r2, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
 

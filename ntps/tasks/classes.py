@@ -18,6 +18,7 @@ _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0*)?")  # "007" is a name: 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _TRUTHS = {"true": True, "false": False}
 _MOST_BITS = 10_000  # of a whole number that Python writes
+_REGRESSION = "score and rank real values with regression=True"
 _MANY, _ALONE = 10, 0.9  # from how many texts on, and from which share of them alone in their class, labels are names
 
 
@@ -58,9 +59,11 @@ def read_labels(table: Table, name: str, *, allow_missing: bool = False) -> Labe
     counts = Counter(names.values())
     alone = sum(count == 1 for count in counts.values())
     if len(names) >= _MANY and alone > _ALONE * len(names):
+        numeric = all(type(label) is int for label in labels.values())
         raise NtpsError(
             f"{table.source['path']}: column {name!r} names {len(counts)} classes for {len(names)} texts, so nearly "
-            "every text is a class of its own; name a column whose values recur, with label_column."
+            "every text is a class of its own; name a column whose values recur, with label_column"
+            f"{f', or {_REGRESSION}' if numeric and not declared else ''}."
         )
     ordered = sorted(counts, key=_sort_key(counts))
     number_of = {label: number for number, label in enumerate(ordered)}
@@ -193,8 +196,8 @@ def _one_kind(table: Table, name: str, labels: dict[int, Any]) -> dict[int, Any]
         fraction = kind == "fraction" or (numeric and kind == "string" and _has_fraction(labels[row]))
         if fraction or kind == "other":
             raise NtpsError(
-                f"{table.where(row)}: label {short(labels[row])} (column {name!r}) is not a class; a task is a "
-                f"classification: integers, strings or booleans are accepted{_advice(name, labels[row], fraction)}."
+                f"{table.where(row)}: label {short(labels[row])} (column {name!r}) is not a class; integers, strings "
+                f"or booleans are accepted{_advice(name, labels[row], fraction)}."
             )
     found = set(kinds.values())
     if found <= {"boolean", "string"} and all(str(label).lower() in _TRUTHS for label in labels.values()):
@@ -228,7 +231,7 @@ def _has_fraction(label: str) -> bool:
 def _advice(name: str, label: Any, fraction: bool) -> str:
     """Return advice for a label that cannot name a class."""
     if fraction:
-        return "; group numbers with fractions into classes first, or score and rank with regression=True"
+        return f"; group numbers with fractions into classes first, or {_REGRESSION}"
     if isinstance(label, dict):
         field = next(iter(label), "FIELD")
         return f"; name a field of the object, as in '{name}.{field}'"

@@ -1,7 +1,7 @@
 """A task as it is named in a list of tasks: where it is, under which name, and how to read it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,23 @@ class TaskSource:
             NtpsError: As for `load_task`.
         """
         return load_task(self.path, name=self.name, limit=limit, seed=seed, **self.options)
+
+
+def need_classes(tasks: Iterable[Task | TaskSource], what: str) -> None:
+    """Refuse tasks of real values before anything is computed.
+
+    Args:
+        tasks: Loaded or not.
+        what: What needs classes, for the message.
+
+    Raises:
+        NtpsError: If the labels of a task are real values.
+    """
+    for task in tasks:
+        if task.columns[0].regression if isinstance(task, Task) else task.options.get("regression"):
+            raise NtpsError(
+                f"{task.name} has real values for labels, and {what} needs classes; score and rank take both."
+            )
 
 
 def _exists(name: str) -> bool:

@@ -264,11 +264,11 @@ def test_shuffled_labels_are_refitted(monkeypatch, n, d, block):
         monkeypatch.setattr(module, "_BLOCK", block)
     states, targets, folds, V = classes(n, d)
     rng = np.random.default_rng(0)
-    labels = np.stack([targets.argmax(1), *(rng.permutation(targets.argmax(1)) for _ in range(5))])
-    sums = shuffled_errors(torch.from_numpy(states), torch.from_numpy(folds), torch.from_numpy(labels))
+    orders = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(5))])
+    sums = shuffled_errors(*map(torch.from_numpy, (states, folds, targets, orders)))
     assert sums.shape == (6, 4, 2)
-    for row, ours in zip(labels, sums, strict=True):
-        alone = held_out(states, np.eye(3)[row], folds, V, [])
+    for order, ours in zip(orders, sums, strict=True):
+        alone = held_out(states, targets[order], folds, V, [])
         for fold in range(4):
             expected = [float(each[folds == fold].sum()) for each in (alone.ceiling_errors, alone.baseline)]
             assert ours[fold].tolist() == pytest.approx(expected, abs=1e-8)
@@ -292,8 +292,7 @@ def test_constant_states_read_the_frequencies(value):
     states = np.full((30, 5), value)
     found = held_out(states, targets, folds, V, [1, 2])
     assert [*found.explained, found.ceiling] == pytest.approx([0, 0, 0], abs=1e-12)
-    labels = torch.from_numpy(targets.argmax(1))[None]
-    sums = shuffled_errors(torch.from_numpy(states), torch.from_numpy(folds), labels)
+    sums = shuffled_errors(*map(torch.from_numpy, (states, folds, targets)), torch.arange(30)[None])
     assert torch.allclose(sums[..., 0], sums[..., 1])
 
 

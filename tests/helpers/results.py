@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ntps.finetune.settings import TrainSettings
-from ntps.scoring.classifiers import Classifier
 from ntps.scoring.headline import best_layer
 from ntps.scoring.learning import LearningCurve
+from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import LayerChoice, Readout
 from ntps.scoring.results import LayerScore, ScoreResult
 from ntps.study.measure import SHARES, StudySettings
@@ -101,11 +101,11 @@ def best_of(layers: Sequence[LayerScore], rng: np.random.Generator) -> dict[str,
     return {"best": best, "choice": choice, "readouts": readouts, "baselines": baselines, "learning": CURVE}
 
 
-def classifier(name: str, r2: float, rng: np.random.Generator, *, n: int = 40) -> Classifier:
+def classifier(name: str, r2: float, rng: np.random.Generator, *, n: int = 40) -> Predictor:
     """A classifier of 40 texts with a given R^2, whose third text is predicted wrongly."""
     row = readout(name, r2, rng, n=n)
     margins = np.where(np.arange(n) == 2, -0.4, 0.3)
-    return Classifier(
+    return Predictor(
         name=name, accuracy=0.7123, balanced_accuracy=0.6543, log_loss=0.5432, r2=row.r2, interval=row.interval(),
         accuracy_interval=(0.6543, 0.7654), readout=row, margins=margins, predicted=np.zeros(n, dtype=np.int64),
     )  # fmt: skip

@@ -69,7 +69,7 @@ def test_words_of_a_model_are_projected_as_the_released_code_does():
     assert set(frame["category"]) == {"word"} and len(frame) == 4
     texts = ntps.collect(model, task, layers=[1], progress=False)
     labels, next_token = labels_of(texts), texts.next_token.layer(1)
-    pooled = PooledMoments.of(torch.from_numpy(labels.states(texts, 1)), labels.one_hot)
+    pooled = PooledMoments.of(torch.from_numpy(labels.states(texts, 1)), labels.targets)
     state = model.hidden_states(*model.pad(model.tokenize(["said"]).ids))[1][0].double().mean(0).detach().numpy()
     for space, pair in (("U", (pooled.X, pooled.M)), ("V", (next_token.C1, next_token.C0))):
         row = frame[(frame["word"] == "said") & (frame["space"] == space)].iloc[0]

@@ -52,8 +52,8 @@ def test_labels_of(representations, labels, name, values, rows, missing):
     assert (found.name, found.values.tolist(), found.rows.tolist()) == (name, values, rows)
     assert found.n_missing == missing
     assert found.n_classes == len(found.classes)
-    assert found.one_hot.shape == (len(values), found.n_classes)
-    assert found.one_hot.argmax(1).tolist() == values
+    assert found.targets.shape == (len(values), found.n_classes)
+    assert found.targets.argmax(1).tolist() == values
     assert np.array_equal(found.states(representations, 0), representations.layer(0)[rows])
 
 

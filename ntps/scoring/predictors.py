@@ -1,6 +1,10 @@
-"""Logistic regression judged out of fold: the probe of a layer, TF-IDF of the words, and plain label frequencies."""
+"""Predictors judged out of fold: the logistic probe of a layer, TF-IDF of the words, and plain label frequencies.
 
-from collections.abc import Callable, Sequence
+Real values have no logistic probe: beside TF-IDF with ridge regression stands their mean.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,24 +16,29 @@ from ntps.scoring.readouts import Readout, share_interval
 
 PROBE_CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # on standardised states, where weaker penalties cost time and win nothing
 TFIDF_CS = (0.1, 1.0, 10.0, 100.0)
+TFIDF_ALPHAS = tuple(10.0 ** (half / 2) for half in range(-2, 8))
 _SMALLEST = float(np.finfo(np.float32).tiny)
+_Features = Callable[[np.ndarray, np.ndarray], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier:
-    """How well a classifier predicts texts it was not fitted on.
+class Predictor:
+    """How well labels are predicted of texts that the predictor was not fitted on.
 
     Attributes:
         name: What it reads.
-        accuracy: Share of texts whose class is predicted right, in [0, 1].
+        accuracy: Share of texts whose class is predicted right, in [0, 1]; NaN for real values, as all that classes
+            define.
         balanced_accuracy: Mean over classes of the share of their texts predicted right, in [0, 1].
         log_loss: Mean of -log of the probability given to the true class, in nats.
-        r2: Brier skill score: R^2 of its probabilities for the one-hot labels, at most 1.
+        r2: R^2 of its predictions, at most 1; for classes of its probabilities for the one-hot labels, which is a Brier
+            skill score.
         interval: 95 % interval of `r2`; see `Readout`.
         accuracy_interval: 95 % interval of `accuracy`; see `share_interval`.
         readout: Its errors, text by text.
         margins: (n,) probability of the true class minus the largest of the others; below 0 for a wrong prediction.
-        predicted: (n,) class number predicted for each text.
+            `None` for real values.
+        predicted: (n,) class number predicted for each text; `None` for real values.
     """
 
     name: str
@@ -40,8 +49,8 @@ class Classifier:
     interval: tuple[float, float]
     accuracy_interval: tuple[float, float]
     readout: Readout = field(repr=False, compare=False)
-    margins: np.ndarray = field(repr=False, compare=False)
-    predicted: np.ndarray = field(repr=False, compare=False)
+    margins: np.ndarray | None = field(default=None, repr=False, compare=False)
+    predicted: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values without what it says of single texts; NaN becomes `None`."""
@@ -49,7 +58,7 @@ class Classifier:
         return jsonable({key: value for key, value in vars(self).items() if key not in of_texts})
 
 
-def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: Readout) -> Classifier:
+def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: Readout) -> Predictor:
     """Return the scores of out-of-fold probabilities (n, c) for labels (n,).
 
     Args:
@@ -64,7 +73,7 @@ def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: R
     others[texts, labels] = -1.0
     accuracy, balanced_accuracy, _ = class_scores(labels, predicted)
     readout = replace(reference, name=name, errors=np.square(probabilities).sum(1) - 2 * truth + 1)
-    return Classifier(
+    return Predictor(
         name=name,
         accuracy=accuracy,
         balanced_accuracy=balanced_accuracy,
@@ -78,13 +87,27 @@ def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: R
     )
 
 
-def frequencies(labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """Return for each text the label frequencies (n, c) of the other folds."""
-    one_hot = np.eye(int(labels.max()) + 1)[labels]
-    probabilities = np.empty_like(one_hot)
+def judge_values(name: str, predicted: np.ndarray, targets: np.ndarray, reference: Readout) -> Predictor:
+    """Return the scores of out-of-fold predictions (n,) of real values (n,); arguments as `judge`."""
+    readout = replace(reference, name=name, errors=np.square(predicted - targets))
+    return Predictor(
+        name=name,
+        accuracy=math.nan,
+        balanced_accuracy=math.nan,
+        log_loss=math.nan,
+        r2=readout.r2,
+        interval=readout.interval(),
+        accuracy_interval=(math.nan, math.nan),
+        readout=readout,
+    )
+
+
+def means(targets: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Return for each text the mean target (n, c) of the other folds: of one-hot labels, their frequencies."""
+    result = np.empty_like(targets)
     for fold in np.unique(fold_of):
-        probabilities[fold_of == fold] = one_hot[fold_of != fold].mean(0)
-    return probabilities
+        result[fold_of == fold] = targets[fold_of != fold].mean(0)
+    return result
 
 
 def probe_layers(
@@ -109,12 +132,28 @@ def probe_layers(
             return standardize(x[train], x[test])
 
         rows = layer_of == layer
-        result[rows] = _out_of_fold(standardized, labels, fold_of, PROBE_CS)[rows]
+        result[rows] = _logistic(standardized, labels, fold_of, PROBE_CS)[rows]
     return result
 
 
 def tfidf(texts: Sequence[str], labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
     """Return out-of-fold probabilities (n, c) of logistic regression on TF-IDF of the words of texts (n,)."""
+    return _logistic(_words(texts), labels, fold_of, TFIDF_CS)
+
+
+def tfidf_values(texts: Sequence[str], targets: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Return out-of-fold predictions (n,) of real values (n,) by ridge regression on TF-IDF of the words."""
+    from sklearn.linear_model import Ridge
+
+    def path(x: Any, y: np.ndarray, test: Any) -> Iterator[np.ndarray]:
+        for alpha in TFIDF_ALPHAS:
+            yield Ridge(alpha=alpha).fit(x, y).predict(test)
+
+    return _out_of_fold(_words(texts), targets, fold_of, path, lambda predicted: np.square(predicted - targets))
+
+
+def _words(texts: Sequence[str]) -> _Features:
+    """Return what gives the TF-IDF of the words of training and test texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     def vectorized(train: np.ndarray, test: np.ndarray) -> tuple[Any, Any]:
@@ -124,28 +163,50 @@ def tfidf(texts: Sequence[str], labels: np.ndarray, fold_of: np.ndarray) -> np.n
         except ValueError:  # no training text has a word, so there is nothing to tell texts apart by
             return np.zeros((len(train), 1)), np.zeros((len(test), 1))
 
-    return _out_of_fold(vectorized, labels, fold_of, TFIDF_CS)
+    return vectorized
+
+
+def _logistic(features: _Features, labels: np.ndarray, fold_of: np.ndarray, cs: Sequence[float]) -> np.ndarray:
+    """Return probabilities (n, c) of logistic regression, C chosen for each fold by the log loss on the others."""
+    texts, n_classes = np.arange(len(labels)), int(labels.max()) + 1
+    return _out_of_fold(
+        features,
+        labels,
+        fold_of,
+        lambda x, y, test: logistic_path(x, y, cs, test, n_classes),
+        lambda probabilities: -np.log(np.maximum(probabilities[:, texts, labels], _SMALLEST)),
+    )
 
 
 def _out_of_fold(
-    features: Callable[[np.ndarray, np.ndarray], tuple[Any, Any]],
+    features: _Features,
     labels: np.ndarray,
     fold_of: np.ndarray,
-    cs: Sequence[float],
+    path: Callable[[Any, np.ndarray, Any], Iterator[np.ndarray]],
+    loss: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Return probabilities (n, c), C chosen for each fold by the log loss on the others."""
-    folds = np.unique(fold_of)
-    n_classes = int(labels.max()) + 1
-    probabilities = np.empty((len(cs), len(labels), n_classes))
+    """Return predictions (n, ...), the penalty chosen for each fold by the loss on the others.
+
+    Args:
+        features: Returns features of training and test texts.
+        labels: (n,) what is predicted.
+        fold_of: (n,) fold of each text.
+        path: Takes features and labels of training texts and features of test texts, and yields predictions of these,
+            one for each penalty.
+        loss: Returns the loss (penalties, n) of predictions (penalties, n, ...).
+    """
+    folds, by_fold = np.unique(fold_of), []
     for fold in folds:
         train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         with one_thread():
             x_train, x_test = features(train, test)
-            for index, fitted in enumerate(logistic_path(x_train, labels[train], cs, x_test, n_classes)):
-                probabilities[index, test] = fitted
-    truth = np.maximum(probabilities[:, np.arange(len(labels)), labels], _SMALLEST)
-    losses = -np.log(truth)
+            by_fold.append((test, np.stack(list(path(x_train, labels[train], x_test)))))
+    first = by_fold[0][1]
+    predictions = np.empty((len(first), len(labels), *first.shape[2:]))
+    for test, fitted in by_fold:
+        predictions[:, test] = fitted
+    losses = loss(predictions)
     chosen = np.empty(len(labels), dtype=np.int64)
     for fold in folds:
         chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin()
-    return probabilities[chosen, np.arange(len(labels))]
+    return predictions[chosen, np.arange(len(labels))]

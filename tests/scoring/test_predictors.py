@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from ntps.scoring import assign_folds
-from ntps.scoring import classifiers as module
-from ntps.scoring.classifiers import PROBE_CS, TFIDF_CS, frequencies, judge, probe_layers, tfidf
+from ntps.scoring import predictors as module
+from ntps.scoring.predictors import PROBE_CS, TFIDF_CS, judge, means, probe_layers, tfidf
 from ntps.scoring.readouts import Readout
 
 
@@ -36,7 +36,7 @@ def problem():
 
 def test_label_frequencies_say_the_majority_and_have_no_r2(problem):
     labels, fold_of, _ = problem
-    probabilities = frequencies(labels, fold_of)
+    probabilities = means(np.eye(3)[labels], fold_of)
     for fold in range(4):
         expected = np.bincount(labels[fold_of != fold]) / (fold_of != fold).sum()
         assert np.allclose(probabilities[fold_of == fold], expected)
@@ -172,7 +172,7 @@ def test_words_of_one_letter_count_and_the_order_of_words_does_not(problem):
 def test_texts_without_a_word_are_read_by_frequencies(problem):
     labels, fold_of, _ = problem
     found = tfidf(["!? ..."] * 120, labels, fold_of)
-    assert np.allclose(found, frequencies(labels, fold_of), atol=0.01)
+    assert np.allclose(found, means(np.eye(3)[labels], fold_of), atol=0.01)
     some = ["!" if fold < 3 else "word" for fold in fold_of]  # words in the judged fold alone
     assert np.isfinite(tfidf(some, labels, fold_of)).all()
 
