@@ -31,6 +31,7 @@ from ntps.scoring.readouts import Readout, choose_layer, compare_readouts, share
 RESULT = Path(__file__).parent / "results" / "coverage.csv"
 FRESH = 4_000
 LAYERS = 6
+REAL = "real values"
 NAMED, NOISE_LABELS = "a best layer is named", "labels without meaning"
 Key = tuple[str, int, int, int, str]  # interval, n, d, classes, what
 CELLS: list[dict[str, Any]] = [
@@ -38,6 +39,8 @@ CELLS: list[dict[str, Any]] = [
     {"n": 200, "d": 64, "classes": 3, "rare": 2, "what": "a class of two texts"},
     {"n": 300, "d": 64, "classes": 2, "repeats": 0.3, "what": "30 % of texts are repeats"},
     {"n": 300, "d": 64, "classes": 2, "signal": 0.7, "what": "weak labels"},
+    *({"n": n, "d": d, "classes": 0, "signal": 1.0, "what": REAL} for n, d in ((100, 64), (300, 64), (300, 200))),
+    {"n": 300, "d": 64, "classes": 0, "signal": 1.0, "repeats": 0.3, "what": f"{REAL}, 30 % of texts are repeats"},
 ]
 ACCURACY, GAIN = "accuracy of a probe", "what twice the texts add"
 ACCURACIES = [
@@ -51,7 +54,7 @@ NOISE = [{"n": n, "d": d, "classes": c} for n, d, c in ((100, 64, 2), (300, 64, 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row of the table: number of texts, width, classes, and what is special."""
+    """One row of the table: number of texts, width, classes (0 for real values), and what is special."""
 
     n: int
     d: int
@@ -63,22 +66,26 @@ class Cell:
 
 
 class World:
-    """Gaussian features around class means."""
+    """Gaussian features around class means; of normal real values, around the value times a direction."""
 
     def __init__(self, rng: np.random.Generator, cell: Cell):
         self.rng, self.cell = rng, cell
-        self.means = rng.standard_normal((cell.classes, cell.d)) * cell.signal / math.sqrt(cell.d)
+        self.means = rng.standard_normal((max(cell.classes, 1), cell.d)) * cell.signal / math.sqrt(cell.d)
 
     def features(self, labels: np.ndarray) -> torch.Tensor:
-        """Return features (n, d) of texts of these classes."""
-        x = self.rng.standard_normal((len(labels), self.cell.d)) + self.means[labels]
+        """Return features (n, d) of texts of these classes or values."""
+        means = self.means[labels] if self.cell.classes else labels[:, None] * self.means
+        x = self.rng.standard_normal((len(labels), self.cell.d)) + means
         return torch.from_numpy(x.astype(np.float32))
 
     def texts(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Return features (n, d), classes (n,) and groups of equal texts (n,)."""
+        """Return features (n, d), classes or values (n,) and groups of equal texts (n,)."""
         cell, groups = self.cell, np.arange(self.cell.n)
-        labels = self.rng.integers(0, cell.classes - (cell.rare > 0), cell.n)
-        labels[: cell.rare] = cell.classes - 1
+        if cell.classes:
+            labels = self.rng.integers(0, cell.classes - (cell.rare > 0), cell.n)
+            labels[: cell.rare] = cell.classes - 1
+        else:
+            labels = self.rng.standard_normal(cell.n)
         x, repeats = self.features(labels), round(cell.n * cell.repeats)
         if repeats:
             source = self.rng.integers(0, cell.n - repeats, repeats)
@@ -90,10 +97,7 @@ def readout_and_truth(
     states: torch.Tensor, labels: np.ndarray, groups: np.ndarray, fresh: tuple[torch.Tensor, np.ndarray], seed: int
 ) -> tuple[Readout, float, np.ndarray]:
     """Return the readout of all directions, the R^2 that its folds reach on fresh texts, and the folds."""
-    classes = int(labels.max()) + 1
-    targets, fresh_targets = (
-        torch.nn.functional.one_hot(torch.from_numpy(each), classes).double() for each in (labels, fresh[1])
-    )
+    targets, fresh_targets = (_targets(each, labels) for each in (labels, fresh[1]))
     fold_of = assign_folds(labels, groups=groups, seed=seed)
     assert fold_of is not None
     folds = torch.from_numpy(fold_of)
@@ -119,6 +123,14 @@ def readout_and_truth(
     on_fresh = sum(len(test) * float(sums[chosen[test[0]]]) for test, sums, _ in reached)
     readout = Readout(name="", errors=picked.numpy(), baseline=baseline.numpy(), groups=groups)
     return readout, 1 - on_fresh / sum(len(test) * total for test, _, total in reached), fold_of
+
+
+def _targets(values: np.ndarray, labels: np.ndarray) -> torch.Tensor:
+    """Return real values (n, 1), or one-hot labels (n, c) of the classes of `labels`."""
+    given = torch.from_numpy(values)
+    if values.dtype.kind == "f":
+        return given[:, None]
+    return torch.nn.functional.one_hot(given, int(labels.max()) + 1).double()
 
 
 def covers(interval: tuple[float, float], truth: float) -> bool:

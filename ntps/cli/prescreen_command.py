@@ -53,10 +53,12 @@ def run(
     from ntps.models import load_model
     from ntps.study import PrescreenSettings, load_calibration, prescreen
     from ntps.tasks import TaskSource
+    from ntps.tasks.given import need_classes
 
     settings = PrescreenSettings(limit=limit, max_length=max_length, folds=folds, seed=seed)
     fitted = load_calibration(calibration)
     tasks = [TaskSource.parse(given, **data) for given in task]
+    need_classes(tasks, "a prescreening")  # refused now, not after the model is loaded
     loaded = load_model(model, dtype=dtype, device=device, **loading)
     result = prescreen(
         loaded,

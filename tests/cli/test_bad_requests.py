@@ -75,6 +75,9 @@ SCORE = [
     ("MODEL TASK --text-column nothing", "nothing"),
     ("MODEL TASK --label-column nothing", "nothing"),
     ("MODEL TASK --label-column text", "text"),
+    ("MODEL TASK --regression", "'no' (column 'label') is no finite number, as --regression needs"),
+    ("MODEL miniworld/topic --regression", "--regression has no meaning for a bundled task"),
+    ("MODEL TASK:regression,label=text", "'a good film 0 tree'"),
     ("MODEL TASK --split test", "--split"),
     ("MODEL TASK --config x", "--config"),
     ("MODEL TASK --revision x", "--revision"),
@@ -135,6 +138,8 @@ STUDY = [
     ("--model '' --task TASK", "empty"),
     ("--model ./gone --task TASK", "gone"),
     ("--model MODEL --task TASK --limit 1", "--limit"),
+    ("--model MODEL --task TASK --regression", "a study needs classes"),
+    ("--model MODEL --task TASK --task TASK:regression", "a study needs classes"),
     (f"--model MODEL --task TASK --limit {BIG}", "--limit"),
     ("--model MODEL --task TASK --folds 1", "--folds"),
     ("--model MODEL --task TASK --folds auto", "--folds"),
@@ -174,6 +179,7 @@ LORA = [
     ("MODEL TASK --alpha nan", "--alpha"),
     ("MODEL TASK --alpha inf", "--alpha"),
     ("MODEL TASK --dropout 1", "--dropout"),
+    ("MODEL TASK --regression", "fine-tuning needs classes"),
     ("MODEL TASK --dropout nan", "--dropout"),
     ("MODEL TASK --learning-rate 0", "--learning-rate"),
     ("MODEL TASK --learning-rate inf", "--learning-rate"),
@@ -209,6 +215,7 @@ PRESCREEN = [
     ("MODEL --task TASK --budget 0", "--budget"),
     (f"MODEL --task TASK --budget {BIG}", "--budget"),
     ("MODEL --task TASK --limit 1", "--limit"),
+    ("MODEL --task TASK --regression", "a prescreening needs classes"),
     ("MODEL --task TASK --folds 1", "--folds"),
     ("MODEL --task TASK --seed -1", "--seed"),
     (f"MODEL --task TASK --seed {BIG}", "--seed"),
@@ -257,6 +264,9 @@ RANK = [
     ("TASK --model MODEL --dtype float8", "--dtype"),
     ("TASK --model MODEL --device cuda:99", "cuda:99"),
     ("TASK --model MODEL --label-column nope", "'nope'"),
+    ("TASK --model MODEL --regression", "no finite number"),
+    ("one_value.csv --model MODEL --regression", "one value (0.5)"),
+    ("one_value.csv --model MODEL", "score and rank real values with --regression"),
     ("one_class.csv --model MODEL", "one class"),
     ("gone.csv --model MODEL", "gone.csv"),
     ("none.csv --model MODEL", "none.csv"),
@@ -294,6 +304,7 @@ def kept(tmp_path_factory, tiny_llama):
     rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(40)]
     (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     (folder / "one_class.csv").write_text("text,label\na,x\nb,x\n")
+    (folder / "one_value.csv").write_text("text,label\na,0.5\nb,0.5\n")
     (folder / "none.csv").write_text("")
     (folder / "empty").mkdir()
     (folder / "foreign").mkdir()

@@ -363,6 +363,24 @@ def test_two_label_columns_are_scored_from_one_pass(run, tiny_llama, tmp_path, m
     assert status == 2 and "condition" in err
 
 
+def test_real_values_are_scored_without_an_accuracy(run, tiny_llama, tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"{text},{len(text)}.5,{index if index else ''}" for index, text in enumerate(TEXTS)]
+    path.write_text("\n".join(["text,length,place", *rows]) + "\n")
+    columns = ["--label-column", "length", "--label-column", "place", "--regression"]
+    status, out, _ = run("score", tiny_llama, path, *columns, "--permutations", "3", "--json", tmp_path / "s.json",
+                         "--output", tmp_path / "out")  # fmt: skip
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
+    assert f"{len(TEXTS)} texts, real values" in out and out.count("A dash for accuracy") == 2
+    length, place = json.loads((tmp_path / "s.json").read_text())["tasks"]
+    assert (length["regression"], length["n_classes"], place["n_texts"]) == (True, None, len(TEXTS) - 1)
+    assert [row["name"] for row in length["baselines"]] == ["TF-IDF", "the mean"]
+    assert length["provenance"]["values"]["max"] == max(map(len, TEXTS)) + 0.5
+    assert all(row["null"]["ceiling_heldout"]["p_value"] for row in length["layers"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("real values have no classes") == 2 and "logistic probe" not in page
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["list"], ["score", "--help"]])
 def test_what_needs_no_torch_imports_none(arguments):
     code = f"""

@@ -48,6 +48,8 @@ def test_commands_share_the_options_and_their_defaults(command):
         ("text,label\na,x\nb,\n", [], ["line 3", "missing", "--drop-missing"]),
         ("text,label\na,x\nb,y\n", ["--split", "train"], ["--split 'train'", "no meaning"]),
         ("text,label\n" + "".join(f"{n},id{n}\n" for n in range(30)), [], ["30 classes", "--label-column"]),
+        ("text,label\na,0.5\nb,1.5\n", [], ["line 2", "'0.5'", "--regression"]),
+        ("text,label\n" + "".join(f"{n},{n}\n" for n in range(30)), [], ["30 classes", "--regression"]),
     ],
 )
 def test_advice_names_options_of_the_command(
@@ -59,7 +61,7 @@ def test_advice_names_options_of_the_command(
     last = err.splitlines()[-1]
     assert status == 2 and last.startswith("ntps: ")
     assert all(word in last for word in words), last
-    assert "_column" not in err and "header=" not in err
+    assert "_column" not in err and "header=" not in err and "=True" not in err
 
 
 @pytest.mark.parametrize("command", ["study", "prescreen"])

@@ -99,6 +99,23 @@ def test_one_label_column_is_one_object(place, monkeypatch, capsys):
     assert content["best"] == "llama" and content["summary"][0].startswith("llama reads these labels")
 
 
+def test_real_values_are_ranked_without_an_accuracy(place, monkeypatch, capsys):
+    rows = [line.split("\t")[0] for line in (place / "two.tsv").read_text().splitlines()[1:]]
+    (place / "real.csv").write_text("text,size\n" + "".join(f"{text},{len(text) / 3}\n" for text in rows))
+    status, out, _ = run(place, monkeypatch, capsys, "real.csv", "--model", "llama", "--model", "bert",
+                         "--label-column", "size", "--regression", "--output", "real",
+                         "--json", "real.json")  # fmt: skip
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
+    assert "real, size: 60 texts, real values, 2 models" in out and "A dash for accuracy" in out
+    content = json.loads((place / "real.json").read_text())
+    assert (content["regression"], content["classes"]) == (True, None) and not content["hard_texts"]
+    assert all(model["probe"] is None and f"{model['r2']:.3f}" in out for model in content["models"])
+    assert [row["name"] for row in content["baselines"]] == ["TF-IDF", "the mean"]
+    assert "TF-IDF with ridge regression" in " ".join(out.split()) and "logistic" not in out
+    page = (place / "real/report.html").read_text()
+    assert "A dash for accuracy" in page and "[-, -]" not in page
+
+
 def test_a_group_of_models_is_added_to_those_named(place, monkeypatch, capsys):
     monkeypatch.setattr(presets, "_SMALL", ("llama", "bert"))
     status, out, _ = run(place, monkeypatch, capsys, "two.tsv", "--models", "small", "--model", "bert",

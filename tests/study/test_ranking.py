@@ -136,6 +136,39 @@ def with_noise(problem, scale, seed):
     return [states + scale * rng.normal(size=states.shape) for states in problem.texts]
 
 
+def test_models_are_ranked_by_real_values_too(tmp_path):
+    """The same order by R^2, the numbers of a score, and no number that only classes have."""
+    problem = make_problem(seed=3, n=200, d=8, c=2, signal=0.0)
+    values = np.stack([h.mean(0) for h in problem.texts]) @ np.random.default_rng(1).normal(size=8)
+    stacks = {"far": with_noise(problem, 4.0, 2), "near": with_noise(problem, 0.2, 1)}
+    named = {}
+    for name, texts in stacks.items():
+        made = representations_of(problem, texts)
+        named[name] = replace(made, task=Task.of("real", made.task.texts, 40 + 7 * values))
+    ranking = column_ranking(tmp_path, named, folds=5)
+    assert ranking.groups == (("near",), ("far",))
+    for name in stacks:
+        scored = ntps.score(named[name], folds=5)
+        assert ranking[name].r2 == pytest.approx(scored.choice.readout.r2, abs=1e-9)
+        assert ranking[name].through_v.ntps == pytest.approx(scored[0].ntps)
+        assert ranking[name].learning.r2 == pytest.approx(scored.learning.r2, abs=1e-9)
+        assert ranking[name].probe is None and math.isnan(ranking[name].accuracy)
+    assert [row.name for row in ranking.baselines] == ["TF-IDF", "the mean"]
+    assert ranking.hard_texts == ()
+    content = json.loads(ranking.to_json())
+    assert (content["regression"], content["classes"], content["models"][0]["probe"]) == (True, None, None)
+    text = " ".join(str(ranking).split())
+    assert "near reads these values best" in text and "200 texts, real values, 2 models" in text
+    assert (
+        "A dash for accuracy: real values have no classes." in text and "ahead of TF-IDF with ridge regression" in text
+    )
+    assert "logistic" not in text and "frequencies" not in text
+    assert ranking.to_dataframe().accuracy.isna().all()
+    noise = np.random.default_rng(0).normal(size=200)
+    one = {"near": replace(named["near"], task=Task.of("noise", named["near"].task.texts, noise))}
+    assert "No model holds these values" in column_ranking(tmp_path, one, folds=5).sentences()[0]
+
+
 def test_models_that_read_more_come_first_and_equal_ones_tie(tmp_path):
     problem = make_problem(seed=3, n=240, d=8, c=2, signal=1.2)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
