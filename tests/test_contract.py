@@ -83,7 +83,7 @@ def keyword_only(function):
         ("collect", 7, set()),
         # The seed of the shell is that of sample and folds too; in Python a seed without random weights is refused.
         ("load_model", 6, {"seed"}),
-        ("load_task", 7, set()),
+        ("load_task", 8, set()),
     ],
 )
 def test_an_option_has_one_default_in_python_and_in_the_shell(name, least, differing):

@@ -51,6 +51,9 @@ DropMissing = Annotated[bool, typer.Option("--drop-missing", help="Leave out row
 Regression = Annotated[
     bool, typer.Option("--regression", help="Labels are real values, not classes (ntps score and ntps rank).")
 ]
+Multilabel = Annotated[
+    bool, typer.Option("--multilabel", help="The label columns are 0 and 1: several labels, predicted together.")
+]
 Limit = Annotated[int | None, typer.Option(help="Use a random sample of at most this many texts.")]
 TaskLimit = Annotated[int, typer.Option(help="Use a random sample of at most this many texts per task.")]
 Layers = Annotated[str, typer.Option(help="'all', or numbers such as 0,6,-1.")]
@@ -86,6 +89,7 @@ DATA = {
     "drop_missing": (DropMissing, False),
     "regression": (Regression, False),
 }
+COLUMNS = DATA | {"label_column": (LabelColumns, None), "multilabel": (Multilabel, False)}  # of score and rank
 LOADING = {
     "revision": (Revision, None),
     "tokenizer": (Tokenizer, None),
@@ -289,7 +293,7 @@ def emit(content: Any, json_file: Path | None, text: object, quiet: bool) -> Non
 
 
 def load_columns(task: str, data: dict[str, Any], *, limit: int | None, seed: int) -> "Task":
-    """Load a task with one or several label columns, by the options of `DATA` with `LabelColumns`."""
+    """Load a task with one or several label columns, by the options of `COLUMNS`."""
     from ntps.tasks import TaskSource
 
     columns = data["label_column"]

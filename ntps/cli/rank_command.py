@@ -14,11 +14,12 @@ EXAMPLES = (
     "Examples:  ntps rank reviews.csv --model ./gemma --model ./bert --output ranking  |  "
     "ntps rank miniworld/topic --models bundled  |  "
     "ntps rank reviews.tsv --label-column rating --label-column condition --models small --limit 2000  |  "
-    "ntps rank essays.csv --label-column score --regression --models bundled"
+    "ntps rank essays.csv --label-column score --regression --models bundled  |  "
+    "ntps rank posts.csv --label-column rude --label-column spam --multilabel --models bundled"
 )
 
 
-@shared.takes(data=shared.DATA | {"label_column": (shared.LabelColumns, None)}, loading=shared.LOADING)
+@shared.takes(data=shared.COLUMNS, loading=shared.LOADING)
 def run(
     context: typer.Context,
     task: shared.TaskArgument,

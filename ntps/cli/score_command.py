@@ -17,7 +17,7 @@ EXAMPLES = (
 )
 
 
-@shared.takes(data=shared.DATA | {"label_column": (shared.LabelColumns, None)}, loading=shared.LOADING)
+@shared.takes(data=shared.COLUMNS, loading=shared.LOADING)
 def run(
     context: typer.Context,
     model: shared.ModelArgument,

@@ -38,6 +38,7 @@ class HeldOut:
         ceiling_errors: (n,) the same from all d directions.
         baseline: (n,) squared error of predicting the mean target of the other folds.
         predicted: (n,) target with the largest out-of-fold prediction from all directions: the class, if one-hot.
+        fitted: (n, c) the predictions themselves, where they were asked for.
     """
 
     ks: tuple[int, ...]
@@ -45,6 +46,7 @@ class HeldOut:
     ceiling_errors: Tensor = field(repr=False)
     baseline: Tensor = field(repr=False)
     predicted: Tensor = field(repr=False)
+    fitted: Tensor | None = field(default=None, repr=False)
 
     @property
     def ceiling(self) -> float:
@@ -92,6 +94,7 @@ def held_out_errors(
     *,
     part: Tensor | None = None,
     ridges: Sequence[float] = RIDGES,
+    keep_fitted: bool = False,
 ) -> HeldOut:
     """Evaluate readouts of V's first k directions, and of all d, on folds they were not fitted on.
 
@@ -106,6 +109,7 @@ def held_out_errors(
         ks: Numbers of directions, each in [1, r].
         part: (n,) whether a text may be trained on; all by default. Every text is judged all the same.
         ridges: Penalties in units of the mean variance of the standardised states.
+        keep_fitted: Whether to return predictions, which takes memory for (len(ridges), n, c) numbers.
 
     Raises:
         NtpsError: If there are fewer than two folds.
@@ -114,6 +118,7 @@ def held_out_errors(
     sizes = sorted({*ks, d})
     errors = torch.zeros(len(sizes), len(ridges), n, dtype=torch.float64)
     predicted = torch.zeros(len(ridges), n, dtype=torch.int32)
+    kept = torch.zeros(len(ridges), *targets.shape, dtype=torch.float64) if keep_fitted else None
     baseline = torch.zeros(n, dtype=torch.float64)
     for split in splits(states, fold_of, V=V[:, : max(ks, default=0)], part=part):
         train, test = targets[split.train], targets[split.test]
@@ -126,6 +131,8 @@ def held_out_errors(
                 errors[index][:, split.test[rows]] = (test[rows] - values).square().sum(2)
                 if k == d:
                     predicted[:, split.test[rows]] = values.argmax(2).int()
+                    if kept is not None:
+                        kept[:, split.test[rows]] = values
     chosen = torch.stack([choose_elsewhere(losses, fold_of) for losses in errors])  # (sizes, n)
     picked = errors.gather(1, chosen[:, None])[:, 0]
     if float(baseline.sum()) <= VARIANCE_RTOL * float(targets.square().sum()):
@@ -136,6 +143,7 @@ def held_out_errors(
         ceiling_errors=picked[-1],
         baseline=baseline,
         predicted=predicted.gather(0, chosen[-1:])[0].long(),
+        fitted=None if kept is None else kept[chosen[-1], torch.arange(n)],
     )
 
 

@@ -24,6 +24,7 @@ from ntps.report.page import (
 from ntps.report.plots import COLORS, MARKERS, as_label, legend_below, new_axes
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.predictors import Predictor
+from ntps.scoring.results import label_columns
 from ntps.study.standings import RankedModel, Ranking, points, ranges, short_count
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _section(ranking: Ranking, suffix: str) -> dict[str, Any]:
         "sentences": ranking.sentences(),
         "notes": ranking.notes(),
         "table": html_table(_columns(ranking), ranking.table_rows, best=ranking.best if ranking.holds else None),
+        "labels": html_table(label_columns(), ranking.best.labels) if ranking.best.labels else "",
         "pictures": pictures,
         "learning": _learning(ranking),
         "hard": html_table(_HARD, ranking.hard_texts) if ranking.hard_texts else "",
@@ -142,7 +144,7 @@ def _columns(ranking: Ranking) -> list[Column]:
 
     def probe_interval(row: RankedModel | Predictor) -> str | None:
         probe = row.probe if isinstance(row, RankedModel) else row
-        return None if probe is None or ranking.regression else interval_text(probe.accuracy_interval)
+        return None if ranking.kind != "classification" or probe is None else interval_text(probe.accuracy_interval)
 
     return [
         Column("group", place),

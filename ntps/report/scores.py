@@ -23,7 +23,7 @@ from ntps.report.page import (
 )
 from ntps.report.plots import plot_curve, plot_layers
 from ntps.scoring.learning import LearningCurve
-from ntps.scoring.results import LayerScore, ScoreResult
+from ntps.scoring.results import LayerScore, ScoreResult, label_columns
 
 QUANTITIES = {
     "ceiling_heldout": "R², all directions",
@@ -133,6 +133,7 @@ def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:
             lambda figure: plot_curve(shown, figure.add_subplot()),
         ),
         "table": html_table(_layer_columns(result), result.layers, best=_best_row(result)),
+        "labels": html_table(label_columns(), result.labels) if result.labels else "",
         "baselines": html_table(_BASELINES, result.baselines) if result.baselines else "",
         "learning": _learning(result.learning) if result.learning else "",
         "bounds": html_table(bounds, result.layers, best=_best_row(result)) if result.losses_mean_something else "",

@@ -1,6 +1,8 @@
 """What is said of a model on a task as a whole: its best layer, what the labels are compared with, and more texts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,8 +13,8 @@ from ntps.scoring.labels import Labels
 from ntps.scoring.learning import LearningCurve, learning_curve
 from ntps.scoring.nulls import LayerNull, choice_p
 from ntps.scoring.predictors import Predictor, judge, judge_values, means, probe_layers, tfidf, tfidf_values
-from ntps.scoring.readouts import LayerChoice, Readout, choose_layer
-from ntps.scoring.results import Best
+from ntps.scoring.readouts import LayerChoice, Readout, choose_layer, share_interval
+from ntps.scoring.results import Best, LabelValue
 
 
 def best_layer(
@@ -79,7 +81,7 @@ def probe_of(representations: Representations, labels: Labels, fold_of: np.ndarr
 def baselines_of(
     texts: Sequence[str] | None, labels: Labels, fold_of: np.ndarray, reference: Readout
 ) -> tuple[Predictor, ...]:
-    """Return what needs no model: TF-IDF of the words, and the label frequencies or the mean of real values.
+    """Return what needs no model: TF-IDF of the words, and label frequencies or the mean of real values.
 
     Args:
         texts: The labelled texts, or `None` where they are not at hand.
@@ -87,16 +89,48 @@ def baselines_of(
         fold_of: (n,) fold of each labelled text.
         reference: A readout of the same texts.
     """
-    targets = labels.targets.numpy()
-    constant = means(targets, fold_of)
-    if labels.regression:
-        values = targets[:, 0]
-        rows = [] if texts is None else [("TF-IDF", tfidf_values(texts, values, fold_of))]
-        rows.append(("the mean", constant[:, 0]))
-        return tuple(judge_values(name, predicted, values, reference) for name, predicted in rows)
-    rows = [] if texts is None else [("TF-IDF", tfidf(texts, labels.values, fold_of))]
-    rows.append(("label frequencies", constant))
-    return tuple(judge(name, probabilities, labels.values, reference) for name, probabilities in rows)
+    targets, classes = labels.targets.numpy(), labels.kind == "classification"
+    rows = [("the mean" if labels.kind == "regression" else "label frequencies", means(targets, fold_of))]
+    if texts is not None:
+        words = tfidf(texts, labels.values, fold_of) if classes else tfidf_values(texts, targets, fold_of)
+        rows.insert(0, ("TF-IDF", words))
+    if classes:
+        return tuple(judge(name, probabilities, labels.values, reference) for name, probabilities in rows)
+    return tuple(judge_values(name, predicted, targets, reference) for name, predicted in rows)
+
+
+def label_values(
+    representations: Representations, labels: Labels, fold_of: np.ndarray, choice: LayerChoice
+) -> tuple[LabelValue, ...]:
+    """Return how the readout of the best layer predicts each of several labels; arguments as `curve_of`."""
+    targets = labels.targets
+    fitted = torch.empty_like(targets)
+    for layer in np.unique(choice.by_fold):
+        states = torch.from_numpy(labels.states(representations, int(layer)))
+        none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
+        found = held_out_errors(states, targets, torch.from_numpy(fold_of), none, (), keep_fitted=True).fitted
+        rows = torch.from_numpy(choice.by_fold == layer)
+        fitted[rows] = cast(torch.Tensor, found)[rows]
+    errors, baseline = (np.square(targets.numpy() - each) for each in (fitted.numpy(), means(targets.numpy(), fold_of)))
+    half = (targets.amin(0) + targets.amax(0)) / 2  # predictions above it are nearer to 1 than to 0
+    right = ((fitted > half).numpy() == labels.values).mean(0)
+    frequency, n_different = labels.values.mean(0), len(np.unique(labels.groups))
+    result = []
+    for index, name in enumerate(labels.classes):
+        readout = replace(choice.readout, name=name, errors=errors[:, index], baseline=baseline[:, index])
+        share = float(right[index])
+        result.append(
+            LabelValue(
+                name=name,
+                r2=readout.r2,
+                interval=readout.interval(),
+                accuracy=share,
+                accuracy_interval=share_interval(share, n_different),
+                majority_rate=float(max(frequency[index], 1 - frequency[index])),
+                frequency=float(frequency[index]),
+            )
+        )
+    return tuple(result)
 
 
 def curve_of(

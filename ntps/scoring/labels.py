@@ -13,6 +13,7 @@ from ntps.models import Representations
 from ntps.tasks import LabelColumn
 from ntps.tasks.classes import read_labels
 from ntps.tasks.tables import Columns, Table
+from ntps.tasks.task import kind_of, strata
 
 DEFAULT_FOLDS = 5
 _CONSTANT = 1e-12  # standard deviation, in units of the largest value, below which rounding is much of it
@@ -25,14 +26,14 @@ class Labels:
 
     Attributes:
         name: Name of the label column.
-        values: (m,) class number or real value of each labelled text.
-        classes: Class names; none for real values.
+        values: (m, ...) of each labelled text, as in `LabelColumn`.
+        classes: Class names, or names of several labels; none for real values.
         rows: (m,) row of each labelled text among the representations' states.
         n_missing: Number of texts with tokens but without a label.
         groups: (m,) equal numbers for equal texts.
 
     Raises:
-        NtpsError: If real values do not vary.
+        NtpsError: If real values, or several labels, do not vary.
     """
 
     name: str
@@ -43,36 +44,41 @@ class Labels:
     groups: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.regression and not self._standardized.any():
+        if self.kind != "classification" and not self._standardized.any():
             raise NtpsError(
                 f"all {len(self.values)} values of {self.name!r} are the same; there is nothing to predict."
             )
 
     @property
     def n_classes(self) -> int:
-        """Number of classes; 0 for real values."""
+        """Number of classes, or of several labels; 0 for real values."""
         return len(self.classes)
 
     @property
-    def regression(self) -> bool:
-        """Whether the labels are real values."""
-        return self.values.dtype.kind == "f"
+    def kind(self) -> str:
+        """`"classification"`, `"regression"` or `"multilabel"`."""
+        return kind_of(self.values)
 
     @property
     def targets(self) -> torch.Tensor:
-        """(m, c) float64: one-hot classes, or in one column real values of mean 0 and variance 1."""
-        if self.regression:
-            return torch.from_numpy(self._standardized)[:, None]
+        """(m, c) float64: one-hot classes; real values (c = 1), or several labels, of mean 0 and variance 1 each.
+
+        So R^2 of several labels is the mean of theirs, up to how even the folds are.
+        """
+        if self.kind != "classification":
+            return torch.from_numpy(self._standardized)
         return torch.nn.functional.one_hot(torch.from_numpy(self.values), self.n_classes).double()
 
     @cached_property
     def _standardized(self) -> np.ndarray:
-        """(m,) real values of mean 0 and variance 1; zeros where they vary no more than rounding does."""
-        largest = np.abs(self.values).max()
-        scaled = self.values / (largest if largest > 0 else 1.0)  # squares of very large or small values have no number
-        centered = scaled - scaled.mean()
-        deviation = float(centered.std())
-        return centered / deviation if deviation > _CONSTANT else np.zeros_like(scaled)
+        """(m, c) real values of mean 0 and variance 1; zeros where they vary no more than rounding does."""
+        values = self.values.reshape(len(self.values), -1)
+        largest = np.abs(values).max(0)
+        scaled = values / np.where(largest > 0, largest, 1.0)  # squares of very large or small values have no number
+        centered = scaled - scaled.mean(0)
+        deviation = centered.std(0)
+        varies = deviation > _CONSTANT
+        return np.where(varies, centered / np.where(varies, deviation, 1.0), 0.0)
 
     def states(self, representations: Representations, layer: int) -> np.ndarray:
         """Return the pooled states (m, d) of the labelled texts at one layer."""
@@ -136,13 +142,15 @@ def _read_given(labels: Any) -> LabelColumn:
 def assign_folds(
     labels: np.ndarray, folds: int | str = "auto", *, groups: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray | None:
-    """Return the fold (n,) of each text, stratified: every class is spread evenly, at random; real values as one class.
+    """Return the fold (n,) of each text, stratified: every class is spread evenly, at random.
+
+    Without classes (real values, several labels) all texts are alike.
 
     Equal texts share a fold: a readout that was fitted on a text must not be judged on its repeat. A class may have
     fewer texts than there are folds, which scikit-learn's `StratifiedGroupKFold` would refuse or warn about.
 
     Args:
-        labels: (n,) class numbers or real values.
+        labels: (n, ...) as in `LabelColumn`.
         folds: Number of folds; 0 for none; `"auto"` for 5, or the number of different texts in the largest class if
             smaller (none if 1).
         groups: (n,) equal numbers for equal texts; by default all texts differ.
@@ -157,9 +165,8 @@ def assign_folds(
     _, first, group = np.unique(
         np.arange(len(labels)) if groups is None else groups, return_index=True, return_inverse=True
     )
-    regression = labels.dtype.kind == "f"
-    # Where equal texts have different labels, that of the first one.
-    class_of = np.zeros(len(first), dtype=np.int64) if regression else labels[first]
+    classes = kind_of(labels) == "classification"
+    class_of = strata(labels)[first]  # where equal texts have different labels, that of the first one
     largest = int(np.bincount(class_of, minlength=1).max())
     if folds == "auto":
         folds = min(DEFAULT_FOLDS, largest) if largest > 1 else 0
@@ -168,10 +175,10 @@ def assign_folds(
     if folds == 0:
         return None
     if largest < 2:
-        few = "there is no more than 1 different text" if regression else "no class has more than 1 different text"
+        few = "no class has more than 1 different text" if classes else "there is no more than 1 different text"
         raise NtpsError(f"folds is {folds}; {few}: give more texts, or no folds (0).")
     if not 2 <= folds <= largest:
-        counted = "different texts" if regression else "different texts in the largest class"
+        counted = "different texts in the largest class" if classes else "different texts"
         raise NtpsError(f"folds is {folds}; it must be 0 (none) or between 2 and {largest}, the number of {counted}.")
     order = np.random.default_rng(seed).permutation(len(first))
     sizes = np.bincount(group)

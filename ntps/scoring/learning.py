@@ -1,7 +1,7 @@
 """The learning curve of a readout: R^2 after an eighth, a quarter, half and all of the training texts, and after twice.
 
 All points are judged on the same held-out texts; a smaller training set is part of every larger one, with every class
-in proportion. Real values count as one class.
+in proportion (of several labels, the rarest that a text has; texts with real values are added at random).
 """
 
 import math
@@ -63,7 +63,7 @@ def learning_curve(
 
     Args:
         states: (n, d) pooled states.
-        targets: (n, c) one-hot labels, or (n, 1) real values.
+        targets: (n, c) as in `Labels`.
         fold_of: (n,) fold of each text.
         groups: (n,) equal numbers for equal texts.
         seed: Seed of the order in which texts are added.

@@ -1,6 +1,6 @@
 """Predictors judged out of fold: the logistic probe of a layer, TF-IDF of the words, and plain label frequencies.
 
-Real values have no logistic probe: beside TF-IDF with ridge regression stands their mean.
+Real values and several labels have no logistic probe: beside TF-IDF with ridge regression stands their mean.
 """
 
 import math
@@ -27,8 +27,7 @@ class Predictor:
 
     Attributes:
         name: What it reads.
-        accuracy: Share of texts whose class is predicted right, in [0, 1]; NaN for real values, as all that classes
-            define.
+        accuracy: Share of texts whose class is predicted right, in [0, 1]; NaN without classes.
         balanced_accuracy: Mean over classes of the share of their texts predicted right, in [0, 1].
         log_loss: Mean of -log of the probability given to the true class, in nats.
         r2: R^2 of its predictions, at most 1; for classes of its probabilities for the one-hot labels, which is a Brier
@@ -37,8 +36,8 @@ class Predictor:
         accuracy_interval: 95 % interval of `accuracy`; see `share_interval`.
         readout: Its errors, text by text.
         margins: (n,) probability of the true class minus the largest of the others; below 0 for a wrong prediction.
-            `None` for real values.
-        predicted: (n,) class number predicted for each text; `None` for real values.
+            `None` without classes.
+        predicted: (n,) class number predicted for each text; `None` without classes.
     """
 
     name: str
@@ -88,8 +87,8 @@ def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: R
 
 
 def judge_values(name: str, predicted: np.ndarray, targets: np.ndarray, reference: Readout) -> Predictor:
-    """Return the scores of out-of-fold predictions (n,) of real values (n,); arguments as `judge`."""
-    readout = replace(reference, name=name, errors=np.square(predicted - targets))
+    """Return the scores of out-of-fold predictions (n, c) of targets (n, c) that are no classes; see `judge`."""
+    readout = replace(reference, name=name, errors=np.square(predicted - targets).sum(1))
     return Predictor(
         name=name,
         accuracy=math.nan,
@@ -142,14 +141,14 @@ def tfidf(texts: Sequence[str], labels: np.ndarray, fold_of: np.ndarray) -> np.n
 
 
 def tfidf_values(texts: Sequence[str], targets: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """Return out-of-fold predictions (n,) of real values (n,) by ridge regression on TF-IDF of the words."""
+    """Return out-of-fold predictions (n, c) of targets (n, c) by ridge regression on TF-IDF of the words."""
     from sklearn.linear_model import Ridge
 
     def path(x: Any, y: np.ndarray, test: Any) -> Iterator[np.ndarray]:
         for alpha in TFIDF_ALPHAS:
-            yield Ridge(alpha=alpha).fit(x, y).predict(test)
+            yield Ridge(alpha=alpha).fit(x, y).predict(test).reshape(-1, targets.shape[1])
 
-    return _out_of_fold(_words(texts), targets, fold_of, path, lambda predicted: np.square(predicted - targets))
+    return _out_of_fold(_words(texts), targets, fold_of, path, lambda fitted: np.square(fitted - targets).sum(2))
 
 
 def _words(texts: Sequence[str]) -> _Features:
@@ -189,7 +188,7 @@ def _out_of_fold(
 
     Args:
         features: Returns features of training and test texts.
-        labels: (n,) what is predicted.
+        labels: (n, ...) what is predicted.
         fold_of: (n,) fold of each text.
         path: Takes features and labels of training texts and features of test texts, and yields predictions of these,
             one for each penalty.

@@ -53,7 +53,7 @@ def read_layer(
     k_v: int | None = None,
     held_out: HeldOut | None = None,
     readouts: Mapping[str, Readout] | None = None,
-    regression: bool = False,
+    classes: bool = True,
 ) -> LayerScore:
     """Read one pair of ranks off a layer's solution.
 
@@ -63,7 +63,7 @@ def read_layer(
         k_v: Next-token rank; max(k_u, round(d / 8)) by default.
         held_out: Held-out values at `k_v` and at the ranks of the curve, at least.
         readouts: From `readouts_of`, with `held_out`.
-        regression: Whether targets are real values, which have no accuracy.
+        classes: Whether targets are one-hot classes: others have no accuracy.
 
     Raises:
         NtpsError: If a rank is out of range.
@@ -95,7 +95,7 @@ def read_layer(
             "retained_heldout": through_v.r2 / through_all.r2 if above else math.nan,
             "interval": intervals,
         }
-        if not regression:
+        if classes:
             right = held_out.predicted == solved.targets.argmax(1)
             held_out_values["accuracy_heldout"] = float(right.double().mean())
     return LayerScore(

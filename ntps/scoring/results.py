@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 from markupsafe import Markup
 
 from ntps._files import jsonable
-from ntps._names import short_name
+from ntps._names import short_name, shortened
 from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, listed, percent, text_table, wrap
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import LayerChoice, Readout
+from ntps.tasks.task import labels_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _LEAST_BAR = 6
+_LABEL = 24  # characters of a label in a table
+NO_ACCURACY = {
+    "regression": "A dash for accuracy: real values have no classes.",
+    "multilabel": "R² is the mean over labels. A dash for accuracy: each label has its own, in the table of labels.",
+}
 _SHOWN_FRACTIONS = (0.05, 0.5, 0.95)  # of the official convention's 19
 _NESTED = ("bounds", "curve", "null", "interval", "control")
 _OPTIONAL = (
@@ -49,7 +55,7 @@ class LayerScore:
         chance: The mean of `ntps` for a uniformly random V of rank k_v: k_v / d.
         ntps_whitened: The same share after whitening by M, in [0, 1].
         excess_loss: Loss(V_{k_v}) - Loss(U_{k_u}): squared error per text, in units of one-hot labels; of real values
-            in units of their variance.
+            and of several labels in units of their variances.
         bounds: `raw` and `whitened`, each (lower, upper) bounds on `excess_loss`.
         explained: Share of label variance that a linear readout (with intercept) of V's first k_v directions explains
             on the texts it was fitted on, in [0, 1].
@@ -60,7 +66,7 @@ class LayerScore:
         ceiling_heldout: The same for all d directions: the number to quote.
         retained_heldout: explained_heldout / ceiling_heldout; NaN unless the interval of the latter is above 0.
         accuracy_heldout: Share of texts for whose class the readout of all directions predicts the largest value;
-            `None` for real values.
+            `None` without classes.
         null: `ntps`, `explained` and, with folds, `ceiling_heldout` under shuffled labels, each as `Null.to_dict`.
         interval: By quantity, a mapping with `estimate`, `low`, `high` (95 %) and `standard_error`:
             `explained_heldout` and `ceiling_heldout` come with folds, `explained` and `ntps` from the jackknife. `ntps`
@@ -130,6 +136,32 @@ class Best:
     p_value: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelValue:
+    """How well one of several labels is predicted, by a readout of the best layer for all of them together.
+
+    The readout has one penalty for all, so R^2 of a label that cannot be read may lie below 0.
+
+    Attributes:
+        name: Name of the label.
+        r2: Held-out R^2.
+        interval: 95 % interval of `r2`.
+        accuracy: Share of texts of which it is said rightly whether they have the label: whether the prediction is
+            above a half.
+        accuracy_interval: 95 % interval of `accuracy`; see `share_interval`.
+        majority_rate: Accuracy of giving all texts the more frequent answer.
+        frequency: Share of texts that have the label.
+    """
+
+    name: str
+    r2: float
+    interval: tuple[float, float]
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    majority_rate: float
+    frequency: float
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class ScoreResult:
     """The scores of a model's layers on one task, with their settings and origin.
@@ -139,15 +171,17 @@ class ScoreResult:
         convention: `"theory"` or `"official"`.
         n_texts: Number of texts scored.
         n_tokens: Number of their tokens.
-        n_classes: Number of classes; 0 for real values.
+        n_classes: Number of classes, or of several labels; 0 for real values.
+        kind: `"classification"`, `"regression"` or `"multilabel"`.
         settings: Every option that shaped the numbers.
         metadata: Model, revision, dtype, task fingerprint, package version.
         best: The best layer; `None` where no layer reads the labels better than their frequencies (real values: their
             mean), or without folds.
         choice: How it was chosen; `None` without folds.
         readouts: Out-of-fold errors by layer, `"all"` directions and through `"v"`; empty without folds.
-        baselines: The logistic probe of the best layer, TF-IDF and label frequencies, on the same folds; of real values
-            TF-IDF and the mean.
+        baselines: The logistic probe of the best layer, TF-IDF and label frequencies, on the same folds; without
+            classes no probe, and of real values the mean.
+        labels: Of several labels, how well each is predicted; else empty.
         learning: The learning curve of the best layer.
     """
 
@@ -156,12 +190,14 @@ class ScoreResult:
     n_texts: int
     n_tokens: int
     n_classes: int
+    kind: str = "classification"
     settings: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     best: Best | None = None
     choice: LayerChoice | None = field(default=None, compare=False)
     readouts: dict[str, tuple[Readout, ...]] = field(default_factory=dict, compare=False)
     baselines: tuple[Predictor, ...] = ()
+    labels: tuple[LabelValue, ...] = ()
     learning: LearningCurve | None = None
 
     @property
@@ -173,11 +209,6 @@ class ScoreResult:
     def task(self) -> str:
         """The task's name."""
         return str(self.metadata.get("task", "unnamed task"))
-
-    @property
-    def regression(self) -> bool:
-        """Whether the labels are real values."""
-        return self.n_classes == 0
 
     @property
     def chosen_score(self) -> bool:
@@ -265,12 +296,13 @@ class ScoreResult:
                 "task": self.task,
                 "n_texts": self.n_texts,
                 "n_tokens": self.n_tokens,
-                "regression": self.regression,
+                "kind": self.kind,
                 "n_classes": self.n_classes or None,
                 "d": self.layers[0].d,
                 "convention": self.convention,
                 "best": None if self.best is None else asdict(self.best),
                 "baselines": [predictor.to_dict() for predictor in self.baselines],
+                "labels": [asdict(label) for label in self.labels],
                 "learning_curve": None if self.learning is None else self.learning.to_dict(),
                 "settings": self.settings,
                 "provenance": provenance,
@@ -290,6 +322,8 @@ class ScoreResult:
         for index, scored in enumerate(bars):
             rows[index] = f"{rows[index]:{len(head)}}  {bar(scored.through_all, room)}".rstrip()
         paragraphs = [wrap(paragraph) for paragraph in (*self.sentences(), *self.notes())]
+        if self.labels:
+            paragraphs.insert(0, text_table(label_columns(), self.labels))
         return "\n".join([head, *rows, *(line for paragraph in paragraphs for line in ("", *paragraph))])
 
     def mark(self, layer: int) -> str:
@@ -342,15 +376,17 @@ class ScoreResult:
         low, high = choice.readout.interval()
         r2 = f"R² {fixed(choice.readout.r2)} [{fixed(low)}, {fixed(high)}]"
         p_value = self.best.p_value if self.best is not None else None
-        labels = "values" if self.regression else "labels"
+        labels = "values" if self.kind == "regression" else "labels"
         if self.best is None:
             text = (
                 f"No layer holds these {labels}: on texts it was not fitted on, a linear readout is no better than "
-                f"{'their mean' if self.regression else 'the label frequencies'} ({r2})."
+                f"{'their mean' if self.kind == 'regression' else 'the label frequencies'} ({r2})."
             )
         else:
             guess = (
-                "squared error of guessing their mean" if self.regression else "error of guessing by label frequencies"
+                "squared error of guessing their mean"
+                if self.kind == "regression"
+                else "error of guessing by label frequencies"
             )
             tied = ""
             if self.best.tied:
@@ -363,7 +399,8 @@ class ScoreResult:
                 + (f", p = {fixed(p_value)} under shuffled labels)." if p_value is not None else ").")
             )
         if self.baselines:
-            what, name = ("Without a model, R²", "r2") if self.regression else ("Accuracy", "accuracy")
+            classes = self.kind == "classification"
+            what, name = ("Accuracy", "accuracy") if classes else ("Without a model, R²", "r2")
             text += f" {what}: {listed([f'{fixed(getattr(row, name), 2)} ({row.name})' for row in self.baselines])}."
         if self.layers[0].control is not None:
             random = max((scored.control or {})[self._quantity] for scored in self.layers)
@@ -400,7 +437,7 @@ class ScoreResult:
 
     def notes(self) -> list[str]:
         """Return what limits these numbers: few texts, rare classes, repeated texts, texts without a label."""
-        notes = ["A dash for accuracy: real values have no classes."] if self.regression and self.held_out else []
+        notes = [NO_ACCURACY[self.kind]] if self.kind in NO_ACCURACY and self.held_out else []
         if self.held_out and self.n_texts < _FEW:
             notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %.")
         sizes = self.metadata.get("class_sizes", ())
@@ -438,12 +475,10 @@ class ScoreResult:
 
     @property
     def classes_in_words(self) -> str:
-        """How many classes there are: "3 classes", "2 of 3 classes" where a sample has lost one, or "real values"."""
-        if self.regression:
-            return "real values"
+        """How many classes there are: "3 classes", "2 of 3 classes" where a sample has lost one; "real values"."""
         n_present = sum(size > 0 for size in self.metadata.get("class_sizes", ()))
         lost = f"{n_present} of " if 0 < n_present < self.n_classes else ""
-        return f"{lost}{self.n_classes} classes"
+        return f"{lost}{labels_in_words(self.kind, self.n_classes)}"
 
     def __str__(self) -> str:
         return f"{self._title()}\n\n{self.to_text()}"
@@ -460,6 +495,17 @@ class ScoreResult:
         from ntps.report.plots import plot_layers
 
         return plot_layers(self, ax=ax)
+
+
+def label_columns() -> list[Column]:
+    """Return the columns of a table of several labels, whose rows are `LabelValue`."""
+    return [
+        Column("label", lambda row: shortened(row.name, _LABEL), words=True),
+        Column("R²", lambda row: f"{fixed(row.r2)} [{fixed(row.interval[0])}, {fixed(row.interval[1])}]"),
+        Column("accuracy", attrgetter("accuracy"), digits=2),
+        Column("majority", attrgetter("majority_rate"), digits=2),
+        Column("frequency", attrgetter("frequency"), digits=2),
+    ]
 
 
 def _at_fraction(fraction: float) -> Callable[[LayerScore], float]:

@@ -14,7 +14,7 @@ from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
-from ntps.scoring.headline import baselines_of, best_layer, curve_of, probe_of
+from ntps.scoring.headline import baselines_of, best_layer, curve_of, label_values, probe_of
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, LabelSource, assign_folds, labels_of
 from ntps.scoring.nulls import LayerNull, layer_null
@@ -124,7 +124,7 @@ def score(
         intervals: Whether to add, by the jackknife over folds, an interval of the in-sample explained share and the
             spread of NTPS. Held-out values always have an interval.
         probes: Whether to fit logistic probes on the same folds: of the best layer, and of TF-IDF beside it, and to
-            compute the learning curve of the best layer. For real values, TF-IDF with ridge regression alone.
+            compute the learning curve of the best layer. Without classes, TF-IDF with ridge regression alone.
 
     Raises:
         NtpsError: If an option, rank or layer is out of range, the labels do not fit, the control has other texts or
@@ -190,11 +190,13 @@ def _score_labels(
     best, choice = best_layer(result.layer_numbers, readouts["all"], fold_of, nulls)
     by_way = {name: tuple(of_layers) for name, of_layers in readouts.items()}
     result = replace(result, best=best, choice=choice, readouts=by_way)
+    if resolved.kind == "multilabel":
+        result = replace(result, labels=label_values(representations, resolved, fold_of, choice))
     if settings.probes:
         task = representations.task
         texts = None if task is None else [task.texts[i] for i in representations.text_index[resolved.rows]]
         baselines = baselines_of(texts, resolved, fold_of, choice.readout)
-        if not resolved.regression:
+        if resolved.kind == "classification":
             baselines = (probe_of(representations, resolved, fold_of, choice), *baselines)
         learning = curve_of(representations, resolved, fold_of, choice, seed=settings.seed)
         result = replace(result, baselines=baselines, learning=learning)
@@ -230,6 +232,7 @@ def score_result(
         n_texts=len(labels.values),
         n_tokens=n_tokens,
         n_classes=labels.n_classes,
+        kind=labels.kind,
         settings={**metadata.pop("settings", {}), **scoring, "folds": n_folds},
         metadata={
             **metadata,
@@ -244,13 +247,14 @@ def score_result(
 def _described(labels: Labels) -> dict[str, Any]:
     """Return the classes and how often they occur, or where real values lie."""
     values = labels.values
-    if labels.regression:
+    if labels.kind == "regression":
         with np.errstate(over="ignore"):  # no number then, which JSON has as null
             found = {"mean": values.mean(), "standard_deviation": values.std()}
         found |= {"min": values.min(), "max": values.max()}
         return {"values": {name: float(value) for name, value in found.items()}}
-    sizes = np.bincount(values, minlength=labels.n_classes).tolist()
-    return {"classes": list(labels.classes), "class_sizes": sizes}
+    several = labels.kind == "multilabel"
+    sizes = values.sum(0) if several else np.bincount(values, minlength=labels.n_classes)
+    return {"classes": list(labels.classes), "class_sizes": sizes.tolist()}
 
 
 def score_layers(
@@ -288,7 +292,7 @@ def score_layers(
             k_v=settings.k_v,
             held_out=held_out,
             readouts=readouts,
-            regression=labels.regression,
+            classes=labels.kind == "classification",
         )
         if settings.convention == "official":
             curve = official_curve(solved.pooled, solved.next_token)

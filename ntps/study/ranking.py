@@ -29,7 +29,7 @@ from ntps.models.passes import FILE
 from ntps.models.plan import parse_layers
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
-from ntps.scoring.headline import baselines_of, curve_of, layer_readouts, probe_of
+from ntps.scoring.headline import baselines_of, curve_of, label_values, layer_readouts, probe_of
 from ntps.scoring.measures import spectrum
 from ntps.scoring.readouts import Comparison, choose_layer, compare_readouts, pair_confidence
 from ntps.scoring.scores import origin_of
@@ -358,6 +358,7 @@ def _rank_column(
         fresh_weights=fresh,
         hard_texts=_hard_texts(task, column, chosen, models),
         settings={**asdict(settings), "folds": int(fold_of.max()) + 1},
+        kind=column.kind,
     )
 
 
@@ -382,7 +383,7 @@ def _folds(
     """
     fold_of = assign_folds(values, settings.folds, groups=equal, seed=settings.seed)
     if fold_of is None:
-        which = f"{column.name!r} has not" if column.regression else f"no class of {column.name!r} has"
+        which = f"no class of {column.name!r} has" if column.kind == "classification" else f"{column.name!r} has not"
         raise NtpsError(f"{task.name}: {which} two different texts, so none can be held out.")
     return fold_of
 
@@ -428,7 +429,8 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
             LayerValue(layer=layer, r2=readout.r2, interval=readout.interval())
             for layer, readout in zip(representations.layers, readouts, strict=True)
         ),
-        probe=None if labels.regression else probe_of(representations, labels, fold_of, choice),
+        probe=probe_of(representations, labels, fold_of, choice) if labels.kind == "classification" else None,
+        labels=label_values(representations, labels, fold_of, choice) if labels.kind == "multilabel" else (),
         through_v=_through_v(representations, labels, choice.layer, settings),
         spectrum=spectrum(labels.states(representations, choice.layer)) if settings.spectrum else None,
         learning=curve_of(representations, labels, fold_of, choice, seed=settings.seed),

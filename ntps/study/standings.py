@@ -16,6 +16,8 @@ from ntps.scoring.learning import LearningCurve
 from ntps.scoring.measures import Spectrum
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import Comparison, LayerChoice, compare_readouts
+from ntps.scoring.results import NO_ACCURACY, LabelValue, label_columns
+from ntps.tasks.task import labels_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,10 +78,11 @@ class RankedModel:
         n_truncated: Number of texts that were cut.
         choice: Its best layer, the layers that tie with it, and the errors of the layer chosen in each fold.
         layers: R^2 of every layer.
-        probe: Logistic probe of the best layer; `None` for real values.
+        probe: Logistic probe of the best layer; `None` without classes.
         through_v: At the best layer; `None` for a model that is not causal.
         learning: Learning curve of the best layer; `None` where there are too few texts.
         spectrum: Of the best layer's states, which knows no label; `None` unless it was asked for.
+        labels: Of several labels, how well the best layer predicts each; else empty.
     """
 
     name: str
@@ -94,6 +97,7 @@ class RankedModel:
     through_v: ThroughV | None = field(repr=False)
     learning: LearningCurve | None = field(repr=False)
     spectrum: Spectrum | None = field(default=None, repr=False)
+    labels: tuple[LabelValue, ...] = field(default=(), repr=False)
 
     @property
     def layer(self) -> int:
@@ -117,7 +121,7 @@ class RankedModel:
 
     @property
     def accuracy(self) -> float:
-        """Share of texts that the logistic probe predicts right; NaN for real values."""
+        """Share of texts that the logistic probe predicts right; NaN without classes."""
         return math.nan if self.probe is None else self.probe.accuracy
 
     @property
@@ -137,6 +141,7 @@ class RankedModel:
                 "interval": self.interval,
                 "holds": self.choice.holds,
                 "probe": None if self.probe is None else self.probe.to_dict(),
+                "labels": [asdict(label) for label in self.labels],
                 "through_v": None if self.through_v is None else asdict(self.through_v),
                 "learning_curve": None if self.learning is None else self.learning.to_dict(),
                 "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
@@ -175,7 +180,8 @@ class Ranking:
     Attributes:
         task: The task's name.
         label_column: The label column's name.
-        classes: Its classes; none for real values.
+        kind: `"classification"`, `"regression"` or `"multilabel"`.
+        classes: Its classes, or the names of several labels; none for real values.
         n_texts: Number of texts judged: those with a label and, for every model, a token.
         n_left_out: Number of labelled texts in which some model finds no token.
         models: The models, best first.
@@ -183,8 +189,8 @@ class Ranking:
         groups: Names of models that cannot be told from the best of their group, best group first.
         behind: By name, each model against the best one: its difference in R^2, paired, at a level corrected for the
             number of models; empty with one model.
-        baselines: TF-IDF with logistic regression, and the label frequencies; of real values TF-IDF with ridge
-            regression, and the mean.
+        baselines: TF-IDF with logistic regression (without classes: ridge), and the label frequencies or, of real
+            values, the mean.
         fresh_weights: The architecture of the best model with random weights, or `None`.
         hard_texts: Texts that every model that holds the labels predicts wrongly, worst first.
         settings: Options, as JSON values.
@@ -203,16 +209,12 @@ class Ranking:
     fresh_weights: RankedModel | None
     hard_texts: tuple[HardText, ...]
     settings: dict[str, Any]
+    kind: str = "classification"
 
     @property
     def best(self) -> RankedModel:
         """The model with the largest held-out R^2."""
         return self.models[0]
-
-    @property
-    def regression(self) -> bool:
-        """Whether the labels are real values."""
-        return not self.classes
 
     @property
     def holds(self) -> bool:
@@ -242,7 +244,7 @@ class Ranking:
                 "schema_version": SCHEMA_VERSION,
                 "task": self.task,
                 "label_column": self.label_column,
-                "regression": self.regression,
+                "kind": self.kind,
                 "classes": self.classes or None,
                 "n_texts": self.n_texts,
                 "n_left_out": self.n_left_out,
@@ -325,6 +327,8 @@ class Ranking:
             if max(map(len, lines)) <= WIDTH:
                 break
         paragraphs = [wrap(paragraph) for paragraph in (*self.sentences(), *self.notes())]
+        if self.best.labels:
+            paragraphs.insert(0, [f"Labels, by {self.best.name}", *text_table(label_columns(), self.best.labels)])
         return "\n".join([*lines, *(line for paragraph in paragraphs for line in ("", *paragraph))])
 
     def sentences(self) -> list[str]:
@@ -334,7 +338,7 @@ class Ranking:
             aside = ""
             if words is not None and words.interval[0] > 0:
                 aside = f" {self._tfidf} reads {_r2(words)}: the words say what no model's states do."
-            guess = "their mean" if self.regression else "the label frequencies"
+            guess = "their mean" if self.kind == "regression" else "the label frequencies"
             return [
                 f"No model holds these {self._labels}: on texts it was not fitted on, the best readout "
                 f"({self.best.name}) is no better than {guess} ({_r2(self.best)}).{aside}"
@@ -374,11 +378,11 @@ class Ranking:
 
     @property
     def _labels(self) -> str:
-        return "values" if self.regression else "labels"
+        return "values" if self.kind == "regression" else "labels"
 
     @property
     def _tfidf(self) -> str:
-        return f"TF-IDF with {'ridge' if self.regression else 'logistic'} regression"
+        return f"TF-IDF with {'logistic' if self.kind == 'classification' else 'ridge'} regression"
 
     @property
     def _words(self) -> Predictor | None:
@@ -436,8 +440,8 @@ class Ranking:
     def notes(self) -> list[str]:
         """Return what limits the ranking: models that failed, texts that were left out or cut, encoders without V."""
         notes = [f"Not ranked: {name}: {reason}" for name, reason in self.failed.items()]
-        if self.regression:
-            notes.append("A dash for accuracy: real values have no classes.")
+        if self.kind in NO_ACCURACY:
+            notes.append(NO_ACCURACY[self.kind])
         encoders = [model.name for model in self.models[1:] if not model.causal]
         if encoders:
             verb, pronoun = ("has", _NO_V) if len(encoders) == 1 else ("have", "they read later tokens")
@@ -460,7 +464,7 @@ class Ranking:
     @property
     def counts(self) -> str:
         """How much was read: "400 texts, 2 classes, 3 models"."""
-        kind = "real values" if self.regression else f"{len(self.classes)} classes"
+        kind = labels_in_words(self.kind, len(self.classes))
         return f"{self.n_texts:,} texts, {kind}, {counted(len(self.models), 'model')}"
 
     def _title(self) -> str:

@@ -18,6 +18,7 @@ _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0*)?")  # "007" is a name: 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _TRUTHS = {"true": True, "false": False}
 _MOST_BITS = 10_000  # of a whole number that Python writes
+_PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"))
 _REGRESSION = "score and rank real values with regression=True"
 _MANY, _ALONE = 10, 0.9  # from how many texts on, and from which share of them alone in their class, labels are names
 
@@ -98,6 +99,33 @@ def read_values(table: Table, name: str, *, allow_missing: bool = False) -> Labe
                 f"{table.where(row)}: {short(value)} (column {name!r}) is no finite number, as regression=True needs."
             )
     return LabelColumn(name, numbers)
+
+
+def join_labels(table: Table, columns: Sequence[LabelColumn]) -> LabelColumn:
+    """Join columns that say of each text whether it has a label into one.
+
+    Args:
+        table: What they were read from, for messages.
+        columns: At least two, of the classes 0 and 1, false and true, or no and yes; every text has a label in each.
+
+    Raises:
+        NtpsError: If there are fewer, or one has other classes.
+    """
+    if len(columns) < 2:
+        raise NtpsError("multilabel=True needs several label columns, one for each label; name them with label_column.")
+    values = []
+    for column in columns:
+        names = [name.lower() for name in column.classes]
+        pair = next((pair for pair in _PAIRS if set(names) <= set(pair)), None)
+        if pair is None:
+            shown = ", ".join(map(repr, column.classes[:3])) + (", ..." if len(names) > 3 else "")
+            raise NtpsError(
+                f"{table.source['path']}: column {column.name!r} has the classes {shown}, where multilabel=True needs "
+                "0 and 1, false and true, or no and yes."
+            )
+        values.append(np.array([pair.index(name) for name in names])[column.values])
+    names = [column.name for column in columns]
+    return LabelColumn(f"{len(names)} labels", np.stack(values, axis=1), tuple(names))
 
 
 def _real(value: Any) -> float:

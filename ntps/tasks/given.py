@@ -10,7 +10,7 @@ from ntps._files import local_path
 from ntps._text import listed
 from ntps.errors import NtpsError
 from ntps.tasks.files import EXTENSIONS
-from ntps.tasks.load import load_task
+from ntps.tasks.load import KINDS, load_task
 from ntps.tasks.task import Task
 
 _VALUES = {"text": "text_column", "label": "label_column", **{name: name for name in ("split", "config", "revision")}}
@@ -84,20 +84,20 @@ class TaskSource:
 
 
 def need_classes(tasks: Iterable[Task | TaskSource], what: str) -> None:
-    """Refuse tasks of real values before anything is computed.
+    """Refuse tasks without classes before anything is computed.
 
     Args:
         tasks: Loaded or not.
         what: What needs classes, for the message.
 
     Raises:
-        NtpsError: If the labels of a task are real values.
+        NtpsError: If the labels of a task are real values, or several for each text.
     """
     for task in tasks:
-        if task.columns[0].regression if isinstance(task, Task) else task.options.get("regression"):
-            raise NtpsError(
-                f"{task.name} has real values for labels, and {what} needs classes; score and rank take both."
-            )
+        options = {} if isinstance(task, Task) else task.options
+        kind = task.columns[0].kind if isinstance(task, Task) else next(filter(options.get, KINDS), "classification")
+        if kind != "classification":
+            raise NtpsError(f"{task.name} is a {kind} task, and {what} needs classes; score and rank take it.")
 
 
 def _exists(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from ntps._files import local_path
 from ntps._text import counted
 from ntps.errors import NtpsError, whole
 from ntps.tasks import presets
-from ntps.tasks.classes import missing_labels, read_labels, read_values
+from ntps.tasks.classes import join_labels, missing_labels, read_labels, read_values
 from ntps.tasks.columns import LABEL_NAMES, TEXT_NAMES, find_column, missing_texts, read_texts, split_names
 from ntps.tasks.files import EXTENSIONS, read_file
 from ntps.tasks.hub import read_hub
 from ntps.tasks.sources import read_folder, read_lists, read_object
 from ntps.tasks.tables import Table, refuse
-from ntps.tasks.task import Task
+from ntps.tasks.task import LabelColumn, Task
 
 __all__ = ["list_tasks", "load_task"]
 
@@ -36,6 +36,7 @@ def load_task(
     header: bool = True,
     drop_missing: bool = False,
     regression: bool = False,
+    multilabel: bool = False,
     limit: int | None = None,
     n: int | None = None,
     seed: int = 0,
@@ -71,6 +72,8 @@ def load_task(
             counts them.
         regression: Read labels as real values (ratings, ages, similarities), which `score` and `rank` predict by
             regression, instead of classes.
+        multilabel: Read several label columns of 0 and 1 (false and true, no and yes) as one: which of these labels a
+            text has. `score` and `rank` predict them together. Every text needs every label.
         limit: Keep a random sample of at most this many texts; a smaller sample is the start of a larger one.
         n: Number of texts to generate for a bundled task (default 2000).
         seed: Seed of the sample that `limit` draws, and of a bundled task.
@@ -86,6 +89,9 @@ def load_task(
     if limit is not None:
         whole(limit, 1, None, "limit")
     whole(seed, None, None, "seed")
+    if regression and multilabel:
+        raise NtpsError("regression=True and multilabel=True exclude each other; labels are real values, or 0 and 1.")
+    kind = "regression" if regression else "multilabel" if multilabel else "classification"
     if (name_or_path is None) == (texts is None):
         raise NtpsError("give either name_or_path or texts with labels.")
     _label_names(label_column)  # refused before anything is read
@@ -101,7 +107,7 @@ def load_task(
     if bundled:
         columns = {"text_column": text_column, "label_column": label_column}
         flags = {"header": None if header else False, "drop_missing": drop_missing or None}
-        flags["regression"] = regression or None
+        flags |= {"regression": regression or None, "multilabel": multilabel or None}
         refuse({"config": config, "revision": revision, **columns, **flags}, "a bundled task")
         task = _bundled_task(str(name_or_path), name, n, seed, split, knobs)
     elif preset:
@@ -110,20 +116,23 @@ def load_task(
         text_column = text_column or _if_present(preset.text_column, table)
         label_column = label_column or _if_present(preset.label_column, table)
         name = name or str(name_or_path)
-        task = _task_from_table(table, name, text_column, label_column, drop_missing, regression, preset.note)
+        task = _task_from_table(table, name, text_column, label_column, drop_missing, kind, preset.note)
     else:
         table = _read_table(name_or_path, texts, labels, config, split, revision, header)
         if isinstance(labels, Mapping):
             text_column, label_column = text_column or "text", label_column or list(labels)
         path = str(table.source["path"])
         default_name = Path(path).stem if table.source["kind"] == "file" else path
-        task = _task_from_table(table, name or default_name, text_column, label_column, drop_missing, regression)
+        task = _task_from_table(table, name or default_name, text_column, label_column, drop_missing, kind)
     source = {**task.source, "limit": limit, "seed": seed}
     if limit is not None and limit < len(task):
         task = task.sample(limit, seed=seed)
     task = replace(task, source=source)
     _check_labels(task)
     return task
+
+
+KINDS = ("regression", "multilabel")  # what labels may be instead of classes, by the option of `load_task`
 
 
 def list_tasks() -> list[dict[str, Any]]:
@@ -244,7 +253,7 @@ def _task_from_table(
     text_column: str | None,
     label_column: str | Sequence[str] | None,
     drop_missing: bool,
-    regression: bool,
+    kind: str,
     note: str = "",
 ) -> Task:
     """Make a task from a table; columns that are not named are found by convention."""
@@ -262,21 +271,27 @@ def _task_from_table(
         "notes": [note] if note else [],
     }
     if drop_missing:
-        table, source["dropped"] = _without_missing(table, text_column, names)
+        table, source["dropped"] = _without_missing(table, text_column, names, every=kind == "multilabel")
     texts, n_repaired = read_texts(table, text_column)
-    read = read_values if regression else read_labels
-    columns = tuple(read(table, label_name, allow_missing=len(names) > 1) for label_name in names)
+    read, allow_missing = read_values if kind == "regression" else read_labels, len(names) > 1 and kind != "multilabel"
+    columns = tuple(read(table, label_name, allow_missing=allow_missing) for label_name in names)
+    if kind == "multilabel":
+        columns = (join_labels(table, columns),)
     if n_repaired:
         source["notes"].append(f"{counted(n_repaired, 'text')} had broken characters (lone surrogates), now U+FFFD")
     return Task(name=name, texts=tuple(texts), columns=columns, source=source)
 
 
-def _without_missing(table: Table, text_column: str, label_columns: Sequence[str]) -> tuple[Table, dict[str, int]]:
-    """Return the rows that have a text and a label, and how many were left out for want of either."""
+def _without_missing(
+    table: Table, text_column: str, label_columns: Sequence[str], *, every: bool
+) -> tuple[Table, dict[str, int]]:
+    """Return the rows that have a text and a label (`every` label), and how many were left out for want of either."""
     no_text = missing_texts(table, text_column)
-    no_label = set.intersection(*(missing_labels(table, name) for name in label_columns))
-    if len(no_label) == len(table):
-        read_labels(table, label_columns[0])  # says why
+    missing = [missing_labels(table, name) for name in label_columns]
+    no_label = set.union(*missing) if every else set.intersection(*missing)
+    for name, rows_without in zip(label_columns, missing, strict=True):
+        if len(no_label) == len(rows_without) == len(table):
+            read_labels(table, name)  # says why
     rows = [row for row in range(len(table)) if row not in no_text and row not in no_label]
     if not rows:
         raise NtpsError(f"{table.source['path']}: none of its {len(table):,} rows has both a text and a label.")
@@ -285,17 +300,27 @@ def _without_missing(table: Table, text_column: str, label_columns: Sequence[str
 
 def _check_labels(task: Task) -> None:
     """Refuse a task from which no score can be computed."""
-    for column in task.columns:
+    for column in _single_columns(task):
         present = set(column.values[column.labelled].tolist())
         if len(present) < 2:
-            which = f": label column {column.name!r}" if len(task.columns) > 1 else ""
-            what = "value" if column.regression else "class"
+            which = f": label column {column.name!r}" if column is not task.columns[0] or len(task.columns) > 1 else ""
+            what = "value" if column.kind == "regression" else "class"
             first = next(iter(present), None)
-            named = first if first is None or column.regression else column.classes[first]
+            named = first if first is None or column.kind == "regression" else column.classes[first]
             classes = "no labels" if first is None else f"one {what} ({named!r})"
             limit = task.source.get("limit")
             where = f" in the sample of {len(task)} texts that limit={limit} keeps" if limit else ""
-            plural = "values" if column.regression else "classes"
+            plural = "values" if column.kind == "regression" else "classes"
             raise NtpsError(f"{task.name}{which} has {classes}{where}; at least two {plural} are needed.")
     if not any(text.strip() for text in task.texts):
         raise NtpsError(f"{task.name}: all {len(task)} texts are blank (column {task.source.get('text_column')!r}).")
+
+
+def _single_columns(task: Task) -> Iterator[LabelColumn]:
+    """Yield the label columns, several labels one by one."""
+    for column in task.columns:
+        if column.kind == "multilabel":
+            for name, values in zip(column.classes, column.values.T, strict=True):
+                yield LabelColumn(name, values, ("0", "1"))
+        else:
+            yield column

@@ -1,4 +1,4 @@
-"""`Task`: texts with one or several columns of labels, classes or real values, and how to sample and split them."""
+"""`Task`: texts with columns of classes, of real values or of several labels each; how to sample and split them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -9,22 +9,25 @@ from typing import Any
 import numpy as np
 
 from ntps._names import clean
+from ntps._text import counted
 from ntps.errors import NtpsError, whole
 
 
 @dataclass(frozen=True, eq=False)
 class LabelColumn:
-    """One label per text: a class, or a real value to predict by regression.
+    """What is to be predicted of each text: its class, a real value (regression), or which of several labels it has.
 
     Attributes:
         name: Name of the column.
-        values: Class number of each text, int64 of shape (n,), in [0, n_classes); -1 where a text has no label. Without
-            classes: finite real values, float64 of shape (n,); NaN where a text has none. Read-only.
+        values: Class number of each text, int64 of shape (n,), in [0, n_classes); -1 where a text has no label. For
+            regression finite real values, float64 of shape (n,); NaN where a text has none. For several labels 0 or 1
+            for each, int64 of shape (n, n_labels). Read-only.
         classes: Class names, in a stable order: numbers by size, words in alphabetical order, declared names as
-            declared. Empty for real values.
+            declared. Empty for real values; of several labels their names.
 
     Raises:
-        NtpsError: If the values are not class numbers of these classes, or a real value is infinite.
+        NtpsError: If the values are not class numbers of these classes, a real value is infinite, or several labels are
+            not 0 or 1 for each of `classes`.
     """
 
     name: str
@@ -34,10 +37,11 @@ class LabelColumn:
     def __post_init__(self) -> None:
         values, classes = np.array(self.values), tuple(map(str, self.classes))
         real = values.dtype.kind == "f" and not classes
-        if values.ndim != 1 or (values.dtype.kind not in "iu" and not real):
+        several = values.ndim == 2 and values.shape[1] == len(classes) > 0 and np.isin(values, (0, 1)).all()
+        if not (several or (values.ndim == 1 and (values.dtype.kind in "iu" or real))):
             kind = f"{values.dtype} of shape {values.shape}"
-            accepted = "integers of shape (n_texts,), or floats without classes, are needed"
-            raise NtpsError(f"label column {self.name!r} holds {kind}; {accepted}.")
+            accepted = "integers of shape (n_texts,), floats without classes, or 0 and 1 of shape (n_texts, n_labels)"
+            raise NtpsError(f"label column {self.name!r} holds {kind}; {accepted} are needed.")
         if real and np.isinf(values).any():
             where = int(np.isinf(values).argmax())
             raise NtpsError(f"label column {self.name!r} is infinite at text {where}; finite values are needed.")
@@ -55,26 +59,28 @@ class LabelColumn:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes; 0 for real values."""
+        """Number of classes, or of several labels; 0 for real values."""
         return len(self.classes)
 
     @property
-    def regression(self) -> bool:
-        """Whether the labels are real values."""
-        return self.values.dtype.kind == "f"
+    def kind(self) -> str:
+        """`"classification"`, `"regression"` or `"multilabel"`."""
+        return kind_of(self.values)
 
     @property
     def labelled(self) -> np.ndarray:
         """Whether each text has a label, bool of shape (n,)."""
-        return ~np.isnan(self.values) if self.regression else self.values >= 0
+        if self.kind == "multilabel":
+            return np.ones(len(self), dtype=bool)
+        return ~np.isnan(self.values) if self.kind == "regression" else self.values >= 0
 
     @property
     def majority_rate(self) -> float:
-        """Share of the most frequent class among the labelled texts, in [1/n_classes, 1]; NaN without any class.
+        """Share of the most frequent class among the labelled texts, in [1/n_classes, 1]; NaN unless there are classes.
 
         It is the accuracy of always answering that class.
         """
-        if self.regression:
+        if self.kind != "classification":
             return float("nan")
         counts = np.bincount(self.values[self.labelled])
         return float(counts.max() / counts.sum()) if counts.size else float("nan")
@@ -82,7 +88,7 @@ class LabelColumn:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Task:
-    """Texts with one or several label columns, each of classes or of real values; it is immutable.
+    """Texts with one or several label columns; it is immutable.
 
     Attributes:
         name: Name of the task in tables and files.
@@ -139,9 +145,9 @@ class Task:
         Args:
             name: Name of the task.
             texts: The n texts.
-            labels: Class number of each text, integers of shape (n,), in [0, n_classes); or real values, floats of
-                shape (n,), without classes.
-            classes: Class names.
+            labels: Class number of each text, real values without classes, or 0 and 1 for several labels: the values of
+                a `LabelColumn`.
+            classes: Class names, or names of the labels.
             label_column: Name of the label column.
             source: What the task was made from, as JSON values.
 
@@ -160,8 +166,8 @@ class Task:
             label = f"{column.name}: " if len(self.columns) > 1 else ""
             n_missing = len(self) - int(column.labelled.sum())
             missing = f", {n_missing} without a label" if n_missing else ""
-            kind = f"{column.n_classes} classes, majority {column.majority_rate:.2f}"
-            described.append(f"{label}{'real values' if column.regression else kind}{missing}")
+            majority = f", majority {column.majority_rate:.2f}" if column.kind == "classification" else ""
+            described.append(f"{label}{labels_in_words(column.kind, column.n_classes)}{majority}{missing}")
         return f"Task({self.name!r}: {'; '.join([f'{len(self)} texts', *described])})"
 
     @property
@@ -176,7 +182,7 @@ class Task:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes of the first column; 0 for real values."""
+        """Number of classes of the first column, see `LabelColumn`."""
         return self.columns[0].n_classes
 
     @property
@@ -198,7 +204,7 @@ class Task:
         digest = hashlib.sha256(self.texts_fingerprint.encode())
         for column in self.columns:
             _add_strings(digest, (column.name, *column.classes))
-            digest.update(column.values.astype("<f8" if column.regression else "<i8").tobytes())
+            digest.update(column.values.astype("<f8" if column.kind == "regression" else "<i8").tobytes())
         return digest.hexdigest()
 
     def column(self, name: str) -> LabelColumn:
@@ -260,7 +266,7 @@ class Task:
 
         Args:
             fraction: Share of the texts that goes to the test task, in (0, 1). A class of two or more texts has at
-                least one in each task; a class of one text stays in train. Real values count as one class.
+                least one in each task; a class of one text stays in train. Without classes, all texts count as one.
             seed: Seed of the choice of texts and of their order.
 
         Raises:
@@ -269,8 +275,7 @@ class Task:
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise NtpsError(f"fraction is {fraction!r}; it must lie between 0 and 1, both excluded.")
         first = self.columns[0]
-        numbers = np.zeros_like(first.values, dtype=np.int64) if first.regression else first.values
-        n_strata = max(first.n_classes, 1)
+        numbers, n_strata = strata(first.values), first.n_classes if first.kind == "classification" else 1
         stratum = np.where(first.labelled, numbers, n_strata)  # the last one holds what has no label
         counts = np.bincount(stratum, minlength=n_strata + 1)
         exact = counts * fraction
@@ -279,7 +284,8 @@ class Task:
         n_test[np.argsort(n_test - exact, kind="stable")[: max(n_more, 0)]] += 1  # the largest remainders round up
         n_test = np.clip(n_test, np.minimum(counts // 2, 1), np.maximum(counts - 1, 0))
         if not n_test[:n_strata].any():
-            why = "it has fewer than two texts" if first.regression else f"none of its {n_strata} classes has two texts"
+            why = f"none of its {n_strata} classes has two texts"
+            why = why if first.kind == "classification" else "it has fewer than two texts"
             raise NtpsError(f"{self.name} cannot be split: {why}.")
         order = np.random.default_rng(seed).permutation(len(self))
         in_test = np.zeros(len(self), dtype=bool)
@@ -292,6 +298,21 @@ class Task:
             return replace(task, name=f"{self.name}:{name}", source={**source, "part": name})
 
         return side("train", ~in_test), side("test", in_test)
+
+
+def kind_of(values: np.ndarray) -> str:
+    """Return the kind of the values of a `LabelColumn`: "classification", "regression" or "multilabel"."""
+    return "multilabel" if values.ndim == 2 else "regression" if values.dtype.kind == "f" else "classification"
+
+
+def strata(values: np.ndarray) -> np.ndarray:
+    """Return what folds and parts are balanced by, (n,): class numbers; without classes all texts are alike."""
+    return values if kind_of(values) == "classification" else np.zeros(len(values), dtype=np.int64)
+
+
+def labels_in_words(kind: str, number: int) -> str:
+    """Return "3 classes", "real values" or "3 labels"."""
+    return {"classification": f"{number} classes", "regression": "real values"}.get(kind, counted(number, "label"))
 
 
 def fingerprint_texts(texts: Sequence[str]) -> str:

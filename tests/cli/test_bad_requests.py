@@ -76,6 +76,9 @@ SCORE = [
     ("MODEL TASK --label-column nothing", "nothing"),
     ("MODEL TASK --label-column text", "text"),
     ("MODEL TASK --regression", "'no' (column 'label') is no finite number, as --regression needs"),
+    ("MODEL TASK --multilabel", "--multilabel needs several label columns"),
+    ("MODEL TASK --multilabel --regression", "--regression and --multilabel exclude each other"),
+    ("MODEL labels.csv --label-column a --label-column b --multilabel", "'b' has the classes 'x', 'y'"),
     ("MODEL miniworld/topic --regression", "--regression has no meaning for a bundled task"),
     ("MODEL TASK:regression,label=text", "'a good film 0 tree'"),
     ("MODEL TASK --split test", "--split"),
@@ -180,6 +183,7 @@ LORA = [
     ("MODEL TASK --alpha inf", "--alpha"),
     ("MODEL TASK --dropout 1", "--dropout"),
     ("MODEL TASK --regression", "fine-tuning needs classes"),
+    ("MODEL TASK --multilabel", "--multilabel"),
     ("MODEL TASK --dropout nan", "--dropout"),
     ("MODEL TASK --learning-rate 0", "--learning-rate"),
     ("MODEL TASK --learning-rate inf", "--learning-rate"),
@@ -265,6 +269,8 @@ RANK = [
     ("TASK --model MODEL --device cuda:99", "cuda:99"),
     ("TASK --model MODEL --label-column nope", "'nope'"),
     ("TASK --model MODEL --regression", "no finite number"),
+    ("TASK --model MODEL --multilabel", "several label columns"),
+    ("labels.csv --model MODEL --label-column a --label-column c --multilabel", "line 3: the label (column 'c')"),
     ("one_value.csv --model MODEL --regression", "one value (0.5)"),
     ("one_value.csv --model MODEL", "score and rank real values with --regression"),
     ("one_class.csv --model MODEL", "one class"),
@@ -305,6 +311,7 @@ def kept(tmp_path_factory, tiny_llama):
     (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     (folder / "one_class.csv").write_text("text,label\na,x\nb,x\n")
     (folder / "one_value.csv").write_text("text,label\na,0.5\nb,0.5\n")
+    (folder / "labels.csv").write_text("text,a,b,c\nu,0,x,1\nv,1,y,\nw,1,x,0\n")
     (folder / "none.csv").write_text("")
     (folder / "empty").mkdir()
     (folder / "foreign").mkdir()

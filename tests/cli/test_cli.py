@@ -373,7 +373,7 @@ def test_real_values_are_scored_without_an_accuracy(run, tiny_llama, tmp_path):
     assert status == 0 and max(map(len, out.splitlines())) <= 80
     assert f"{len(TEXTS)} texts, real values" in out and out.count("A dash for accuracy") == 2
     length, place = json.loads((tmp_path / "s.json").read_text())["tasks"]
-    assert (length["regression"], length["n_classes"], place["n_texts"]) == (True, None, len(TEXTS) - 1)
+    assert (length["kind"], length["n_classes"], place["n_texts"]) == ("regression", None, len(TEXTS) - 1)
     assert [row["name"] for row in length["baselines"]] == ["TF-IDF", "the mean"]
     assert length["provenance"]["values"]["max"] == max(map(len, TEXTS)) + 0.5
     assert all(row["null"]["ceiling_heldout"]["p_value"] for row in length["layers"])

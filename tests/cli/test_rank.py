@@ -108,12 +108,33 @@ def test_real_values_are_ranked_without_an_accuracy(place, monkeypatch, capsys):
     assert status == 0 and max(map(len, out.splitlines())) <= 80
     assert "real, size: 60 texts, real values, 2 models" in out and "A dash for accuracy" in out
     content = json.loads((place / "real.json").read_text())
-    assert (content["regression"], content["classes"]) == (True, None) and not content["hard_texts"]
+    assert (content["kind"], content["classes"]) == ("regression", None) and not content["hard_texts"]
     assert all(model["probe"] is None and f"{model['r2']:.3f}" in out for model in content["models"])
     assert [row["name"] for row in content["baselines"]] == ["TF-IDF", "the mean"]
     assert "TF-IDF with ridge regression" in " ".join(out.split()) and "logistic" not in out
     page = (place / "real/report.html").read_text()
     assert "A dash for accuracy" in page and "[-, -]" not in page
+
+
+def test_several_labels_are_ranked_together(place, monkeypatch, capsys):
+    rows = [line.split("\t")[0] for line in (place / "two.tsv").read_text().splitlines()[1:]]
+    table = "".join(f"{text},{int('film' in text)},{'yes' if 'good' in text else 'no'}\n" for text in rows)
+    (place / "labels.csv").write_text("text,film,good\n" + table)
+    status, out, _ = run(place, monkeypatch, capsys, "labels.csv", "--model", "llama", "--model", "bert",
+                         "--label-column", "film", "--label-column", "good", "--multilabel", "--output", "labels",
+                         "--json", "labels.json")  # fmt: skip
+    assert status == 0 and max(map(len, out.splitlines())) <= 80
+    assert "60 texts, 2 labels, 2 models" in out and "R² is the mean over labels." in out
+    content = json.loads((place / "labels.json").read_text())
+    assert (content["kind"], content["classes"]) == ("multilabel", ["film", "good"])
+    for model in content["models"]:
+        assert model["r2"] == pytest.approx(sum(label["r2"] for label in model["labels"]) / 2, abs=0.02)
+    best = content["models"][0]
+    assert f"Labels, by {best['name']}" in out
+    for label in best["labels"]:
+        assert re.search(rf"^{label['name']} +{label['r2'] + 0:.3f} .* {label['accuracy']:.2f} +0.50 +0.50$", out, re.M)
+    page = (place / "labels/report.html").read_text()
+    assert f"Label by label, by {best['name']}" in page and "One readout of the best layer reads all labels" in page
 
 
 def test_a_group_of_models_is_added_to_those_named(place, monkeypatch, capsys):

@@ -157,16 +157,19 @@ def test_tfidf_is_ridge_regression_with_its_penalty_chosen_on_the_other_folds():
         judged = vectorizer.transform([texts[i] for i in test]).toarray()
         for index, alpha in enumerate(TFIDF_ALPHAS):
             every[index, test] = Ridge(alpha=alpha).fit(x, values[train]).predict(judged)
-    losses, found = np.square(every - values), tfidf_values(texts, values, fold_of)
+    losses, found = np.square(every - values), tfidf_values(texts, values[:, None], fold_of)[:, 0]
     for fold in range(4):
         inside = fold_of == fold
         assert np.allclose(found[inside], every[losses[:, ~inside].sum(1).argmin(), inside], atol=2e-3)
     assert 0.3 < 1 - np.square(found - values).sum() / np.square(values - values.mean()).sum() < 1
     noise = rng.permutation(values)
     assert (
-        1 - np.square(tfidf_values(texts, noise, fold_of) - noise).sum() / np.square(noise - noise.mean()).sum() < 0.05
+        1
+        - np.square(tfidf_values(texts, noise[:, None], fold_of)[:, 0] - noise).sum()
+        / np.square(noise - noise.mean()).sum()
+        < 0.05
     )
-    assert np.isfinite(tfidf_values(["!?"] * 100, values, fold_of)).all()
+    assert np.isfinite(tfidf_values(["!?"] * 100, values[:, None], fold_of)).all()
 
 
 def test_the_mean_explains_nothing_and_classes_are_absent(tmp_path):
@@ -177,7 +180,7 @@ def test_the_mean_explains_nothing_and_classes_are_absent(tmp_path):
     assert mean.r2 == pytest.approx(0, abs=1e-12) and mean.interval == pytest.approx((0, 0), abs=1e-9)
     assert all(math.isnan(row.accuracy) and row.predicted is None for row in result.baselines)
     content = json.loads(result.to_json())
-    assert content["regression"] is True and content["n_classes"] is None
+    assert content["kind"] == "regression" and content["n_classes"] is None
     assert content["baselines"][1] == {
         "name": "the mean", "accuracy": None, "balanced_accuracy": None, "log_loss": None,
         "accuracy_interval": [None, None], "r2": pytest.approx(0), "interval": pytest.approx([0, 0]),
@@ -193,7 +196,7 @@ def test_the_mean_explains_nothing_and_classes_are_absent(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "real values have no classes" in page and ">nan<" not in page and "[-, -]" not in page
     classes = json.loads(ntps.score(representations, labels=np.arange(150) % 2, probes=False).to_json())
-    assert classes["regression"] is False and classes["n_classes"] == 2
+    assert classes["kind"] == "classification" and classes["n_classes"] == 2
 
 
 def test_labels_are_standardised_and_have_to_vary():

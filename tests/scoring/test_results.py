@@ -14,7 +14,7 @@ from ntps.scoring import score
 
 TOP = {
     "schema_version", "model", "task", "n_texts", "n_tokens", "n_classes", "d", "convention", "best", "baselines",
-    "learning_curve", "settings", "provenance", "layers",
+    "kind", "labels", "learning_curve", "settings", "provenance", "layers",
 }  # fmt: skip
 LAYER = {
     "layer", "d", "rank_m", "rank_u", "rank_v", "k_u", "k_v", "ntps", "chance", "ntps_whitened", "excess_loss",

@@ -156,7 +156,7 @@ def test_models_are_ranked_by_real_values_too(tmp_path):
     assert [row.name for row in ranking.baselines] == ["TF-IDF", "the mean"]
     assert ranking.hard_texts == ()
     content = json.loads(ranking.to_json())
-    assert (content["regression"], content["classes"], content["models"][0]["probe"]) == (True, None, None)
+    assert (content["kind"], content["classes"], content["models"][0]["probe"]) == ("regression", None, None)
     text = " ".join(str(ranking).split())
     assert "near reads these values best" in text and "200 texts, real values, 2 models" in text
     assert (

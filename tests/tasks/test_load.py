@@ -227,7 +227,7 @@ def test_declared_class_names_keep_their_order(tmp_path):
         (["a", "", "b", "a"], ["entry 2", "missing"]),
         ([None] * 4, ["all 4", "labelled texts are needed"]),
         ([-1] * 4, ["hidden", "-1"]),
-        ([0.5, 1.0, 0.0, 1.0], ["entry 1", "0.5", "classification", "integers, strings or booleans"]),
+        ([0.5, 1.0, 0.0, 1.0], ["entry 1", "0.5", "not a class", "integers, strings or booleans"]),
         ([0, "a", 1, "b"], ["mixes integer and string"]),
         ([True, 1, False, 0], ["mixes boolean and integer"]),
         ([[0], [1], [0], [1]], ["entry 1", "[0]", "not a class"]),

@@ -1,4 +1,4 @@
-"""Real values as labels: which numbers are read from which source, and what is refused in one sentence."""
+"""Labels that are no classes, real values or several of 0 and 1: what is read, and what is refused in one sentence."""
 
 from decimal import Decimal
 
@@ -30,7 +30,7 @@ def load(values, **options):
 def test_numbers_are_read_as_they_are(values, read):
     task = load(values)
     (column,) = task.columns
-    assert column.regression and column.values.dtype == np.float64 and column.values.tolist() == list(read)
+    assert column.kind == "regression" and column.values.dtype == np.float64 and column.values.tolist() == list(read)
     assert (column.classes, column.n_classes, task.classes) == ((), 0, ())
     assert np.isnan(column.majority_rate)
     assert "real values" in repr(task)
@@ -122,3 +122,61 @@ def test_values_are_split_at_random_and_texts_without_one_too():
     np.testing.assert_equal([found[text] for text in task.texts], values)
     with pytest.raises(NtpsError, match="fewer than two texts"):
         Task.of("t", ["a"], [0.5]).split()
+
+
+# Several labels
+
+
+def several(**columns):
+    n = len(next(iter(columns.values())))
+    return {"texts": [f"text {i}" for i in range(n)], "labels": columns, "multilabel": True}
+
+
+def test_columns_of_two_classes_are_joined():
+    task = load_task(**several(rude=[1, "0", 1.0], spam=["Yes", "no", "NO"], long=[True, "false", "True"]))
+    (column,) = task.columns
+    assert (column.name, column.kind, column.classes) == ("3 labels", "multilabel", ("rude", "spam", "long"))
+    assert column.values.tolist() == [[1, 1, 1], [0, 0, 0], [1, 0, 1]]
+    assert "3 labels" in repr(task) and "majority" not in repr(task) and np.isnan(column.majority_rate)
+    assert column.labelled.tolist() == [True] * 3
+    assert task.source["label_column"] == ["rude", "spam", "long"]
+    part = task.subset([2, 0])
+    assert part.labels.tolist() == [[1, 0, 1], [1, 1, 1]]
+    other = Task.of("t", task.texts, column.values, ("rude", "spam", "other"), label_column="3 labels")
+    assert other.fingerprint != task.fingerprint
+
+
+def test_columns_of_a_table_are_joined_and_split(tmp_path):
+    rows = "".join(f"text {n},{n % 2},{'yes' if n % 5 == 0 else 'no'}\n" for n in range(40))
+    (tmp_path / "t.csv").write_text("text,odd,fifth\n" + rows)
+    task = load_task(tmp_path / "t.csv", label_column=["fifth", "odd"], multilabel=True)
+    assert task.labels.sum(0).tolist() == [8, 20]
+    train, test = task.split(0.25)
+    assert (len(train), len(test)) == (30, 10) and np.array_equal(train.labels.sum(0) + test.labels.sum(0), [8, 20])
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"a": [0, 1, 1]}, ["multilabel=True", "several label columns", "label_column"]),
+        ({"a": [0, 1, 1], "b": ["x", "y", "y"]}, ["'b'", "'x', 'y'", "0 and 1"]),
+        ({"a": [0, 1, 1], "b": [1, 2, 3]}, ["'b'", "'1', '2', '3'"]),
+        ({"a": [0, 1, 1], "b": [1, "", 0]}, ["'b'", "entry 2", "missing", "drop_missing=True"]),
+        ({"a": [0, 1, 1], "b": [1, 1, 1]}, ["label column 'b'", "one class ('1')"]),
+        ({"a": [0, 0, 0], "b": [1, 1, 0]}, ["label column 'a'", "one class ('0')"]),
+        ({"a": [0, 1, 1], "b": ["no", "0", "1"]}, ["'b'", "no"]),
+    ],
+)
+def test_columns_that_are_no_labels(columns, words):
+    fails(*words, **several(**columns))
+
+
+def test_a_text_without_one_of_the_labels_is_dropped():
+    given = several(a=[0, 1, None, 1, 0], b=[1, "", 0, 0, 1])
+    task = load_task(**given, drop_missing=True)
+    assert task.texts == ("text 0", "text 3", "text 4") and task.labels.tolist() == [[0, 1], [1, 0], [0, 1]]
+    assert task.source["dropped"] == {"without_text": 0, "without_label": 2}
+    fails("'b'", "all 5", **{**given, "labels": {"a": [0, 1, None, 1, 0], "b": [None] * 5}}, drop_missing=True)
+    fails("none of its 2 rows", **several(a=[None, 1], b=[0, None]), drop_missing=True)
+    fails("exclude each other", **given, regression=True)
+    fails("multilabel=True", "bundled", name_or_path="miniworld/topic", multilabel=True)
