@@ -41,6 +41,7 @@ CELLS: list[dict[str, Any]] = [
     {"n": 300, "d": 64, "classes": 2, "signal": 0.7, "what": "weak labels"},
     *({"n": n, "d": d, "classes": 0, "signal": 1.0, "what": REAL} for n, d in ((100, 64), (300, 64), (300, 200))),
     {"n": 300, "d": 64, "classes": 0, "signal": 1.0, "repeats": 0.3, "what": f"{REAL}, 30 % of texts are repeats"},
+    *({"n": n, "d": 64, "classes": 2, "labels": 8, "signal": 2.0, "what": "mean over 8 labels"} for n in (100, 300)),
 ]
 ACCURACY, GAIN = "accuracy of a probe", "what twice the texts add"
 ACCURACIES = [
@@ -54,36 +55,46 @@ NOISE = [{"n": n, "d": d, "classes": c} for n, d, c in ((100, 64, 2), (300, 64, 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row of the table: number of texts, width, classes (0 for real values), and what is special."""
+    """One row of the table: number of texts, width, classes (0: real values; 2: of several labels), what is special."""
 
     n: int
     d: int
     classes: int
     signal: float = 3.0
+    labels: int = 1
     rare: int = 0
     repeats: float = 0.0
     what: str = ""
 
 
 class World:
-    """Gaussian features around class means; of normal real values, around the value times a direction."""
+    """Gaussian features around class means; around real values, or several labels, times a direction of each."""
 
     def __init__(self, rng: np.random.Generator, cell: Cell):
         self.rng, self.cell = rng, cell
-        self.means = rng.standard_normal((max(cell.classes, 1), cell.d)) * cell.signal / math.sqrt(cell.d)
+        count = cell.classes if self.in_classes else cell.labels
+        self.means = rng.standard_normal((count, cell.d)) * cell.signal / math.sqrt(cell.d)
+
+    @property
+    def in_classes(self) -> bool:
+        """Whether a text has one of several classes."""
+        return self.cell.classes > 0 and self.cell.labels == 1
 
     def features(self, labels: np.ndarray) -> torch.Tensor:
-        """Return features (n, d) of texts of these classes or values."""
-        means = self.means[labels] if self.cell.classes else labels[:, None] * self.means
+        """Return features (n, d) of texts with these labels."""
+        means = self.means[labels] if self.in_classes else labels.reshape(len(labels), -1) @ self.means
         x = self.rng.standard_normal((len(labels), self.cell.d)) + means
         return torch.from_numpy(x.astype(np.float32))
 
     def texts(self) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Return features (n, d), classes or values (n,) and groups of equal texts (n,)."""
+        """Return features (n, d), classes (n,), real values (n,) or labels (n, L), and groups of equal texts (n,)."""
         cell, groups = self.cell, np.arange(self.cell.n)
-        if cell.classes:
+        if self.in_classes:
             labels = self.rng.integers(0, cell.classes - (cell.rare > 0), cell.n)
             labels[: cell.rare] = cell.classes - 1
+        elif cell.classes:
+            frequencies = np.linspace(0.1, 0.6, cell.labels)
+            labels = (self.rng.random((cell.n, cell.labels)) < frequencies).astype(np.int64)
         else:
             labels = self.rng.standard_normal(cell.n)
         x, repeats = self.features(labels), round(cell.n * cell.repeats)
@@ -126,11 +137,10 @@ def readout_and_truth(
 
 
 def _targets(values: np.ndarray, labels: np.ndarray) -> torch.Tensor:
-    """Return real values (n, 1), or one-hot labels (n, c) of the classes of `labels`."""
-    given = torch.from_numpy(values)
-    if values.dtype.kind == "f":
-        return given[:, None]
-    return torch.nn.functional.one_hot(given, int(labels.max()) + 1).double()
+    """Return `values` as targets (n, c), real values and several labels as they are standardised for `labels`."""
+    if values.dtype.kind == "f" or values.ndim == 2:
+        return torch.from_numpy(((values - labels.mean(0)) / labels.std(0)).reshape(len(values), -1))
+    return torch.nn.functional.one_hot(torch.from_numpy(values), int(labels.max()) + 1).double()
 
 
 def covers(interval: tuple[float, float], truth: float) -> bool:

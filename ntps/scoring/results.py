@@ -486,8 +486,9 @@ class ScoreResult:
     def _repr_html_(self) -> str:
         best = None if self.best is None else self[self.best.layer]
         paragraphs = Markup("").join(Markup("<p>{}</p>").format(text) for text in (*self.sentences(), *self.notes()))
-        return Markup("<p><b>{}</b></p>{}{}").format(
-            self._title(), html_table(self._columns(), self.layers, best=best), paragraphs
+        labels = html_table(label_columns(), self.labels) if self.labels else ""
+        return Markup("<p><b>{}</b></p>{}{}{}").format(
+            self._title(), html_table(self._columns(), self.layers, best=best), labels, paragraphs
         )
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -477,7 +477,8 @@ class Ranking:
     def _repr_html_(self) -> str:
         paragraphs = Markup("").join(Markup("<p>{}</p>").format(text) for text in (*self.sentences(), *self.notes()))
         table = html_table(self.columns(), self.table_rows, best=self.best if self.holds else None)
-        return Markup("<p><b>{}</b></p>{}{}").format(self._title(), table, paragraphs)
+        labels = html_table(label_columns(), self.best.labels) if self.best.labels else ""
+        return Markup("<p><b>{}</b></p>{}{}{}").format(self._title(), table, labels, paragraphs)
 
 
 def points(low: float, high: float) -> str:

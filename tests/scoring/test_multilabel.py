@@ -131,6 +131,7 @@ def test_what_is_shown(made, result, tmp_path):
     for label in result.labels:
         (line,) = [line for line in text.splitlines() if line.startswith(f"{label.name} ")]
         assert f"{label.r2:.3f} [" in line and f"{label.accuracy:.2f}" in line and f"{label.majority_rate:.2f}" in line
+    assert result._repr_html_().count("<table>") == 2
     content = json.loads(result.to_json())
     assert (content["kind"], content["n_classes"], content["provenance"]["classes"]) == ("multilabel", 4, list(NAMES))
     assert content["provenance"]["class_sizes"] == made[1].sum(0).tolist()
