@@ -16,7 +16,7 @@ from ntps.scoring.readouts import Readout, share_interval
 
 PROBE_CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # on standardised states, where weaker penalties cost time and win nothing
 TFIDF_CS = (0.1, 1.0, 10.0, 100.0)
-TFIDF_ALPHAS = tuple(10.0 ** (half / 2) for half in range(-2, 8))
+TFIDF_ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _Features = Callable[[np.ndarray, np.ndarray], tuple[Any, Any]]
 

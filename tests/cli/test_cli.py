@@ -363,6 +363,7 @@ def test_two_label_columns_are_scored_from_one_pass(run, tiny_llama, tmp_path, m
     assert status == 2 and "condition" in err
 
 
+@pytest.mark.usefixtures("sketches")
 def test_real_values_are_scored_without_an_accuracy(run, tiny_llama, tmp_path):
     path = tmp_path / "t.csv"
     rows = [f"{text},{len(text)}.5,{index if index else ''}" for index, text in enumerate(TEXTS)]
