@@ -41,6 +41,10 @@ CELLS: list[dict[str, Any]] = [
     {"n": 300, "d": 64, "classes": 2, "signal": 0.7, "what": "weak labels"},
     *({"n": n, "d": d, "classes": 0, "signal": 1.0, "what": REAL} for n, d in ((100, 64), (300, 64), (300, 200))),
     {"n": 300, "d": 64, "classes": 0, "signal": 1.0, "repeats": 0.3, "what": f"{REAL}, 30 % of texts are repeats"},
+    *(
+        {"n": n, "d": 64, "classes": 0, "signal": 0.5, "skewed": True, "what": f"{REAL}, log-normal"}
+        for n in (100, 300)
+    ),
     *({"n": n, "d": 64, "classes": 2, "labels": 8, "signal": 2.0, "what": "mean over 8 labels"} for n in (100, 300)),
 ]
 ACCURACY, GAIN = "accuracy of a probe", "what twice the texts add"
@@ -64,6 +68,7 @@ class Cell:
     labels: int = 1
     rare: int = 0
     repeats: float = 0.0
+    skewed: bool = False
     what: str = ""
 
 
@@ -97,6 +102,7 @@ class World:
             labels = (self.rng.random((cell.n, cell.labels)) < frequencies).astype(np.int64)
         else:
             labels = self.rng.standard_normal(cell.n)
+            labels = np.exp(labels) if cell.skewed else labels
         x, repeats = self.features(labels), round(cell.n * cell.repeats)
         if repeats:
             source = self.rng.integers(0, cell.n - repeats, repeats)

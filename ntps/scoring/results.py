@@ -439,7 +439,8 @@ class ScoreResult:
         """Return what limits these numbers: few texts, rare classes, repeated texts, texts without a label."""
         notes = [NO_ACCURACY[self.kind]] if self.kind in NO_ACCURACY and self.held_out else []
         if self.held_out and self.n_texts < _FEW:
-            notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %.")
+            far = ", less where a few values lie far from the others" if self.kind == "regression" else ""
+            notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %{far}.")
         sizes = self.metadata.get("class_sizes", ())
         rare = [
             f"{name!r} ({size})"

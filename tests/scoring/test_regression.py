@@ -190,6 +190,7 @@ def test_the_mean_explains_nothing_and_classes_are_absent(tmp_path):
     text = " ".join(str(result).split())
     assert "150 texts, real values" in text and "A dash for accuracy: real values have no classes." in text
     assert "squared error of guessing their mean" in text and "frequencies" not in text and "probe" not in text
+    assert "hold about 90 %, less where a few values lie far from the others." in text
     frame = result.to_dataframe()
     assert frame.accuracy_heldout.isna().all() and frame.ceiling_heldout.notna().all()
     write_report(result, tmp_path)
