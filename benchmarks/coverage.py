@@ -118,7 +118,8 @@ def readout_and_truth(
     fold_of = assign_folds(labels, groups=groups, seed=seed)
     assert fold_of is not None
     folds = torch.from_numpy(fold_of)
-    errors = torch.zeros(len(RIDGES), len(labels), dtype=torch.float64)
+    each = targets.shape[1] if labels.ndim == 2 else 1  # several labels: each has its own penalty
+    errors = torch.zeros(len(RIDGES), len(labels), each, dtype=torch.float64)
     baseline = torch.zeros(len(labels), dtype=torch.float64)
     reached = []
     both = torch.cat([states, fresh[0]])
@@ -129,15 +130,16 @@ def readout_and_truth(
             states=both, train=split.train, test=torch.cat([split.test, torch.arange(len(labels), len(both))])
         )
         truth = torch.cat([targets[split.test], fresh_targets]) - mean
-        residuals = torch.zeros(len(RIDGES), len(truth), dtype=torch.float64)
+        residuals = torch.zeros(len(RIDGES), len(truth), each, dtype=torch.float64)
         for rows, fitted in beyond.ridge(beyond.cross(targets[split.train] - mean), RIDGES):
-            residuals[:, rows] = (truth[rows] - fitted).square().sum(2)
+            squared = (truth[rows] - fitted).square()
+            residuals[:, rows] = squared if each > 1 else squared.sum(2, keepdim=True)
         errors[:, split.test] = residuals[:, : len(split.test)]
         fresh_baseline = float(truth[len(split.test) :].square().sum())
         reached.append((split.test, residuals[:, len(split.test) :].sum(1), fresh_baseline))
     chosen = choose_elsewhere(errors, folds)
-    picked = errors.gather(0, chosen[None])[0]
-    on_fresh = sum(len(test) * float(sums[chosen[test[0]]]) for test, sums, _ in reached)
+    picked = errors.gather(0, chosen[None])[0].sum(1)
+    on_fresh = sum(len(test) * float(sums.gather(0, chosen[test[0]][None]).sum()) for test, sums, _ in reached)
     readout = Readout(name="", errors=picked.numpy(), baseline=baseline.numpy(), groups=groups)
     return readout, 1 - on_fresh / sum(len(test) * total for test, _, total in reached), fold_of
 

@@ -38,7 +38,7 @@ class HeldOut:
         ceiling_errors: (n,) the same from all d directions.
         baseline: (n,) squared error of predicting the mean target of the other folds.
         predicted: (n,) target with the largest out-of-fold prediction from all directions: the class, if one-hot.
-        fitted: (n, c) the predictions themselves, where they were asked for.
+        fitted: (n, c) the predictions themselves from all directions, where they were asked for.
     """
 
     ks: tuple[int, ...]
@@ -94,12 +94,14 @@ def held_out_errors(
     *,
     part: Tensor | None = None,
     ridges: Sequence[float] = RIDGES,
+    separate: bool = False,
     keep_fitted: bool = False,
 ) -> HeldOut:
     """Evaluate readouts of V's first k directions, and of all d, on folds they were not fitted on.
 
     The penalty is chosen for each fold and each k by the error on the *other* folds, so no text judges a penalty that
-    it chose.
+    it chose. Targets that are not parts of one (several labels) may each have their own: one that cannot be read then
+    costs the others nothing.
 
     Args:
         states: (n, d) pooled states, any float dtype; they enter memory as float64, once for each fold in turn.
@@ -109,6 +111,8 @@ def held_out_errors(
         ks: Numbers of directions, each in [1, r].
         part: (n,) whether a text may be trained on; all by default. Every text is judged all the same.
         ridges: Penalties in units of the mean variance of the standardised states.
+        separate: Whether each target has its own penalty; for one-hot labels, all have one. It takes memory for
+            (len(ks) + 1, len(ridges), n, c) numbers.
         keep_fitted: Whether to return predictions, which takes memory for (len(ridges), n, c) numbers.
 
     Raises:
@@ -116,7 +120,7 @@ def held_out_errors(
     """
     n, d = len(states), states.shape[1]
     sizes = sorted({*ks, d})
-    errors = torch.zeros(len(sizes), len(ridges), n, dtype=torch.float64)
+    errors = torch.zeros(len(sizes), len(ridges), n, targets.shape[1] if separate else 1, dtype=torch.float64)
     predicted = torch.zeros(len(ridges), n, dtype=torch.int32)
     kept = torch.zeros(len(ridges), *targets.shape, dtype=torch.float64) if keep_fitted else None
     baseline = torch.zeros(n, dtype=torch.float64)
@@ -128,13 +132,13 @@ def held_out_errors(
         for index, k in enumerate(sizes):
             for rows, fitted in split.ridge(cross[:k], ridges):
                 values = fitted + mean
-                errors[index][:, split.test[rows]] = (test[rows] - values).square().sum(2)
+                errors[index][:, split.test[rows]] = _by_penalty((test[rows] - values).square(), separate)
                 if k == d:
                     predicted[:, split.test[rows]] = values.argmax(2).int()
                     if kept is not None:
                         kept[:, split.test[rows]] = values
-    chosen = torch.stack([choose_elsewhere(losses, fold_of) for losses in errors])  # (sizes, n)
-    picked = errors.gather(1, chosen[:, None])[:, 0]
+    chosen = torch.stack([choose_elsewhere(losses, fold_of) for losses in errors])  # (sizes, n, c or 1)
+    picked = errors.gather(1, chosen[:, None])[:, 0].sum(2)
     if float(baseline.sum()) <= VARIANCE_RTOL * float(targets.square().sum()):
         baseline, picked = torch.zeros_like(baseline), torch.zeros_like(picked)
     return HeldOut(
@@ -142,29 +146,40 @@ def held_out_errors(
         errors=picked[[sizes.index(k) for k in ks]],
         ceiling_errors=picked[-1],
         baseline=baseline,
-        predicted=predicted.gather(0, chosen[-1:])[0].long(),
-        fitted=None if kept is None else kept[chosen[-1], torch.arange(n)],
+        predicted=predicted.gather(0, chosen[-1:, :, 0])[0].long(),
+        fitted=None if kept is None else kept.gather(0, chosen[-1:].expand(-1, *targets.shape))[0],
     )
+
+
+def _by_penalty(errors: Tensor, separate: bool) -> Tensor:
+    """Return errors (..., c) as they are, or their sums (..., 1) where all targets have one penalty."""
+    return errors if separate else errors.sum(-1, keepdim=True)
 
 
 def choose_elsewhere(losses: Tensor, fold_of: Tensor) -> Tensor:
     """Return for each text the option with the smallest summed loss on the texts of all other folds.
 
     Args:
-        losses: (options, n) loss of each option on each text.
+        losses: (options, n, ...) loss of each option on each text.
         fold_of: (n,) fold of each text.
 
     Returns:
-        (n,) option indices, equal within a fold.
+        (n, ...) option indices, equal within a fold.
     """
-    chosen = torch.zeros(len(fold_of), dtype=torch.long)
+    chosen = torch.zeros(losses.shape[1:], dtype=torch.long)
     for fold in fold_of.unique():
-        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin()
+        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin(0)
     return chosen
 
 
 def shuffled_errors(
-    states: Tensor, fold_of: Tensor, targets: Tensor, orders: Tensor, *, ridges: Sequence[float] = RIDGES
+    states: Tensor,
+    fold_of: Tensor,
+    targets: Tensor,
+    orders: Tensor,
+    *,
+    ridges: Sequence[float] = RIDGES,
+    separate: bool = False,
 ) -> Tensor:
     """Return the fold sums from which held-out R^2 (all directions) of many labellings of the same texts follows.
 
@@ -177,13 +192,14 @@ def shuffled_errors(
         targets: (n, c) float64, as for `held_out_errors`.
         orders: (B, n) for each labelling, the row of `targets` that each text gets.
         ridges: As for `held_out_errors`.
+        separate: As for `held_out_errors`.
 
     Returns:
         (B, folds, 2) float64: summed squared error and summed baseline error on each fold.
     """
     count, n = orders.shape
     folds = len(fold_of.unique())
-    losses = torch.zeros(count, folds, len(ridges), dtype=torch.float64)
+    losses = torch.zeros(count, folds, len(ridges), targets.shape[1] if separate else 1, dtype=torch.float64)
     baseline = torch.zeros(count, folds, dtype=torch.float64)
     step = max(1, _BLOCK // (targets.shape[1] * n))
     for index, split in enumerate(splits(states, fold_of)):
@@ -196,9 +212,9 @@ def shuffled_errors(
             cross = split.cross((given[split.train] - mean).reshape(len(split.train), -1))
             for rows, fitted in split.ridge(cross, ridges):
                 residual = test[rows] - fitted.reshape(len(ridges), -1, *test.shape[1:])
-                losses[some, index] += residual.square().sum((1, 3)).T
+                losses[some, index] += _by_penalty(residual.square().sum(1), separate).transpose(0, 1)
     elsewhere = losses.sum(1, keepdim=True) - losses
-    errors = losses.gather(2, elsewhere.argmin(2, keepdim=True))[:, :, 0]
+    errors = losses.gather(2, elsewhere.argmin(2, keepdim=True))[:, :, 0].sum(2)
     return torch.stack([errors, baseline], dim=2)
 
 

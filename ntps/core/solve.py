@@ -74,6 +74,7 @@ class Solved:
         pooled: Moments of states and targets.
         next_token: C0 and C1.
         center: Whether U was solved from centred moments.
+        separate: Whether each target has its own penalty where something is held out; see `held_out_errors`.
         pooled_rtol: Relative tolerance of the decompositions of M.
         plain: The decomposition of M.
         centered: The decomposition of the centred M.
@@ -92,6 +93,7 @@ class Solved:
     pooled: PooledMoments
     next_token: LayerMoments
     center: bool
+    separate: bool
     pooled_rtol: float
     plain: Whitening
     centered: Whitening
@@ -151,7 +153,7 @@ class Solved:
         """
         if self.fold_of is None:
             raise NtpsError("this layer was solved without folds.")
-        return held_out_errors(self.states, self.targets, self.fold_of, self.V.vectors, ks)
+        return held_out_errors(self.states, self.targets, self.fold_of, self.V.vectors, ks, separate=self.separate)
 
     def without_fold(self, fold: int) -> Solved:
         """Return the solution without the texts of one fold: the label side is solved anew, V is kept.
@@ -173,6 +175,7 @@ class Solved:
             next_token=self.next_token,
             V=self.V,
             center=self.center,
+            separate=self.separate,
             k_u=self.U.vectors.shape[1],
             pooled_rtol=self.pooled_rtol,
         )
@@ -185,6 +188,7 @@ def solve_layer(
     *,
     fold_of: Tensor | None = None,
     center: bool = False,
+    separate: bool = False,
     k_u: int | None = None,
     rtol: float | None = None,
 ) -> Solved:
@@ -196,6 +200,7 @@ def solve_layer(
         next_token: The layer's C0 and C1, of these texts or of others of the same kind: no label enters them.
         fold_of: (n,) fold of each text, for held-out values.
         center: Solve U from centred moments, which leaves out the mean direction: it explains the label frequencies.
+        separate: Whether each target has its own penalty where something is held out; see `held_out_errors`.
         k_u: Number of perception directions needed; those beyond the rank of X are arbitrary.
         rtol: Relative tolerance of the decompositions; by default what fits the dtype of the sums.
 
@@ -215,6 +220,7 @@ def solve_layer(
         next_token=next_token,
         V=layer_autoregressive_encoder(next_token, rtol=rtol),
         center=center,
+        separate=separate,
         k_u=k_u or 0,
         pooled_rtol=POOLED_RTOL if rtol is None else rtol,
     )

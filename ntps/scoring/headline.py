@@ -57,7 +57,7 @@ def layer_readouts(
     for layer in representations.layers:
         states = torch.from_numpy(labels.states(representations, layer))
         none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
-        held_out = held_out_errors(states, labels.targets, folds, none, ())
+        held_out = held_out_errors(states, labels.targets, folds, none, (), separate=labels.kind == "multilabel")
         readouts.append(
             Readout(
                 name=f"layer {layer}",
@@ -108,7 +108,8 @@ def label_values(
     for layer in np.unique(choice.by_fold):
         states = torch.from_numpy(labels.states(representations, int(layer)))
         none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
-        found = held_out_errors(states, targets, torch.from_numpy(fold_of), none, (), keep_fitted=True).fitted
+        folds = torch.from_numpy(fold_of)
+        found = held_out_errors(states, targets, folds, none, (), separate=True, keep_fitted=True).fitted
         rows = torch.from_numpy(choice.by_fold == layer)
         fitted[rows] = cast(torch.Tensor, found)[rows]
     errors, baseline = (np.square(targets.numpy() - each) for each in (fitted.numpy(), means(targets.numpy(), fold_of)))
@@ -146,4 +147,7 @@ def curve_of(
         seed: Seed of the order in which texts are added.
     """
     states = torch.from_numpy(labels.states(representations, choice.layer))
-    return learning_curve(states, labels.targets, torch.from_numpy(fold_of), labels.groups, seed=seed)
+    separate = labels.kind == "multilabel"
+    return learning_curve(
+        states, labels.targets, torch.from_numpy(fold_of), labels.groups, separate=separate, seed=seed
+    )

@@ -55,7 +55,13 @@ class LearningCurve:
 
 
 def learning_curve(
-    states: torch.Tensor, targets: torch.Tensor, fold_of: torch.Tensor, groups: np.ndarray, *, seed: int = 0
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    fold_of: torch.Tensor,
+    groups: np.ndarray,
+    *,
+    separate: bool = False,
+    seed: int = 0,
 ) -> LearningCurve | None:
     """Return the learning curve of a readout of all directions of one layer.
 
@@ -66,6 +72,7 @@ def learning_curve(
         targets: (n, c) as in `Labels`.
         fold_of: (n,) fold of each text.
         groups: (n,) equal numbers for equal texts.
+        separate: As for `ntps.core.held_out_errors`.
         seed: Seed of the order in which texts are added.
     """
     position = _positions(targets.argmax(1).numpy(), groups, seed)
@@ -75,7 +82,7 @@ def learning_curve(
         return None
     sizes, errors = [], []
     for part in parts:
-        held_out = held_out_errors(states, targets, fold_of, none, (), part=part)
+        held_out = held_out_errors(states, targets, fold_of, none, (), part=part, separate=separate)
         errors.append(held_out.ceiling_errors.numpy())
         sizes.append(round(float(part.sum()) * (1 - 1 / len(fold_of.unique()))))
     # Judged against the label frequencies of all training texts, so that the points compare.

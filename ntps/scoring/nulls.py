@@ -105,7 +105,9 @@ def layer_null(
     ntps, explained = _layer_values(solved, orders, k_u, k_v)
     fold_sums = held_out = None
     if solved.fold_of is not None:
-        fold_sums = shuffled_errors(solved.states, solved.fold_of, solved.targets, orders).numpy()
+        fold_sums = shuffled_errors(
+            solved.states, solved.fold_of, solved.targets, orders, separate=solved.separate
+        ).numpy()
         held_out = against_null(r2_of_sums(fold_sums))
     return LayerNull(
         layer=solved.layer,

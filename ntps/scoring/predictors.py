@@ -148,7 +148,7 @@ def tfidf_values(texts: Sequence[str], targets: np.ndarray, fold_of: np.ndarray)
         for alpha in TFIDF_ALPHAS:
             yield Ridge(alpha=alpha).fit(x, y).predict(test).reshape(-1, targets.shape[1])
 
-    return _out_of_fold(_words(texts), targets, fold_of, path, lambda fitted: np.square(fitted - targets).sum(2))
+    return _out_of_fold(_words(texts), targets, fold_of, path, lambda fitted: np.square(fitted - targets))
 
 
 def _words(texts: Sequence[str]) -> _Features:
@@ -184,7 +184,7 @@ def _out_of_fold(
     path: Callable[[Any, np.ndarray, Any], Iterator[np.ndarray]],
     loss: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Return predictions (n, ...), the penalty chosen for each fold by the loss on the others.
+    """Return predictions (n, c), the penalty chosen for each fold by the loss on the others.
 
     Args:
         features: Returns features of training and test texts.
@@ -192,7 +192,8 @@ def _out_of_fold(
         fold_of: (n,) fold of each text.
         path: Takes features and labels of training texts and features of test texts, and yields predictions of these,
             one for each penalty.
-        loss: Returns the loss (penalties, n) of predictions (penalties, n, ...).
+        loss: Returns the loss of predictions (penalties, n, c): (penalties, n), or (penalties, n, c) where each of c
+            targets has its own penalty.
     """
     folds, by_fold = np.unique(fold_of), []
     for fold in folds:
@@ -205,7 +206,8 @@ def _out_of_fold(
     for test, fitted in by_fold:
         predictions[:, test] = fitted
     losses = loss(predictions)
-    chosen = np.empty(len(labels), dtype=np.int64)
+    losses = losses.reshape(*losses.shape, *[1] * (predictions.ndim - losses.ndim))
+    chosen = np.empty(losses.shape[1:], dtype=np.int64)
     for fold in folds:
-        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin()
-    return predictions[chosen, np.arange(len(labels))]
+        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin(0)
+    return np.take_along_axis(predictions, chosen[None], 0)[0]

@@ -138,9 +138,7 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelValue:
-    """How well one of several labels is predicted, by a readout of the best layer for all of them together.
-
-    The readout has one penalty for all, so R^2 of a label that cannot be read may lie below 0.
+    """How well one of several labels is predicted by the readout of the layer that is best for all of them together.
 
     Attributes:
         name: Name of the label.

@@ -348,6 +348,7 @@ def solve_layers(
             representations.moments(layer),
             fold_of=None if folds is None else torch.from_numpy(folds),
             center=settings.center,
+            separate=labels.kind == "multilabel",
             k_u=settings.k_u,
             rtol=settings.rtol,
         )

@@ -134,7 +134,7 @@ def test_several_labels_are_ranked_together(place, monkeypatch, capsys):
     for label in best["labels"]:
         assert re.search(rf"^{label['name']} +{label['r2'] + 0:.3f} .* {label['accuracy']:.2f} +0.50 +0.50$", out, re.M)
     page = (place / "labels/report.html").read_text()
-    assert f"Label by label, by {best['name']}" in page and "One readout of the best layer reads all labels" in page
+    assert f"Label by label, by {best['name']}" in page and "best for all labels together" in page
 
 
 def test_a_group_of_models_is_added_to_those_named(place, monkeypatch, capsys):

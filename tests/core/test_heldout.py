@@ -275,6 +275,29 @@ def test_shuffled_labels_are_refitted(monkeypatch, n, d, block):
     assert not torch.allclose(sums[0], sums[1], atol=1e-3)
 
 
+@pytest.mark.parametrize(("n", "d"), [(50, 7), (30, 44)])
+def test_separate_targets_are_each_read_alone(n, d):
+    """Two targets that the states say and one that means nothing: with one penalty for all, it costs the others."""
+    states, one_hot, folds, V = classes(n, d, signal=4.0)
+    rng = np.random.default_rng(0)
+    targets = np.column_stack([one_hot[:, 0], one_hot[:, 1], rng.normal(size=n)])
+    found = held_out(states, targets, folds, V, [2], separate=True, keep_fitted=True)
+    alone = [held_out(states, targets[:, [column]], folds, V, [2], keep_fitted=True) for column in range(3)]
+    for name in ("errors", "ceiling_errors", "baseline"):
+        total = sum(getattr(each, name) for each in alone)
+        assert torch.allclose(getattr(found, name), total, atol=1e-10), name
+    assert torch.allclose(found.fitted, torch.cat([each.fitted for each in alone], dim=1), atol=1e-10)
+    assert torch.allclose((torch.from_numpy(targets) - found.fitted).square().sum(1), found.ceiling_errors, atol=1e-10)
+    assert alone[0].fitted is not None and held_out(states, targets, folds, V, []).fitted is None
+    together = held_out(states, targets, folds, V, [])
+    assert abs(together.ceiling - found.ceiling) > 1e-3
+    orders = np.stack([np.arange(n), rng.permutation(n)])
+    sums = shuffled_errors(*map(torch.from_numpy, (states, folds, targets, orders)), separate=True)
+    parts = [shuffled_errors(*map(torch.from_numpy, (states, folds, targets[:, [c]], orders))) for c in range(3)]
+    assert torch.allclose(sums, sum(parts), atol=1e-10)
+    assert float(sums[0, :, 0].sum()) == pytest.approx(float(found.ceiling_errors.sum()))
+
+
 # What has no value
 
 

@@ -43,36 +43,50 @@ def standardized(values):
 
 
 def test_a_label_is_read_as_by_a_readout_refitted_by_hand(made, result):
+    """Each label has its own penalty, chosen on the other folds."""
     _, values, texts = made
-    targets, fold_of = standardized(values), assign_folds(values)
-    errors, baseline = naive.held_out(naive.pooled(texts), targets, fold_of, np.eye(8), [], RIDGES)
+    targets, fold_of, x = standardized(values), assign_folds(values), naive.pooled(texts)
     assert result.choice.by_fold.tolist() == [1] * 240
-    assert result[1].ceiling_heldout == pytest.approx(1 - errors[0].sum() / baseline.sum(), abs=1e-8)
     assert [label.name for label in result.labels] == list(NAMES)
-    # One penalty for all labels, chosen on the other folds; then each label by itself.
-    x, every = naive.pooled(texts), np.zeros((len(RIDGES), 240, 4))
-    means = np.zeros((240, 4))
-    for fold in np.unique(fold_of):
-        train, test = fold_of != fold, fold_of == fold
-        z = (x - x[train].mean(0)) / x[train].std(0)
-        means[test] = targets[train].mean(0)
-        for index, ridge in enumerate(RIDGES):
-            gram = z[train].T @ z[train] + ridge * train.sum() * np.eye(8)
-            readout = np.linalg.solve(gram, z[train].T @ (targets[train] - targets[train].mean(0)))
-            every[index, test] = z[test] @ readout + targets[train].mean(0)
-    losses, fitted = np.square(every - targets).sum(2), np.zeros((240, 4))
-    for fold in np.unique(fold_of):
-        fitted[fold_of == fold] = every[losses[:, fold_of != fold].sum(1).argmin(), fold_of == fold]
-    said = fitted * values.std(0) + values.mean(0) > 0.5
+    wrong, guessed = np.zeros(240), np.zeros(240)
     for index, label in enumerate(result.labels):
-        wrong, guessed = (np.square(each - targets)[:, index].sum() for each in (fitted, means))
-        assert label.r2 == pytest.approx(1 - wrong / guessed, abs=1e-8)
-        assert label.accuracy == np.mean(said[:, index] == values[:, index])
+        target = targets[:, [index]]
+        (errors,), baseline = naive.held_out(x, target, fold_of, np.eye(8), [], RIDGES)
+        assert label.r2 == pytest.approx(1 - errors.sum() / baseline.sum(), abs=1e-8)
+        wrong, guessed = wrong + errors, guessed + baseline
+        fitted = target[:, 0] - np.sqrt(errors) * np.sign(residuals(x, target, fold_of, errors))
+        said = fitted * values[:, index].std() + values[:, index].mean() > 0.5
+        assert label.accuracy == np.mean(said == values[:, index])
         assert label.frequency == values[:, index].mean()
         assert label.majority_rate == max(label.frequency, 1 - label.frequency)
         assert label.interval[0] < label.r2 < label.interval[1]
         low, high = label.accuracy_interval
         assert 0 < low < label.accuracy <= high + 1e-12
+    assert np.allclose(result.readouts["all"][1].errors, wrong, atol=1e-8)
+    assert result[1].ceiling_heldout == pytest.approx(1 - wrong.sum() / guessed.sum(), abs=1e-8)
+
+
+def residuals(x, target, fold_of, errors):
+    """What readouts miss of one target (n, 1), with the penalty of each fold that gives these squared errors."""
+    result = np.zeros(len(x))
+    for fold in np.unique(fold_of):
+        train, test = fold_of != fold, fold_of == fold
+        z = (x - x[train].mean(0)) / x[train].std(0)
+        tried = []
+        for ridge in RIDGES:
+            gram = z[train].T @ z[train] + ridge * train.sum() * np.eye(x.shape[1])
+            readout = np.linalg.solve(gram, z[train].T @ (target[train] - target[train].mean()))
+            tried.append((target[test] - target[train].mean() - z[test] @ readout)[:, 0])
+        result[test] = min(tried, key=lambda missed: np.abs(missed**2 - errors[test]).sum())
+    return result
+
+
+def test_a_label_without_meaning_costs_the_others_nothing(made, result):
+    """One penalty for all would shrink what can be read because of what cannot."""
+    representations, values, _ = made
+    alone = ntps.score(representations, labels=values[:, 1], probes=False)
+    assert result.labels[1].r2 == pytest.approx(alone[1].ceiling_heldout, abs=0.01)
+    assert result.labels[3].r2 < 0.02
 
 
 def test_the_headline_is_the_mean_over_labels_and_its_interval_is_paired(result):
