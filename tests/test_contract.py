@@ -22,6 +22,7 @@ from helpers.results import make_ranking, make_study, score_result
 
 import ntps
 from ntps.core import NextTokenMoments
+from ntps.tasks import LabelColumn
 
 # Public names
 
@@ -271,7 +272,31 @@ def result_classes():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", result_classes(), ids=lambda kind: kind.__name__)
 def test_results_are_frozen_and_strict_json(every_result, kind):
-    result, left_out = every_result[kind.__name__]
+    check_strict_json(*every_result[kind.__name__])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values", [np.linspace(0, 1, 60), np.arange(120).reshape(60, 2) % 7 % 2], ids=["real", "labels"]
+)
+def test_results_without_classes_are_strict_json_too(values):
+    problem = make_problem(n=60, folds=3)
+    column = LabelColumn("what", values, ("a", "b") if values.ndim == 2 else ())
+    result = ntps.score(representations_of(problem), labels=column, permutations=3)
+    check_strict_json(result, {"metadata", "choice", "readouts", "learning"})
+    predictor, ranking = result.baselines[0], make_ranking()
+    check_strict_json(predictor, {"readout", "margins", "predicted"})
+    predictor = dataclasses.replace(predictor, readout=ranking.baselines[0].readout)  # of the same texts
+    model = dataclasses.replace(ranking.best, probe=None, labels=result.labels)
+    check_strict_json(model, {"choice", "learning"})
+    ranking = dataclasses.replace(
+        ranking, kind=result.kind, classes=column.classes, models=(model, *ranking.models[1:]), baselines=(predictor,)
+    )
+    check_strict_json(ranking, {"behind"})
+
+
+def check_strict_json(result, left_out):
+    kind = type(result)
     assert all(field.kw_only for field in dataclasses.fields(kind))
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(result, dataclasses.fields(kind)[0].name, None)
