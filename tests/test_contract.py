@@ -149,6 +149,27 @@ def test_every_option_of_score_changes_the_result(scored, name):
     assert ntps.score(representations, **beside, **{name: value}).to_dict()[part] != plain[part]
 
 
+@pytest.mark.parametrize(
+    "values", [np.linspace(0, 1, 40), np.arange(80).reshape(40, 2) % 7 % 2], ids=["real", "labels"]
+)
+def test_what_needs_classes_refuses_other_tasks_before_a_model_is_loaded(tiny_llama, tmp_path, values):
+    from ntps.finetune import fine_tune
+    from ntps.finetune.look import look_at_training
+
+    task = ntps.Task.of("t", word_task(40).texts, values, ("a", "b") if values.ndim == 2 else ())
+    model = ntps.load_model(tiny_llama, device="cpu")
+    for run in (
+        lambda: ntps.run_study(["./gone"], [task], output=tmp_path / "study"),
+        lambda: ntps.prescreen("./gone", [task]),
+        lambda: ntps.before_and_after("./gone", task),
+        lambda: fine_tune(model, task, task),
+        lambda: look_at_training(model, task),
+    ):
+        with pytest.raises(ntps.NtpsError, match=r"t is a (regression|multilabel) task, and .* needs classes"):
+            run()
+    assert not list(tmp_path.iterdir())
+
+
 COLLECT_OPTIONS = {
     "layers": [1, 2],
     "max_length": 3,

@@ -92,7 +92,7 @@ def before_and_after(
     """
     for analysis in analyses:
         one_of(analysis, ANALYSES, "analyses")
-    need_classes([task], "fine-tuning")
+    need_classes([task], "fine-tuning")  # refused now, not after the model is loaded
     scoring = ScoreSettings(folds=folds, seed=seed, convention=convention, fraction=fraction)
     if output is not None and isinstance(model, str | os.PathLike):
         check_separate(model, output)

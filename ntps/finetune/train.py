@@ -211,7 +211,6 @@ def training(
     dtype = None if settings is None else settings.dtype
     if dtype not in (None, "auto", model.dtype):
         raise NtpsError(f"dtype is {dtype}, and {model.name} is loaded in {model.dtype}; load it in {dtype}.")
-    need_classes([train], "fine-tuning")
     check_classes(train, "training")
     check_classes(validation, "validation")
     folder = None if output is None else Path(output)
@@ -224,8 +223,10 @@ def check_classes(task: "Task", part: str) -> None:
     """Refuse a part of the texts ("training", for the message) that lacks a class.
 
     Raises:
-        NtpsError: If there are fewer texts than classes, or a class has none; the message names class and part.
+        NtpsError: If labels are no classes, there are fewer texts than classes, or a class has none; the message names
+            class and part.
     """
+    need_classes([task], "fine-tuning")
     if len(task) < task.n_classes:
         raise NtpsError(f"{task.name}: {len(task)} {part} texts for {task.n_classes} classes; every class needs one.")
     counts = np.bincount(task.labels, minlength=task.n_classes)
