@@ -93,7 +93,7 @@ class Solved:
     pooled: PooledMoments
     next_token: LayerMoments
     center: bool
-    separate: bool
+    separate: bool = False
     pooled_rtol: float
     plain: Whitening
     centered: Whitening
