@@ -447,7 +447,10 @@ class ScoreResult:
         ]
         if rare:
             named = listed(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-            notes.append(f"Fewer texts than folds: {named}; such a class hardly counts in these numbers.")
+            rarity = "such a class hardly counts in these numbers"
+            if self.kind == "multilabel":
+                rarity = "R² of such a label, which counts like any other in the mean, says little"
+            notes.append(f"Fewer texts than folds: {named}; {rarity}.")
         if self.metadata.get("n_repeated"):
             notes.append(
                 f"{self.metadata['n_repeated']:,} of {self.n_texts:,} texts repeat another one; equal texts share a "

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _TRUTHS = {"true": True, "false": False}
 _MOST_BITS = 10_000  # of a whole number that Python writes
 _PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"))
-_REGRESSION = "score and rank real values with regression=True"
+_REGRESSION = "load them as real values with regression=True (for score and rank)"
 _MANY, _ALONE = 10, 0.9  # from how many texts on, and from which share of them alone in their class, labels are names
 
 

@@ -272,7 +272,7 @@ RANK = [
     ("TASK --model MODEL --multilabel", "several label columns"),
     ("labels.csv --model MODEL --label-column a --label-column c --multilabel", "line 3: the label (column 'c')"),
     ("one_value.csv --model MODEL --regression", "one value (0.5)"),
-    ("one_value.csv --model MODEL", "score and rank real values with --regression"),
+    ("one_value.csv --model MODEL", "as real values with --regression (for score and rank)"),
     ("one_class.csv --model MODEL", "one class"),
     ("gone.csv --model MODEL", "gone.csv"),
     ("none.csv --model MODEL", "none.csv"),

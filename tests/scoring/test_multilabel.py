@@ -162,6 +162,14 @@ def test_what_is_shown(made, result, tmp_path):
                                                            (tmp_path / "report.html").read_text())  # fmt: skip
 
 
+def test_a_label_that_few_texts_have_is_named(made):
+    representations, values, _ = made
+    few = np.column_stack([values[:, 0], np.arange(240) < 3])
+    found = ntps.score(representations, labels=LabelColumn("2 labels", few, ("one", "few")), probes=False)
+    assert "Fewer texts than folds: 'few' (3); R² of such a label, which counts like any other" in found.notes()[1]
+    assert not any("Fewer texts" in note for note in ntps.score(representations, probes=False).notes())
+
+
 def test_targets_and_what_does_not_vary(made):
     representations, values, _ = made
     labels = labels_of(representations)
