@@ -420,8 +420,9 @@ class Ranking:
         if learning is None or math.isnan(learning.twice):
             return ""
         low, high = learning.gain_interval
+        more = "labelled texts" if self.kind == "multilabel" else self._labels
         return (
-            f"With twice as many {self._labels}, {self.best.name} would read about R² {fixed(learning.twice, 2)}, "
+            f"With twice as many {more}, {self.best.name} would read about R² {fixed(learning.twice, 2)}, "
             f"a change of {_signed(low)} to {_signed(high)} points."
         )
 
