@@ -15,6 +15,7 @@ from ntps.errors import NtpsError
 from ntps.report import write_report
 from ntps.scoring import ScoreSettings, assign_folds, labels_of, layer_null, score_layers
 from ntps.scoring.nulls import shuffled_orders
+from ntps.scoring.predictors import tfidf_values
 from ntps.tasks import LabelColumn, Task
 
 NAMES = ("one", "two", "rare", "noise")
@@ -119,9 +120,9 @@ def test_u_has_a_direction_for_each_label(made, result):
 def test_shuffles_keep_the_labels_of_a_text_together(made):
     problem = make_problem(3, n=60, d=7)
     targets = standardized(made[1][:60, [0, 1, 3]])
-    found = layer_null(solve(problem, targets=targets, folds=True), 3, 3, 4, seed=1)
+    found = layer_null(solve(problem, targets=targets, folds=True, separate=True), 3, 3, 4, seed=1)
     for index, order in enumerate(shuffled_orders(60, 4, seed=1)):
-        again = solve(problem, targets=targets[order], folds=True)
+        again = solve(problem, targets=targets[order], folds=True, separate=True)
         for null, expected in (
             (found.ntps, again.ntps_at(3, 3)),
             (found.ceiling_heldout, again.held_out([3]).ceiling),
@@ -135,6 +136,17 @@ def test_labels_without_meaning_are_held_by_no_layer(made):
     assert found.best is None and "No layer holds these labels" in str(found)
     assert all(label.interval[0] < 0.02 for label in found.labels)
     assert all(scored.ceiling_heldout < 0.02 for scored in found.layers)
+
+
+def test_words_have_a_penalty_for_each_label_too():
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice([f"w{i}" for i in range(30)], size=8)) for _ in range(100)]
+    said = np.array([text.split().count("w3") for text in texts]) + 0.2 * rng.normal(size=100)
+    targets, fold_of = standardized(np.column_stack([said, rng.normal(size=(100, 3))])), assign_folds(said)
+    found = tfidf_values(texts, targets, fold_of)
+    for column in range(4):
+        assert np.allclose(found[:, [column]], tfidf_values(texts, targets[:, [column]], fold_of), atol=2e-3)
+    assert np.square(found - targets)[:, 0].mean() < 0.8 and np.square(found - targets)[:, 1:].mean() > 0.95
 
 
 def test_what_is_shown(made, result, tmp_path):
