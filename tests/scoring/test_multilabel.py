@@ -95,6 +95,7 @@ def test_the_headline_is_the_mean_over_labels_and_its_interval_is_paired(result)
     assert result.choice.readout.r2 == pytest.approx(np.mean(values), abs=0.005)
     assert min(values[:3]) > 0.4 > 0.05 > values[3] > -0.1
     assert result.best.layer == 1 and not result.best.tied and result.best.p_value == 0.1
+    assert result.learning.r2[-1] == pytest.approx(result[1].ceiling_heldout, abs=1e-9)
     # Errors of a text in different labels go together or not: the interval of the mean is that of their sum.
     readout = result.choice.readout
     influence = (1 - readout.r2) * readout.baseline - readout.errors
