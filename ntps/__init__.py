@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         solve_layer,
     )
     from ntps.finetune import TrainSettings, before_and_after, fine_tune
-    from ntps.models import LanguageModel, Representations, collect, list_models, load_model
+    from ntps.models import LanguageModel, Representations, collect, list_models, load_model, plan_pass
     from ntps.report import plot_layers, write_report
     from ntps.scoring import ScoreResult, compare, h_score, jackknife, linear_probe, logme, permutation_null, score
     from ntps.study import RankSettings, StudySettings, calibrate, load_calibration, prescreen, rank, run_study
@@ -49,7 +49,7 @@ _ROOMS = {
         "solve_layer",
     ),
     "tasks": ("Task", "list_tasks", "load_task"),
-    "models": ("LanguageModel", "Representations", "collect", "list_models", "load_model"),
+    "models": ("LanguageModel", "Representations", "collect", "list_models", "load_model", "plan_pass"),
     "scoring": ("ScoreResult", "compare", "h_score", "jackknife", "linear_probe", "logme", "permutation_null", "score"),
     "finetune": ("TrainSettings", "before_and_after", "fine_tune"),
     "study": ("RankSettings", "StudySettings", "calibrate", "load_calibration", "prescreen", "rank", "run_study"),
@@ -87,6 +87,7 @@ __all__ = [
     "ntps_table",
     "perception_encoder",
     "permutation_null",
+    "plan_pass",
     "plot_layers",
     "prescreen",
     "principal_angles",

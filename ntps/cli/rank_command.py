@@ -51,6 +51,7 @@ def run(
     output: Annotated[str | None, typer.Option(help="Folder of the report; the passes in it are reused.")] = None,
     json_file: shared.JsonFile = None,
     seed: Annotated[int, typer.Option(help="Seed of sample, folds and random weights.")] = 0,
+    dry_run: shared.DryRun = False,
     quiet: shared.Quiet = False,
 ) -> None:
     """Rank models by how well their best layer predicts your labels: which model, which layer, how many labels."""
@@ -64,6 +65,7 @@ def run(
     if quiet:
         shared.hide_messages()
 
+    from ntps.models import plan_pass
     from ntps.models.presets import GROUPS, models_of
     from ntps.report.ranking import write_ranking
     from ntps.study import RankSettings
@@ -85,8 +87,25 @@ def run(
     named = list(model or [])
     if models is not None:
         named += [name for name in models_of(one_of(models, GROUPS, "models")) if name not in named]
+    labelled = shared.load_columns(task, data, limit=limit, seed=seed)
+    if dry_run:
+        plans = [
+            plan_pass(
+                name,
+                labelled,
+                layers=layers,
+                max_length=max_length,
+                batch_size=batch_size,
+                device=device,
+                bidirectional=True,
+                **settings.loading(),
+            )
+            for name in named
+        ]
+        shared.emit({"plans": [plan.to_dict() for plan in plans]}, json_path, "\n\n".join(map(str, plans)), quiet)
+        return
     rankings = rank_columns(
-        shared.load_columns(task, data, limit=limit, seed=seed),
+        labelled,
         named,
         settings=settings,
         batch_size=batch_size,

@@ -59,6 +59,7 @@ def run(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Random weights instead of the model's.")
     ] = False,
+    dry_run: shared.DryRun = False,
     quiet: shared.Quiet = False,
 ) -> None:
     """Score a causal language model on a labelled text set, layer by layer."""
@@ -71,7 +72,7 @@ def run(
     if quiet:
         shared.hide_messages()
 
-    from ntps.models import Representations, collect, load_model
+    from ntps.models import Representations, collect, load_model, plan_pass
     from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings
     from ntps.report import write_report
     from ntps.scoring import ScoreSettings, assign_folds, score_task
@@ -105,6 +106,22 @@ def run(
             raise NtpsError(
                 f"--intervals needs at least 3 folds, for which {column.name!r} has too few texts of one class."
             )
+    if dry_run:
+        plan = plan_pass(
+            model,
+            labelled,
+            layers=layers,
+            max_length=max_length,
+            batch_size=batch_size,
+            state_dtype=state_dtype,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            **loading,
+        )
+        if is_main_process():
+            shared.emit(plan.to_dict(), json_path, plan, quiet)
+        return
     representations: list[Representations] = []
     for with_random_weights in (random_weights, True) if control else (random_weights,):
         loaded = load_model(

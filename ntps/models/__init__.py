@@ -10,17 +10,17 @@ from ntps._lazy import lazy_names
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
     from ntps.models.load import list_models, load_model
-    from ntps.models.passes import collect
+    from ntps.models.passes import collect, plan_pass
     from ntps.models.representations import Representations
 
-__all__ = ["LanguageModel", "Representations", "collect", "list_models", "load_model"]
+__all__ = ["LanguageModel", "Representations", "collect", "list_models", "load_model", "plan_pass"]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "language_model": ("LanguageModel",),
         "load": ("list_models", "load_model"),
-        "passes": ("collect",),
+        "passes": ("collect", "plan_pass"),
         "representations": ("Representations",),
     },
 )

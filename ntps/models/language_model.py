@@ -80,6 +80,13 @@ class LanguageModel:
         return self.widths[-1]
 
     @property
+    def inner(self) -> int:
+        """Width of the feed-forward layers, by the configuration; where that is silent, 4 d as is usual."""
+        config = self.config.get_text_config()
+        values = [getattr(config, name, None) for name in ("intermediate_size", "ffn_dim", "n_inner", "d_inner")]
+        return next((value for value in values if isinstance(value, int)), 4 * self.width)
+
+    @property
     def config(self) -> Any:
         """The network's transformers configuration."""
         return self.model.config

@@ -15,6 +15,7 @@ from ntps.models.checkpoints import ModelLocation
 from ntps.models.language_model import PROBE, LanguageModel, gives_logits
 from ntps.models.pretrained import (
     LoadOptions,
+    empty_network,
     has_head,
     random_network,
     read_config,
@@ -94,10 +95,7 @@ def load_model(
     torch_device = None if device_map is not None else find_device(device)
     location = _locate(name_or_path_or_model, options)
     config, commit = read_config(location, options)
-    if dtype is None and str(config.dtype) == "torch.float16" and torch_device and torch_device.type == "cpu":
-        dtype = "float32"  # float16 is how such weights are stored; CPUs are slow in it, and states may overflow
-    if torch_device and torch_device.type == "mps" and (dtype or str(config.dtype)).endswith("float64"):
-        raise NtpsError(f"{location.name}: dtype is 'float64', which mps does not have; give dtype float32.")
+    dtype = _dtype_on(torch_device, config, dtype, location.name)
     digest = _digest(location, commit, options)
     tokenizer_name = None
     if tokenizer is None:
@@ -124,6 +122,60 @@ def load_model(
     return _language_model(
         network, tokenizer, name=location.name, device=torch_device, digest=digest, source=source, options=options
     )
+
+
+def outline_model(name_or_path: str | os.PathLike[str], *, tokenizer: Any = None, **given: Any) -> LanguageModel:
+    """Return a model without its weights, which are neither read nor downloaded: enough to plan a pass.
+
+    Its hidden states are as many and as wide as its configuration says.
+
+    Args:
+        name_or_path: As for `load_model`.
+        tokenizer: As for `load_model`.
+        **given: Options of `load_model`.
+
+    Raises:
+        NtpsError: As for `load_model`, or if `device_map` is given.
+    """
+    options = LoadOptions(**given)
+    if options.device_map is not None:
+        raise NtpsError(f"device_map is {options.device_map!r}; a pass is planned for one device, leave it out.")
+    device, location = find_device(options.device), _locate(name_or_path, options)
+    config, commit = read_config(location, options)
+    dtype = _dtype_on(device, config, options.dtype, location.name)
+    if tokenizer is None:
+        tokenizer = read_tokenizer(location, commit or options.revision, options.trust_remote_code)
+    else:
+        tokenizer = resolve_tokenizer(tokenizer, location.name, options.trust_remote_code)
+    network = without_head(empty_network(config, dtype=dtype, trust_remote_code=options.trust_remote_code))
+    sizes = config.get_text_config()
+    return LanguageModel(
+        name=location.name,
+        model=network,
+        tokenizer=tokenizer,
+        revision=commit,
+        dtype=str(next(network.parameters()).dtype).removeprefix("torch."),
+        source={"kind": location.kind, "path": location.path},
+        n_layers=sizes.num_hidden_layers + 1,
+        widths=(sizes.hidden_size,) * (sizes.num_hidden_layers + 1),
+        max_positions=_positions(network),
+        device=device,
+        vocabulary=int(_embedding(network, location.name).shape[0]),
+        causal=_is_of_causal_kind(config, location.name),
+    )
+
+
+def _dtype_on(device: Any, config: Any, dtype: str | None, name: str) -> str | None:
+    """Return the name of the type in which weights are loaded on a device; `None` is the checkpoint's own.
+
+    Raises:
+        NtpsError: If the device does not have it.
+    """
+    if dtype is None and str(config.dtype) == "torch.float16" and device and device.type == "cpu":
+        return "float32"  # float16 is how such weights are stored; CPUs are slow in it, and states may overflow
+    if device and device.type == "mps" and (dtype or str(config.dtype)).endswith("float64"):
+        raise NtpsError(f"{name}: dtype is 'float64', which mps does not have; give dtype float32.")
+    return dtype
 
 
 def model_fingerprint(
@@ -335,11 +387,16 @@ def _language_model(
 
 def _is_causal(network: Any, vocabulary: int, device: Any, name: str) -> bool:
     """Return whether no hidden state depends on a later token, by the configuration and by a pass over two texts."""
+    return _is_of_causal_kind(network.config, name) and not reads_later_tokens(network, vocabulary, device)
+
+
+def _is_of_causal_kind(config: Any, name: str) -> bool:
+    """Return whether a configuration is that of a causal model."""
     try:
-        checkpoints.check_kind(network.config, name, loaded=True)
+        checkpoints.check_kind(config, name, loaded=True)
     except NtpsError:
         return False
-    return not reads_later_tokens(network, vocabulary, device)
+    return True
 
 
 def _embedding(network: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,16 @@ from ntps._version import __version__
 from ntps.core import NextTokenMoments, NonFiniteError, TextBatch, check_finite
 from ntps.errors import NtpsError, whole
 from ntps.models.forward import halving
-from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings, parse_layers, plan_batches
-from ntps.models.processes import Processes
+from ntps.models.plan import (
+    DEFAULT_MAX_LENGTH,
+    PassPlan,
+    PassSettings,
+    parse_layers,
+    plan_batches,
+    plan_of,
+    plan_that_fits,
+)
+from ntps.models.processes import Processes, freed_memory_returned
 from ntps.models.representations import Representations, allocate_states, kept_states
 from ntps.models.states import StateReader
 from ntps.tasks.task import Task, fingerprint_texts
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel, Tokenized
 
 FILE = "representations.safetensors"
+SLOW_BATCH = 5.0  # seconds of a batch beside which a GPU's start does not matter
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +70,7 @@ def collect(
         pooling: State that represents a text: the `"mean"` over its tokens (the paper's), or the `"last"`.
         prefix: The past of a token: `"sum"` of the states so far (the paper's), their `"mean"`, or the `"last"`.
         batch_size: Largest number of texts in a batch. It affects speed and memory, and the result by rounding only. A
-            batch for which a GPU has too little memory is halved until it fits.
+            batch for which a GPU has too little memory is halved until it fits. `plan_pass` says beforehand what fits.
         matmul_precision: See `ntps.core.NextTokenMoments`.
         state_dtype: Type in which pooled states are kept once the pass is over: `"float32"`, or `"float16"` for half
             the size, about the mean of each channel and in a unit of its own.
@@ -73,14 +82,15 @@ def collect(
         tokens (`load_model(..., bidirectional=True)`) has pooled states and no next-token moments.
 
     Raises:
-        NtpsError: If an option is out of range, no text has a token, or a hidden state is not finite.
+        NtpsError: If an option is out of range, no text has a token, the pass does not fit into memory, or a hidden
+            state is not finite.
     """
     whole(batch_size, 1, None, "batch_size")
-    max_length = whole(DEFAULT_MAX_LENGTH if max_length is None else max_length, 2, None, "max_length")
     task, texts = (texts, texts.texts) if isinstance(texts, Task) else (None, _as_texts(texts))
-    settings = PassSettings(
-        layers=parse_layers(layers, model.n_layers),
-        max_length=min(max_length, model.max_positions or max_length),
+    settings = _settings(
+        model,
+        layers,
+        max_length,
         pooling=pooling,
         prefix=prefix,
         matmul_precision=matmul_precision,
@@ -96,13 +106,13 @@ def collect(
             logger.info("using the representations in %s: same model, texts and settings.", path)
             return replace(earlier, task=task)
     started = time.monotonic()
-    tokenized = model.tokenize(texts, settings.max_length)
-    lengths = np.array([len(ids) for ids in tokenized.ids], dtype=np.int64)
-    if not lengths.any():
-        raise NtpsError(f"{'the texts' if task is None else task.name}: none of the {len(texts)} texts has a token.")
+    tokenized, lengths = _tokenized(model, texts, settings, "the texts" if task is None else task.name)
     if processes.is_main:
         _log_losses(lengths, tokenized, settings.max_length)
-    states, moments = _run(model, texts, tokenized.ids, lengths, settings, batch_size, processes, progress)
+    alone = processes.count == 1 and not hasattr(model.model, "hf_device_map")  # several share memory, or have several
+    plan = (plan_that_fits if alone else plan_of)(model, lengths, settings, batch_size)
+    with freed_memory_returned(model.device):
+        states, moments = _run(model, texts, tokenized.ids, lengths, settings, plan, processes, progress)
     representations = Representations(
         **kept_states(states, settings.state_dtype),
         layers=settings.layers,
@@ -139,6 +149,68 @@ def collect(
     if path is not None and processes.is_main:
         representations.save(path)
     return representations
+
+
+def plan_pass(
+    model: "LanguageModel | str",
+    texts: Task | Sequence[str],
+    *,
+    layers: str | int | Sequence[int] = "all",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    state_dtype: str = "float32",
+    **loading: Any,
+) -> PassPlan:
+    """Say what `collect` will read and take with the same arguments; texts are tokenized, and no model runs.
+
+    Args:
+        model: A model, or the name of one whose weights need not be here: its configuration and tokenizer are read.
+        texts: As for `collect`, and so are the others.
+        layers: The layers.
+        max_length: Largest number of tokens of a text.
+        batch_size: Largest number of texts in a batch.
+        state_dtype: Type of the pooled states.
+        **loading: Options of `load_model`, with a name: `dtype`, `device`, `tokenizer`, ...
+
+    Returns:
+        Tokens, batches, dtype, the place of the sums, and bytes by place. `print` shows it; `to_dict` gives JSON.
+
+    Raises:
+        NtpsError: As for `load_model` and `collect`: a pass that does not fit is refused with the smallest change with
+            which it would.
+    """
+    from ntps.models.load import load_model, outline_model
+
+    whole(batch_size, 1, None, "batch_size")
+    found = outline_model(model, **loading) if isinstance(model, str) else load_model(model, **loading)
+    name, texts = (texts.name, texts.texts) if isinstance(texts, Task) else ("the texts", _as_texts(texts))
+    settings = _settings(found, layers, max_length, state_dtype=state_dtype)
+    tokenized, lengths = _tokenized(found, texts, settings, name)
+    return plan_that_fits(found, lengths, settings, batch_size, tokenized.n_truncated)
+
+
+def _settings(
+    model: "LanguageModel", layers: str | int | Sequence[int], max_length: int | None, **others: Any
+) -> PassSettings:
+    """Return the settings of a pass of a model."""
+    max_length = whole(DEFAULT_MAX_LENGTH if max_length is None else max_length, 2, None, "max_length")
+    max_length = min(max_length, model.max_positions or max_length)
+    return PassSettings(layers=parse_layers(layers, model.n_layers), max_length=max_length, **others)
+
+
+def _tokenized(
+    model: "LanguageModel", texts: Sequence[str], settings: PassSettings, name: str
+) -> "tuple[Tokenized, np.ndarray]":
+    """Return the tokens of texts and their numbers (n_given,).
+
+    Raises:
+        NtpsError: If no text has one.
+    """
+    tokenized = model.tokenize(texts, settings.max_length)
+    lengths = np.array([len(ids) for ids in tokenized.ids], dtype=np.int64)
+    if not lengths.any():
+        raise NtpsError(f"{name}: none of the {len(texts)} texts has a token.")
+    return tokenized, lengths
 
 
 def _groups(ids: Sequence[Sequence[int]]) -> np.ndarray:
@@ -206,13 +278,36 @@ def _log_losses(lengths: np.ndarray, tokenized: "Tokenized", max_length: int) ->
         logger.warning(message, tokenized.n_truncated, len(lengths), max_length)
 
 
+class _Foresight:
+    """Says once, from the time of one batch, how long a pass will take, if that is over a minute.
+
+    Batches come longest first, so that the first ones are alike. A GPU starts slowly: its first batch is the measure
+    only where it takes so long that the start cannot matter.
+    """
+
+    def __init__(self, plan: PassPlan, n_tokens: int) -> None:
+        self.plan, self.n_tokens, self.n_batches, self.said = plan, n_tokens, 0, False
+        self.started = time.monotonic()
+
+    def add(self, n_tokens: int) -> None:
+        """Take note of a batch of so many tokens."""
+        now = time.monotonic()
+        took, self.started, self.n_batches = now - self.started, now, self.n_batches + 1
+        if self.said or (self.n_batches < 2 and took < SLOW_BATCH):
+            return
+        self.said = True
+        seconds = took * self.n_tokens / n_tokens
+        if seconds > 60:
+            logger.info("about %s minutes: %s.", f"{seconds / 60:.0f}", self.plan.summary)
+
+
 def _run(
     model: "LanguageModel",
     texts: Sequence[str],
     ids: Sequence[Sequence[int]],
     lengths: np.ndarray,
     settings: PassSettings,
-    batch_size: int,
+    plan: PassPlan,
     processes: Processes,
     progress: bool | None,
 ) -> tuple[np.ndarray, NextTokenMoments | None]:
@@ -225,7 +320,7 @@ def _run(
             width=widths,
             prefix=settings.prefix,
             dtype=torch.float64 if model.dtype == "float64" else torch.float32,
-            device="cpu" if model.device.type == "mps" else model.device,  # MPS has no float64
+            device=plan.sums_on,
             matmul_precision=settings.matmul_precision,
         )
     row_of = np.cumsum(lengths > 0) - 1  # row of each given text among those with tokens
@@ -269,11 +364,15 @@ def _run(
             index = int(batch[error.text])
             raise NonFiniteError(error.layer, index, texts[index]) from None
         states[:, row_of[batch]] = pooled.numpy()
-        bar.update(int(lengths[batch].sum()))
+        n_tokens = int(lengths[batch].sum())
+        bar.update(n_tokens)
+        if processes.is_main:
+            foresight.add(n_tokens)
 
-    batches = processes.share(plan_batches(lengths, batch_size))
+    batches = processes.share(plan_batches(lengths, plan.batch_size))
     total = int(sum(lengths[batch].sum() for batch in batches))
     show = progress if processes.is_main else False
+    foresight = _Foresight(plan, total)
     with progress_bar(total, "tokens", show, unit_scale=True) as bar:
         running = None  # its states are kept once the next batch is on its way: a GPU need not wait for that
         for batch, result in halving(batches, forward):

@@ -156,6 +156,14 @@ def random_network(
         )
 
 
+def empty_network(config: Any, *, dtype: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Build an architecture without memory for its weights, on the meta device; options as for `random_network`."""
+    import torch
+
+    with torch.device("meta"):
+        return random_network(config, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
 def read_network(
     location: ModelLocation, config: Any, options: LoadOptions, *, revision: str | None, dtype: str
 ) -> Any:
