@@ -322,7 +322,7 @@ def plan_that_fits(
     if first.fits(free):
         return first
     if model.device.type == "cuda":
-        for size in _halves(first.batch_size):
+        for size in (first.batch_size, *_halves(first.batch_size)):
             for place in (first.device, "cpu"):
                 other = plan(batch_size=size, sums_on=place)
                 if other.fits(free):
