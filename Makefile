@@ -9,8 +9,10 @@ LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
-# One thread for each of two workers: threads that wait for each other spin, and slow a busy machine down tenfold.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+# Threads that wait for each other spin, and slow a busy machine down tenfold: unless you say otherwise they do not.
+export OMP_WAIT_POLICY ?= PASSIVE
+# One thread for each of two workers.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # For few tests that take long: each goes to the worker that is free.
 ONE_BY_ONE := -n 2 --dist=load --maxschedchunk=1
 OFFLINE := not browser and not notebooks and not gpu
@@ -57,7 +59,7 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 	@touch $@
 
 test-lowest: $(LOWEST)/.test ## The fast tests with the lowest versions of what is needed.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(LOWEST)/bin/python -m pytest -n 2 -m "$(OFFLINE) and not slow and not long" \
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "$(OFFLINE) and not slow and not long" \
 		tests/core tests/models tests/tasks tests/scoring tests/study tests/report tests/cli tests/finetune
 
 lint: $(VENV)/.dev ## Style, docstrings, types and the order of imports.

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 from helpers.models import WORDS, save_tiny
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, for a pytest that make has not started
+
 
 @pytest.fixture(scope="module")
 def one_thread():

@@ -59,6 +59,7 @@ def environment(folder: str) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "IPYTHONDIR": folder,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -397,3 +397,30 @@ print(sorted(heavy), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["score", "rank"])
+def test_a_dry_run_says_what_a_pass_takes_and_runs_no_model(run, tiny_llama, reviews, tmp_path, monkeypatch, command):
+    from ntps import plan_pass
+    from ntps.models import load
+
+    monkeypatch.setattr(load, "read_network", lambda *_, **__: pytest.fail("weights are read"))
+    arguments = [tiny_llama, reviews] if command == "score" else [reviews, "--model", tiny_llama]
+    arguments += ["--dry-run", "--layers", "1,3", "--output", tmp_path / "out"]
+    status, out, err = run(command, *arguments)
+    plan = plan_pass(str(tiny_llama), TEXTS, layers="1,3")
+    assert (status, out, err) == (0, f"{plan}\n", "")
+    assert not (tmp_path / "out").exists()
+    status, out, err = run(command, *arguments, "--json", "-")
+    content = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (content if command == "score" else content["plans"][0]) == plan.to_dict()
+
+
+def test_what_does_not_fit_is_refused_in_options(run, tiny_llama, reviews, monkeypatch):
+    from ntps.models import plan
+
+    monkeypatch.setattr(plan, "free_memory", lambda device=None: 300_000)
+    status, out, err = run("score", tiny_llama, reviews, "--dry-run", "--device", "cpu")
+    assert (status, out) == (2, "")
+    assert "it would fit with --batch-size " in err

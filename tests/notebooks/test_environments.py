@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools import run as lessons
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["environment.yml", "binder/environment.yml"]
 CONDA_NAMES = {"pytorch": "torch", "pytorch-cpu": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
@@ -107,6 +109,22 @@ def test_start_caps_threads_and_hands_over():
     command = [ROOT / "binder/start", "bash", "-c", "echo $OMP_NUM_THREADS $MKL_NUM_THREADS $0 $1", "lab", "a b"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
     assert done.stdout.split("\n")[0] == "1 1 lab a b"
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_wait_passively_unless_the_user_says_otherwise(given, policy, monkeypatch):
+    beside = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    echo = ["bash", "-c", "echo $OMP_WAIT_POLICY"]
+    binder = subprocess.run([ROOT / "binder/start", *echo], capture_output=True, text=True, check=True, env=beside)
+    assert binder.stdout.split() == [policy]
+    rule = "include Makefile\nshow:\n\t@echo $$OMP_WAIT_POLICY\n"
+    command = ["make", "--no-print-directory", "-f", "-", "show"]
+    make = subprocess.run(command, cwd=ROOT, input=rule, capture_output=True, text=True, check=True, env=beside)
+    assert make.stdout.split() == [policy]
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert lessons.environment("folder")["OMP_WAIT_POLICY"] == policy
 
 
 def test_repo2docker_reads_binder_as_meant(tmp_path):
