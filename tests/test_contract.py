@@ -215,7 +215,7 @@ def results():
     from ntps.finetune.look import Look
     from ntps.finetune.results import LoraRepeats, LoraResult, Side
     from ntps.finetune.settings import TrainSettings
-    from ntps.models.plan import PassSettings
+    from ntps.models.plan import PassPlan, PassSettings
     from ntps.paper import Audit, Finding
     from ntps.scoring import layer_intervals, layer_null, linear_probe, spectrum
     from ntps.study.prescreening import Prescreening, PrescreenSettings
@@ -259,6 +259,10 @@ def results():
         (Look(steps=2, n_train=8, n_validation=4, loss=0.7, saved=-0.1, standard_error=0.1, seconds=1.0,
               seconds_left=2.0), set()),
         (PassSettings(layers=(0,), max_length=8), set()),
+        (PassPlan(model="m", device="cpu", dtype="float32", n_texts=2, n_tokens=6, n_truncated=0, max_length=8,
+                  layers=(0,), width=4, batch_size=2, batch_tokens=8, sums_on="cpu",
+                  device_bytes={"weights": 8, "sums": 256, "pooled": 32, "batch": 640},
+                  host_bytes={"states": 32, "tokens": 96, "sums": 0}, disk_bytes=0), set()),
         (study, {"lora"}),
         (study.cells[0], set()),
         (spearman(rng.normal(size=9), rng.normal(size=9), n_permutations=9), set()),
