@@ -43,7 +43,7 @@ demo: $(VENV)/.core ## Score the bundled model on the bundled tasks; writes repo
 	$(BIN)/ntps demo --output report
 
 test: $(VENV)/.test ## Run the tests that need no network, GPU or browser, without those of test-long.
-	$(PYTEST) -n 2 --ignore=tests/browser -m "$(OFFLINE) and not long"
+	$(PYTEST) -n 2 --dist=worksteal --ignore=tests/browser -m "$(OFFLINE) and not long"
 
 test-long: $(VENV)/.test ## The rest: simulations, kills, several processes, every architecture, bundled weights.
 	$(PYTEST) $(ONE_BY_ONE) --ignore=tests/browser -m "$(OFFLINE) and long"
