@@ -223,7 +223,7 @@ def check_classes(task: "Task", part: str) -> None:
     """Refuse a part of the texts ("training", for the message) that lacks a class.
 
     Raises:
-        NtpsError: If labels are no classes, there are fewer texts than classes, or a class has none; the message names
+        NtpsError: If labels are not classes, there are fewer texts than classes, or a class has none; the message names
             class and part.
     """
     need_classes([task], "fine-tuning")

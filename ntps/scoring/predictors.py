@@ -87,7 +87,7 @@ def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: R
 
 
 def judge_values(name: str, predicted: np.ndarray, targets: np.ndarray, reference: Readout) -> Predictor:
-    """Return the scores of out-of-fold predictions (n, c) of targets (n, c) that are no classes; see `judge`."""
+    """Return the scores of out-of-fold predictions (n, c) of targets (n, c) that are not classes; see `judge`."""
     readout = replace(reference, name=name, errors=np.square(predicted - targets).sum(1))
     return Predictor(
         name=name,

@@ -26,7 +26,7 @@ from ntps.errors import LARGEST, NtpsError, one_of, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.load import find_device, weight_bytes
 from ntps.models.passes import FILE
-from ntps.models.plan import parse_layers
+from ntps.models.plan import free_memory, parse_layers
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
 from ntps.scoring.headline import baselines_of, curve_of, label_values, layer_readouts, probe_of
@@ -257,7 +257,8 @@ class _Reader:
 
     def read(self, name: str, model: Any, size: float = math.nan, *, random_weights: bool = False) -> _Entrant:
         """Load a model, run it over the texts, and return where its representations are."""
-        self.check_memory(size)
+        if not isinstance(model, LanguageModel):
+            self.check_memory(size)
         options: dict[str, Any] = {"random_weights": True, "seed": self.settings.seed} if random_weights else {}
         if not isinstance(model, LanguageModel):
             options |= {"device": self.device, **self.settings.loading()}
@@ -285,18 +286,14 @@ class _Reader:
         )
 
     def check_memory(self, size: float) -> None:
-        """Refuse weights that are larger than this machine's memory before they are read.
+        """Refuse weights that are larger than the memory that is free before they are read.
 
         Raises:
             NtpsError: If they are.
         """
-        if str(self.device or "cpu") != "cpu" or not hasattr(os, "sysconf"):
-            return
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if size > memory:
-            raise NtpsError(
-                f"its weights take {size / 1e9:.1f} GB, and this machine has {memory / 1e9:.1f} GB of memory."
-            )
+        memory = free_memory() if str(self.device or "cpu") == "cpu" else None
+        if memory is not None and size > memory:
+            raise NtpsError(f"its weights take {size / 1e9:.1f} GB, and {memory / 1e9:.1f} GB of memory are free.")
 
 
 def _size(model: Any) -> float:

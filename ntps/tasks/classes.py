@@ -83,20 +83,21 @@ def read_values(table: Table, name: str, *, allow_missing: bool = False) -> Labe
         allow_missing: Whether texts may lack a value (None, NaN, the empty string); it is NaN then.
 
     Raises:
-        NtpsError: If there is no such column, if values are missing as for `read_labels`, or one is no finite number.
+        NtpsError: If there is no such column, values are missing as for `read_labels`, or one is not a finite number.
     """
     values, declared = _column(table, name, allow_missing=allow_missing)
     if declared:
         raise NtpsError(
             f"{table.source['path']}: column {name!r} holds the numbers of classes ({', '.join(declared[:3])}, ...), "
-            "which are no real values; leave regression out."
+            "which are not real values; leave regression out."
         )
     numbers = np.full(len(values), math.nan)
     for row, value in _present(table, name, values, declared, allow_missing=allow_missing).items():
         numbers[row] = _real(value)
         if not math.isfinite(numbers[row]):
             raise NtpsError(
-                f"{table.where(row)}: {short(value)} (column {name!r}) is no finite number, as regression=True needs."
+                f"{table.where(row)}: {short(value)} (column {name!r}) is not a finite number, as regression=True "
+                "needs."
             )
     return LabelColumn(name, numbers)
 

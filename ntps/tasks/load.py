@@ -83,7 +83,7 @@ def load_task(
         The task. Its classes are those that occur in the whole split, before `limit`.
 
     Raises:
-        NtpsError: If the texts cannot be read, or labels are no classes (or no real values, with `regression`); the
+        NtpsError: If the texts cannot be read, or labels are not classes (or not real values, with `regression`); the
             message says where and why.
     """
     if limit is not None:

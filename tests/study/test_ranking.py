@@ -305,6 +305,13 @@ def test_weights_beyond_the_memory_of_the_machine_are_not_read(models, task, mon
     assert "1000000000.0 GB" in found.failed["gpt"]
 
 
+def test_weights_that_are_loaded_need_no_more_memory(models, task, monkeypatch):
+    loaded = ranking.load_model(models[0])
+    monkeypatch.setattr(ranking, "free_memory", lambda: 10)
+    found = rank(task, [loaded, models[1]], settings=SETTINGS)
+    assert len(found.models) == 1 and "0.0 GB of memory are free" in next(iter(found.failed.values()))
+
+
 def test_a_control_that_fails_is_left_out(models, task, monkeypatch, caplog):
     def load_model(name, *, original=ranking.load_model, **options):
         if options.get("random_weights"):

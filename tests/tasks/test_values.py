@@ -1,4 +1,4 @@
-"""Labels that are no classes, real values or several of 0 and 1: what is read, and what is refused in one sentence."""
+"""Labels that are not classes, real values or several of 0 and 1: what is read, and what is refused in one sentence."""
 
 from decimal import Decimal
 
@@ -50,18 +50,18 @@ def test_a_table_of_numbers_is_read_alike(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([0.5, "good", 1], ["entry 2", "'good'", "no finite number", "regression=True"]),
+        ([0.5, "good", 1], ["entry 2", "'good'", "not a finite number", "regression=True"]),
         ([0.5, True, 1], ["entry 2", "True"]),
         ([0.5, float("inf"), 1], ["entry 2", "inf"]),
         (["0.5", "inf", "1"], ["entry 2", "'inf'"]),
         (["0.5", "nan", "1"], ["entry 2", "'nan'"]),
         (["0,5", "1,5"], ["entry 1", "'0,5'"]),
         (["1e400", "1"], ["entry 1", "'1e400'"]),
-        ([10**400, 1], ["entry 1", "no finite number"]),
+        ([10**400, 1], ["entry 1", "not a finite number"]),
         ([0.5, None, 1, ""], ["entry 2", "missing", "1 more row", "drop_missing=True"]),
         ([None, None], ["all 2 are empty"]),
         ([3.5, 3.5, 3.5], ["one value (3.5)", "at least two values"]),
-        ([[0.5], [1.5]], ["entry 1", "no finite number"]),
+        ([[0.5], [1.5]], ["entry 1", "not a finite number"]),
     ],
 )
 def test_what_is_no_target_of_a_regression(values, words):
@@ -70,7 +70,7 @@ def test_what_is_no_target_of_a_regression(values, words):
 
 def test_numbers_of_classes_are_no_values(tmp_path):
     folder = save(tmp_path / "saved", [("a", 0), ("b", 1), ("c", 1)], names=["good", "bad"])
-    fails("'label'", "good, bad", "no real values", name_or_path=folder, regression=True)
+    fails("'label'", "good, bad", "not real values", name_or_path=folder, regression=True)
     fails("regression=True", "bundled", name_or_path="miniworld/topic", regression=True)
 
 

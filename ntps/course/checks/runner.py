@@ -115,7 +115,7 @@ def plain(result: Any) -> Any:
 
 
 def _numbers(result: Any, message: str) -> np.ndarray:
-    """Return a result (a number, an array, a tensor or a list) as a float64 array; text is no number."""
+    """Return a result (a number, an array, a tensor or a list) as a float64 array; text is refused."""
     result = plain(result)
     try:
         kind = np.asarray(result).dtype.kind
