@@ -266,6 +266,18 @@ class TestSweep:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
+class TestWithoutLocks:
+    """Where Python has no `fcntl` (Windows) files are written all the same, and half-written ones are left alone."""
+
+    def test_files_are_written_and_nothing_is_swept(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(_files, "fcntl", None)
+        (tmp_path / ".a.json.0123456789ab.part").write_text("half")
+        _files.atomic_write(tmp_path / "a.json", "{}")
+        _files.sweep(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".a.json.0123456789ab.part", "a.json"]
+        assert (tmp_path / "a.json").read_text() == "{}"
+
+
 class TestLocalPath:
     @pytest.mark.parametrize(
         ("name", "words"),
