@@ -79,10 +79,10 @@ notebooks: $(VENV)/.test ## Badges, exercises, then execute every pair from its 
 exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
 	$(BIN)/python -m tools.notebooks exercises
 
-test-notebooks: $(VENV)/.test ## Execute every lesson and solution from its .py, within its limits of time and memory.
+test-notebooks: $(VENV)/.test ## Execute every solution from its .py, within its limits of time and memory.
 	$(PYTEST) $(ONE_BY_ONE) -m notebooks tests/notebooks
 
-test-browser: $(VENV)/.dev ## Use every lesson's panels in a real browser (Debian: apt-get install chromium).
+test-browser: $(VENV)/.dev ## Run every lesson and use its panels in a real browser (Debian: apt-get install chromium).
 	$(PYTEST) $(ONE_BY_ONE) -m browser tests/browser
 
 bench: $(VENV)/.test ## Measure the ratios of docs/results.md; writes benchmarks/results/latest.json.

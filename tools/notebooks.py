@@ -2,7 +2,7 @@
 
     python -m tools.notebooks sync [NAME...]         .py -> .ipynb, outputs of unchanged code kept
     python -m tools.notebooks exercises              solutions -> exercises, both as pairs
-    python -m tools.notebooks execute [NAME...]      run from the .py, measure, write clean outputs into the .ipynb
+    python -m tools.notebooks execute [NAME...]      run from the .py, measure, check the claims, write clean outputs
     python -m tools.notebooks check                  compare pairs by content; sizes, outputs, frame, links, symbols
     python -m tools.notebooks all                    badges, exercises, execute, check
 
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from tools import badges, exercises, rules
+from tools.claims import CLAIMS
 from tools.course import EXERCISES, NOTEBOOKS, ROOT, SOLUTIONS, load_course, relative, scripts
 from tools.pairs import cells_of, read_script, sync, write_notebook
 from tools.run import RunError, clean, limit_problems, output_problems, run
@@ -45,7 +46,7 @@ def execute(names: list[str]) -> int:
     for script in scripts(*names):
         sync(script)
         try:
-            ran = run(script)
+            ran = run(script, CLAIMS.get(script.stem, ()))
         except RunError as error:
             print(error, file=sys.stderr)
             failed = True

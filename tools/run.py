@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
+from tools.claims import code_of
 from tools.course import ROOT, relative
 from tools.pairs import build, cells_of, code_digest, read_script
 
@@ -21,8 +23,9 @@ MAX_MEGABYTES = 1000
 _LONGEST_TWIN = 80  # of the plain text beside a picture or a table, which no reader sees
 PANEL_NOTE = "*Interactive panel: run this cell to use it.*"
 
-# The kernel's own high-water mark. Not `ru_maxrss`: Linux carries that over from the process that started the kernel.
-_MEASURE = """
+# Prints the kernel's peak memory (MB) and processor time (s). Its own high-water mark, not `ru_maxrss`: Linux carries
+# that over from the process that started the kernel.
+MEASURE = """
 import os as _os, sys as _sys, time as _time
 if _os.path.exists("/proc/self/status"):
     _peak = [int(line.split()[1]) / 1000 for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
@@ -65,19 +68,19 @@ def environment(folder: str) -> dict[str, str]:
     }
 
 
-def run(script: Path, *, timeout: int = CELL_SECONDS, extra: str = "") -> Run:
+def run(script: Path, claims: Iterable[str] = (), *, timeout: int = CELL_SECONDS) -> Run:
     """Run a script's cells in a fresh kernel whose working directory is the script's folder.
 
     Args:
         script: A .py in percent format.
+        claims: What must hold after the last cell, as expressions.
         timeout: Seconds that a single cell may take.
-        extra: Code to run after the last cell; it is not part of the result.
 
     Raises:
-        RunError: If a cell fails or takes too long; the message names the cell.
+        RunError: If a cell or a claim fails, or a cell takes too long; the message names it.
     """
     notebook = build(cells_of(read_script(script)))
-    notebook.cells += [nbformat.v4.new_code_cell(extra), nbformat.v4.new_code_cell(_MEASURE)]
+    notebook.cells += [nbformat.v4.new_code_cell(code_of(claims)), nbformat.v4.new_code_cell(MEASURE)]
     client = NotebookClient(
         notebook,
         timeout=timeout,
@@ -93,8 +96,13 @@ def run(script: Path, *, timeout: int = CELL_SECONDS, extra: str = "") -> Run:
     measured = notebook.cells.pop()
     notebook.cells.pop()
     notebook.metadata.pop("widgets", None)
-    megabytes, seconds = map(float, measured.outputs[0].text.split())
-    return Run(notebook, seconds, megabytes)
+    return Run(notebook, *reading(measured.outputs[0].text))
+
+
+def reading(printed: str) -> tuple[float, float]:
+    """Return what MEASURE printed: processor seconds and peak megabytes."""
+    megabytes, seconds = map(float, printed.split())
+    return seconds, megabytes
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:

@@ -1,4 +1,5 @@
-"""A student's browser: JupyterLab opens each lesson, runs it, and every control of every panel changes the picture.
+"""A student's browser: JupyterLab opens each lesson and runs it; what its prose says holds, it stays within its limits,
+saving keeps its outputs, and every control of every panel changes the picture.
 
 Screenshots go to artifacts/ (ignored by git). Run with `make test-browser`, or `pytest -m browser`.
 """
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,14 @@ try:
 except ImportError:  # the tests are skipped then
     PlaywrightTimeout = TimeoutError
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tools.claims import CLAIMS, code_of  # noqa: E402
+from tools.run import MEASURE, Run, clean, limit_problems, output_problems, reading  # noqa: E402
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 ARTIFACTS = ROOT / "artifacts"
 LESSONS = [path.stem for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
@@ -58,7 +65,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """JupyterLab on loopback over a copy of the lessons; yields (address, token)."""
+    """JupyterLab on loopback over a copy of the lessons; yields (address, token, its folder)."""
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed (the notebooks extra)")
     nbformat = pytest.importorskip("nbformat")  # takes seconds to import
     home = tmp_path_factory.mktemp("lab")
@@ -113,7 +120,7 @@ def lab(tmp_path_factory):
             time.sleep(0.3)
         while not _answers(f"{address}/api/kernelspecs?token={token}") and time.monotonic() < deadline:
             time.sleep(0.3)
-        yield address, token
+        yield address, token, home
     finally:
         request = urllib.request.Request(
             f"{address}/api/shutdown", method="POST", headers={"Authorization": f"token {token}"}
@@ -137,8 +144,8 @@ def _answers(address: str) -> bool:
 
 @pytest.fixture
 def lesson(request, browser, lab):
-    """A page with the lesson open and all its cells run."""
-    address, token = lab
+    """A page with the lesson open and all its cells run, and what the kernel needed for them."""
+    address, token, home = lab
     page = browser.new_page(viewport={"width": WIDTHS[0], "height": 900})
     page.set_default_timeout(60_000)
     start_kernel(address, token, request.param)
@@ -148,6 +155,8 @@ def lesson(request, browser, lab):
     page.keyboard.press("Control+b")  # the side bar takes a third of a small screen
     run_all(page, request.param)
     page.lesson = request.param
+    page.kernel = partial(kernel_says, connection(address, token, home, page.lesson))
+    page.ran = Run(saved(page, home / "course/notebooks" / f"{page.lesson}.ipynb"), *reading(page.kernel(MEASURE)))
     yield page
     page.close()
 
@@ -162,6 +171,43 @@ def start_kernel(address: str, token: str, name: str) -> None:
         headers={"Authorization": f"token {token}", "Content-Type": "application/json"},
     )
     urllib.request.urlopen(request, timeout=60).close()
+
+
+def connection(address: str, token: str, home: Path, name: str) -> Path:
+    """The connection file of the kernel that the page uses: it may have started another."""
+    with urllib.request.urlopen(f"{address}/api/sessions?token={token}", timeout=60) as reply:
+        (kernel,) = [each["kernel"]["id"] for each in json.load(reply) if each["path"] == f"notebooks/{name}.ipynb"]
+    return home / f"jupyter_runtime_dir/kernel-{kernel}.json"
+
+
+def kernel_says(connection: Path, code: str) -> str:
+    """Run code in the lesson's kernel, beside the page; return what it prints, or what went wrong."""
+    from jupyter_client import BlockingKernelClient
+
+    said = []
+    client = BlockingKernelClient(connection_file=str(connection))
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        reply = client.execute_interactive(
+            code,
+            store_history=False,
+            timeout=120,
+            output_hook=lambda message: said.append(message["content"].get("text", "")),
+        )
+    finally:
+        client.stop_channels()
+    content = reply["content"]
+    return "".join(said) if content["status"] == "ok" else f"{content['ename']}: {content['evalue']}"
+
+
+def saved(page, file: Path):
+    """Save the notebook from its page; return it as it is on the disk."""
+    nbformat = pytest.importorskip("nbformat")
+    before = file.stat().st_mtime_ns
+    page.keyboard.press("Control+s")
+    wait(page, "saving", 60, lambda page: file.stat().st_mtime_ns > before)
+    return nbformat.read(file, as_version=4)
 
 
 def wait(page, what: str, seconds: float, ready) -> None:
@@ -293,6 +339,9 @@ def change_choices(panel) -> int:
 def test_lesson_in_the_browser(lesson):
     ARTIFACTS.mkdir(exist_ok=True)
     assert faults(lesson) == []
+    assert lesson.kernel(code_of(CLAIMS[lesson.lesson])) == ""
+    assert all(cell.outputs for cell in lesson.ran.notebook.cells if "print(" in cell.source), "outputs are not saved"
+    assert output_problems(clean(lesson.ran.notebook)) + limit_problems(lesson.ran) == []
     source = (NOTEBOOKS / f"{lesson.lesson}.py").read_text()
     panels = lesson.locator(".ntps-panel")
     assert panels.count() == len(re.findall(r"^(?!plt\.)\w.*\.show\(\)$", source, re.MULTILINE)), "a panel is missing"
