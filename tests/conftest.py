@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from helpers.models import WORDS, save_tiny
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, for a pytest that make has not started
@@ -22,33 +23,48 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory) -> Path:
+def common(tmp_path_factory) -> Path:
+    """A folder that all workers of a run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def saved_once(common: Path, name: str, kind: str, **options) -> Path:
+    """A tiny model that is written by the worker that first needs it."""
+    with FileLock(common / f"{name}.lock"):
+        return common / name if (common / name).exists() else save_tiny(common / name, kind, **options)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(common) -> Path:
     """Directory of a 3-block, 24-wide Llama with a right-padding word tokenizer that begins texts with "<s>"."""
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama", "llama", begin=True)
+    return saved_once(common, "tiny-llama", "llama", begin=True)
 
 
 @pytest.fixture(scope="session")
-def tiny_llama_left(tmp_path_factory) -> Path:
+def tiny_llama_left(common) -> Path:
     """The same Llama, its tokenizer set to pad on the left."""
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-llama-left", "llama", begin=True, padding_side="left")
+    return saved_once(common, "tiny-llama-left", "llama", begin=True, padding_side="left")
 
 
 @pytest.fixture(scope="session")
-def tiny_gpt2(tmp_path_factory) -> Path:
+def tiny_gpt2(common) -> Path:
     """Directory of a 2-block, 24-wide GPT-2 whose tokenizer has no padding token and adds nothing to a text."""
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-gpt2", "gpt2", pad=False)
+    return saved_once(common, "tiny-gpt2", "gpt2", pad=False)
 
 
 @pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory) -> Path:
+def tiny_bert(common) -> Path:
     """Directory of an encoder, to be refused."""
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-bert", "bert")
+    return saved_once(common, "tiny-bert", "bert")
 
 
 @pytest.fixture(scope="session")
-def tiny_t5(tmp_path_factory) -> Path:
+def tiny_t5(common) -> Path:
     """Directory of an encoder-decoder, to be refused."""
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-t5", "t5")
+    return saved_once(common, "tiny-t5", "t5")
 
 
 @pytest.fixture(scope="session")

@@ -91,9 +91,9 @@ def test_a_frame_is_fast(panel):
     seconds = []
     whole = float(slider.step).is_integer()
     for value in np.linspace(slider.low, slider.high, 5).round().astype(int if whole else float).tolist():
-        start = time.perf_counter()
+        start = time.process_time()  # neighbours do not count
         panel.set(**{slider.name: value}).png()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert np.median(seconds) < FRAME_SECONDS
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import logging
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -654,21 +652,21 @@ def test_numbers_are_whole(tiny_llama, name):
 
 
 @pytest.mark.slow
-def test_two_runs_into_one_folder(tmp_path, tiny_llama, task):
+def test_two_runs_into_one_folder(tmp_path, tiny_llama, task, forks):
     """Each has its own result, and what is kept is that of one of them, whole."""
     program = f"""
-import sys
+import os, sys
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}, {str(Path(__file__).parents[2])!r}]
 from helpers.problems import word_task
 from ntps.models import Representations, collect, load_model
 model, task = load_model({str(tiny_llama)!r}, device="cpu"), word_task()
 for turn in range(8):
-    made = collect(model, task, prefix=sys.argv[1], folder={str(tmp_path)!r}, progress=False)
-    assert made.metadata["settings"]["prefix"] == sys.argv[1]
+    made = collect(model, task, prefix=os.environ["PREFIX"], folder={str(tmp_path)!r}, progress=False)
+    assert made.metadata["settings"]["prefix"] == os.environ["PREFIX"]
     assert Representations.load({str(tmp_path / "representations.safetensors")!r}).states.shape[1] == len(task)
 """
-    running = [subprocess.Popen([sys.executable, "-c", program, prefix]) for prefix in ("sum", "mean")]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    for done in forks.run(program, {"PREFIX": "sum"}, {"PREFIX": "mean"}):
+        assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["representations.safetensors"]
     made = Representations.load(tmp_path / "representations.safetensors")
     fresh = collect(load_model(tiny_llama, device="cpu"), task, prefix=made.metadata["settings"]["prefix"])

@@ -34,10 +34,9 @@ def run(folder, models, tasks, **options):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_llama, tiny_gpt2):
-    folder = tmp_path_factory.mktemp("gains")
-    models = [str(tiny_llama), str(tiny_gpt2)]
-    return run(folder, models, make_tasks(6), settings=PLAIN), folder
+def finished(common, tiny_llama, tiny_gpt2):
+    """A study in a folder that workers share: each computes what the other has not."""
+    return run(common / "gains", [str(tiny_llama), str(tiny_gpt2)], make_tasks(6), settings=PLAIN)
 
 
 def test_gains_can_be_added_to_a_study_that_is_there(tmp_path, tiny_llama, monkeypatch):
@@ -77,7 +76,7 @@ def test_gains_are_judged_on_the_test_split_if_there_is_one(tmp_path, tiny_llama
 
 
 def test_a_gain_cell_is_what_fine_tune_gain_returns(finished, tiny_llama):
-    study, _ = finished
+    study = finished
     task = make_tasks(1)[0]
     expected = fine_tune_gain(str(tiny_llama), task, LORA, seed=0, folds=SETTINGS.folds)
     row = study.frame().iloc[0]
@@ -125,7 +124,7 @@ def test_a_failing_training_is_recorded_and_the_rest_goes_on(tmp_path, tiny_llam
 
 
 def test_correlations_and_errors_of_the_gain(finished):
-    study, _ = finished
+    study = finished
     found = study.to_dict(n_permutations=99)["gain"]
     assert found["refused"] is None
     assert found["correlations"]["accuracy"]["target"] == "gain"
@@ -199,7 +198,7 @@ def test_cells_that_are_not_tuned_are_counted_and_never_averaged():
 
 
 def test_a_table_at_a_depth_without_gains_is_refused(finished):
-    study, _ = finished
+    study = finished
     frame = study.frame(depth=1.0)
     assert frame["ntps_change"].notna().tolist() == (frame["tuned"] == 1).tolist()
     with pytest.raises(NtpsError, match="layer 0 was not scored"):
@@ -207,12 +206,12 @@ def test_a_table_at_a_depth_without_gains_is_refused(finished):
 
 
 def test_json_is_strict(finished):
-    result = finished[0].to_dict(n_permutations=99)
+    result = finished.to_dict(n_permutations=99)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
 def test_equal_gains_leave_nothing_to_predict(finished):
-    study, _ = finished
+    study = finished
     cells = [replace(c, gain=replace(c.gain, gain=0.0)) if c.kind == "gain" else c for c in study.cells]
     found = replace(study, cells=tuple(cells))
     evidence = found.to_dict(n_permutations=9)["gain"]

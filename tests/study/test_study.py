@@ -62,18 +62,18 @@ def run_script(*arguments):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_llama, tiny_gpt2):
-    """A study of two tiny models on five tasks with controls."""
-    folder = tmp_path_factory.mktemp("study")
+def finished(common, tiny_llama, tiny_gpt2):
+    """A study of two tiny models on five tasks with controls, in a folder that workers share."""
+    folder = common / "study"
     models = [str(tiny_llama), str(tiny_gpt2)]
     return run_study(models, make_tasks(), output=folder, settings=FAST, progress=False), folder, models
 
 
 @pytest.fixture(scope="module")
-def official(tmp_path_factory, tiny_llama, tiny_gpt2):
+def official(common, tiny_llama, tiny_gpt2):
     """A study by the released code's procedure."""
     settings = replace(PLAIN, convention="official")
-    return run(tmp_path_factory.mktemp("official"), [str(tiny_llama), str(tiny_gpt2)], settings=settings)
+    return run(common / "official", [str(tiny_llama), str(tiny_gpt2)], settings=settings)
 
 
 @pytest.fixture
