@@ -4,6 +4,7 @@
     python -m benchmarks.forecast run --output runs.jsonl --model DIR --task set.jsonl ... --texts 200 600
     python -m benchmarks.forecast table runs.jsonl ...                    # benchmarks/results/forecast.csv
     python -m benchmarks.forecast errors                                  # of the committed table
+    python -m benchmarks.forecast calibrate                               # on it: ntps/study/data
 
 A run takes n labelled texts as a user has them: frozen quantities are read from all n, training and the choice of the
 step too, and the gain is judged on other texts. Cells are run in random order and written one line each, so a grid that
@@ -47,6 +48,7 @@ from ntps.scoring import ScoreSettings, labels_of, score_layers
 from ntps.scoring.headline import curve_of
 from ntps.scoring.readouts import choose_layer
 from ntps.scoring.scores import folds_of
+from ntps.study.calibration import BUNDLED, BUNDLED_STEPS
 from ntps.study.gain import mean_of_tasks
 from ntps.study.measure import probe_record
 from ntps.tasks import Task
@@ -317,6 +319,21 @@ def print_errors(given: argparse.Namespace) -> None:
             print(error_table(part, over).round(2).to_string())
 
 
+def write_calibrations(given: argparse.Namespace) -> None:
+    """Fit the calibrations that ship with the package, on the bundled models' runs, and print what they are worth."""
+    frame = read_table()
+    frame = frame[frame["model"].str.startswith("miniworld")]
+    about = {
+        "world": "the bundled world, 200 to 2,000 texts",
+        "training": TrainSettings(max_length=MAX_LENGTH).to_dict(),
+    }
+    for steps in BUNDLED_STEPS:
+        runs = frame.assign(saved=frame[f"look_{steps}"]) if steps else frame
+        fitted = ntps.calibrate(runs, steps=steps, halves=False, about=about)
+        atomic_write(ROOT / "ntps/study/data" / BUNDLED.format(steps=steps), fitted.to_json())
+        print(steps, dict(zip(("1", *fitted.inputs), fitted.coefficients, strict=True)), fitted.coverage, fitted.about)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -334,8 +351,8 @@ def main() -> None:
     command = commands.add_parser("table")
     command.add_argument("runs", type=Path, nargs="+")
     command.set_defaults(do=make_table)
-    command = commands.add_parser("errors")
-    command.set_defaults(do=print_errors)
+    for name, do in (("errors", print_errors), ("calibrate", write_calibrations)):
+        commands.add_parser(name).set_defaults(do=do)
     given = parser.parse_args()
     given.do(given)
 

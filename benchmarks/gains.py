@@ -1,4 +1,4 @@
-"""What LoRA gains on the bundled world, whether a score predicts it, and the calibration that ships with the package.
+"""What LoRA gains on the bundled world, and whether a score predicts it.
 
     python -m benchmarks.gains --output gains        # about half an hour on two cores; stop and start as you like
     python -m benchmarks.gains --output default --model miniworld-base --seeds 3 --limit 2000 --save gains_base
@@ -7,7 +7,7 @@
 Prints, and writes to DIR/gains.json: the gain of every task, how many cells were tuned at all and what changed in
 these, how often accuracy after is below before, the rank correlation of scores with the gain, and the error of
 predicting it for tasks and models left out, beside that of predicting no gain. Means and intervals are by task. With
-the bundled models and tasks also writes ntps/study/data/gain_calibration.json and benchmarks/results/gains.csv.
+the bundled models and tasks also writes benchmarks/results/gains.csv and gains.json.
 """
 
 import argparse
@@ -17,11 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from ntps import StudySettings, TrainSettings, calibrate, miniworld, run_study
+from ntps import StudySettings, TrainSettings, miniworld, run_study
 from ntps._files import atomic_write, jsonable
 from ntps.report.study import ERROR_COLUMNS
 from ntps.study import Study
-from ntps.study.calibration import BUNDLED, INPUTS, MIN_TASKS
 from ntps.study.gain import tuned_changes
 from ntps.study.table import CHANGES
 
@@ -81,14 +80,6 @@ def main() -> None:
         lora=TrainSettings(steps=given.steps),
     )
     result = report(study)
-    about = {"world": "the bundled world" if bundled else "a study of your own", "seeds": given.seeds,
-             "limit": given.limit, "training": result["settings"]}  # fmt: skip
-    if len(study.tasks) >= MIN_TASKS:
-        fitted = calibrate(study.frame(), about=about)
-        print(f"\ncalibration on {', '.join(INPUTS)}: {dict(zip(('1', *INPUTS), fitted.coefficients, strict=True))}")
-        print({**fitted.about, "coverage": fitted.coverage})
-        if bundled:
-            atomic_write(ROOT / "ntps/study/data" / BUNDLED, fitted.to_json())
     if bundled or given.save:
         table = study.frame()[[name for name in KEPT if name in study.frame()]]
         name = given.save or "gains"

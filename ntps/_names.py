@@ -1,7 +1,7 @@
 """Names and messages as any screen, page or file can show them: one cleaner for all of them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LONGEST_WORD, LONGEST_MESSAGE = 200, 1000  # characters of a message
@@ -81,3 +81,12 @@ def shareable(content: Any, key: str = "") -> Any:
         return content
     name = short_name(content)
     return name if name != content and not re.search(r"[:;,.'\"] ", content) else _PATHS.sub("", content)
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return names for files and links: letters, digits and dashes, all different."""
+    slugs: list[str] = []
+    for number, name in enumerate(names, 1):
+        slug = re.sub(r"\W+", "-", name.lower()).strip("-")
+        slugs.append(slug if slug and slug not in slugs else f"{slug}-{number}".strip("-"))
+    return slugs

@@ -26,46 +26,61 @@ def run(
     *,
     data: dict[str, Any],
     budget: Annotated[int | None, typer.Option(help="Number of tasks that may be fine-tuned.")] = None,
+    probe_steps: Annotated[
+        int | None,
+        typer.Option(help="First training steps to look at: 0 (frozen model alone), 20 or 50.  [default: 20]"),
+    ] = None,
+    budget_seconds: Annotated[
+        float | None,
+        typer.Option(help="Look only where the forecast is open, the best first, and begin no look after this time."),
+    ] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="calibration.json of a study with --lora.  [default: the bundled one]")
+        str | None, typer.Option(help="calibration.json of a study with --lora.  [default: the bundled ones]")
     ] = None,
     limit: shared.TaskLimit = 1000,
     max_length: shared.MaxLength = None,
     folds: Annotated[int, typer.Option(help="Folds of probe and held-out shares.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of sample and folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sample, folds and training.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Average folds and looks over this many seeds, from --seed on.")] = 1,
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
     loading: dict[str, Any],
+    output: Annotated[
+        str | None, typer.Option(help="Folder for the states of the looks; ntps lora --resume goes on from them.")
+    ] = None,
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Rank tasks by what LoRA is expected to gain on them, without training."""
+    """Rank tasks by what LoRA is expected to gain on them, from a pass and a short look at training."""
     whole(batch_size, 1, None, "batch_size")
     if budget is not None:
         whole(budget, 1, None, "budget")
     refuse_processes("ntps prescreen")
     inputs = [model, *task, *([] if calibration is None else [calibration])]
-    _, json_path = shared.claim_outputs(context, None, json_file, inputs=inputs)
+    folder, json_path = shared.claim_outputs(context, output, json_file, inputs=inputs)
     if quiet:
         shared.hide_messages()
 
-    from ntps.models import load_model
+    from ntps.finetune.before_after import load_for_training
     from ntps.study import PrescreenSettings, load_calibration, prescreen
     from ntps.tasks import TaskSource
     from ntps.tasks.given import need_classes
 
-    settings = PrescreenSettings(limit=limit, max_length=max_length, folds=folds, seed=seed)
-    fitted = load_calibration(calibration)
+    settings = PrescreenSettings(limit=limit, max_length=max_length, folds=folds, seed=seed, seeds=seeds)
+    fitted = None if calibration is None else load_calibration(calibration)
     tasks = [TaskSource.parse(given, **data) for given in task]
     need_classes(tasks, "a prescreening")  # refused now, not after the model is loaded
-    loaded = load_model(model, dtype=dtype, device=device, **loading)
+    loaded = load_for_training(model, dtype=dtype, device=device, **loading)
     result = prescreen(
         loaded,
         tasks,
         budget=budget,
+        probe_steps=probe_steps,
+        budget_seconds=budget_seconds,
         calibration=fitted,
         settings=settings,
+        output=folder,
         batch_size=batch_size,
         progress=False if quiet else None,
     )

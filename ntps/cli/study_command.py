@@ -2,13 +2,13 @@
 
 import logging
 import textwrap
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ntps._files import atomic_write
+from ntps._files import atomic_write, jsonable
 from ntps._processes import refuse_processes
 from ntps._text import counted
 from ntps.cli import options as shared
@@ -122,16 +122,13 @@ def run(
 
 def _write_calibration(study: Any, output: Path, limit: int) -> None:
     """Write calibration.json for `ntps prescreen`, or say why there is none."""
+    from ntps.finetune.settings import LOOK_STEPS
     from ntps.study import calibrate
 
-    about = {
-        "world": "a study of your own",
-        "seeds": study.settings.seeds,
-        "limit": limit,
-        "training": study.lora.to_dict(),
-    }
+    about = {"world": "a study of your own", "limit": limit, "training": jsonable(asdict(study.lora))}
+    steps = min(LOOK_STEPS, study.lora.steps)
     try:
-        atomic_write(output / "calibration.json", calibrate(study.frame(), about=about).to_json())
+        atomic_write(output / "calibration.json", calibrate(study.frame(), steps=steps, about=about).to_json())
     except NtpsError as error:
         logger.warning("no calibration.json: %s", error)
 

@@ -22,11 +22,11 @@ from ntps.errors import NtpsError, one_of, whole
 from ntps.finetune.adapters import describe_targets
 from ntps.finetune.changes import LayerChange, find_intruders, layer_change
 from ntps.finetune.head import Readout, fit_readout
-from ntps.finetune.look import LOOK_STEPS, saved_losses
+from ntps.finetune.look import saved_losses
 from ntps.finetune.loop import Trainer
 from ntps.finetune.parts import parts_of
 from ntps.finetune.results import LoraRepeats, LoraResult, Side
-from ntps.finetune.settings import TrainSettings
+from ntps.finetune.settings import LOOK_STEPS, TrainSettings
 from ntps.finetune.train import FineTuned, fine_tune
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.checkpoints import check_separate

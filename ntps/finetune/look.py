@@ -12,15 +12,13 @@ from ntps._files import jsonable
 from ntps.errors import whole
 from ntps.finetune.loop import Trainer
 from ntps.finetune.parts import parts_of
-from ntps.finetune.settings import TrainSettings
+from ntps.finetune.settings import LOOK_STEPS, TrainSettings
 from ntps.finetune.train import training
 from ntps.models.states import without_head
 
 if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
     from ntps.tasks import Task
-
-LOOK_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +69,7 @@ def look_at_training(
     settings: TrainSettings | None = None,
     seed: int = 0,
     output: str | Path | None = None,
+    resume: bool = False,
 ) -> Look:
     """Take the first steps of the run that `before_and_after` would take with the same arguments.
 
@@ -85,6 +84,7 @@ def look_at_training(
         settings: Options of the full training.
         seed: Seed of split and training.
         output: Folder for the state.
+        resume: Continue from the state in `output`, such as that of a shorter look.
 
     Raises:
         NtpsError: If an option is out of range, or training fails; see `before_and_after`.
@@ -94,12 +94,13 @@ def look_at_training(
     started = time.perf_counter()
     train, validation, _, _ = parts_of(model, task, test, settings, seed=seed)
     model = replace(model, model=without_head(model.model))
-    with training(model, train, validation, settings, seed=seed, output=output, resume=False) as trainer:
+    with training(model, train, validation, settings, seed=seed, output=output, resume=resume) as trainer:
         steps = min(steps, trainer.settings.steps)
+        taken = steps - trainer.progress.step
         mark = time.perf_counter()
         for _ in trainer.run(stop=steps):
             pass
-        pace = (time.perf_counter() - mark) / steps
+        pace = (time.perf_counter() - mark) / max(taken, 1)
         saved = saved_losses(trainer)
         return Look(
             steps=steps,

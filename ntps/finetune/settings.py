@@ -8,6 +8,7 @@ from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models.pretrained import DTYPES
 
+LOOK_STEPS = 20  # first steps of a run after which a look reads what they save
 METHODS = ("lora", "probe", "full", "scratch")
 OPTIMIZERS = ("adamw", "adafactor")
 TARGETS = ("all-linear", "paper")  # or endings of module names

@@ -3,9 +3,8 @@
 import base64
 import io
 import json
-import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -109,15 +108,6 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
 def interval_text(interval: tuple[float, float]) -> str:
     """Return an interval as [low, high], three decimals each."""
     return f"[{fixed(interval[0])}, {fixed(interval[1])}]"
-
-
-def file_names(names: Sequence[str]) -> list[str]:
-    """Return names for files and links: letters, digits and dashes, all different."""
-    slugs: list[str] = []
-    for number, name in enumerate(names, 1):
-        slug = re.sub(r"\W+", "-", name.lower()).strip("-")
-        slugs.append(slug if slug and slug not in slugs else f"{slug}-{number}".strip("-"))
-    return slugs
 
 
 def csv_text(frame: "pd.DataFrame") -> str:

@@ -9,14 +9,13 @@ from typing import Any
 from markupsafe import Markup
 
 from ntps._files import atomic_write, held_folder, json_text
-from ntps._names import clean, shareable, short_name
+from ntps._names import clean, file_names, shareable, short_name
 from ntps._text import Column, html_table
 from ntps.errors import NtpsError
 from ntps.report.page import (
     PATIENCE,
     csv_text,
     draw_picture,
-    file_names,
     interval_text,
     render,
     settings_table,

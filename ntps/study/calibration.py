@@ -1,6 +1,7 @@
 """Calibrations: a small regression from inputs known before fine-tuning to its gain, with interval and verdict.
 
-The regression is linear in few inputs (`INPUTS`). Its interval comes from its errors on tasks left out, not from its
+The regression is linear in few inputs (`INPUTS`), and its forecast lies between 0, since training that does not help is
+not kept, and the room above the probe. Its interval comes from its errors on tasks left out, not from its
 fit: quantiles of these errors, each a share of the room above the probe, 1 - accuracy. Cells of one task are not
 independent, so tasks are what is counted: each of T tasks weighs 1 / (T + 1), shared by its cells, and the rest lies
 beyond every error (Lee, Barber, Willett, *Distribution-free inference with hierarchical data*, arXiv 2306.06342, 2023).
@@ -21,20 +22,23 @@ import numpy as np
 
 from ntps._files import from_json, jsonable, local_path, read_json, sha256_json
 from ntps._version import __version__
-from ntps.errors import NtpsError, in_range
-from ntps.study.gain import gain_frame, mean_of_tasks
+from ntps.errors import NtpsError, in_range, one_of, whole
+from ntps.finetune.settings import LOOK_STEPS
+from ntps.study.gain import mean_of_tasks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CALIBRATION_SCHEMA = 2
-BUNDLED = "gain_calibration.json"
+CALIBRATION_SCHEMA = 3
+BUNDLED = "gain_calibration_{steps}.json"
+BUNDLED_STEPS = (0, 20, 50)  # of the look that each bundled calibration reads
 MIN_TASKS = 6
 LEAST_ROOM = 0.01  # above a probe that is right throughout
 WORTH = 1  # points of accuracy; less is not worth the training
 INPUTS = {
     "accuracy": "accuracy of the frozen linear probe of the last layer, cross-validated",
     "held_back": "held-out R^2 of the layer that is best on other folds minus that of the last layer",
+    "saved": "validation loss that the first steps of training save, in nats; 0 where they save none",
 }
 
 
@@ -73,16 +77,18 @@ class Calibration:
 
     Attributes:
         inputs: Names of the inputs, columns of a study's table.
+        steps: Number of first training steps after which `saved` is read; 0 where it is not an input.
+        halves: Whether scores and probe were read from one half of the texts each, as in a study, or all from all.
         coefficients: Intercept, then one for each input.
         errors: By task, gain minus prediction of its cells as a share of the room above their probe, each predicted
             without the task.
         ranges: Smallest and largest value of each input in the fit.
         confidence: Level of the intervals.
         coverage: Share of cells inside their interval when task and errors are both left out, on average over tasks.
-        about: What it was fitted on: `models`, `tasks`, `mean_absolute_error` on tasks left out, the same of the
-            baselines, `mean_absolute_error_of_no_gain` and `mean_absolute_error_of_the_mean_gain`, `margin` (by how
-            much the regression's is below that of no gain: `mean`, `low` and `high` over tasks), and what the caller of
-            `calibrate` adds (`world`, `seeds`, `limit`, `training`).
+        about: What it was fitted on: `models`, `tasks`, `runs` (their number), `mean_absolute_error` on tasks left out,
+            the same of the baselines, `mean_absolute_error_of_no_gain` and `mean_absolute_error_of_the_mean_gain`,
+            `margin` (by how much the regression's is below that of no gain: `mean`, `low` and `high` over tasks), and
+            what the caller of `calibrate` adds (`world`, `limit`, `training`).
 
     Raises:
         NtpsError: If coefficients or ranges do not match the inputs, a number is out of range or not finite, or `about`
@@ -90,6 +96,8 @@ class Calibration:
     """
 
     inputs: tuple[str, ...]
+    steps: int
+    halves: bool
     coefficients: tuple[float, ...]
     errors: dict[str, tuple[float, ...]]
     ranges: tuple[tuple[float, float], ...]
@@ -102,6 +110,11 @@ class Calibration:
             raise NtpsError(
                 f"a calibration of {len(self.inputs)} inputs has {len(self.coefficients)} coefficients and "
                 f"{len(self.ranges)} ranges; it needs one coefficient more than inputs, and one range for each."
+            )
+        whole(self.steps, 0, None, "steps")
+        if (self.steps > 0) != ("saved" in self.inputs):
+            raise NtpsError(
+                f"a calibration with inputs {', '.join(self.inputs)} cannot read a look of {self.steps} steps."
             )
         in_range(self.confidence, 0.5, 0.99, "the confidence of a calibration")
         _finite(self.coefficients, "coefficients")
@@ -118,7 +131,7 @@ class Calibration:
                 raise NtpsError(f"a calibration must say in about.{name} what it was fitted on, as a list.")
         _finite([about.get(f"mean_absolute_error{of}") for of in ("", "_of_no_gain", "_of_the_mean_gain")], "errors")
         margins = [margin.get(name) for name in ("mean", "low", "high")] if isinstance(margin, Mapping) else [margin]
-        _finite([*margins, about.get("limit") or 0], "margin or limit")
+        _finite([*margins, about.get("runs"), about.get("limit") or 0], "margin, runs or limit")
 
     def forecast(self, values: Mapping[str, float]) -> GainForecast:
         """Return the gain to expect.
@@ -136,13 +149,9 @@ class Calibration:
                 raise NtpsError(f"the calibration needs a number for {name!r}; got {values.get(name)!r}.")
             row.append(float(value))
         accuracy = row.pop()
-        expected = self.coefficients[0] + float(np.dot(self.coefficients[1:], row))
+        expected = float(_predict(np.array([[1.0, *row]]), np.array(self.coefficients), np.array([accuracy]))[0])
         below, above = (_room(accuracy) * end for end in error_interval(self.errors, self.confidence))
-        least, most = -accuracy, 1 - accuracy
-        high = min(max(expected + above, least), most)
-        expected = min(max(expected, least), most)
-        # From the bounded value: an interval wholly above what is possible must not shrink to a certainty.
-        low = min(max(expected + below, least), most)
+        low, high = max(expected + below, -accuracy), min(expected + above, 1 - accuracy)
         outside = tuple(
             name
             for name, value, (first, last) in zip(self.inputs, row, self.ranges, strict=True)
@@ -187,15 +196,19 @@ class Calibration:
 def calibrate(
     frame: "pd.DataFrame",
     *,
-    inputs: Sequence[str] = tuple(INPUTS),
+    inputs: Sequence[str] | None = None,
+    steps: int = LOOK_STEPS,
+    halves: bool = True,
     confidence: float = 0.8,
     about: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """Fit a regression of the gain on a study's cells.
+    """Fit a regression of the gain on a study's cells, each a run of its own: a forecast is of one run.
 
     Args:
-        frame: `Study.frame()` of a study with gains; seeds are averaged.
-        inputs: Columns the gain is linear in.
+        frame: `Study.frame()` of a study with gains; each run is a row.
+        inputs: Columns the gain is linear in; all of `INPUTS` that the table has when `None`.
+        steps: Number of first steps that `saved` was read after, if it is an input.
+        halves: Whether scores and probe were read from one half of the texts each, as in a study.
         confidence: Level of the intervals, in [0.5, 0.99].
         about: Further entries of the calibration's `about`.
 
@@ -203,12 +216,13 @@ def calibrate(
         NtpsError: If there is no gain, all are equal, a column is missing, or there are fewer than six tasks.
     """
     in_range(confidence, 0.5, 0.99, "confidence")
-    cells = gain_frame(frame)
-    missing = [name for name in (*inputs, "accuracy") if name not in cells]
-    if missing:
-        raise NtpsError(f"the table has no column {missing[0]!r}; it has: {', '.join(map(str, cells.columns))}.")
-    cells = cells.dropna(subset=[*inputs, "accuracy"])
-    tasks = cells["dataset"].to_numpy()
+    inputs = tuple(name for name in INPUTS if name in frame) if inputs is None else tuple(inputs)
+    needed = ("gain", "accuracy", *inputs)
+    for name in needed:
+        if name not in frame:
+            raise NtpsError(f"the table has no column {name!r}; it has: {', '.join(map(str, frame.columns))}.")
+    cells = frame.dropna(subset=list(needed))
+    tasks = cells["task"].to_numpy()
     if len(set(tasks)) < MIN_TASKS:
         raise NtpsError(
             f"a calibration needs the gains of at least {MIN_TASKS} tasks; there are {len(set(tasks))}. Add tasks."
@@ -217,20 +231,23 @@ def calibrate(
         raise NtpsError(f"every gain is {cells['gain'].iloc[0]:+.3f}; a calibration needs gains that differ.")
     design = np.column_stack([np.ones(len(cells)), cells[list(inputs)].to_numpy(dtype=float)])
     gain = cells["gain"].to_numpy(dtype=float)
-    room = _room(cells["accuracy"].to_numpy(dtype=float))
-    columns, errors = design[:, 1:], _left_out(design, gain, tasks)
-    sizes = [_by_task(np.abs(each), tasks) for each in (errors, gain, _left_out(design[:, :1], gain, tasks))]
+    accuracy = cells["accuracy"].to_numpy(dtype=float)
+    columns, errors = design[:, 1:], _left_out(design, gain, accuracy, tasks)
+    sizes = [_by_task(np.abs(each), tasks) for each in (errors, gain, _left_out(design[:, :1], gain, accuracy, tasks))]
     mae, mae_of_none, mae_of_mean = (np.array([each.mean() for each in size.values()]) for size in sizes)
     return Calibration(
-        inputs=tuple(inputs),
+        inputs=inputs,
+        steps=steps if "saved" in inputs else 0,
+        halves=halves,
         coefficients=tuple(_fit(design, gain).tolist()),
-        errors={task: tuple(each.tolist()) for task, each in _by_task(errors / room, tasks).items()},
+        errors={task: tuple(each.tolist()) for task, each in _by_task(errors / _room(accuracy), tasks).items()},
         ranges=tuple(zip(columns.min(0).tolist(), columns.max(0).tolist(), strict=True)),
         confidence=confidence,
-        coverage=_coverage(design, gain, room, tasks, confidence),
+        coverage=_coverage(design, gain, accuracy, tasks, confidence),
         about={
             "models": list(dict.fromkeys(cells["model"])),
             "tasks": list(dict.fromkeys(tasks)),
+            "runs": len(cells),
             "mean_absolute_error": float(mae.mean()),
             "mean_absolute_error_of_no_gain": float(mae_of_none.mean()),
             "mean_absolute_error_of_the_mean_gain": float(mae_of_mean.mean()),
@@ -240,15 +257,20 @@ def calibrate(
     )
 
 
-def load_calibration(path: str | Path | None = None) -> Calibration:
-    """Return a calibration from a file, or the bundled one.
+def load_calibration(path: str | Path | None = None, *, steps: int = 0) -> Calibration:
+    """Return a calibration from a file, or a bundled one.
+
+    Args:
+        path: A file that `Calibration.to_json` wrote.
+        steps: Of the bundled ones, that which reads a look of so many steps; see `BUNDLED_STEPS`.
 
     Raises:
-        NtpsError: If it cannot be read, or is damaged.
+        NtpsError: If it cannot be read, is damaged, or none is bundled for these steps.
     """
     if path is not None:
         return Calibration.from_dict(read_json(local_path(path)), str(path))
-    text = resources.files("ntps.study").joinpath(f"data/{BUNDLED}").read_text(encoding="utf-8")
+    one_of(steps, BUNDLED_STEPS, "steps")
+    text = resources.files("ntps.study").joinpath("data", BUNDLED.format(steps=steps)).read_text(encoding="utf-8")
     return Calibration.from_dict(json.loads(text), "the bundled calibration")
 
 
@@ -294,21 +316,29 @@ def _fit(design: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(design, gain, rcond=None)[0]
 
 
-def _left_out(design: np.ndarray, gain: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+def _predict(design: np.ndarray, coefficients: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Return the expected gains: no less than 0, since the frozen probe is kept then, and no more than the room."""
+    return (design @ coefficients).clip(0, 1 - accuracy)
+
+
+def _left_out(design: np.ndarray, gain: np.ndarray, accuracy: np.ndarray, tasks: np.ndarray) -> np.ndarray:
     """Return the gain minus its prediction, each task's cells predicted by the other tasks."""
     errors = np.empty(len(gain))
     for task in set(tasks):
         out = tasks == task
-        errors[out] = gain[out] - design[out] @ _fit(design[~out], gain[~out])
+        errors[out] = gain[out] - _predict(design[out], _fit(design[~out], gain[~out]), accuracy[out])
     return errors
 
 
-def _coverage(design: np.ndarray, gain: np.ndarray, room: np.ndarray, tasks: np.ndarray, confidence: float) -> float:
+def _coverage(
+    design: np.ndarray, gain: np.ndarray, accuracy: np.ndarray, tasks: np.ndarray, confidence: float
+) -> float:
     shares = []
     for task in dict.fromkeys(tasks):
         out = tasks == task
-        errors = _left_out(design[~out], gain[~out], tasks[~out]) / room[~out]
+        errors = _left_out(design[~out], gain[~out], accuracy[~out], tasks[~out]) / _room(accuracy[~out])
         below, above = error_interval(_by_task(errors, tasks[~out]), confidence)  # type: ignore[arg-type]
-        error = (gain[out] - design[out] @ _fit(design[~out], gain[~out])) / room[out]
+        error = gain[out] - _predict(design[out], _fit(design[~out], gain[~out]), accuracy[out])
+        error /= _room(accuracy[out])
         shares.append(float(((error >= below) & (error <= above)).mean()))
     return float(np.mean(shares))

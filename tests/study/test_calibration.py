@@ -32,7 +32,7 @@ def test_errors_are_of_tasks_left_out():
         rest, out = frame[frame.task != task], frame[frame.task == task]
         design = np.column_stack([np.ones(len(rest)), rest.accuracy, rest.held_back])
         found = np.linalg.lstsq(design, rest.gain, rcond=None)[0]
-        error = out.gain - found[0] - found[1] * out.accuracy - found[2] * out.held_back
+        error = out.gain - (found[0] + found[1] * out.accuracy + found[2] * out.held_back).clip(0, 1 - out.accuracy)
         assert np.allclose(calibrate(frame).errors[task], error / (1 - out.accuracy))
         expected += list(error)
     about = calibrate(frame).about
@@ -45,12 +45,29 @@ def test_errors_are_of_tasks_left_out():
     assert (about["margin"]["low"], about["margin"]["high"]) == pytest.approx((low, high))
 
 
-def test_seeds_are_averaged_and_cells_without_gain_left_out():
+def test_runs_of_several_seeds_count_one_by_one_and_cells_without_gain_are_left_out():
     frame = cells(n_tasks=8, n_models=2)
     twice = pd.concat([frame.assign(seed=0, gain=frame.gain + 0.01), frame.assign(seed=1, gain=frame.gain - 0.01)])
     assert np.allclose(calibrate(twice).coefficients, calibrate(frame).coefficients)
+    assert calibrate(twice).about["runs"] == 2 * len(frame)
+    assert np.ptp(calibrate(twice).errors["t0"]) >= 0.02, "a forecast is of one run, so its error is that of one"
     lacking = pd.concat([frame, frame.iloc[:1].assign(task="failed", status="failed", gain=np.nan)])
     assert calibrate(lacking).coefficients == calibrate(frame).coefficients
+
+
+def test_what_a_look_saves_is_read_where_it_says_something():
+    told, noise = (calibrate(cells(noise=0.01, slope=(0, 0), of_saved=slope), steps=7) for slope in (0.5, 0.0))
+    assert told.inputs == ("accuracy", "held_back", "saved") and told.steps == 7
+    assert told.coefficients[3] == pytest.approx(0.5, abs=0.03) and abs(noise.coefficients[3]) < 0.03
+    assert told.about["mean_absolute_error"] < 0.5 * told.about["mean_absolute_error_of_the_mean_gain"]
+    assert noise.about["mean_absolute_error"] > 0.97 * noise.about["mean_absolute_error_of_the_mean_gain"]
+    blind = calibrate(cells(noise=0.01, slope=(0, 0), of_saved=0.5), inputs=("accuracy", "held_back"))
+    assert blind.steps == 0 and blind.about["mean_absolute_error"] > 2 * told.about["mean_absolute_error"]
+
+
+def test_no_loss_is_expected_since_the_frozen_probe_is_kept_then():
+    forecast = fixed((-0.1, 0, 0)).forecast({"accuracy": 0.7, "held_back": 0.2})
+    assert (forecast.expected, forecast.low, forecast.high) == pytest.approx((0, -0.02, 0.02))
 
 
 @pytest.mark.long
@@ -191,6 +208,9 @@ FORGED = {
     "models": lambda c: c | {"about": c["about"] | {"models": 3}},
     "mean error": lambda c: c | {"about": {k: v for k, v in c["about"].items() if k != "mean_absolute_error"}},
     "limit": lambda c: c | {"about": c["about"] | {"limit": "all"}},
+    "steps of a look that is no input": lambda c: c | {"steps": 20},
+    "a look of no steps": lambda c: c | {"inputs": ["accuracy", "saved"]},
+    "runs": lambda c: c | {"about": c["about"] | {"runs": "many"}},
     "lacking": lambda c: {k: v for k, v in c.items() if k != "inputs"},
     "further": lambda c: c | {"more": 1},
 }
@@ -230,3 +250,5 @@ def test_bad_input():
         fixed().forecast({"accuracy": 0.7})
     with pytest.raises(NtpsError, match="confidence"):
         calibrate(cells(), confidence=1.5)
+    with pytest.raises(NtpsError, match="steps is 7"):
+        load_calibration(steps=7)
