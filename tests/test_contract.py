@@ -273,8 +273,8 @@ def results():
         (spectrum(rng.normal(size=(40, 6))), set()),
         (fixed(), set()),
         (Audit(findings=(Finding(key="k", title="t", numbers={"n": math.nan}),)), set()),
-        (Prescreening(model="m", rows=({"task": "t", "gain": math.nan},), budget=None, calibration=fixed(),
-                      settings=PrescreenSettings()), {"rows"}),
+        (Prescreening(model="m", rows=({"task": "t", "gain": math.nan},), budget=None, calibrations=(fixed(),),
+                      settings=PrescreenSettings(), training=TrainSettings(), seconds=1.0), {"rows"}),
     ]  # fmt: skip
     return {type(result).__name__: (result, left_out) for result, left_out in made}
 

@@ -236,6 +236,9 @@ def prescreen(
     for candidate in candidates:
         candidate.load(named[candidate.name], settings)
     _refuse_all(candidates)
+    for candidate in candidates:
+        if candidate.fault is not None:
+            candidate.fail(candidate.fault)
     if rounds[-1].steps:
         logger.info(
             "%s: one pass each, then at most %d of %d steps of training.",
@@ -304,7 +307,7 @@ class _Candidate:
         try:
             self.task = load_named(source, settings.limit, settings.seed)
         except Exception as error:  # the other tasks go on
-            self.fail(error)
+            self.fault = error
 
     def fail(self, error: Exception) -> None:
         self.fault = error
