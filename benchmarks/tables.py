@@ -15,6 +15,7 @@ import pandas as pd
 
 from benchmarks import forecast
 from ntps._files import atomic_write
+from ntps.study.calibration import BUNDLED_STEPS, load_calibration
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -175,7 +176,22 @@ def looks_table() -> str:
         f"\n\n{len(part)} runs of the bundled models on {part['task'].nunique()} tasks, of which {tuned} kept their "
         f"training; the mean gain over tasks is {gain:+.1f} points. The first 20 of 100 steps take {100 * pace:.0f} % "
         f"of a training. Of {real.sum()} runs on two real models (270M and 135M, 200 or 600 texts of {sets} sets) "
-        f"{kept} kept its training, and the largest gain is {largest:+.1f} points."
+        f"{kept} kept its training, and the largest gain is {largest:+.1f} points.\n\n{_calibrations()}"
+    )
+
+
+def _calibrations() -> str:
+    """Return what the calibrations that ship are worth."""
+    abouts = {steps: load_calibration(steps=steps).about for steps in BUNDLED_STEPS}
+    errors = ", ".join(
+        f"{100 * about['mean_absolute_error']:.1f} after {steps}" for steps, about in abouts.items() if steps
+    )
+    frozen = abouts[0]
+    return (
+        "`ntps prescreen` reads least squares in the probe's accuracy, what is held back, and the loss saved: on tasks "
+        f"left out {100 * frozen['mean_absolute_error']:.1f} points from the frozen model and {errors} steps, where "
+        "the mean gain of other tasks, which least squares without inputs predict, errs by "
+        f"{100 * frozen['mean_absolute_error_of_the_mean_gain']:.1f}."
     )
 
 
