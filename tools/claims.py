@@ -29,7 +29,7 @@ CLAIMS: dict[str, list[str]] = {
         "abs(best['noise'].ntps - best['topic'].ntps) < 0.1",
     ],
     "ex03_empirical_correlations": ["len(set(chosen)) <= 5"],
-    "ex04_lora_effects": ["line > mean and rows[0][1] == 'medical' and rows[0][0][0] < rows[0][0][1] - 0.03"],
+    "ex05_gain_forecasts": ["line > mean and rows[0][1] == 'medical' and rows[0][0][0] < rows[0][0][1] - 0.03"],
     "01_linear_derivation": [
         "eigenvalues[2] > 20 * eigenvalues[3] and eigenvalues[0] > 100 * eigenvalues[2]",
         "(missing['min'] > 0).all() and missing['last'].max() < 1e-3",
@@ -136,6 +136,10 @@ CLAIMS: dict[str, list[str]] = {
         "whole.gain > 0.2 and loud.gain > low.gain + 0.1 and low.best_step == 0",
         "np.ptp([run.after.next_token_loss - run.before.next_token_loss for run in tried[1:]]) < 0.05",
         "np.divide(*(run.after.next_token_loss - run.before.next_token_loss for run in runs.values())) > 4",
+        "all(measurements.lesson_runs()[name].settings == run.settings"
+        " for name, run in {**runs, 'low': low, 'loud': loud, 'whole': whole}.items())",
+    ],
+    "05_gain_forecasts": [
         "two.mean() > 20 and abs(rest.mean()) < 1 and errors['task'].mae.idxmin() == 'zero'",
         "(margins.loc[(slice(None), list(inputs)), 'margin_low'] <= 0).all()",
         "margins.loc[('task', 'ntps'), 'margin_high'] < 0",

@@ -1,14 +1,19 @@
-"""Measurements of a real model as data frames: committed figures, each with the command that made them.
+"""Measurements that a lesson reads instead of making them anew: committed figures, each with what made them.
 
-Gemma 3 270M (18 blocks, 640 wide, 4-bit weights dequantised to float32) on five public English text sets. The model and
-the texts are not part of the package; the figures are.
+The data frames are of a real model: Gemma 3 270M (18 blocks, 640 wide, 4-bit weights dequantised to float32) on five
+public English text sets. The model and the texts are not part of the package; the figures are.
 """
 
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ntps._files import from_json, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ntps.finetune import LoraResult
+    from ntps.scoring import ScoreResult
 
 SETS = {
     "bbc_news": "topic of a news article, 5 classes",
@@ -48,6 +53,35 @@ def real_lora() -> "pd.DataFrame":
     its held-out shares come from readouts that were not standardised, before and after alike.
     """
     return _read("real_lora.csv", LORA_COMMAND)
+
+
+def lesson_runs() -> "dict[str, LoraResult]":
+    """Return the fine-tuning runs of lesson 04, made before by `python -m benchmarks.lesson_runs`.
+
+    By name: `topic` and `watermark` (rank 32 on 600 texts each); and, on the watermark, `low` (rank 1, alpha 1), `loud`
+    (rank 1, alpha 32) and `whole` (all weights). Their scores have no curves and no intervals.
+    """
+    with resources.as_file(resources.files("ntps.course").joinpath("data/lesson_runs.json")) as path:
+        return {name: _run(row) for name, row in read_json(path).items()}
+
+
+def _run(row: dict[str, Any]) -> "LoraResult":
+    from ntps.finetune.results import LoraResult, Side
+
+    sides = {}
+    for when in ("before", "after"):
+        values = dict(row[when])
+        values["score"] = _score(values.pop("layers"), row["n_test"], len(row["provenance"]["classes"]))
+        sides[when] = Side(**values)
+    return LoraResult(**{**row, **sides})
+
+
+def _score(layers: list[dict[str, Any]], n_texts: int, n_classes: int) -> "ScoreResult":
+    from ntps.scoring import LayerScore, ScoreResult
+
+    absent = {"null": None, "interval": None, "control": None, "curve": {}}
+    read = tuple(from_json(LayerScore, {**layer, **absent}, f"layer {layer['layer']}") for layer in layers)
+    return ScoreResult(layers=read, convention="theory", n_texts=n_texts, n_tokens=0, n_classes=n_classes)
 
 
 def _read(name: str, command: str) -> "pd.DataFrame":

@@ -1,11 +1,11 @@
-"""The real model's figures that ship: complete, consistent, and without paths of the machine they come from."""
+"""The figures that ship: complete, consistent, and without paths of the machine they come from."""
 
 import re
 from importlib import resources
 
 import pytest
 
-from ntps.course.measurements import LORA_COMMAND, SETS, STUDY_COMMAND, real_lora, real_study
+from ntps.course.measurements import LORA_COMMAND, SETS, STUDY_COMMAND, lesson_runs, real_lora, real_study
 
 
 def test_every_set_is_there_once_with_the_command_that_measured_it():
@@ -36,10 +36,24 @@ def test_gains_are_differences_and_nothing_changes_where_nothing_was_tuned():
         assert (same[f"{name}_before"] == same[f"{name}_after"]).all(), name
 
 
-@pytest.mark.parametrize("name", ["real_study.csv", "real_lora.csv"])
+@pytest.mark.parametrize("name", ["real_study.csv", "real_lora.csv", "lesson_runs.json"])
 def test_no_path_of_the_machine_is_in_them(name):
     text = resources.files("ntps.course").joinpath("data", name).read_text(encoding="utf-8")
-    assert "/" not in text
+    assert not re.search(r"(?<!\w)/\w|[A-Z]:\\", text)
+
+
+def test_runs_of_the_lesson_are_read_as_they_were_made():
+    runs = lesson_runs()
+    assert list(runs) == ["topic", "watermark", "low", "loud", "whole"]
+    assert [(run.settings["method"], run.settings["rank"], run.settings["alpha"]) for run in runs.values()] == [
+        ("lora", 32, 32), ("lora", 32, 32), ("lora", 1, 1), ("lora", 1, 32), ("full", 32, 32)
+    ]  # fmt: skip
+    for name, run in runs.items():
+        assert run.task == ("miniworld/topic" if name == "topic" else "miniworld/watermark")
+        assert run.after.score.layers[-1].ceiling_heldout is not None and run.after.score.held_out
+        assert [row["step"] for row in run.curve] == list(range(0, 81, 16))
+        assert f"{100 * run.gain:+.1f} points" in run.sentence()
+    assert runs["watermark"].gain > 0.2 > abs(runs["topic"].gain)
 
 
 def option(command: str, name: str) -> int:
