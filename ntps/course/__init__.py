@@ -1,5 +1,8 @@
-"""What only the lessons use: exercise checks, panels, the bundled vocabulary, published figures, measurements."""
+"""What only the lessons use: checks, panels, predictions, figures with a description, vocabulary, measurements."""
 
+from ntps.course.figures import show
+from ntps.course.guesses import outcome, predict
 from ntps.course.layers import solve
+from ntps.course.waiting import progress
 
-__all__ = ["solve"]
+__all__ = ["outcome", "predict", "progress", "show", "solve"]

@@ -79,7 +79,7 @@ def _run(row: dict[str, Any]) -> "LoraResult":
 def _score(layers: list[dict[str, Any]], n_texts: int, n_classes: int) -> "ScoreResult":
     from ntps.scoring import LayerScore, ScoreResult
 
-    absent = {"null": None, "interval": None, "control": None, "curve": {}}
+    absent: dict[str, Any] = {"null": None, "interval": None, "control": None, "curve": {}}
     read = tuple(from_json(LayerScore, {**layer, **absent}, f"layer {layer['layer']}") for layer in layers)
     return ScoreResult(layers=read, convention="theory", n_texts=n_texts, n_tokens=0, n_classes=n_classes)
 

@@ -1,0 +1,76 @@
+"""Figures with a description, and progress that is gone when the cell is done."""
+
+import sys
+
+import matplotlib.pyplot as plt
+import pytest
+
+from ntps.course import progress, show
+
+pytest.importorskip("IPython")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed, as (data or object, options)."""
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **options: displayed.append((what, options)))
+    return displayed
+
+
+def test_a_figure_is_shown_with_its_description_and_closed(shown):
+    figure, ax = plt.subplots()
+    ax.plot([1, 2])
+    show("A line that rises; a < b.")
+    (picture, options), (hidden, _) = shown
+    assert picture["image/png"].startswith("iVBOR") and options["metadata"]["image/png"]["alt"].startswith("A line")
+    assert "a &lt; b" in hidden.data and 'class="ntps-alt"' in hidden.data
+    assert not plt.fignum_exists(figure.number)
+
+
+class Shell:
+    """A notebook's output area, as far as progress needs it."""
+
+    def __init__(self):
+        self.lines, self.cleared = [], False
+
+    def update(self, data, raw):
+        self.lines.append(data["text/plain"])
+
+    def clear(self):
+        self.cleared = True
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    shell = Shell()
+    monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: shell)
+    monkeypatch.setattr("IPython.display.display", lambda *what, **options: shell)
+    monkeypatch.setattr("IPython.display.clear_output", shell.clear)
+    return shell
+
+
+def test_bars_become_one_line_that_is_cleared_and_warnings_pass(shell, capsys):
+    from ntps._text import progress as bar
+
+    with progress():
+        with bar(3, "steps", True) as running:
+            running.update(3)
+        print("careful", file=sys.stderr)
+    assert shell.lines and "steps" in shell.lines[-1] and shell.cleared
+    assert capsys.readouterr().err == "careful"
+
+
+def test_what_fails_inside_is_not_hidden(shell):
+    before = sys.stderr
+    with pytest.raises(ZeroDivisionError), progress():
+        raise ZeroDivisionError
+    assert sys.stderr is before and not shell.cleared
+
+
+def test_outside_a_notebook_bars_go_to_stderr(capsys):
+    from ntps._text import progress as bar
+
+    with progress(), bar(3, "steps", True) as running:
+        running.update(3)
+    assert "steps" in capsys.readouterr().err
