@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Colours of seaborn's "colorblind" palette. V and U look the same in every picture of the package and of the course:
 # what goes through V is blue, what the labels' own directions hold (all that there is to explain) is orange.
 COLORS = {"V": "#0173b2", "U": "#de8f05", "ntps": "#029e73", "chance": "#7f7f7f", "random": "#949494"}
+# The palette's other colours, for whatever else is told apart: a model, a task, a setting.
+PALETTE = ("#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#fbafe4", "#ece133", "#56b4e9")
 LONGEST_LABEL, LONGEST_TITLE = 40, 56  # characters of a name in a picture
 MARKERS = "osD^vPX*<>"
 _METHODS = {"full": "all weights", "probe": "head alone", "scratch": "random start"}
@@ -186,15 +188,13 @@ def plot_runs(results: Sequence[LoraResult], axes: Sequence[Axes] | None = None)
         NtpsError: If there are fewer than two runs, two have the same setting, or they differ in more than settings.
     """
     import matplotlib.pyplot as plt
-    import seaborn as sns
 
     runs = runs_by_setting(results)
     if axes is None:
         _, axes = plt.subplots(1, 2, figsize=(9.0, 3.6), layout="constrained")
     training, outcome = axes
-    palette = sns.color_palette("colorblind", n_colors=len(runs))
-    for index, ((name, run), color) in enumerate(zip(runs.items(), palette, strict=True)):
-        marker = MARKERS[index % len(MARKERS)]
+    for index, (name, run) in enumerate(runs.items()):
+        color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         steps = [row["step"] for row in run.curve]
         accuracy = [row["validation_accuracy"] for row in run.curve]
         training.plot(steps, accuracy, color=color, lw=1.6, marker=marker, ms=4)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntps._names import short_name, shortened
-from ntps.report.plots import COLORS, MARKERS, as_label, legend_below, new_axes
+from ntps.report.plots import COLORS, MARKERS, PALETTE, as_label, legend_below, new_axes
 from ntps.study.measure import SHARES
 from ntps.study.ranks import centered_ranks, unit
 from ntps.study.selection import select_and_correlate
@@ -63,12 +63,9 @@ def plot_against(
         target: Another column of `Study.frame()`.
         models: Names of the models to draw; all by default.
     """
-    import seaborn as sns
-
     ax = new_axes(ax)
     frame = study.frame()
     frame = frame[frame["status"] == "done"]
-    palette = sns.color_palette("colorblind", len(study.models))
     for index, model in enumerate(study.models):
         if models is not None and model not in models:
             continue
@@ -80,10 +77,13 @@ def plot_against(
             bars["xerr"] = np.nan_to_num(np.maximum((ends.T - x) * [[-1], [1]], 0))
         if target in _STANDARD_ERRORS:
             bars["yerr"] = 1.96 * np.nan_to_num(rows[_STANDARD_ERRORS[target]].to_numpy(dtype=float))
-        marker = MARKERS[index % len(MARKERS)]
-        ax.errorbar(
-            x, y, fmt=marker, color=palette[index], ms=5, lw=0.8, alpha=0.85, label=as_label(short_name(model)), **bars
-        )
+        look: dict[str, Any] = {
+            "fmt": MARKERS[index % len(MARKERS)],
+            "color": PALETTE[index % len(PALETTE)],
+            "ms": 5,
+            "lw": 0.8,
+        }
+        ax.errorbar(x, y, alpha=0.85, label=as_label(short_name(model)), **look, **bars)
     ax.set(xlabel=NAMES.get(predictor, GAIN_PREDICTORS.get(predictor, predictor)), ylabel=NAMES.get(target, target))
     legend_below(ax, columns=4 if len(ax.get_legend_handles_labels()[1]) == 4 else 3)
     return ax

@@ -10,9 +10,11 @@ from ntps.course.widgets.lora_panel import LoraPanel
 from ntps.course.widgets.panel import COLORS, Choice, Panel, Slider
 from ntps.course.widgets.selection import SelectionPanel
 from ntps.course.widgets.spectra import SpectraPanel, between_groups, plane_coordinates
+from ntps.report.plots import PALETTE
 
 __all__ = [
     "COLORS",
+    "PALETTE",
     "BoundsPanel",
     "Choice",
     "LinearWorld",

@@ -237,7 +237,7 @@ class LinearWorldPanel(Panel):
     def _build_bars(self, ax: Any) -> None:
         ax.set(xlim=(0, 1), ylim=(-0.6, 1.6), xticks=(0, 0.5, 1), yticks=(0, 1))
         ax.set_yticklabels(["label share retained", "NTPS (line: chance)"])
-        bars = ax.barh([1, 0], [0, 0], height=0.5, color=[COLORS["V"], COLORS["exact"]])
+        bars = ax.barh([1, 0], [0, 0], height=0.5, color=[COLORS["ntps"], COLORS["V"]])
         self.bars = [self.moving(bar) for bar in bars]
         self.chance = self.moving(ax.plot([0.5, 0.5], [0.65, 1.35], color="black", lw=1.6)[0])
         self.values = [

@@ -62,9 +62,9 @@ class LoraPanel(Panel):
             ax.axhline(_values(self.run, key)[0], color=COLORS["chance"], ls=":", lw=1)
             ax.set(xlabel="step", title=key.replace("_", " ").capitalize() + " (dotted: the probe)")
             ax.margins(y=0.1)
-            self.lines.append(self.moving(ax.plot([], [], color=COLORS["V"], lw=2.2)[0]))
+            self.lines.append(self.moving(ax.plot([], [], color=COLORS["exact"], lw=2.2)[0]))
             self.stars.append(self.moving(ax.plot([], [], "*", color=COLORS["exact"], ms=13)[0]))
-            self.dots.append(self.moving(ax.plot([], [], "o", color=COLORS["U"], ms=7)[0]))
+            self.dots.append(self.moving(ax.plot([], [], "o", color="black", ms=6)[0]))
         names = list(self.runs)
         self.heights = {name: height for height, name in enumerate(reversed(names))}  # the first on top
         self.bars = []
@@ -78,7 +78,7 @@ class LoraPanel(Panel):
             ax.set(xlim=(low - (room if low < 0 else 0), high + room), ylim=(-0.6, len(names) - 0.4), title=title)
             ax.set_yticks(list(self.heights.values()), list(self.heights) if column == 0 else [])
             ax.locator_params(axis="x", nbins=4)
-            self.bars.append(self.moving(ax.barh([0], [0], color=COLORS["V"], height=0.6)[0]))
+            self.bars.append(self.moving(ax.barh([0], [0], color=COLORS["exact"], height=0.6)[0]))
         figure.text(0.02, 0.452, "Kept weights, on test texts", fontsize=9.5)
 
     def refresh(self) -> None:
@@ -102,9 +102,9 @@ class LoraPanel(Panel):
         )
         trained = run.provenance.get("n_trained")
         step = f"step {self.evaluation['step']}"
-        text = labelled("V", setting) + (f" ({trained:,} trained parameters)" if trained else "")
+        text = labelled("exact", setting) + (f" ({trained:,} trained parameters)" if trained else "")
         text += (
-            f" at {labelled('U', step)}: validation accuracy {accuracy:.2f} (the probe {probe_accuracy:.2f}), loss "
+            f" at {labelled('plain', step)}: validation accuracy {accuracy:.2f} (the probe {probe_accuracy:.2f}), loss "
             f"{loss:.2f} ({probe_loss:.2f}). "
         )
         if not run.best_step:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COLORS = {
     "U": PLOT_COLORS["U"],
     "V": PLOT_COLORS["V"],
+    "ntps": PLOT_COLORS["ntps"],
     "exact": "#029e73",
     "raw": "#949494",
     "whitened": "#cc78bc",

@@ -104,7 +104,7 @@ class SelectionPanel(Panel):
             self.moving(null.add_patch(Rectangle((low, 0), 1 / 30, 0, color=COLORS["chance"], alpha=0.5)))
             for low in self.edges[:-1]
         ]
-        self.line = self.moving(null.axvline(0, color=COLORS["V"], lw=2))
+        self.line = self.moving(null.axvline(0, color="black", lw=2))
 
     def refresh(self) -> None:
         """Put the state's correlations, points and null into the picture."""
@@ -131,10 +131,10 @@ class SelectionPanel(Panel):
         """Return the chosen correlation, the best one, and how often chance does as well."""
         grid = self.correlations[self._chosen]
         here = labelled("plain", f"{self.correlation:+z.2f}")
-        best = labelled("V", f"{np.abs(grid).max():.2f}")
+        best = labelled("plain", f"{np.abs(grid).max():.2f}")
         quantity, tasks = self._chosen
         return (
             f"{quantity}, tasks {tasks}: correlation {here} here; over all choices it goes from {grid.min():+.2f} to "
-            f"{grid.max():+.2f}. The best, {best} in size (dotted frame, blue line), is reached by the best on "
+            f"{grid.max():+.2f}. The best, {best} in size (dotted frame, line), is reached by the best on "
             f"shuffled tasks with p = {self.selections[self._chosen].p_value:.3f}."
         )
