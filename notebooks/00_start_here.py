@@ -30,6 +30,8 @@
 # - learn which two lines to change for your own model and texts.
 #
 # Words and symbols are explained in the [glossary](glossary.md). Run the cells from the top with Shift+Enter.
+# Where a lesson says **Predict**, the cell below it takes your guess; it is kept in `predictions.json` beside the notebook and shown again with the result. You may
+# skip it.
 
 # %% tags=["colab"]
 # On Colab this installs the package; anywhere else it does nothing.
@@ -38,7 +40,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -51,9 +56,10 @@ import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps.course.widgets import COLORS
+from ntps.course import outcome, predict, show
+from ntps.course.widgets import COLORS, PALETTE
 
-sns.set_theme(style="ticks", palette="colorblind")
+sns.set_theme(style="ticks", palette=PALETTE)
 # torch uses every core; on a shared machine add: import torch; torch.set_num_threads(2)
 
 # %% [markdown]
@@ -97,8 +103,13 @@ for text, label in zip(topic.texts[:2], topic.labels[:2], strict=True):
 # > tells the eight topics apart survives: nearly nothing, about half, nearly all?
 
 # %%
+predict("00.1 of the topic survives", choices=("nearly nothing", "about half", "nearly all"))
+
+# %%
 representations = ntps.collect(model, topic, progress=False)  # one pass over the texts
 result = ntps.score(representations)
+kept = result.layers[-1].explained_heldout / result.layers[-1].ceiling_heldout
+outcome("00.1 of the topic survives", ["nearly nothing", "about half", "nearly all"][int(3 * kept)])
 result
 
 # %% [markdown]
@@ -123,7 +134,10 @@ result
 
 # %%
 result.plot()
-plt.show()
+show(
+    "Topic, four lines over the layers 0 to 4: R² of all directions near 1 throughout; R² through V about half of it; NTPS lower, "
+    "rising with the layer; and the NTPS of a random subspace, which is lowest."
+)
 
 # %% [markdown]
 # ## A task that pretraining did not teach
@@ -132,6 +146,9 @@ plt.show()
 # This is the *watermark* task.
 #
 # > **Predict.** Will R² through V be higher or lower than for the topic? And the NTPS itself?
+
+# %%
+predict("00.2 NTPS of the watermark", choices=("lower than that of the topic", "higher than that of the topic"))
 
 # %%
 watermark = ntps.load_task("miniworld/watermark", n=1000)
@@ -145,6 +162,8 @@ for name, scored in (("topic", result[last]), ("watermark", stamped[last])):
         f"{name:9s}  last layer: NTPS {scored.ntps:.2f}, R² through V {scored.explained_heldout:z5.2f}, "
         f"through all {scored.d} directions {scored.ceiling_heldout:z5.2f}"
     )
+which = "higher" if stamped[last].ntps > result[last].ntps else "lower"
+outcome("00.2 NTPS of the watermark", f"{which} than that of the topic")
 
 # %% [markdown]
 # **Answer.** R² says what we hoped: the next-token directions tell the topic, and nothing about the watermark.
@@ -162,6 +181,9 @@ for name, scored in (("topic", result[last]), ("watermark", stamped[last])):
 #
 # > **Predict.** Four bars for each task come next: R² before and after pretraining. What do you expect for the coin? Can
 # > pretraining *lower* it?
+
+# %%
+predict("00.3 pretraining can lower R²", choices=("yes", "no"))
 
 # %%
 untrained = ntps.load_model("miniworld-base@step0", dtype="float32")
@@ -183,10 +205,15 @@ for ax, key, title in zip(
     ax.set(title=title, xlabel="", ylabel="R² on held-out texts")
     ax.legend(title=None, frameon=False)
 sns.despine()
-plt.show()
+show(
+    "Bars of held-out R² before and after pretraining, through V and through all directions. Topic: from nearly nothing to a high bar. "
+    "Watermark: from a middling bar to nothing. Coin: no bars at all."
+)
 
 for row in rows:
     print(f"{row['task']:9s}  {row['model']:14s}  through V {row['V']:z5.2f}   through all {row['all']:z5.2f}")
+before, after = (row["all"] for row in rows if row["task"] == "watermark")
+outcome("00.3 pretraining can lower R²", "yes" if after < before else "no")
 
 # %% [markdown]
 # **Answer.** Three tasks, three stories. Pretraining **gathered** the topic into the next-token directions. It **threw the watermark away**, so yes,

@@ -37,7 +37,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -48,9 +51,10 @@ import seaborn as sns
 import torch
 
 import ntps
-from ntps.course import solve, vocabulary, widgets
+from ntps.course import outcome, predict, show, solve, vocabulary, widgets
+from ntps.course.widgets import COLORS, PALETTE
 
-sns.set_theme(style="ticks", palette="colorblind")
+sns.set_theme(style="ticks", palette=PALETTE)
 torch.manual_seed(0)  # torch uses every core; on a shared machine: torch.set_num_threads(2)
 rng = np.random.default_rng(0)
 
@@ -68,27 +72,28 @@ rng = np.random.default_rng(0)
 #
 # $$ \mathcal{L}(E, W) = \mathbb{E} \sum_{t<L} \lVert h_{t+1} - W^\top E^\top s_t \rVert^2 , $$
 #
-# where $\mathbb{E}$ is the mean over texts. Expand the square, with the trace $\operatorname{tr}$, the sum of a matrix's diagonal. The data enter
+# where $\mathbb{E}$ is the mean over texts. Expand the square, with the trace $\mathrm{tr}$, the sum of a matrix's diagonal. The data enter
 # through two matrices and a constant:
 #
 # $$ C_0 = \mathbb{E} \sum_{t<L} s_t s_t^\top, \qquad C_1 = \mathbb{E} \sum_{t<L} s_t h_{t+1}^\top, $$
 #
-# $$ \mathcal{L}(E, W) = \mathbb{E} \sum_{t<L} \lVert h_{t+1} \rVert^2 - 2 \operatorname{tr}(W^\top E^\top C_1)
-#    + \operatorname{tr}(W^\top E^\top C_0 E W). $$
+# $$ \mathcal{L}(E, W) = \mathbb{E} \sum_{t<L} \lVert h_{t+1} \rVert^2 - 2 \mathrm{tr}(W^\top E^\top C_1)
+#    + \mathrm{tr}(W^\top E^\top C_0 E W). $$
 #
 # So $C_0$ (the [prefix Gram](glossary.md#prefix-gram)) and $C_1$ (the [prefix-next moment](glossary.md#prefix-next-moment))
 # are all we ever need of the texts. Both are sums over texts: one pass is enough, in any order.
 #
 # We start in a world where everything is known. A text has a theme $z$ that persists and noise $e_t$ that is fresh at
-# every token: $h_t = A z + e_t$, with $A$ of shape $(d, 3)$ and $e_t$ of covariance $N$ (in this lesson a matrix, not a number of texts).
-# The label reads the mean state $x$ along the columns of a matrix $B$ of shape $(d, 2)$: $y = B^\top x$ plus noise.
+# every token: $h_t = D z + e_t$, with $D$ of shape $(d, 3)$ and $e_t$ of covariance $N$. There are two labels, each what the mean state $x$ is
+# along a direction of its own, plus noise.
 
 # %%
 d, k = 6, 2
-A = rng.standard_normal((d, 3)) * np.array([1.2, 0.8, 0.8])  # three directions that persist
+D = rng.standard_normal((d, 3)) * np.array([1.2, 0.8, 0.8])  # three directions that persist
 axes = np.linalg.qr(rng.standard_normal((d, d)))[0]
 loud = axes * np.array([16, 12, 0.5, 0.5, 0.5, 0.5])  # noise, very loud along two axes
-world = widgets.LinearWorld(A=A, N=loud @ loud.T, B=rng.standard_normal((d, 2)), length=8)
+reads = rng.standard_normal((d, 2))  # what the two labels read
+world = widgets.LinearWorld(A=D, N=loud @ loud.T, B=reads, length=8)
 
 states, y = world.sample(20_000, seed=1)  # (texts, tokens, d) and (texts, labels)
 s = states.cumsum(axis=1)  # prefix sums
@@ -107,23 +112,23 @@ for name, ours, theirs in (("C0", C0, exact.C0.numpy()), ("C1", C1, exact.C1.num
 # **Step 1: the best readout.** For a fixed $E$ the loss is quadratic in $W$, with its minimum at $W = (E^\top C_0 E)^{-1} E^\top C_1$. Put it back:
 #
 # $$ \min_W \mathcal{L}(E, W) = \mathbb{E} \sum_{t<L} \lVert h_{t+1} \rVert^2
-#    - \operatorname{tr}\!\big( (E^\top C_0 E)^{-1} E^\top C_1 C_1^\top E \big). $$
+#    - \mathrm{tr}\!\big( (E^\top C_0 E)^{-1} E^\top C_1 C_1^\top E \big). $$
 #
 # The second term is the *gain*: what the encoder takes off the loss. It does not change when $E$ is replaced by $E R$ with an
 # invertible $R$: only the [*span*](glossary.md#span) of $E$ matters.
 #
 # **Step 2: [whiten](glossary.md#whitening).** Because only the span matters we may choose $E$ with $E^\top C_0 E = I$, that is $E = C_0^{-1/2} \tilde E$ with $\tilde E^\top \tilde E = I$. Then the gain is
 #
-# $$ \operatorname{tr}\!\big( \tilde E^\top F F^\top \tilde E \big), \qquad F = C_0^{-1/2} C_1 . $$
+# $$ \mathrm{tr}\!\big( \tilde E^\top \tilde C_1 \tilde C_1^\top \tilde E \big), \qquad \tilde C_1 = C_0^{-1/2} C_1 . $$
 #
-# **Step 3: take the top.** For orthonormal $\tilde E$ this trace is largest when $\tilde E$ holds the top $k$ left singular vectors of $F$ (Ky Fan's theorem: no $k$ orthonormal directions catch more of the trace of a symmetric matrix
+# **Step 3: take the top.** For orthonormal $\tilde E$ this trace is largest when $\tilde E$ holds the top $k$ left singular vectors of $\tilde C_1$ (Ky Fan's theorem: no $k$ orthonormal directions catch more of the trace of a symmetric matrix
 # than its top $k$ eigenvectors); the gain is then $\sigma_1^2 + \dots + \sigma_k^2$, the sum of the largest squared singular values.
 #
 # Back in the original coordinates, $V_k = C_0^{-1/2} \tilde E$ holds the top $k$ [generalized eigenvectors](glossary.md#generalized-eigenvector):
 #
 # $$ C_1 C_1^\top v = \lambda \, C_0 \, v, \qquad V^\top C_0 V = I, \qquad \lambda_i = \sigma_i^2 . $$
 #
-# In code any matrix that whitens $C_0$ does; with $C_0 = Q \operatorname{diag}(w) Q^\top$ we take $Q \operatorname{diag}(w)^{-1/2}$ and never form $C_0^{-1/2}$.
+# In code any matrix that whitens $C_0$ does; with $C_0 = Q \mathrm{diag}(w) Q^\top$ we take $Q \mathrm{diag}(w)^{-1/2}$ and never form $C_0^{-1/2}$.
 #
 # Statisticians have known this problem as **[reduced-rank regression](glossary.md#reduced-rank-regression)** since Izenman (1975): regress everything on everything,
 # but through a bottleneck of width $k$. The paper calls $V_k$ the autoregressive encoder; here its columns are the [next-token directions](glossary.md#next-token-directions).
@@ -156,6 +161,9 @@ assert difference < 1e-8
 # > **Predict.** The loss is not convex in $(E, W)$. Will some starts get stuck above the closed form? Will one get below?
 
 # %%
+predict("01.1 against the closed form", choices=("all starts reach it", "some get stuck above", "one gets below"))
+
+# %%
 gram, cross = torch.from_numpy(C0), torch.from_numpy(C1)
 energy = float(np.square(states[:, 1:]).sum() / len(states))  # the loss of predicting zero
 best = energy - eigenvalues[:k].sum()
@@ -182,14 +190,21 @@ for start in range(5):
 figure, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
 sns.lineplot(pd.DataFrame(histories), x="step", y="excess", hue="start", ax=ax)
 ax.set(yscale="log", xlabel="step of gradient descent (Adam)", ylabel="gain still missing (share)")
+ax.legend(title="start", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine()
-plt.show()
+show(
+    "The share of the gain that is still missing, on a logarithmic scale, over the steps of five descents: all fall, some after a "
+    "plateau, to a small share of the gain, and none reaches zero."
+)
 missing = pd.DataFrame(histories).groupby("start").excess.agg(["last", "min"])
 print(
     f"after descent, the share of the gain still missing is between {missing['last'].min():.0e} and {missing['last'].max():.0e}"
 )
 print(f"the smallest on the way is {missing['min'].min():+.0e}: the closed form is never passed")
-
+came_out = (
+    "one gets below" if missing["min"].min() < 0 else "all starts reach it" if missing["last"].max() < 0.01 else ""
+)
+outcome("01.1 against the closed form", came_out or "some get stuck above")
 
 # %% [markdown]
 # **Answer.** None gets below, and all end a tiny share of the gain above it. (The curves end flat because the learning rate falls to zero there; the loud
@@ -201,6 +216,9 @@ print(f"the smallest on the way is {missing['min'].min():+.0e}: the closed form 
 #
 # > **Predict.** Keep two of the six generalized eigenvectors. How much worse is the pair with the *smallest* eigenvalues than the pair with the
 # > largest? And where would the two top principal components of the past, the eigenvectors of $C_0$, come out?
+
+# %%
+predict("01.2 share of the gain, two top principal components")
 
 
 # %%
@@ -220,11 +238,15 @@ gains = {
     "random pairs (mean)": np.mean(random_pairs),
 }
 figure, ax = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
-sns.barplot(x=list(gains.values()), y=list(gains), color="C0", ax=ax)
+sns.barplot(x=list(gains.values()), y=list(gains), color="0.5", ax=ax)
 ax.set(xlabel="share of the possible gain", xlim=(0, 1))
 sns.despine()
-plt.show()
+show(
+    "Bars of the share of the possible gain: the two top directions reach nearly all of it, random pairs about a third, principal "
+    "components less than that, pairs in the middle and at the bottom nothing."
+)
 print("; ".join(f"{name} {100 * value:.1f} %" for name, value in gains.items()))
+outcome("01.2 share of the gain, two top principal components", gains["principal components"])
 
 # %% [markdown]
 # **Answer.** The smallest pair gains nothing, and the top principal components less than two directions drawn at random. Each eigenvalue is the gain of its direction, so the bottom of the list is where prediction has nothing to find. Principal components follow
@@ -257,9 +279,12 @@ pd.DataFrame(conventions).T.round(2)
 # Replace $C_0$ by the [pooled Gram](glossary.md#pooled-gram) $M$ and $C_1$ by the [cross moment](glossary.md#cross-moment) $X$, and all three steps go through: again a reduced-rank regression. $U_k$, the
 # paper's perception encoder or our [label directions](glossary.md#label-directions), holds the top $k$ solutions of
 #
-# $$ X X^\top u = \lambda M u, \qquad U^\top M U = I, \qquad \min_W \mathcal{L}(U_k) = \operatorname{tr} \mathbb{E}\, y y^\top - (\lambda_1 + \dots + \lambda_k). $$
+# $$ X X^\top u = \lambda M u, \qquad U^\top M U = I, \qquad \min_W \mathcal{L}(U_k) = \mathrm{tr} \mathbb{E}\, y y^\top - (\lambda_1 + \dots + \lambda_k). $$
 #
 # > **Predict.** There are $d = 6$ directions and $c = 2$ labels. How many of the six $\lambda$ are different from zero?
+
+# %%
+predict("01.3 how many of the six are not zero")
 
 # %%
 x = states.mean(axis=1)
@@ -267,6 +292,7 @@ M, X = x.T @ x / len(x), x.T @ y / len(x)
 U, label_eigenvalues = closed_form(M, X, d)
 six = np.pad(label_eigenvalues, (0, d - len(label_eigenvalues)))  # the others are zero: X has two columns
 print("label eigenvalues:", ", ".join(f"{value:.3g}" for value in six))
+outcome("01.3 how many of the six are not zero", int((six > 1e-9).sum()))
 
 coefficients, *_ = np.linalg.lstsq(x, y, rcond=None)  # the ordinary regression of the labels on the mean state
 residual = np.square(y - x @ coefficients).sum() / len(y)
@@ -289,6 +315,9 @@ print(f"least squares leaves a loss of {residual:.6f}; the formula says {claimed
 # > direction? Can the score be low although the label loss hardly suffers?
 
 # %%
+predict("01.4 angle between the two for a score of 1/2, in degrees")
+
+# %%
 panel_a = widgets.LinearWorldPanel()
 panel_a.show()
 
@@ -304,25 +333,32 @@ for stretch in (1.0, 3.0):
             rows.append({"label angle (°)": angle, "noise": f"noise stretch {stretch:g}", "what": what, "share": value})
 frame = pd.DataFrame(rows)
 grid = sns.relplot(
-    frame, x="label angle (°)", y="share", hue="what", style="what", col="noise", kind="line", height=2.8, aspect=1.05
-)
+    frame, x="label angle (°)", y="share", hue="what", style="what", col="noise", kind="line", height=2.8, aspect=1.05,
+    palette={"NTPS": COLORS["ntps"], "label share retained": COLORS["V"]},
+)  # fmt: skip
 grid.set_titles("{col_name}")
 for ax in grid.axes.flat:
     ax.axhline(0.5, color="0.6", lw=1, ls=":")
     ax.set_xticks(range(0, 181, 45))
 sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None)
-plt.show()
+show(
+    "NTPS and the label share retained over the label angle, without and with noise stretch. Both rise to 1 at one angle and fall to 0 at "
+    "another; the share retained stays high over a wider range, and with stretched noise the two curves come apart."
+)
 gap = frame.pivot(index=["noise", "label angle (°)"], columns="what", values="share").eval(
     "`label share retained` - NTPS"
 )
 place = gap.abs().idxmax()
 print(f"largest gap between score and retained share: {gap[place]:+.2f}, at {place[0]}, label angle {place[1]}°")
+plain = frame[(frame.noise == "noise stretch 1") & (frame.what == "NTPS")]
+half = plain.loc[(plain.share - 0.5).abs().idxmin(), "label angle (°)"]
+outcome("01.4 angle between the two for a score of 1/2, in degrees", abs(half - 30) % 90)
 
 # %% [markdown]
 # **Answer.** With round noise, $V$ is the persistent direction, and the score is $\cos^2$ of the angle between the two that you set: 1 when they agree, 1/2 at 45°, 0 at a
-# right angle. With stretched noise $V$ turns: in this world $C_0 = a A A^\top + b N$ and $C_1 = b A A^\top$ with two numbers $a$ and $b$, so $V$ is along $C_0^{-1} A$, and
+# right angle. With stretched noise $V$ turns: in this world $C_0 = a D D^\top + b N$ and $C_1 = b D D^\top$ with two numbers $a$ and $b$, so $V$ is along $C_0^{-1} D$, and
 #
-# $$ C_0 \, N^{-1} A = a A (A^\top N^{-1} A) + b A = (a A^\top N^{-1} A + b) A \quad\Longrightarrow\quad V \propto C_0^{-1} A \propto N^{-1} A . $$
+# $$ C_0 \, N^{-1} D = a D (D^\top N^{-1} D) + b D = (a D^\top N^{-1} D + b) D \quad\Longrightarrow\quad V \propto C_0^{-1} D \propto N^{-1} D . $$
 #
 # Prediction prefers what is persistent *relative to the noise*, and $V$ turns away from the noisy axis.
 #
@@ -341,6 +377,9 @@ print(f"largest gap between score and retained share: {gap[place]:+.2f}, at {pla
 # > deeper layers, where a state has read the words before it?
 
 # %%
+predict("01.5 keeps least of the topic in layer 0", choices=("sum", "mean", "last state"))
+
+# %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 task = ntps.load_task("miniworld/topic", n=600)
 collected = {prefix: ntps.collect(model, task, prefix=prefix, progress=False) for prefix in ("sum", "mean", "last")}
@@ -350,9 +389,14 @@ scores = pd.concat(ntps.score(read, folds=0).to_dataframe().assign(prefix=prefix
 figure, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
 sns.lineplot(scores, x="layer", y="retained", hue="prefix", style="prefix", markers=True, ax=ax)
 ax.set(ylim=(0, 1), xticks=range(model.n_layers), ylabel="label share retained")
+ax.legend(title="prefix", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine()
-plt.show()
+show(
+    "Label share retained over the layers for three prefixes: the mean highest or level with the sum, the last state lowest in "
+    "every layer and far below the others in layer 0."
+)
 kept = scores.pivot(index="layer", columns="prefix", values="retained")
+outcome("01.5 keeps least of the topic in layer 0", kept.loc[0].idxmin().replace("last", "last state"))
 kept.round(2)
 
 # %% [markdown]
@@ -368,6 +412,9 @@ kept.round(2)
 #
 # > **Predict.** $U$ was fitted to topics. By what will it group words: by topic, by kind, or both? And $V$, whose aim is to predict which state comes next? Will it be the same in the
 # > last layer, where states describe what comes *next*, not the word itself?
+
+# %%
+predict("01.6 in layer 0, U groups words", choices=("by topic", "by kind", "by both"))
 
 # %%
 kinds, topics = vocabulary.word_kinds(), vocabulary.word_topics()
@@ -387,11 +434,14 @@ for row, (way, groups) in zip(axes, groupings.items(), strict=True):
         )  # fmt: skip
     sns.move_legend(row[1], "center left", bbox_to_anchor=(1.0, 0.5), title=None)
 sns.despine()
-plt.show()
+show(
+    "Words of layer 0 as points along directions 2 and 3, in four planes. By kind: mixed in U-space; in V-space nouns and verbs lie apart. "
+    "By topic: in U-space single topics lie apart from the rest; in V-space all topics are mixed."
+)
 
 # %% [markdown]
 # To put a number on it: the share of the words' variance along a direction that lies *between* groups, averaged over the first eight directions, in every layer. Words placed without regard to
-# $G$ groups would give $(G-1)/(W-1)$ on average, for $W$ words.
+# their groups would give, on average, the number of groups less one over the number of words less one.
 
 # %%
 grouped = {}
@@ -407,6 +457,9 @@ by_layer = pd.DataFrame(grouped, index=pd.Index(representations.layers, name="la
 for way, groups in groupings.items():
     known = [group for group in groups if group]
     print(f"by {way}, without structure: {(len(set(known)) - 1) / (len(known) - 1):.2f}")
+first = by_layer["U"].loc[0]
+by_both = first.min() > first.max() / 2
+outcome("01.6 in layer 0, U groups words", "by both" if by_both else first.idxmax())
 by_layer.round(2)
 
 # %% [markdown]
@@ -422,6 +475,9 @@ by_layer.round(2)
 # The spectra above show how much each direction gains; the planes show the last two of the $k$ directions kept. Colour words by kind or by topic.
 #
 # > **Predict.** How does $V$'s spectrum fall, compared with $U$'s? Slide the rank: is there a layer in which words group clearly by topic along some direction of $V$?
+
+# %%
+predict("01.7 along V, words group clearly by topic in some layer", choices=("yes", "no"))
 
 # %%
 panel_b = widgets.SpectraPanel(representations, words, groupings)
@@ -442,7 +498,16 @@ grid = sns.relplot(
     marker="o", markersize=4, height=2.9, aspect=1.0,
 )  # fmt: skip
 grid.set(xscale="log", yscale="log", ylim=(1e-5, 1))
-plt.show()
+show(
+    "The share of the gain over the direction, both logarithmic, one line a layer. U: flat, and it ends at the number of classes. V: a "
+    "steep fall over five orders of magnitude, much alike in all layers."
+)
+by_topic = max(
+    widgets.between_groups(panel_b.coordinates[layer, "V"][:, :32], groupings["topic"]).max()
+    for layer in representations.layers
+)
+print(f"of the words' spread along a direction of V, at most {by_topic:.2f} lies between topics")
+outcome("01.7 along V, words group clearly by topic in some layer", "yes" if by_topic > 0.5 else "no")
 
 # %% [markdown]
 # **Answer.** $U$'s spectrum is flat and ends at the number of classes: eight topics, all equally hard. $V$'s falls steeply: few directions do most of the predicting, and a long tail does the rest. By topic, words

@@ -37,7 +37,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -50,11 +53,11 @@ import seaborn as sns
 import torch
 
 import ntps
-from ntps.course import solve, widgets
-from ntps.course.widgets import COLORS
+from ntps.course import outcome, predict, show, solve, widgets
+from ntps.course.widgets import COLORS, PALETTE
 from ntps.scoring import read_layer
 
-sns.set_theme(style="ticks", palette="colorblind")
+sns.set_theme(style="ticks", palette=PALETTE)
 torch.manual_seed(0)  # torch uses every core; on a shared machine: torch.set_num_threads(2)
 rng = np.random.default_rng(0)
 
@@ -95,6 +98,9 @@ print(f"principal angles {', '.join(f'{angle:.0f}°' for angle in angles)}: mean
 # > **Predict.** $V$ above was random, so the score cannot mean anything. What is its mean over many random $V$ of $k_V$ directions in $d$ dimensions? Does it depend on $U$?
 
 # %%
+predict("02.1 mean score of a random V, for k_V = 6 of 20")
+
+# %%
 rows = []
 for rank in (1, 3, 6, 10, 15):
     for _ in range(300):
@@ -102,15 +108,19 @@ for rank in (1, 3, 6, 10, 15):
         rows.append({"k_V": rank, "score": np.square(Q.T @ U).sum() / np.square(U).sum()})
 frame = pd.DataFrame(rows)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
 sns.stripplot(frame, x="k_V", y="score", alpha=0.3, size=3, native_scale=True, ax=ax)
 ax.plot([0, d], [0, 1], color="0.2", lw=1.2, label="$k_V / d$")
 ax.set(xlim=(0, 16), ylim=(0, 1), xlabel="$k_V$")
 ax.legend(frameon=False)
 sns.despine()
-plt.show()
+show(
+    "Scores of 300 random V at each of five ranks, as points: they scatter widely about the straight line k_V over d, and the more "
+    "directions, the higher they lie."
+)
 means = frame.groupby("k_V").score.agg(["mean", "std"]).assign(chance=lambda table: table.index / d)
+outcome("02.1 mean score of a random V, for k_V = 6 of 20", means["mean"][6])
 means.round(3)
 
 # %% [markdown]
@@ -123,6 +133,9 @@ means.round(3)
 # > **Predict.** Order the three tasks by their score in a middle layer. Where will the coin be: at chance, or elsewhere?
 
 # %%
+predict("02.2 the coin's score in a middle layer", choices=("at chance", "well above chance", "below chance"))
+
+# %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 names = ("topic", "watermark", "noise")
 representations = {
@@ -133,7 +146,7 @@ table = pd.concat(results[name].to_dataframe().assign(task=name) for name in nam
 shown = table.melt(["layer", "task"], ["ntps", "retained"], var_name="quantity", value_name="share")
 shown["quantity"] = shown.quantity.map({"ntps": "NTPS", "retained": "label share retained"})
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 grid = sns.relplot(
     shown,
     x="layer",
@@ -150,7 +163,13 @@ for ax in grid.axes.flat:
     ax.set(ylim=(0, 1), xticks=range(model.n_layers))
 grid.axes.flat[0].axhline(table.chance.iloc[0], color="0.4", ls=":", lw=1.2)
 grid.set_titles("{col_name}")
-plt.show()
+show(
+    "Topic, watermark and noise over the layers. NTPS: the three lines run together, above chance from layer 1 on. Label share "
+    "retained: the topic far above the other two, which stay near zero."
+)
+over = results["noise"][2].ntps / results["noise"][2].chance
+where = "well above chance" if over > 1.5 else "at chance" if over > 2 / 3 else "below chance"
+outcome("02.2 the coin's score in a middle layer", where)
 print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
     f"{name} {value:.2f}" for name, value in table.groupby("task", sort=False).ntps.mean().items()
 ))  # fmt: skip
@@ -165,14 +184,14 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 #
 # What do we lose when we read the labels through $V$ instead of through $U$? The [excess loss](glossary.md#excess-loss), for $k = k_U$:
 #
-# $$ \Delta_k = \mathrm{Loss}(V_{k_V}) - \mathrm{Loss}(U_k), \qquad \mathrm{Loss}(U_k) = \operatorname{tr} \mathbb{E}\, y y^\top - \sum_{i \le k} \lambda_i . $$
+# $$ \Delta_k = \mathrm{Loss}(V_{k_V}) - \mathrm{Loss}(U_k), \qquad \mathrm{Loss}(U_k) = \mathrm{tr} \mathbb{E}\, y y^\top - \sum_{i \le k} \lambda_i . $$
 #
-# **Step 1: exact.** The best linear readout of $V^\top x$ takes $\operatorname{tr}\big( (V^\top M V)^{-1} V^\top X X^\top V \big)$ off the loss (step 1 of lesson 01, with $M, X$ in the place of $C_0, C_1$). So
+# **Step 1: exact.** The best linear readout of $V^\top x$ takes $\mathrm{tr}\big( (V^\top M V)^{-1} V^\top X X^\top V \big)$ off the loss (step 1 of lesson 01, with $M, X$ in the place of $C_0, C_1$). So
 #
-# $$ \Delta_k = \sum_{i \le k} \lambda_i - \operatorname{tr}\big( (V^\top M V)^{-1} V^\top X X^\top V \big) . $$
+# $$ \Delta_k = \sum_{i \le k} \lambda_i - \mathrm{tr}\big( (V^\top M V)^{-1} V^\top X X^\top V \big) . $$
 #
-# **Step 2: whiten.** Put $\tilde U = M^{1/2} U$, which is orthonormal because $U^\top M U = I$, and let $\Pi$ be the projector on the span of $M^{1/2} V$. In these coordinates $X X^\top$ becomes
-# $B = M^{-1/2} X X^\top M^{-1/2} = \sum_i \lambda_i \tilde u_i \tilde u_i^\top$, and the trace in step 1 is $\operatorname{tr}(\Pi B)$. With $p_i = \lVert \Pi \tilde u_i \rVert^2 \in [0, 1]$, the part of the $i$-th label direction that $V$ holds,
+# **Step 2: whiten.** Put $\tilde U = M^{1/2} U$, which is orthonormal because $U^\top M U = I$, and let $\Pi$ be the projector on the span of $M^{1/2} V$. In these coordinates $X$ becomes $\tilde X = M^{-1/2} X$, with
+# $\tilde X \tilde X^\top = \sum_i \lambda_i \tilde u_i \tilde u_i^\top$, and the trace in step 1 is $\mathrm{tr}(\Pi \tilde X \tilde X^\top)$. With $p_i = \lVert \Pi \tilde u_i \rVert^2 \in [0, 1]$, the part of the $i$-th label direction that $V$ holds,
 #
 # $$ \Delta_k = \sum_{i \le k} \lambda_i (1 - p_i) - \sum_{i > k} \lambda_i p_i . $$
 #
@@ -186,8 +205,8 @@ print(f"chance {table.chance.iloc[0]:.3f}; mean NTPS over layers: " + ", ".join(
 #
 # **Step 5: [whitened bounds](glossary.md#whitened-bounds).** $m = k (1 - \widetilde{\mathrm{NTPS}})$ with the *whitened score* $\widetilde{\mathrm{NTPS}} = \lVert \Pi \tilde U \rVert_F^2 / k$: the same score, in coordinates in which the state has no loud directions.
 #
-# **Step 6: [raw bounds](glossary.md#raw-bounds).** The plain score measures the missing part *before* whitening: $\sum_i \min_w \lVert u_i - V w \rVert^2 = \nu (1 - \mathrm{NTPS})$ with $\nu = \lVert U \rVert_F^2$ ([Frobenius norm](glossary.md#frobenius-norm)). After whitening it is
-# $m = \sum_i \min_w \lVert M^{1/2} (u_i - V w) \rVert^2$. Since $M^{1/2}$ stretches no squared length by less than the smallest eigenvalue of $M$ and none by more than the largest, each term of the second sum lies between
+# **Step 6: [raw bounds](glossary.md#raw-bounds).** The plain score measures the missing part *before* whitening: $\sum_i \min_a \lVert u_i - V a \rVert^2 = \nu (1 - \mathrm{NTPS})$ with $\nu = \lVert U \rVert_F^2$ ([Frobenius norm](glossary.md#frobenius-norm)). After whitening it is
+# $m = \sum_i \min_a \lVert M^{1/2} (u_i - V a) \rVert^2$. Since $M^{1/2}$ stretches no squared length by less than the smallest eigenvalue of $M$ and none by more than the largest, each term of the second sum lies between
 # $\mu_{\min}$ and $\mu_{\max}$ times its term of the first:
 #
 # $$ \mu_{\min}\, \nu\, (1 - \mathrm{NTPS}) \;\le\; m \;\le\; \mu_{\max}\, \nu\, (1 - \mathrm{NTPS}) . $$
@@ -229,6 +248,9 @@ print(f"bounds: {eigenvalues[-1] * missing:.4f} <= {exact:.4f} <= {eigenvalues[0
 # > **Predict.** The raw bounds multiply by $\mu_{\min}$ below and by $\mu_{\max}$ above. How many orders of magnitude will lie between them in this small model? One, three, six?
 
 # %%
+predict("02.3 orders of magnitude between the raw bounds, at least")
+
+# %%
 sides = []
 for name in names:
     for scored in results[name].layers:
@@ -245,25 +267,26 @@ for name in names:
         )
 sides = pd.DataFrame(sides)
 
-# %% tags=["hide-input"]
-colors = dict(
-    zip(("raw", "whitened", "exact"), ("0.6", *(sns.color_palette("colorblind")[i] for i in (4, 2))), strict=True)
-)
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.0), sharey=True, layout="constrained")
 for ax, name in zip(axes, names, strict=True):
     for kind, width in (("raw", 7), ("whitened", 7)):
         part = sides[(sides.task == name) & (sides.kind == kind)]
-        ax.vlines(part.layer, part.lower, part.upper, color=colors[kind], lw=width, label=f"{kind} bounds")
+        ax.vlines(part.layer, part.lower, part.upper, color=COLORS[kind], lw=width, label=f"{kind} bounds")
     part = sides[(sides.task == name) & (sides.kind == "exact")]
-    ax.plot(part.layer, part.lower, "o", color=colors["exact"], ms=3.5, label="exact")
+    ax.plot(part.layer, part.lower, "o", color=COLORS["exact"], ms=3.5, label="exact")
     ax.set(yscale="log", title=name, xlabel="layer", xticks=range(model.n_layers))
 axes[0].set_ylabel("excess loss")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 sns.despine()
-plt.show()
+show(
+    "Excess loss by layer for three tasks, on a logarithmic scale: long grey bars for the raw bounds, over several orders of magnitude; "
+    "within each a short bar for the whitened bounds, and on it the exact value as a dot."
+)
 decades = np.log10(sides.upper / sides.lower).groupby(sides.kind).agg(["min", "max"])
 for kind in ("raw", "whitened"):
     print(f"{kind} bounds: {decades.loc[kind, 'min']:.2f} to {decades.loc[kind, 'max']:.2f} orders of magnitude apart")
+outcome("02.3 orders of magnitude between the raw bounds, at least", decades.loc["raw", "min"])
 
 # %% [markdown]
 # **Answer.** Four to more than six orders of magnitude. All three agree: the exact value always lies inside. But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
@@ -291,13 +314,16 @@ for layer in representations["topic"].layers:
         "condition number, centred": float(centred[-1] / centred[0]),
     })  # fmt: skip
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
 sns.lineplot(pd.DataFrame(spectra), x="direction", y="eigenvalue of M", hue="layer", ax=ax)
 ax.set(yscale="log", xscale="log")
 sns.move_legend(ax, "center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 sns.despine()
-plt.show()
+show(
+    "The eigenvalues of M in descending order, both axes logarithmic, one line a layer: in each the first eigenvalue stands out, and the "
+    "last are four to five orders of magnitude smaller."
+)
 conditions = pd.DataFrame(conditions).set_index("layer")
 conditions.map("{:.2g}".format)
 
@@ -311,6 +337,9 @@ conditions.map("{:.2g}".format)
 # **And the coin?** $U$ and $V$ are both divided by a Gram matrix, $M$ or $C_0$: their arrows are *long* where states hardly vary. If both mostly live in the quiet directions, they overlap whatever the labels are.
 #
 # > **Predict.** Take the 32 quietest of the 128 eigenvectors of $M$. What share of the squared length of the coin's $U$, and of the span of $V$, do they hold? And what score does a direction get that is drawn at random, but in *whitened* coordinates, as a coin's is?
+
+# %%
+predict("02.4 share of the coin's U in the quiet quarter, last layer")
 
 # %%
 rows = []
@@ -331,7 +360,7 @@ for layer in representations["noise"].layers:
 geometry = pd.DataFrame(rows).set_index("layer")
 shown = geometry.reset_index().melt("layer", var_name="what", value_name="share")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
 palette = [COLORS["U"], COLORS["V"], COLORS["exact"], "0.4"]
 sns.lineplot(shown, x="layer", y="share", hue="what", style="what", markers=True, palette=palette, ax=ax)
@@ -339,9 +368,12 @@ ax.axhline(16 / view.d, color="0.4", ls=":", lw=1.2)
 ax.set(ylim=(0, 1), xticks=range(model.n_layers))
 sns.move_legend(ax, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None, frameon=False)
 sns.despine()
-plt.show()
+show(
+    "Shares over the layers: U and V in the quiet quarter, both high; below them the score of random whitened directions, and the score of "
+    "the coin, which comes up to it; lowest, dotted, k_V over d."
+)
+outcome("02.4 share of the coin's U in the quiet quarter, last layer", geometry["U in the quiet quarter"].iloc[-1])
 print(f"a quarter of all directions holds {geometry.filter(like='quarter').min().min():.2f} or more of U and V")
-
 
 # %% [markdown]
 # **Answer.** About two thirds or more of both lie in the quiet quarter, so the coin's high score is geometry. $k_V/d$ (dotted) is the chance level of a random *subspace*; of random *labels* it is the last curve, more than twice as high. That curve is a mean: one coin
@@ -349,18 +381,21 @@ print(f"a quarter of all directions holds {geometry.filter(like='quarter').min()
 #
 # ## 6. What is invariant, and what is not
 #
-# Change the features that a reader sees: $x \to A x$, $s_t \to A s_t$ with an invertible $A$, while what is predicted (the next state and the label) stays in its old units. A linear reader can undo $A$, so nothing that can be *read* [changes](glossary.md#invariance).
-# The moments become $A M A^\top$, $A X$, $A C_0 A^\top$, $A C_1$, and the directions $U \to A^{-\top} U$, $V \to A^{-\top} V$.
+# Change the features that a reader sees: $x \to T x$, $s_t \to T s_t$ with an invertible $T$, while what is predicted (the next state and the label) stays in its old units. A linear reader can undo $T$, so nothing that can be *read* [changes](glossary.md#invariance).
+# The moments become $T M T^\top$, $T X$, $T C_0 T^\top$, $T C_1$, and the directions $U \to T^{-\top} U$, $V \to T^{-\top} V$.
 #
 # > **Predict.** Take (a) a rotation, (b) random scales of the 128 features, mostly between 1/3 and 3, (c) ten times smaller values of the single loudest feature. Which of these move the raw score, the whitened score, the excess loss?
 
+# %%
+predict("02.5 the raw score is moved by", choices=("none", "(a) alone", "(b) alone", "(b) and (c)", "all three"))
+
 
 # %%
-def change(view, A):
-    """The solution of a reader who sees A times the features."""
+def change(view, T):
+    """The solution of a reader who sees T times the features."""
     C0, C1 = view.next_token.C0, view.next_token.C1
-    next_token = dataclasses.replace(view.next_token, C0=A @ C0 @ A.T, C1=A @ C1)
-    return ntps.solve_layer(view.states.double() @ A.T, view.targets, next_token)
+    next_token = dataclasses.replace(view.next_token, C0=T @ C0 @ T.T, C1=T @ C1)
+    return ntps.solve_layer(view.states.double() @ T.T, view.targets, next_token)
 
 
 width = view.d
@@ -375,8 +410,8 @@ changes = {
     "(c) one feature\nquieter": quiet.diag(),
 }
 rows = []
-for name, A in changes.items():
-    scored = read_layer(change(view, A))
+for name, T in changes.items():
+    scored = read_layer(change(view, T))
     for what, value in (
         ("NTPS", scored.ntps), ("whitened NTPS", scored.ntps_whitened), ("excess loss", scored.excess_loss)
     ):  # fmt: skip
@@ -384,26 +419,35 @@ for name, A in changes.items():
 rows = pd.DataFrame(rows)
 changed = rows.pivot(index="change", columns="what", values="value").loc[list(changes)]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
-sns.barplot(rows, x="change", y="value", hue="what", ax=ax)
+palette = [COLORS["ntps"], COLORS["whitened"], "0.4"]
+sns.barplot(rows, x="change", y="value", hue="what", palette=palette, ax=ax)
 ax.set(ylim=(0, 1), xlabel="", ylabel="")
 sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, title=None, frameon=False)
 sns.despine()
-plt.show()
+show(
+    "Three bars for each of four views of the features. Whitened NTPS and excess loss are the same in all; NTPS is the same "
+    "after a rotation, twice as high with random scales, and a little higher with one quiet feature."
+)
+moved = [name[:3] for name in changed.index[1:] if abs(changed.NTPS[name] - changed.NTPS["as it is"]) > 1e-6]
+outcome("02.5 the raw score is moved by", " and ".join(moved))
 changed.rename(index=lambda name: name.replace("\n", " ")).round(4)
 
 # %% [markdown]
 # **Answer.** A rotation changes nothing. Random scales double the raw score, and one quiet feature moves it visibly, although no reader of the features could tell the difference; the whitened score and the excess loss stay. So raw scores of two models, or of two layers of one model, do not compare: their features
 # come in different scales. A score's level, and its chance level, depend on them.
 #
-# (If the *predicted* states are rescaled too, next-token prediction really has another aim, because errors are weighed differently, and then $V$ itself changes a little. Exercise for the curious: put $A C_1 A^\top$ into `change`.)
+# (If the *predicted* states are rescaled too, next-token prediction really has another aim, because errors are weighed differently, and then $V$ itself changes a little. Exercise for the curious: put $T C_1 T^\top$ into `change`.)
 #
 # ## 7. Panel C: all ranks, all bounds
 #
 # Choose a task, a layer and both ranks. Above is the table of scores for all pairs; below are raw bounds, whitened bounds and the exact excess loss over $k_V$, at the chosen $k_U$.
 #
 # > **Predict.** For the topic, at which $k_V$ will the score pass 0.9, and how much excess loss is left there? For the watermark, does a high score go with a small excess loss?
+
+# %%
+predict("02.6 k_V at which the topic's score passes 0.9, of 128")
 
 # %%
 panel_c = widgets.BoundsPanel(representations)
@@ -424,14 +468,18 @@ for name in names:
         ]
 by_rank = pd.DataFrame(rows)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 grid = sns.relplot(
-    by_rank, x="k_V", y="share", hue="what", style="what", col="task", kind="line", height=2.5, aspect=0.9
-)
+    by_rank, x="k_V", y="share", hue="what", style="what", col="task", kind="line", height=2.5, aspect=0.9,
+    palette=[COLORS["ntps"], "0.4"],
+)  # fmt: skip
 grid.set_titles("{col_name}")
 grid.set(ylim=(0, 1), xlabel="$k_V$")
 sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None)
-plt.show()
+show(
+    "For three tasks, over k_V: NTPS rises from 0 to 1 in all; the excess loss, as a share of the possible gain, falls to 0, for the topic "
+    "steeply from near 1, for watermark and noise slowly from about a half."
+)
 passes = {}
 for name in names:
     part = by_rank[by_rank.task == name].pivot(index="k_V", columns="what", values="share")
@@ -442,7 +490,7 @@ for name in names:
         f"{name}: NTPS passes 0.9 at k_V = {first}, where {100 * left:.0f} % of the possible gain is still missing; all "
         f"{view.d} directions explain {100 * ceiling:.0f} % of the label variance"
     )
-
+outcome("02.6 k_V at which the topic's score passes 0.9, of 128", passes["topic"][0])
 
 # %% [markdown]
 # **Answer.** The score rises with $k_V$ for every task, also for the coin, which passes 0.9 first: a larger subspace holds more of anything. For the topic hardly any loss is left there; for the watermark, at as high a score, several times the share. The excess loss tells whether what it holds is what the labels need, and the [ceiling](glossary.md#ceiling) how much there was to gain at all: for the coin, what so many
@@ -453,6 +501,9 @@ for name in names:
 # Moments may be added up in [single precision](glossary.md#float32); *solving* for $V$ in single precision is another matter. Whitening divides by the square roots of the eigenvalues of $C_0$, which span as many orders of magnitude as the condition number, while float32 carries about seven digits.
 #
 # > **Predict.** With the same moments, solved in float32 and in float64: at which $k_V$ will the scores differ, at small or at large ones?
+
+# %%
+predict("02.7 float32 moves the scores at", choices=("small and middle k_V", "large k_V", "all k_V alike"))
 
 
 # %%
@@ -476,12 +527,19 @@ for layer in representations["topic"].layers:
     rows += [{"layer": str(layer), "k_V": k + 1, "difference": float(value)} for k, value in enumerate(gap)]
 precision = pd.DataFrame(rows)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
 sns.lineplot(precision, x="k_V", y="difference", hue="layer", ax=ax)
-ax.set(xlabel="$k_V$", ylabel="difference of scores, absolute")
+ax.set(xlabel="$k_V$", ylabel="absolute difference of scores")
+ax.legend(title="layer", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine()
-plt.show()
+show(
+    "The absolute difference between scores solved in float32 and in float64 over k_V, one line a layer: up to a hundredth at small and "
+    "middle k_V, falling to nothing at large ones; in layer 0 nothing throughout."
+)
+low, high = (precision[side].difference.max() for side in (precision.k_V <= 64, precision.k_V > 64))
+side = "small and middle k_V" if low > 1.5 * high else "large k_V" if high > 1.5 * low else "all k_V alike"
+outcome("02.7 float32 moves the scores at", side)
 worst = precision.loc[precision.difference.idxmax()]
 print(f"largest difference {worst.difference:.3f}, in layer {worst.layer} at k_V = {int(worst.k_V)}")
 

@@ -38,7 +38,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -51,13 +54,13 @@ import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps.course import measurements, solve, widgets
-from ntps.course.widgets import COLORS
+from ntps.course import measurements, outcome, predict, progress, show, solve, widgets
+from ntps.course.widgets import COLORS, PALETTE
 from ntps.paper import findings, published
 from ntps.report import plot_against, plot_choice, plot_options
 from ntps.scoring import spectrum
 
-sns.set_theme(style="ticks", palette="colorblind")
+sns.set_theme(style="ticks", palette=PALETTE)
 pd.options.display.float_format = "{:z.2f}".format
 SHORT_P = "{:.2g}".format  # a p-value is never zero, so two digits of it are shown, however small it is
 # torch uses every core; on a shared machine: import torch; torch.set_num_threads(2)
@@ -72,16 +75,21 @@ SHORT_P = "{:.2g}".format  # a p-value is never zero, so two digits of it are sh
 # > **Predict.** With 12 points, how far from zero must a rank correlation be before you would rule out luck: 0.3, 0.6, 0.9?
 
 # %%
-published.plot(target="accuracy")
-plt.show()
+predict("03.1 rank correlation of 12 points that rules out luck")
 
 # %%
+published.plot(target="accuracy")
+show(
+    "Eight pictures, one a model: the probe's accuracy on 12 data sets over the published NTPS, with a line. All lines rise; in most the "
+    "points scatter widely, and two or three low ones carry the line."
+)
 table = published.correlations(n_permutations=1999)
 accuracy = table[(table.target == "accuracy") & (table["view"] == "model")]
 accuracy = accuracy.assign(model=[name.split("/")[-1] for name in accuracy.model]).set_index("model")
 rng = np.random.default_rng(0)
 by_luck = [abs(np.corrcoef(np.arange(12), rng.permutation(12))[0, 1]) for _ in range(20_000)]
 print(f"rank correlations of 12 unrelated points: 95 % lie within ±{np.quantile(by_luck, 0.95):.2f}")
+outcome("03.1 rank correlation of 12 points that rules out luck", np.quantile(by_luck, 0.95))
 shown = accuracy[["spearman", "low", "high", "p_value", "holm", "options_borne"]]
 shown.assign(
     p_value=shown.p_value.map(SHORT_P), holm=shown.holm.map(SHORT_P), options_borne=shown.options_borne.astype(int)
@@ -104,8 +112,13 @@ shown.assign(
 # > **Predict.** rotten_tomatoes has 8,530 training and 1,066 test texts. On which were the probes of the picture above judged?
 
 # %%
+predict("03.2 the probes were judged on", choices=("training texts", "test texts"))
+
+# %%
 whose = findings.denominators(published.results())
 whose_table = pd.DataFrame(whose.rows).set_index("dataset").astype("Int64")
+films = whose_table.loc["rotten_tomatoes"]
+outcome("03.2 the probes were judged on", "training texts" if films.n_accuracy == films.n_train else "test texts")
 whose_table.rename(
     columns={"n_accuracy": "probe", "n_gain": "LoRA", "n_train": "training texts", "n_test": "test texts"}
 )
@@ -116,21 +129,23 @@ whose_table.rename(
 
 # %%
 medical = published.results().query("dataset == 'medical'")
-figure, ax = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
+figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
 bars = medical.melt("short", ["linear_accuracy", "lora_accuracy"], var_name="method", value_name="test accuracy")
 sns.barplot(
     bars.replace({"linear_accuracy": "linear head", "lora_accuracy": "LoRA"}),
-    x="short",
-    y="test accuracy",
+    y="short",
+    x="test accuracy",
     hue="method",
     ax=ax,
 )
-ax.axhline(0.5, color="0.3", ls=":", label="a coin")
-ax.tick_params(axis="x", rotation=20)
-ax.set(xlabel="", title="medical: do two questions mean the same?")
+ax.axvline(0.5, color="0.3", ls=":", label="a coin")
+ax.set(ylabel="", title="medical: do two questions mean the same?")
 ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 sns.despine()
-plt.show()
+show(
+    "Test accuracies of eight models on the medical set, as bars for a linear head and for LoRA: every one is below the dotted line at one "
+    "half, and LoRA is below the linear head."
+)
 
 # %% [markdown]
 # Two balanced classes, and every model is below a coin. The [exercise](exercises/ex03_empirical_correlations.ipynb) finds out why: a slip in the loader leaves one question of each pair, and each of these stands in two rows, with
@@ -142,6 +157,9 @@ plt.show()
 # still computed from them, and gets a score. 200 shuffles cost one matrix product, because of all [moments](glossary.md#moment) only $X$ changes.
 #
 # > **Predict.** Where does NTPS of the true topics lie among the scores of shuffled labels: above all of them, among them, below? And the explained share?
+
+# %%
+predict("03.3 NTPS of the true topics lies", choices=("above all shuffled ones", "among them", "below all of them"))
 
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
@@ -157,10 +175,17 @@ for ax, name, null in zip(axes, ("NTPS", "explained share (in sample)"), (middle
     ax.set(xlabel=name, ylabel="", title=f"z = {null.z:.1f}, p = {null.p_value:.3f}")
 ax.axvline(0, alpha=0)
 axes[0].axvline(middle.k_v / representations.width, color="0.3", ls=":", label="$k_V / d$")
-for ax in axes:
-    ax.legend(frameon=False, fontsize="small")
+figure.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small"
+)
 sns.despine()
-plt.show()
+show(
+    "Two histograms of 200 shuffles with the true labels as a line. NTPS: the line lies at the lower side of the histogram, and k_V over d "
+    "far to the left of it. Explained share: the line lies far to the right of a narrow histogram near zero."
+)
+shuffled, true = middle.ntps.values, middle.ntps.observed
+where = "below all of them" if true < shuffled.min() else "above all shuffled ones" if true > shuffled.max() else ""
+outcome("03.3 NTPS of the true topics lies", where or "among them")
 
 # %% [markdown]
 # **Answer.** Two lessons in one picture. The null of NTPS is **not** at $k_V/d$: shuffled labels still pick directions along which texts differ, and those are not random directions. And the true topics do not stand out from it, although the
@@ -201,8 +226,8 @@ NAMES = ["topic", "tense", "person", "register", "sentiment", "intent", "length"
 TASKS = ["miniworld/" + name for name in NAMES]
 folder = tempfile.TemporaryDirectory()
 settings = ntps.StudySettings(limit=300, permutations=100)
-# The next line takes half a minute to a minute on one quiet core, and shows nothing until it is done.
-study = ntps.run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=False)
+with progress():  # half a minute to a minute on one quiet core
+    study = ntps.run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=True)
 study.table("balanced_accuracy").T
 
 # %% [markdown]
@@ -213,6 +238,9 @@ study.table("balanced_accuracy").T
 # ## 4. Is it pretraining at all?
 #
 # > **Predict.** For how many of the ten tasks does a network with *fresh* weights explain something, too?
+
+# %%
+predict("03.4 tasks of ten that fresh weights explain in part")
 
 # %%
 frame = study.frame()
@@ -228,10 +256,14 @@ ax.invert_yaxis()
 ax.set(xlabel="R² on held-out texts", ylabel="")
 figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
 sns.despine()
-plt.show()
+show(
+    "Bars of held-out R² for ten tasks: pretrained through V, and fresh weights through V and through all directions. Pretraining adds most "
+    "for topic, register and length; for the watermark only the fresh weights have bars; four tasks have hardly any."
+)
 some = trained.index[trained.explained_heldout_random > 0.05]
 more, less = trained.index[trained.explained_gain > 0.05], trained.index[trained.explained_gain < -0.05]
 print("fresh weights explain more than 5 % of:       ", ", ".join(some))
+outcome("03.4 tasks of ten that fresh weights explain in part", len(some))
 print("through V, pretraining adds more than 5 % to: ", ", ".join(more))
 print("through V, pretraining takes 5 % or more from:", ", ".join(less))
 values, options = study.options("explained_heldout")
@@ -257,6 +289,9 @@ print("tense through V, by depth:", ", ".join(f"{100 * depth:.0f} %: {value:z.2f
 # Slide layer and rank; then let the tasks be shuffled, so that there is nothing to find, and look again. The panel takes **one** layer and rank for both models.
 
 # %%
+predict("03.5 typical best correlation of chance")
+
+# %%
 panel_d = widgets.SelectionPanel(study)
 panel_d.show()
 
@@ -264,17 +299,24 @@ panel_d.show()
 figure, axes = plt.subplots(1, 2, figsize=(10.0, 3.4), layout="constrained")
 plot_options(study, "ntps", axes[0])
 plot_options(study, "ntps", axes[1], permute=1)
-plt.show()
+show(
+    "Two maps of the rank correlation of NTPS with accuracy, layer by rank: with the tasks as they are and with the tasks permuted. Both mix "
+    "negative and positive values of middling size; they look alike."
+)
 figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
 plot_options(study, "explained_heldout", ax)
-plt.show()
-
-# %%
+show(
+    "The same map for R² through V: nearly all correlations are positive; they grow with the rank and are largest at the right, "
+    "from a half of all directions on."
+)
 figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.2), layout="constrained")
 plot_choice(study, "ntps", axes[0])
 plot_choice(study, "explained_heldout", axes[1])
 sns.despine()
-plt.show()
+show(
+    "Histograms of the best correlation on permuted tasks, with the best on the real tasks as a line. NTPS: the line lies in the middle of "
+    "the histogram. R² through V: it lies to the right of all of it."
+)
 correlations = study.correlations(n_permutations=999)
 one, own = panel_d.selections["NTPS", "as they are"], correlations["ntps:same_tasks"]
 for whose_choice, best, typical, p in (
@@ -284,6 +326,7 @@ for whose_choice, best, typical, p in (
     print(
         f"{whose_choice:26s}  best |Spearman| of NTPS {best:.2f}; on shuffled tasks typically {typical:.2f}; p = {p:.2g}"
     )
+outcome("03.5 typical best correlation of chance", np.median(one.null))
 
 # %% [markdown]
 # **Answer.** About 0.5 with one choice for both models, as in the panel; about 0.7 if each model has a choice of its own, as in the paper and in the figure above: more freedom, a higher best. The grey histogram is the best correlation when the tasks are
@@ -318,6 +361,16 @@ chosen.assign(p=chosen.p.map(SHORT_P)).set_index(["predictor", "layer and rank"]
 # > **Predict.** NTPS looks at labels *and* next-token prediction, the others at labels alone. Which correlates best with the probe?
 
 # %%
+PREDICTORS = {
+    "ntps": "NTPS",
+    "logme": "LogME",
+    "hscore": "H-score",
+    "knn": "nearest neighbours",
+    "ceiling_heldout": "R²",
+}
+predict("03.6 goes best with the probe", choices=tuple(PREDICTORS.values()))
+
+# %%
 fixed = found[found["layer and rank"] == "fixed"].sort_values("Spearman").reset_index(drop=True)
 figure, ax = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
 ax.hlines(fixed.index, fixed.low, fixed.high, color="0.6", lw=2)
@@ -326,14 +379,19 @@ ax.set_yticks(fixed.index, fixed.predictor)
 ax.axvline(0, color="0.3", lw=0.8)
 ax.set(xlim=(-1, 1.02), xlabel="Spearman with the probe's balanced accuracy on other texts (mean of two models, 95 %)")
 sns.despine()
-plt.show()
-
-# %%
+show(
+    "Rank correlations of twelve measures with the probe's accuracy, as dots with intervals, the best on top: R² of all directions and nearest "
+    "neighbours near 0.9, the other intervals wide, NTPS at the bottom and negative."
+)
+outcome("03.6 goes best with the probe", PREDICTORS.get(fixed.predictor.iloc[-1], fixed.predictor.iloc[-1]))
 figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6), layout="constrained")
 plot_against(study, "ntps", axes[0])
 plot_against(study, "explained_heldout", axes[1])
 sns.despine()
-plt.show()
+show(
+    "The probe's accuracy over NTPS and over R² through V, a point for each task and model. Over NTPS the points show no order; over R² "
+    "through V, high accuracies stand at the right, and many tasks crowd at zero."
+)
 
 # %% [markdown]
 # **Answer.** R² of all directions and nearest neighbours: both are judged on texts that they have not seen, which is the probe's own question. Most intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind: raw NTPS divides by
@@ -345,6 +403,9 @@ plt.show()
 # states spread over many directions must know more?
 #
 # > **Predict.** Which checkpoint has the largest effective rank: fresh weights, early in training, or the trained model? Which reads the topic best?
+
+# %%
+predict("03.7 largest effective rank", choices=("fresh weights", "early", "trained"))
 
 # %%
 checkpoints = {"fresh weights": "miniworld-base@step0", "early": "miniworld-base@step150", "trained": "miniworld-base"}
@@ -362,11 +423,16 @@ for when, name in checkpoints.items():
 label_free = pd.DataFrame(rows)
 grid = sns.relplot(
     label_free, x="effective_rank", y="R²", hue="model", style="model", col="task", s=60, height=2.8, aspect=1.1,
-    palette=["0.6", "C3", "C2"],
+    palette=["0.6", "C1", "C0"],
 )  # fmt: skip
 grid.set_titles("{col_name}")
 grid.set_axis_labels("effective rank", "R², held out")
-plt.show()
+show(
+    "Held-out R² over effective rank, a point for each layer of three checkpoints, for topic and watermark. Fresh weights lie at the largest "
+    "ranks and read the topic worst; the trained model lies at smaller ranks and reads the topic best, the watermark in one layer only."
+)
+spread = label_free.groupby("model").effective_rank.mean()
+outcome("03.7 largest effective rank", spread.idxmax())
 label_free.groupby("model", sort=False)[["effective_rank", "decay", "loudest"]].mean()
 
 # %% [markdown]
@@ -379,6 +445,9 @@ label_free.groupby("model", sort=False)[["effective_rank", "decay", "loudest"]].
 # printed below; its table comes with the package. As in part 3, scores read one half of the texts and the probe the other, so 250 texts meet 640 directions.
 #
 # > **Predict.** On how many of the five sets does NTPS of the true labels beat shuffled labels at $p < 0.05$? On how many does R² of all directions?
+
+# %%
+predict("03.8 sets of five on which NTPS beats shuffled labels")
 
 # %%
 real = measurements.real_study()
@@ -395,17 +464,21 @@ figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
 places = range(len(real))
 ax.barh(places, real.ceiling_heldout, color="0.85", label="all 640 directions, with 95 % interval")
 ax.hlines(places, real.ceiling_heldout_low, real.ceiling_heldout_high, color="0.5", lw=1)
-ax.barh(places, real.explained_heldout, height=0.5, label="through $V$, 80 directions")
+ax.barh(places, real.explained_heldout, height=0.5, color=COLORS["V"], label="through $V$, 80 directions")
 ax.plot(real.ceiling_heldout_random, places, "|", color="0.5", ms=20, mew=2, label="all, fresh weights")
 ax.plot(real.explained_heldout_random, places, "k|", ms=14, mew=2, label="through $V$, fresh weights")
-ax.plot(real.ntps, places, "D", color="C3", label="NTPS")
-ax.axvline(real.chance[0], color="C3", ls=":", lw=1)
+ax.plot(real.ntps, places, "D", color=COLORS["ntps"], label="NTPS")
+ax.axvline(real.chance[0], color=COLORS["ntps"], ls=":", lw=1)
 ax.set_yticks(places, [f"{row.task}\nprobe {row.accuracy:.2f}" for row in real.itertuples()], fontsize="small")
 ax.invert_yaxis()
 ax.set(xlabel="R² on held-out texts; NTPS", xlim=(None, 1))
 ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.28), ncols=2)
 sns.despine()
-plt.show()
+show(
+    "Five sets of English texts: held-out R² of all directions as a long bar with its interval, through V as a shorter bar inside it, fresh "
+    "weights as strokes near zero except for unwanted mail, NTPS as a diamond to the left of the dotted chance level."
+)
+outcome("03.8 sets of five on which NTPS beats shuffled labels", int((real.ntps_p < 0.05).sum()))
 print(f"NTPS beats shuffled labels (p < 0.05) on {(real.ntps_p < 0.05).sum()} of {len(real)} sets, "
       f"R² of all directions on {(real.ceiling_heldout_p < 0.05).sum()}.")  # fmt: skip
 for how, column in (("all directions", "ceiling_heldout_random"), ("V", "explained_heldout_random")):

@@ -38,7 +38,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -52,11 +55,11 @@ from IPython.display import display
 
 import ntps
 from ntps import TrainSettings, before_and_after
-from ntps.course import measurements, widgets
-from ntps.course.widgets import COLORS
+from ntps.course import measurements, outcome, predict, progress, show, widgets
+from ntps.course.widgets import COLORS, PALETTE
 from ntps.report import intruder_count, plot_runs, setting_name
 
-sns.set_theme(style="ticks", palette="colorblind")
+sns.set_theme(style="ticks", palette=PALETTE)
 pd.options.display.float_format = "{:z.2f}".format
 # torch uses every core; on a shared machine: import torch; torch.set_num_threads(2)
 
@@ -65,8 +68,8 @@ RERUN = True  # False: trains nothing and reads the results of an earlier run, f
 # %% [markdown]
 # ## 1. Two tasks, tuned here and now
 #
-# A linear probe reads a model as it is. [Fine-tuning](glossary.md#fine-tuning) changes the model. *Low-rank adaptation* (LoRA) leaves every weight matrix $W$ in place and adds a product of two thin matrices,
-# $$W' = W + \frac{\alpha}{r}\, B A,$$
+# A linear probe reads a model as it is. [Fine-tuning](glossary.md#fine-tuning) changes the model. *Low-rank adaptation* (LoRA) leaves every weight matrix $\Theta$ in place and adds a product of two thin matrices,
+# $$\Theta' = \Theta + \frac{\alpha}{r}\, B A,$$
 # where $A$ has $r$ rows and $B$ has $r$ columns. Only these [adapters](glossary.md#adapter) and a linear head are trained. $B$ starts at zero and the head starts as the frozen probe, so step 0 *is* the probe, and the [gain](glossary.md#gain) of LoRA is what comes on top.
 #
 # Two tasks on the same documents. The **topic** decides which words can follow: next-token prediction needs it. The **watermark** is one interjection, "ah" or "oh", at a random place: any reader sees it, and it predicts nothing.
@@ -74,20 +77,26 @@ RERUN = True  # False: trains nothing and reads the results of an earlier run, f
 # > **Predict.** Which of the two gains accuracy? And what does fine-tuning on each do to the model's original job, predicting the next token?
 
 # %%
+predict("04.1 gains accuracy", choices=("topic", "watermark", "both", "neither"))
+
+# %%
 network = ntps.load_model("miniworld-base", dtype="float32", head=True)  # with its language-model head
 topic = ntps.load_task("miniworld/topic", limit=600)
 watermark = ntps.load_task("miniworld/watermark", limit=600)
 
 SHORT = {"steps": 80, "batch_size": 8, "evaluate_every": 16}
-if RERUN:  # half a minute on a quiet core, several times that on a busy one
-    runs = {
-        "topic": before_and_after(network, topic, settings=TrainSettings(margin=0, **SHORT), progress=False),
-        "watermark": before_and_after(network, watermark, settings=TrainSettings(**SHORT), progress=False),
-    }
+if RERUN:
+    with progress():  # half a minute on a quiet core, several times that on a busy one
+        runs = {
+            "topic": before_and_after(network, topic, settings=TrainSettings(margin=0, **SHORT), progress=True),
+            "watermark": before_and_after(network, watermark, settings=TrainSettings(**SHORT), progress=True),
+        }
 else:
     runs = {name: measurements.lesson_runs()[name] for name in ("topic", "watermark")}
 for run in runs.values():
     print(textwrap.fill(f"{run.task}: {run.sentence()}", 100), end="\n\n")
+gained = [name for name, run in runs.items() if run.gain > 2 * run.gain_standard_error]
+outcome("04.1 gains accuracy", "both" if len(gained) == 2 else gained[0] if gained else "neither")
 
 # %%
 QUANTITIES = {
@@ -117,9 +126,11 @@ pd.DataFrame({place: {label: read(side) for label, read in QUANTITIES.items()} f
 # > **Predict.** At which layer of the frozen model can the watermark be read best? And the topic?
 
 # %%
-model = ntps.load_model("miniworld-base", dtype="float32")
+predict("04.2 layer at which the watermark is read best, 0 to 4")
+
+# %%
 frozen = {
-    task.name.removeprefix("miniworld/"): ntps.score(ntps.collect(model, task, progress=False), probes=False)
+    task.name.removeprefix("miniworld/"): ntps.score(ntps.collect(network, task, progress=False), probes=False)
     for task in (topic, watermark)
 }
 
@@ -141,7 +152,11 @@ figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small"
 )
 sns.despine()
-plt.show()
+show(
+    "Held-out ceiling by layer, before and after fine-tuning, for topic and watermark. Topic: near 1 throughout, before and after. Watermark: "
+    "before, best at layer 0 and near zero above it; after, high in every layer above the embedding."
+)
+outcome("04.2 layer at which the watermark is read best, 0 to 4", ceilings(frozen["watermark"]).argmax())
 
 for name, run in runs.items():
     last = frozen[name].readouts["all"][-1].r2
@@ -165,6 +180,9 @@ for name, run in runs.items():
 # > **Predict.** How far was a weight matrix moved, in relation to its own size: 1 %, 10 %, 100 %? And how far does that turn $V$, by a few degrees or by right angles?
 
 # %%
+predict("04.3 weights moved by, in % of their size")
+
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(8.8, 3.2), sharey=True, layout="constrained")
 for ax, (name, run) in zip(axes, runs.items(), strict=True):
     for side, which in ((-0.14, "V"), (0.14, "U")):
@@ -179,12 +197,16 @@ figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small"
 )
 sns.despine()
-plt.show()
+show(
+    "Principal angles between the spans before and after, by layer, for topic and watermark: all at zero in layer 0; in the layers above, "
+    "the angles of V spread from small to nearly right ones, and those of U lie among them."
+)
 
 for name, run in runs.items():
     moved = np.mean([row["relative_change"] for row in run.intruders])
     median = np.median(np.degrees(np.concatenate([change["angles_v"] for change in run.changes[1:]])))
     print(f"{name:9s}  weights moved by {moved:.0%} of their size on average; median angle of V {median:.0f}°")
+outcome("04.3 weights moved by, in % of their size", 100 * moved)
 
 # %% [markdown]
 # **Answer.** About a tenth, and by nearly anything. Layer 0 is the embedding, which has no adapter. Above it, small moves of the weights turn the spans far: their first directions stay near, their last ones end up nearly at right angles. Directions that are nearly tied change places
@@ -222,14 +244,19 @@ for name, rows in table.groupby("task", sort=False):
 # > **Predict.** Which setting has the most intruders: the one that trains all weights, the one of rank 32, or one of rank 1?
 
 # %%
-if RERUN:  # three trainings, about as long together as the two of part 1
+LARGEST = "rank 32", "rank 1", "rank 1, α = 32", "all weights"
+predict("04.4 most intruders", choices=LARGEST)
+
+# %%
+if RERUN:
     settings = [
         TrainSettings(rank=1, alpha=1, **SHORT),
         TrainSettings(rank=1, alpha=32, **SHORT),
         TrainSettings(method="full", **SHORT),
     ]
-    quick = {"layers": -1, "analyses": ["intruders"], "progress": False}
-    low, loud, whole = (before_and_after(network, watermark, settings=each, **quick) for each in settings)
+    quick = {"layers": -1, "analyses": ["intruders"], "progress": True}
+    with progress():  # three trainings, about as long together as the two of part 1
+        low, loud, whole = (before_and_after(network, watermark, settings=each, **quick) for each in settings)
 else:
     low, loud, whole = (measurements.lesson_runs()[name] for name in ("low", "loud", "whole"))
 tried = [low, runs["watermark"], loud, whole]
@@ -239,19 +266,23 @@ figure, ax = plt.subplots(figsize=(7.6, 3.2), layout="constrained")
 rng = np.random.default_rng(0)
 for place, run in enumerate(tried):
     cosines = np.concatenate([row["cosines"] for row in run.intruders])
-    color = np.where(cosines < 0.6, COLORS["U"], "0.65")
+    color = np.where(cosines < 0.6, PALETTE[1], "0.65")
     ax.scatter(cosines, place + rng.uniform(-0.28, 0.28, len(cosines)), s=9, c=color)
 ax.axvline(0.6, color="0.3", ls=":")
 ax.set_yticks(range(len(tried)), [setting_name(run) for run in tried])
 ax.set(xlabel="largest cosine with an original singular vector (10 strongest of each matrix)", xlim=(0, 1.02))
 ax.invert_yaxis()
 sns.despine()
-plt.show()
+show(
+    "For four settings, a cloud of points: the largest cosine of each strong singular vector with an original one. Most lie near 1; below "
+    "the dotted line at 0.6 stand many of the loud rank 1, and few or none of the others."
+)
 
 for run in tried:
     moved = np.mean([row["relative_change"] for row in run.intruders])
     print(f"{setting_name(run):14s}  trained {run.provenance['n_trained']:7,}   gain {run.gain:+.2f}   "
           f"weights moved by {moved:4.0%}   intruders {intruder_count(run)}")  # fmt: skip
+outcome("04.4 most intruders", setting_name(max(tried, key=intruder_count)))
 
 # %% [markdown]
 # **Answer.** The loud rank 1. Training all weights gains as LoRA does, and turns the old directions instead of adding any. An adapter of rank 1 has a single direction for all it has to say: if it says it loudly, that direction rises above the matrix's own.
@@ -265,12 +296,20 @@ for run in tried:
 # Pick a setting and slide the step. Above: accuracy and loss on the validation texts, on the way. Below: what the kept weights gained and cost.
 
 # %%
+predict("04.5 the two of rank 1 end at the same accuracy", choices=("yes", "no"))
+
+# %%
 widgets.LoraPanel([runs["watermark"], low, loud, whole]).show()
 
 # %%
 plot_runs(tried)
 sns.despine()
-plt.show()
+show(
+    "Left, validation accuracy over the steps of four settings: three rise from a plateau at one half, rank 1 with the small alpha stays. "
+    "Right, gain over the change of the next-token loss of the kept weights: that setting at zero, the other three close together."
+)
+same = abs(low.after.accuracy - loud.after.accuracy) < 2 * max(low.gain_standard_error, loud.gain_standard_error)
+outcome("04.5 the two of rank 1 end at the same accuracy", "yes" if same else "no")
 
 # %% [markdown]
 # **Answer.** No. Training sits on a plateau first: one word of the text has to be found before anything can be gained by it. How soon that happens depends on the size of the steps in the space of *weights*, and there $\alpha/r$ counts as much as the

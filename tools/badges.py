@@ -23,7 +23,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/{repository}@{ref}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)"""
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {{address}} could not be installed. {{reasons}}")"""
 BINDER_BADGE = "https://mybinder.org/badge_logo.svg"
 COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
@@ -83,6 +86,7 @@ def wanted(course: Course) -> dict[Path, str]:
     if overview.exists():
         texts[overview] = fill(overview.read_text(encoding="utf-8"), "course", course_map(course))
     pairs = [(NOTEBOOKS / f"{e.file}.py", e) for e in course.lessons]
+    pairs += [(NOTEBOOKS / f"{e.file}.py", e) for e in course.templates]
     pairs += [(SOLUTIONS / f"{e.file}.py", e) for e in course.exercises]
     for script, entry in pairs:
         if script.exists():

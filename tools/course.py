@@ -12,7 +12,7 @@ EXERCISES = NOTEBOOKS / "exercises"
 
 @dataclass(frozen=True)
 class Entry:
-    """A lesson, or the exercises to one."""
+    """A lesson, the exercises to one, or a template."""
 
     file: str
     title: str
@@ -34,6 +34,7 @@ class Course:
     ref: str
     lessons: tuple[Entry, ...]
     exercises: tuple[Entry, ...]
+    templates: tuple[Entry, ...]
 
     def binder(self, path: str) -> str:
         """Return the address at which Binder opens a notebook in JupyterLab."""
@@ -52,6 +53,7 @@ def load_course(path: Path = NOTEBOOKS / "course.toml") -> Course:
         data["ref"],
         tuple(Entry(**row) for row in data.get("lessons", [])),
         tuple(Entry(**row) for row in data.get("exercises", [])),
+        tuple(Entry(**row) for row in data.get("templates", [])),
     )
 
 

@@ -69,9 +69,13 @@ def problems() -> list[str]:
     course = load_course()
     entries = {entry.file: entry for entry in course.lessons}
     found = []
-    for lesson in sorted(NOTEBOOKS.glob("*.py")):
+    for lesson in sorted(NOTEBOOKS.glob("[0-9]*.py")):
         found += rules.pair_problems(lesson) + rules.frame_problems(lesson, entries.get(lesson.stem))
-        found += rules.symbol_problems(lesson)
+        found += rules.symbol_problems(lesson) + rules.prediction_problems(lesson)
+        found += rules.picture_problems(lesson)
+    for entry in course.templates:
+        found += rules.pair_problems(NOTEBOOKS / f"{entry.file}.py")
+        found += rules.picture_problems(NOTEBOOKS / f"{entry.file}.py")
     for solution in sorted(SOLUTIONS.glob("*.py")):
         exercise = EXERCISES / solution.name
         found += rules.pair_problems(solution) + rules.exercise_problems(solution, exercise)
@@ -79,7 +83,7 @@ def problems() -> list[str]:
             found += rules.pair_problems(exercise, executed=False)
     for stray in sorted({p.stem for p in EXERCISES.glob("*.*")} - {p.stem for p in SOLUTIONS.glob("*.py")}):
         found.append(f"notebooks/exercises/{stray} has no solution that makes it")
-    for entry in (*course.lessons, *course.exercises):
+    for entry in (*course.lessons, *course.exercises, *course.templates):
         if not (ROOT / entry.path).exists():
             found.append(f"{entry.path} is listed in notebooks/course.toml and does not exist")
     for path in _readable():

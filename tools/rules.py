@@ -1,5 +1,6 @@
 """What every notebook of the course keeps to; each function returns one line per fault."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ MAX_CELLS = 40
 MAX_BYTES = 1_000_000
 MIN_PREDICTIONS = 3
 QUESTIONS = 5
+SHORTEST_ALT = 30  # characters
 GLOSSARY = NOTEBOOKS / "glossary.md"
 
 
@@ -97,6 +99,59 @@ def _quiz_problems(quiz: str) -> list[str]:
     if answers != QUESTIONS or f"**{QUESTIONS + 1}.**" in quiz:
         problems.append(f"must have {QUESTIONS} questions and answers in its quiz; {answers} answers are folded")
     return problems
+
+
+def picture_problems(script: Path) -> list[str]:
+    """Return the cells of a lesson that show a picture without saying what is on it.
+
+    Args:
+        script: The lesson.
+    """
+    problems = []
+    for number, cell in enumerate(read_notebook(script.with_suffix(".ipynb")).cells, 1):
+        for output in cell.get("outputs", []):
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+            if "image/png" in output.get("data", {}) and len(alt) < SHORTEST_ALT:
+                problems.append(f"cell {number} shows a picture without a description: use `ntps.course.show(...)`")
+    return [f"{relative(script)} {problem}" for problem in problems]
+
+
+# Predictions -----------------------------------------------------------------------------------------------------
+
+
+def prediction_problems(script: Path) -> list[str]:
+    """Check that each question of `predict` is asked once, is numbered after the lesson and has an outcome later.
+
+    Args:
+        script: The lesson.
+    """
+    asked: list[str] = []
+    problems = []
+    shown = set()
+    for number, cell in enumerate(cells_of(read_script(script)), 1):
+        for name, question in _calls(cell.source) if cell.kind == "code" else ():
+            if name == "outcome":
+                shown.add(question)
+                if question not in asked:
+                    problems.append(f"cell {number} shows the outcome of {question!r}, which no cell before it asks")
+            elif not question.startswith(f"{script.name[:2]}."):
+                problems.append(f"cell {number} asks {question!r}; begin with '{script.name[:2]}.' and its number")
+            elif question in asked:
+                problems.append(f"cell {number} asks {question!r} again")
+            else:
+                asked.append(question)
+    problems += [f"asks {question!r} and never shows its outcome" for question in asked if question not in shown]
+    return [f"{relative(script)} {problem}" for problem in problems]
+
+
+def _calls(source: str) -> list[tuple[str, str]]:
+    """Return the calls of `predict` and `outcome` in a cell, each with its question, in order."""
+    code = "\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines())
+    return [
+        (node.func.id, str(ast.literal_eval(node.args[0])))
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("predict", "outcome")
+    ]
 
 
 # Links -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ CELL_SECONDS = 300
 MAX_MEGABYTES = 1000
 _LONGEST_TWIN = 80  # of the plain text beside a picture or a table, which no reader sees
 PANEL_NOTE = "*Interactive panel: run this cell to use it.*"
+PREDICTION_NOTE = "*Your prediction: run this cell to write it down.*"
 
 # Prints the kernel's peak memory (MB) and processor time (s). Its own high-water mark, not `ru_maxrss`: Linux carries
 # that over from the process that started the kernel.
@@ -61,6 +62,7 @@ def environment(folder: str) -> dict[str, str]:
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "IPYTHONDIR": folder,
+        "NTPS_PREDICTIONS": str(Path(folder) / "predictions.json"),  # outputs must not hang on anybody's guesses
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
@@ -118,9 +120,11 @@ def clean(notebook: NotebookNode) -> NotebookNode:
 
 def _tidy(output: NotebookNode) -> NotebookNode:
     if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-        return nbformat.v4.new_output("display_data", {"text/markdown": PANEL_NOTE, "text/plain": PANEL_NOTE})
+        note = PREDICTION_NOTE if output.data.get("text/plain", "").startswith("Prediction(") else PANEL_NOTE
+        return nbformat.v4.new_output("display_data", {"text/markdown": note, "text/plain": note})
     if "metadata" in output:
-        output.metadata = nbformat.NotebookNode()
+        alt = output.metadata.get("image/png", {}).get("alt")
+        output.metadata = nbformat.from_dict({"image/png": {"alt": alt}} if alt else {})
     if "text" in output:
         output.text = _short(output.text)
     for kind, data in output.get("data", {}).items():

@@ -33,7 +33,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -135,15 +138,15 @@ checks.excess_between_bounds(excess_between_bounds)
 # %% [markdown]
 # ## Exercise 3: break the measure
 #
-# A reader sees the features multiplied by positive scales $a_1, \dots, a_d$; what is predicted, next state and label, stays in its old units. With $A = \operatorname{diag}(a)$ the moments become $A M A$, $A X$, $A C_0 A$, $A C_1$, the
-# directions $A^{-1} U$ and $A^{-1} V$, and the loss does not change at all. The raw score does.
+# A reader sees the features multiplied by positive scales $a_1, \dots, a_d$; what is predicted, next state and label, stays in its old units. With $T = \mathrm{diag}(a)$ the moments become $T M T$, $T X$, $T C_0 T$, $T C_1$, the
+# directions $T^{-1} U$ and $T^{-1} V$, and the loss does not change at all. The raw score does.
 #
 # Write `breaking_scale(M, X, C0, C1, k)`: return **two** sets of scales, each at most a factor of a million apart. With the first the raw score of $U$ (one label) against $V_k$ is at least 0.95, with the second at most 0.05.
 #
 # <details><summary>Hint</summary>
 #
-# Directions shrink where features grow. *Up*: make one feature tiny; what will all columns of $A^{-1} U$ and $A^{-1} V$ point along? *Down*: $A^{-1} u$ is at right angles to each column of $A^{-1} V$ if $\sum_i w_i u_i v_i = 0$ for the weights $w_i = 1/a_i^2 > 0$: one linear equation for each column of $V$.
-# Start from $w = 1$ and lower the sum of squares of these sums by gradient descent in $\log w$; or try very many random scales and keep the best.
+# Directions shrink where features grow. *Up*: make one feature tiny; what will all columns of $T^{-1} U$ and $T^{-1} V$ point along? *Down*: $T^{-1} u$ is at right angles to each column of $T^{-1} V$ if $\sum_i b_i u_i v_i = 0$ for the weights $b_i = 1/a_i^2 > 0$: one linear equation for each column of $V$.
+# Start from $b = 1$ and lower the sum of squares of these sums by gradient descent in $\log b$; or try very many random scales and keep the best.
 #
 # </details>
 

@@ -31,7 +31,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -117,6 +120,7 @@ for name, layer in best.items():
     rank = smallest_rank(layer.curve["k_v"], curve, 0.8)
     room = above_chance(layer.ntps, layer.k_v, layer.d)
     print(f"{name:9s} {room:+z.2f} above chance; R² {curve[-1]:z.2f}; k_V = {rank} keeps 80 % of it")
+
 
 # %% [markdown]
 # A quarter of the directions keeps 80 % of what can be read of the topic; for the watermark it takes all of them. For the coin the rank means nothing, since there is no R² to keep 80 % of, although its NTPS is about as far above chance as the topic's. Look at R² first, and only then at the rank that reaches a share of it.

@@ -31,7 +31,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -49,7 +52,7 @@ from ntps.course import checks, widgets
 #
 # <details><summary>Hint</summary>
 #
-# `w, Q = np.linalg.eigh(C0)` gives $C_0 = Q \operatorname{diag}(w) Q^\top$. With $T = Q \operatorname{diag}(w)^{-1/2}$, the left singular vectors of $T^\top C_1$ are the whitened directions. Map them back.
+# `w, Q = np.linalg.eigh(C0)` gives $C_0 = Q \mathrm{diag}(w) Q^\top$. With $T = Q \mathrm{diag}(w)^{-1/2}$, the left singular vectors of $T^\top C_1$ are the whitened directions. Map them back.
 #
 # </details>
 
@@ -89,12 +92,12 @@ print(f"mean squared cosine: {np.square(mine.T @ library).sum() / 8:.6f}")
 # %% [markdown]
 # ## Exercise 2: $U$ by regression
 #
-# Reduced-rank regression can be done without a word about eigenvectors of moments: regress the labels on the features as usual, $y \approx x B$ row by row with the coefficients $B$ of shape $(d, c)$, and replace the *fitted values* $x B$ by their best rank-$k$ approximation. Write
+# Reduced-rank regression can be done without a word about eigenvectors of moments: regress the labels on the features as usual, and replace the *fitted values* by their best rank-$k$ approximation. Write
 # `perception_by_regression(x, y, k)`, which returns $k$ directions that span $U_k$. Do not centre.
 #
 # <details><summary>Hint</summary>
 #
-# The best rank-$k$ approximation of a matrix comes from its SVD: $x B \approx x B F F^\top$, with $F$ the top $k$ right singular vectors of $x B$. Which $k$ combinations of the features does it read?
+# The best rank-$k$ approximation of a matrix comes from its SVD: multiply it by the projector onto its top $k$ right singular vectors. The fitted values are features times coefficients; which $k$ combinations of the features are left?
 #
 # </details>
 
@@ -131,6 +134,7 @@ closed = ntps.perception_encoder(torch.from_numpy(x.T @ x / n), torch.from_numpy
 for name, u in (("closed form", closed), ("regression", perception_by_regression(x, y, 1)[:, 0])):
     print(f"{name}: {np.degrees(np.arctan2(u[1], u[0])) % 180:.1f}° (the label was made at 75°)")
 
+
 # %% [markdown]
 # What you have shown: both encoders are ordinary regressions through a bottleneck. Nothing in them is particular to language models except the moments.
 #
@@ -141,7 +145,7 @@ for name, u in (("closed form", closed), ("regression", perception_by_regression
 #
 # <details><summary>Hint</summary>
 #
-# $V$ follows $N^{-1} A$, and the score is low where $u$ is at right angles to it. The label survives if the two coordinates of $x$ are strongly correlated *in the directions of $u$ and $v$*. Play with the panel, or try all angles in a loop with `widgets.read_world(widgets.plane_world(...))`.
+# $V$ follows $N^{-1} D$, and the score is low where $u$ is at right angles to it. The label survives if the two coordinates of $x$ are strongly correlated *in the directions of $u$ and $v$*. Play with the panel, or try all angles in a loop with `widgets.read_world(widgets.plane_world(...))`.
 #
 # </details>
 

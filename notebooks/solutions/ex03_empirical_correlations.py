@@ -31,7 +31,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -128,6 +131,7 @@ values, accuracy = rng.normal(size=(35, 10)), rng.normal(size=10)  # scores of p
 chosen = [choose_without(values, accuracy, task) for task in range(10)]
 print(f"35 scores of pure noise, 10 tasks: the rows chosen are {sorted(set(chosen))}")
 
+
 # %% [markdown]
 # Choosing without the task gives a choice for every task. Choices that differ from task to task are a warning, not a proof: several options may be nearly equally good. And choices that agree prove nothing either, as the noise above shows: all tasks but one are the same in every choice. What counts
 # is how the choices do on the tasks left out.
@@ -174,6 +178,7 @@ for column in ("accuracy", "lora_accuracy"):
     }
     print(column, answers)
 
+
 # %% [markdown]
 # The probe accuracies are training accuracies, those after LoRA test accuracies. Where both fit, the first name is given: the two parts of imdb have the same size, and emotion has 16,000 training and 2,000 test texts, so that every
 # 2,000th is a 16,000th, too. Lesson 03 asks for the *smallest* number, which tells them apart.
@@ -211,6 +216,7 @@ def joined_questions(rows):
 
 # %%
 checks.joined_questions(joined_questions)
+
 
 # %% [markdown]
 # In the paper's released code a `return` stands inside such a loop, so that of 3,048 texts all but 4 are the first question alone; and each first question occurs twice, once with either label. Who remembers the training texts then

@@ -20,9 +20,9 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex04_lora_effects.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex04_lora_effects.ipynb)
 # <!-- /badges -->
 #
-# **Time:** 25 minutes · **Prerequisites:** [lesson 04](../04_lora_effects.ipynb).
+# **Time:** 30 minutes · **Prerequisites:** [lesson 04](../04_lora_effects.ipynb).
 #
-# You merge an adapter by hand and look for intruder dimensions. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
+# Exercise 1 merges an adapter by hand and looks for intruder dimensions, exercise 2 hides a change from their count. After each function a check tries it and says what is wrong, if anything is. Symbols are explained in the [glossary](../glossary.md).
 
 # %% tags=["colab"]
 # On Colab this installs the package; anywhere else it does nothing.
@@ -31,7 +31,10 @@ import sys
 
 if "google.colab" in sys.modules:
     address = "git+https://github.com/OWNER/ntps@main"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], capture_output=True, text=True)
+    if pip.returncode:
+        reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
+        print(f"Nothing below will run: {address} could not be installed. {reasons}")
 
 # %%
 # %matplotlib inline
@@ -48,7 +51,7 @@ sns.set_theme(style="ticks", palette="colorblind")
 # %% [markdown]
 # ## Exercise 1: an adapter by hand
 #
-# After training, an adapter can be added into the weight it belongs to. Write `merged_weight(W, B, A, alpha)`: the weight that computes what $W$ and the adapter compute together. The rank is not given; where does it show?
+# After training, an adapter can be added into the weight it belongs to. Write `merged_weight(W, B, A, alpha)`: the weight that computes what the given one, `W`, and the adapter compute together. The rank is not given; where does it show?
 #
 # <details><summary>Hint</summary>
 #
@@ -125,3 +128,32 @@ plt.show()
 # %% [markdown]
 # A change of one direction stays invisible among the strongest vectors until it is as loud as they are; then it is one of them, all at once. A change of the same size over many directions has to be larger before any single one stands out.
 # This is why few directions used loudly leave intruders, and training all weights does not.
+#
+# ## Exercise 2: break the measure
+#
+# Intruders are counted to tell whether a tuned model is still the old one. Write `unseen_change(W)`: return a weight that lies at least as far from `W` as `W` lies from zero (the Frobenius norm of the change is that of `W`, or more), and in which the count sees nothing:
+# none of its ten strongest left singular vectors is an intruder at 0.6.
+#
+# <details><summary>Hint</summary>
+#
+# A weight is left singular vectors, singular values and right singular vectors. The count looks at one of the three, and not at its sign.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def unseen_change(W):
+    """Return a weight far from W whose strongest left singular vectors are all old ones.
+
+    Args:
+        W: (m, n) original weight.
+    """
+    return -W
+
+
+# %%
+checks.unseen_change(unseen_change)
+
+# %% [markdown]
+# Turned into its negative, a layer says the opposite of what it said, and no intruder tells. The same holds for other right singular vectors, which make the layer listen to something else, and for other singular values. A count of intruders says how a change was made; it does not say how
+# much of the old model is left. For that, ask the model: the next-token loss does.

@@ -70,7 +70,9 @@ def lab(tmp_path_factory):
     nbformat = pytest.importorskip("nbformat")  # takes seconds to import
     home = tmp_path_factory.mktemp("lab")
     course = home / "course"
-    shutil.copytree(NOTEBOOKS, course / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(
+        NOTEBOOKS, course / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "predictions.json")
+    )
     shutil.copy(ROOT / "pyproject.toml", course)
     for file in course.glob("notebooks/*.ipynb"):  # without outputs, so that those seen later were made here
         notebook = nbformat.read(file, as_version=4)
@@ -311,6 +313,7 @@ def move_sliders(panel) -> int:
         handle = slider.locator(".noUi-handle").first
         low, high, value = (float(handle.get_attribute(f"aria-value{part}")) for part in ("min", "max", "now"))
         assert low < high, f"{name} has nowhere to go"
+        assert handle.get_attribute("aria-label") == slider.locator("label").inner_text(), f"{name} has no name"
         keys = ["ArrowRight", "ArrowLeft"] if value < high else ["ArrowLeft", "ArrowRight"]
         for key in keys:
             before = picture(panel)
@@ -335,6 +338,17 @@ def change_choices(panel) -> int:
     return choices.count()
 
 
+def guess(asked) -> None:
+    """Write a prediction down; the line below must say that it is kept."""
+    asked.scroll_into_view_if_needed()
+    if asked.locator("select").count():
+        asked.locator("select").select_option(index=1)
+    else:
+        asked.locator("input").fill("0.5")
+        asked.locator("input").press("Enter")
+    asked.get_by_role("status").get_by_text("is kept").wait_for(timeout=30_000)
+
+
 @pytest.mark.parametrize("lesson", LESSONS, indirect=True)
 def test_lesson_in_the_browser(lesson):
     ARTIFACTS.mkdir(exist_ok=True)
@@ -345,6 +359,10 @@ def test_lesson_in_the_browser(lesson):
     source = (NOTEBOOKS / f"{lesson.lesson}.py").read_text()
     panels = lesson.locator(".ntps-panel")
     assert panels.count() == len(re.findall(r"^(?!plt\.)\w.*\.show\(\)$", source, re.MULTILINE)), "a panel is missing"
+    asked = lesson.locator(".ntps-predict")
+    assert asked.count() == len(re.findall(r"^predict\(", source, re.MULTILINE)), "a prediction is not asked for"
+    guess(asked.first)
+    assert lesson.locator(".ntps-alt").count() == len(re.findall(r"^show\(", source, re.MULTILINE))
     for index in range(panels.count()):
         panel = panels.nth(index)
         panel.scroll_into_view_if_needed()

@@ -484,6 +484,12 @@ WRONG = [
     (checks.hidden_label, lambda n, seed: clouds(n, seed, lambda a, b: 0 * a), "both classes"),
     (checks.hidden_label, lambda n, seed: (clouds(n, seed)[0].T, clouds(n, seed)[1]), "must be numbers of shape"),
     (checks.hidden_label, lambda n, seed: clouds(n, seed, spread=8), "nearest neighbour names"),
+    (checks.unseen_change, lambda W: W, "moved by 0 %"),
+    (checks.unseen_change, lambda W: 1.5 * W, "moved by 50 %"),
+    (checks.unseen_change, lambda W: W + 2 * np.random.default_rng(5).standard_normal(W.shape), "are intruders"),
+    (checks.unseen_change, lambda W: W + 30 * np.outer(np.ones(len(W)), np.ones(W.shape[1])), "1 of the 10"),
+    (checks.unseen_change, lambda W: np.linalg.svd(W, full_matrices=False)[0], "shape|moved by"),
+    (checks.unseen_change, lambda W: np.nan * W, "numbers"),
 ]
 
 
@@ -683,6 +689,9 @@ STYLES = [
     (checks.choice_from_noise, lambda n, seed: np.random.default_rng(seed).random((10_000, n))),
     (checks.choice_from_noise, lambda n, seed: np.random.default_rng(seed).normal(size=(3000, n)).tolist()),
     (checks.choice_from_noise, lambda n, seed: torch.randn(4000, n, generator=torch.Generator().manual_seed(seed))),
+    (checks.unseen_change, lambda W: 3 * torch.from_numpy(W)),
+    (checks.unseen_change, lambda W: W @ np.linalg.qr(np.random.default_rng(3).standard_normal((W.shape[1],) * 2))[0]),
+    (checks.unseen_change, lambda W: (-2 * W).astype(np.float32).tolist()),
     (checks.hidden_label, rings),
     (checks.hidden_label, lambda n, seed: list(clouds(n, seed, lambda a, b: a == b))),
     (checks.hidden_label, lambda n, seed: (clouds(n, seed)[0], clouds(n, seed)[1][:, None])),

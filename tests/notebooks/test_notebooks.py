@@ -17,7 +17,7 @@ from tools.run import RunError, clean, limit_problems, output_problems, run  # n
 
 pytestmark = pytest.mark.slow
 
-LESSONS = sorted(NOTEBOOKS.glob("*.py"))
+LESSONS = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 
 
 def write_script(path: Path, *cells: tuple[str, str, tuple[str, ...]]) -> Path:
@@ -48,11 +48,36 @@ def test_repository_is_named_in_one_place():
             assert repository not in line or line.strip().startswith("address = "), f"{path.name}: {line}"
 
 
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_colours_of_u_and_v_stand_for_nothing_else(lesson):
+    text = lesson.read_text()
+    assert "palette=PALETTE)" in text and 'palette="colorblind"' not in text
+
+
+def test_the_template_has_ten_cells_and_is_linked():
+    (template,) = load_course().templates
+    cells = pairs.cells_of(pairs.read_script(NOTEBOOKS / f"{template.file}.py"))
+    assert len(cells) == 10
+    assert f"({template.file}.ipynb)" in (NOTEBOOKS / "README.md").read_text()
+
+
 @pytest.mark.notebooks
-@pytest.mark.parametrize("script", sorted(SOLUTIONS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script", [*sorted(SOLUTIONS.glob("*.py")), NOTEBOOKS / "my_data.py"], ids=lambda path: path.stem
+)
 def test_runs_from_its_script(script):  # lessons run in the browser tests
     ran = run(script, CLAIMS.get(script.stem, ()))
     assert output_problems(clean(ran.notebook)) + limit_problems(ran) == []
+
+
+@pytest.mark.notebooks
+def test_lesson_04_holds_without_training(tmp_path):
+    text = (NOTEBOOKS / "04_lora_effects.py").read_text()
+    assert text.count("RERUN = True") == 1
+    script = tmp_path / "04_lora_effects.py"
+    script.write_text(text.replace("RERUN = True", "RERUN = False"))
+    ran = run(script, CLAIMS["04_lora_effects"])
+    assert ran.seconds < 60
 
 
 # The tools: negative controls -------------------------------------------------------------------------------------
@@ -213,6 +238,59 @@ def test_no_answer_is_left_in_an_exercise(folder):
             if "solution" in cell.tags and cell.kind == "code":
                 answers = {line.strip() for line in cell.source.splitlines() if line.strip().startswith("return ")}
                 assert not any(answer in text for answer in answers - given), f"{solution.name}: {answers}"
+
+
+def test_pictures_without_a_description_are_found(tmp_path):
+    script = write_script(tmp_path / "a.py", ("code", "show()", ()))
+    bare, short, told = (
+        nbformat.v4.new_output("display_data", {"image/png": "x"}, metadata={"image/png": {"alt": alt}} if alt else {})
+        for alt in ("", "A picture.", "A line that rises with the layer, from 0 to 1.")
+    )
+    for output, wrong in ((bare, True), (short, True), (told, False)):
+        tidy = clean(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[output])]))
+        pairs.write_notebook(script.with_suffix(".ipynb"), tidy)
+        assert bool(rules.picture_problems(script)) is wrong
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        (('predict("01.1 k")', '%matplotlib inline\nif x:\n    outcome("01.1 k", 3)'), None),
+        (('predict("01.1 k")',), "never shows"),
+        (('outcome("01.1 k", 3)', 'predict("01.1 k")'), "no cell before it asks"),
+        (('predict("02.1 k")', 'outcome("02.1 k", 3)'), "begin with '01.'"),
+        (('predict("01.1 k")', 'predict("01.1 k")', 'outcome("01.1 k", 3)'), "again"),
+    ],
+)
+def test_predictions_without_an_outcome_are_found(tmp_path, cells, problem):
+    script = write_script(tmp_path / "01_a.py", *(("code", cell, ()) for cell in cells))
+    found = rules.prediction_problems(script)
+    assert (found == []) if problem is None else (problem in found[0])
+
+
+def test_outputs_do_not_hang_on_guesses(tmp_path, monkeypatch):
+    cells = ('predict("k", choices=("a", "b"))', 'outcome("k", "a")', 'print("done")')
+    setup = "from ntps.course import outcome, predict"
+    script = write_script(tmp_path / "a.py", *(("code", cell, ()) for cell in (setup, *cells)))
+    (tmp_path / "predictions.json").write_text(
+        '{"format": "ntps-predictions 1", "predictions": {"k": {"guess": "b", "outcome": null}}}'
+    )
+    _, asked, shown, done = clean(run(script).notebook).cells
+    assert "write it down" in asked.outputs[0].data["text/markdown"]
+    assert shown.outputs == [] and done.outputs[0].text == "done\n"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_colab_says_in_one_sentence_why_it_cannot_install(monkeypatch, capsys, status):
+    import subprocess
+
+    said = "notice: new pip\nERROR: Repository not found.\n"
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, status, "", said))
+    exec(badges.COLAB.format(repository="me/it", ref="main"), {})
+    address = "git+https://github.com/me/it@main"
+    wanted = f"Nothing below will run: {address} could not be installed. ERROR: Repository not found.\n"
+    assert capsys.readouterr().out == (wanted if status else "")
 
 
 def test_links_and_anchors(tmp_path, monkeypatch):

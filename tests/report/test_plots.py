@@ -25,7 +25,7 @@ from ntps.report import (
     plot_tasks,
 )
 from ntps.report.page import draw_picture
-from ntps.report.plots import COLORS, setting_name
+from ntps.report.plots import COLORS, PALETTE, setting_name
 from ntps.report.study_plots import option_map
 from ntps.study.measure import SHARES
 from ntps.study.study import OPTION_DEPTHS
@@ -98,6 +98,8 @@ def test_any_names_are_drawn_together_as_they_are():
     draw_picture("x.png", "", lambda figure: plot_models(study, figure=figure))
     draw_picture("x.png", "", lambda figure: plot_against(study, ax=figure.add_subplot()))
     ax = plot_against(study, ax=Figure().add_subplot())
+    colors = {to_hex(bars.lines[0].get_color()) for bars in ax.containers}
+    assert colors and not colors & {COLORS["V"], COLORS["U"]}
     assert len(ax.get_legend().get_texts()) == len(names)
 
 
@@ -195,6 +197,11 @@ def test_runs():
     assert plot_runs(results, axes) is axes
     assert [line.get_ydata().tolist() for line in axes[0].get_lines()] == [[0.5, 0.6, 0.7]] * 4
     assert figure.legends[0].get_texts()[0].get_text() == "rank 8: 3 intruders"
+    assert not {line.get_color() for line in axes[0].get_lines()} & {COLORS["V"], COLORS["U"]}
+
+
+def test_the_palette_for_all_else_has_neither_the_colour_of_v_nor_that_of_u():
+    assert len(set(PALETTE)) == len(PALETTE) and not set(PALETTE) & {COLORS["V"], COLORS["U"]}
 
 
 @pytest.mark.parametrize("others", [[], [run()], [run(rank=2, task="u")], [run(rank=2, curve=[{"step": 5}])]])

@@ -27,6 +27,7 @@ from ntps.course.checks.worlds import (
     impressive_noise,
     lucky_coin,
     misleading_world,
+    unseen_change,
 )
 
 __all__ = [
@@ -53,4 +54,5 @@ __all__ = [
     "permutation_p",
     "projector",
     "smallest_rank",
+    "unseen_change",
 ]

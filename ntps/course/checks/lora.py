@@ -1,4 +1,4 @@
-"""Checks of the exercises on adapters and on predicting gains (lesson 04)."""
+"""Checks of the exercises on adapters and on predicting gains (lessons 04 and 05)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

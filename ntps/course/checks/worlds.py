@@ -170,6 +170,32 @@ def hidden_label(function: Callable[..., Any]) -> None:
     passed(f"linear R² {linear:.2f}, nearest neighbour {100 * neighbours:.0f} %: a probe that fails proves no lack.")
 
 
+def unseen_change(function: Callable[..., Any]) -> None:
+    """Check `function(W)`: a weight (m, n) as far from W as W is from zero, or further, without an intruder.
+
+    Raises:
+        CheckFailed: With what is wrong.
+    """
+    k, epsilon = 10, 0.6
+    for seed, shape in ((0, (24, 24)), (1, (20, 36))):
+        W = np.random.default_rng(seed).standard_normal(shape)
+        after = as_array(call(function, W.copy()), shape, "the weight")
+        require(np.isfinite(after).all(), "the weight must hold numbers only; yours has NaN or infinity.")
+        moved = float(np.linalg.norm(after - W) / np.linalg.norm(W))
+        require(
+            moved >= 1 - 1e-6,
+            f"your weight moved by {100 * moved:.0f} % of the norm of W; it must move by 100 % or more.",
+        )
+        old, new = (np.linalg.svd(part, full_matrices=False)[0] for part in (W, after))
+        count = int((np.abs(old.T @ new[:, :k]).max(axis=0) < epsilon).sum())
+        require(
+            count == 0,
+            f"{count} of the {k} strongest left singular vectors of your weight are intruders, so the count sees the "
+            "change. What can change while these vectors stay?",
+        )
+    passed(f"moved by {100 * moved:.0f} % of its norm, no intruder: the count looks at directions of the output alone.")
+
+
 def _texts(result: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the learner's features (n, d) and labels (n,)."""
     require(isinstance(result, tuple | list) and len(result) == 2, f"return two things: the {what} and the labels.")

@@ -77,7 +77,7 @@ class LoraPanel(Panel):
             room = 0.08 * (high - low) or 1.0
             ax.set(xlim=(low - (room if low < 0 else 0), high + room), ylim=(-0.6, len(names) - 0.4), title=title)
             ax.set_yticks(list(self.heights.values()), list(self.heights) if column == 0 else [])
-            ax.locator_params(axis="x", nbins=4)
+            ax.locator_params(axis="x", nbins=3)
             self.bars.append(self.moving(ax.barh([0], [0], color=COLORS["exact"], height=0.6)[0]))
         figure.text(0.02, 0.452, "Kept weights, on test texts", fontsize=9.5)
 

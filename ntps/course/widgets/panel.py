@@ -56,6 +56,20 @@ STYLE: dict[Any, Any] = {
     **{f"{axis}tick.major.{size}": value for axis in "xy" for size, value in (("size", 3.5), ("width", 0.8))},
 }
 
+# ipywidgets gives the handle of a slider no name, and Python cannot reach it: a screen reader would say "slider, 30".
+# A picture of no size, once it is loaded, names each handle after its label, and again whenever one is made anew.
+_NAME_HANDLES = """<img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==" onload="
+(function name(image) {
+  const panel = image.closest('.ntps-panel');
+  if (!panel) return setTimeout(name, 200, image);
+  const all = () => panel.querySelectorAll('[class*=ntps-slider]').forEach(slider => {
+    const handle = slider.querySelector('[role=slider]'), label = slider.querySelector('label');
+    if (handle && label) handle.setAttribute('aria-label', label.textContent);
+  });
+  all();
+  new MutationObserver(all).observe(panel, {childList: true, subtree: true});
+})(this)">"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slider:
@@ -215,7 +229,8 @@ class Panel:
         picture.add_class("ntps-picture")
         text = ipywidgets.HTML(layout=ipywidgets.Layout(max_width=f"{width}px", min_height="4.5em"))
         text.add_class("ntps-reading")
-        box = ipywidgets.VBox([ipywidgets.Box(list(inputs.values()), layout=row), picture, text])
+        names = ipywidgets.HTML(_NAME_HANDLES, layout=ipywidgets.Layout(display="none"))
+        box = ipywidgets.VBox([ipywidgets.Box(list(inputs.values()), layout=row), picture, text, names])
         box.add_class("ntps-panel")
         box.add_class(f"ntps-panel-{self.letter}")
         box.inputs, box.picture, box.text = inputs, picture, text
