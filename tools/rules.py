@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from tools.course import NOTEBOOKS, ROOT, Entry, relative
-from tools.exercises import exercise_cells
+from tools.exercises import exercise_cells, exercise_notebook
 from tools.pairs import Cell, cells_of, code_digest, read_notebook, read_script
 from tools.run import output_problems
 
@@ -52,7 +52,9 @@ def exercise_problems(solution: Path, exercise: Path) -> list[str]:
     """Compare an exercise with what its solution makes."""
     if not exercise.exists():
         return [f"{relative(exercise)} is missing: run `make exercises`"]
-    if cells_of(read_script(exercise)) != exercise_cells(solution):
+    pair = exercise.with_suffix(".ipynb")
+    stale = pair.exists() and read_notebook(pair) != exercise_notebook(solution)
+    if stale or cells_of(read_script(exercise)) != exercise_cells(solution):
         return [f"{relative(exercise)} is not what {relative(solution)} makes: run `make exercises`"]
     return []
 
