@@ -17,7 +17,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 ONE_BY_ONE := -n 2 --dist=load --maxschedchunk=1
 OFFLINE := not browser and not notebooks and not gpu
 
-.PHONY: help demo test test-fast test-long test-lowest lint lab notebooks exercises test-notebooks test-browser bench clean
+.PHONY: help demo test test-fast test-long test-lowest lint lab notebooks exercises wheel class wheelhouse \
+	test-notebooks test-browser bench clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -79,6 +80,18 @@ notebooks: $(VENV)/.test ## Badges, exercises, then execute every pair from its 
 exercises: $(VENV)/.test ## Write the exercise notebooks from their solutions.
 	$(BIN)/python -m tools.notebooks exercises
 
+wheel: $(VENV)/.core
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+
+class: $(VENV)/.test wheel ## What a class is given, without solutions: build/class/course.zip; nbgrader's folder for you.
+	$(BIN)/python -m tools.handout build/class --wheel build/wheel/*.whl
+
+wheelhouse: wheel ## What a room without network installs, for this system and Python: build/wheelhouse/; says its size.
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --constraint constraints.txt \
+		--dest build/wheelhouse "$$(echo build/wheel/*.whl)[notebooks]"
+	@du -sh build/wheelhouse
+
 test-notebooks: $(VENV)/.test ## Execute every solution from its .py, within its limits of time and memory.
 	$(PYTEST) $(ONE_BY_ONE) -m notebooks tests/notebooks
 
@@ -89,4 +102,4 @@ bench: $(VENV)/.test ## Measure the ratios of docs/results.md; writes benchmarks
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what the targets made.
-	rm -rf $(VENV) $(LOWEST) report artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build report artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

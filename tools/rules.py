@@ -168,13 +168,15 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(plain)}
 
 
-def link_problems(path: Path, text: str) -> list[str]:
+def link_problems(path: Path, text: str, root: Path | None = None) -> list[str]:
     """Return links of a Markdown text that lead nowhere in the repository.
 
     Args:
         path: The file the text is in: links are relative to its folder.
         text: The Markdown.
+        root: The folder that links must not leave; the repository's if `None`.
     """
+    root = (root or ROOT).resolve()
     problems = []
     for target in _LINK.findall(text):
         if target.startswith(("https://", "mailto:")):
@@ -186,8 +188,8 @@ def link_problems(path: Path, text: str) -> list[str]:
         there = (path.parent / file).resolve() if file else path
         if not there.exists():
             problems.append(f"links to {target}, which does not exist")
-        elif not there.is_relative_to(ROOT):
-            problems.append(f"links to {target}, outside the repository")
+        elif not there.is_relative_to(root):
+            problems.append(f"links to {target}, outside {root.name}/")
         elif anchor and there.suffix == ".md" and anchor not in anchors(there.read_text(encoding="utf-8")):
             problems.append(f"links to {target}; {relative(there)} has no such heading")
     return [f"{relative(path)} {problem}" for problem in problems]
