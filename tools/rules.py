@@ -185,7 +185,7 @@ def link_problems(path: Path, text: str, root: Path | None = None) -> list[str]:
             problems.append(f"links to {target}; use https")
             continue
         file, _, anchor = target.partition("#")
-        there = (path.parent / file).resolve() if file else path
+        there = (path.parent / file if file else path).resolve()
         if not there.exists():
             problems.append(f"links to {target}, which does not exist")
         elif not there.is_relative_to(root):

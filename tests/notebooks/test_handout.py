@@ -81,11 +81,12 @@ def test_the_same_content_gives_the_same_zip(made, tmp_path):
     assert (again / "course.zip").read_bytes() != (made / "course.zip").read_bytes()
 
 
-def test_a_link_out_of_the_hand_out_is_a_fault(tmp_path):
+def test_a_link_out_of_the_hand_out_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "course").mkdir()
     (tmp_path / "TEACHING.md").write_text("# T")
-    (tmp_path / "course/a.md").write_text("[a](../TEACHING.md) [b](none.ipynb) [c](a.md)")
-    faults = handout.link_faults(tmp_path / "course")
+    (tmp_path / "course/a.md").write_text("[a](../TEACHING.md) [b](none.ipynb) [c](a.md) [d](#e)\n\n# E")
+    faults = handout.link_faults(Path("course"))
     assert [re.findall(r"links to (\S+),", fault)[0] for fault in faults] == ["../TEACHING.md", "none.ipynb"]
 
 
