@@ -18,7 +18,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from tools.course import EXERCISES, relative
-from tools.pairs import Cell, build, cells_of, read_script, script_text, write, write_notebook
+from tools.pairs import Cell, build, cells_of, read_script, refuse_edited, script_text, write, write_notebook
 
 PROMPT = 'raise NotImplementedError("your turn")'
 MARK = "<!-- made from ../solutions/{name} by `make exercises`: edit that file, not this one -->"
@@ -114,6 +114,12 @@ def _first_code(lines: list[str]) -> int:
 
 
 def generate(solution: Path, folder: Path = EXERCISES) -> bool:
-    """Write the exercise's .py and .ipynb; return whether a file changed."""
-    script = write(folder / solution.name, script_text(exercise_cells(solution)))
-    return write_notebook(folder / solution.with_suffix(".ipynb").name, exercise_notebook(solution)) or script
+    """Write the exercise's .py and .ipynb; return whether a file changed.
+
+    Raises:
+        EditedError: If somebody wrote answers into the .ipynb.
+    """
+    cells, pair = exercise_cells(solution), folder / solution.with_suffix(".ipynb").name
+    refuse_edited(pair, cells, "To keep it, copy that file to another name.")
+    script = write(folder / solution.name, script_text(cells))
+    return write_notebook(pair, exercise_notebook(solution)) or script

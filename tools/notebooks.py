@@ -16,7 +16,7 @@ from pathlib import Path
 from tools import badges, exercises, rules
 from tools.claims import CLAIMS
 from tools.course import EXERCISES, NOTEBOOKS, ROOT, SOLUTIONS, load_course, relative, scripts
-from tools.pairs import cells_of, read_script, sync, write_notebook
+from tools.pairs import EditedError, cells_of, read_script, sync, write_notebook
 from tools.run import RunError, clean, limit_problems, output_problems, run
 
 
@@ -113,15 +113,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=["sync", "exercises", "execute", "check", "all"])
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args(arguments)
-    if options.command == "sync":
-        return sync_all(options.names)
-    if options.command == "exercises":
-        return sync_all(["solutions"]) or make_exercises()
-    if options.command == "execute":
-        return execute(options.names)
-    if options.command == "check":
-        return check()
-    return badges.main([]) or make_exercises() or execute(options.names) or check()
+    try:
+        if options.command == "sync":
+            return sync_all(options.names)
+        if options.command == "exercises":
+            return sync_all(["solutions"]) or make_exercises()
+        if options.command == "execute":
+            return execute(options.names)
+        if options.command == "check":
+            return check()
+        return badges.main([]) or make_exercises() or execute(options.names) or check()
+    except EditedError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

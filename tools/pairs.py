@@ -12,6 +12,8 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from tools.course import relative
+
 HEADER = """\
 # ---
 # jupyter:
@@ -43,6 +45,10 @@ METADATA = {
 
 
 HIDDEN = "hide-input"  # tag of a cell that only draws: JupyterLab shows its picture, and its code on a click
+
+
+class EditedError(Exception):
+    """A notebook holds what its source lacks, and would be overwritten."""
 
 
 class Cell(NamedTuple):
@@ -89,13 +95,46 @@ def code_digest(cells: list[Cell]) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
+def _digest(kind: str, source: str) -> str:
+    """Return what a cell's id begins with, as we write it."""
+    return hashlib.sha256(f"{kind}\0{source}".encode()).hexdigest()[:8]
+
+
+def refuse_edited(pair: Path, cells: list[Cell], remedy: str) -> None:
+    """Refuse to write cells over an .ipynb in which somebody wrote what they lack.
+
+    An edited cell keeps the id that was made of its former content, and a new one has an id of another kind; a cell
+    that was taken out leaves no trace, and is written again.
+
+    Args:
+        pair: The .ipynb; it need not exist.
+        cells: What is to be written.
+        remedy: How to keep the edit, as a sentence.
+
+    Raises:
+        EditedError: If something would be lost; the message names the first such cell.
+    """
+    if not pair.exists():
+        return
+    kept = {(cell.kind, cell.source) for cell in cells}
+    for number, cell in enumerate(read_notebook(pair).cells, 1):
+        kind, source = cell.cell_type, cell.source.rstrip()
+        ours = cell.get("id", "").startswith(_digest(kind, source))
+        if source and not ours and (kind, source) not in kept:
+            line = source.partition("\n")[0]
+            raise EditedError(
+                f"{relative(pair)}: cell {number} ({line[:40]!r}) was edited there, and nowhere else. {remedy} To drop "
+                "the edit, delete that file."
+            )
+
+
 def _notebook(cells: list[Cell]) -> NotebookNode:
     """Build a notebook whose cell ids depend on the cells' content only, so that the same cells give the same file."""
     notebook = nbformat.v4.new_notebook()
     seen: dict[str, int] = defaultdict(int)
     for cell in cells:
         make = nbformat.v4.new_code_cell if cell.kind == "code" else nbformat.v4.new_markdown_cell
-        digest = hashlib.sha256(f"{cell.kind}\0{cell.source}".encode()).hexdigest()[:8]
+        digest = _digest(cell.kind, cell.source)
         seen[digest] += 1
         made = make(cell.source, id=digest if seen[digest] == 1 else f"{digest}-{seen[digest]}")
         if cell.tags:
@@ -146,8 +185,13 @@ def write_notebook(path: Path, notebook: NotebookNode) -> bool:
 
 
 def sync(script: Path) -> bool:
-    """Bring the .ipynb of a script up to date, keeping outputs of unchanged code; return whether a file changed."""
+    """Bring the .ipynb of a script up to date, keeping outputs of unchanged code; return whether a file changed.
+
+    Raises:
+        EditedError: If the .ipynb was edited, and its script was not.
+    """
+    pair, cells = script.with_suffix(".ipynb"), cells_of(read_script(script))
+    refuse_edited(pair, cells, f"To keep it: `jupytext --to py:percent {relative(pair)}`.")
     changed = write(script, with_header(script.read_text(encoding="utf-8")))
-    pair = script.with_suffix(".ipynb")
     old = read_notebook(pair) if pair.exists() else None
-    return write_notebook(pair, build(cells_of(read_script(script)), old)) or changed
+    return write_notebook(pair, build(cells, old)) or changed

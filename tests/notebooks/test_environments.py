@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools import pairs
 from tools import run as lessons
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,14 +149,18 @@ def test_repo2docker_reads_binder_as_meant(tmp_path):
 
 @pytest.mark.slow
 def test_a_notebook_saved_in_make_lab_reaches_its_script(tmp_path):
-    """Started as `make lab` starts it: from another root, jupytext would not find its settings."""
+    """Started as `make lab` starts it: from another root, jupytext would not find its settings.
+
+    What was saved there survives `make notebooks`, and so do the marks by which an exercise is graded.
+    """
     pytest.importorskip("jupyterlab", reason="the notebooks extra is not installed")
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     (recipe,) = re.findall(r"^\t(.*jupyter lab.*)$", makefile, re.MULTILINE)
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for kind in ("py", "ipynb"):
-        shutil.copy(ROOT / f"notebooks/00_start_here.{kind}", tmp_path / "notebooks")
+        for name in ("00_start_here", "exercises/ex00_start_here"):
+            shutil.copy(ROOT / f"notebooks/{name}.{kind}", tmp_path / "notebooks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -169,21 +174,31 @@ def test_a_notebook_saved_in_make_lab_reaches_its_script(tmp_path):
     server = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, **home}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    address = f"http://127.0.0.1:{port}/api/contents/notebooks/00_start_here.ipynb?token=test"
+    lesson, exercise = (tmp_path / f"notebooks/{name}.py" for name in ("00_start_here", "ex00_start_here"))
     try:
         deadline = time.monotonic() + 90
-        while True:
-            try:
-                with urllib.request.urlopen(address, timeout=30) as answer:
-                    notebook = json.load(answer)
-                break
-            except OSError:
-                assert server.poll() is None and time.monotonic() < deadline, "JupyterLab did not start"
-                time.sleep(0.3)
-        notebook["content"]["cells"][0]["source"] += "\n\nSaved in the browser."
-        body = json.dumps({key: notebook[key] for key in ("type", "format", "content")}).encode()
-        urllib.request.urlopen(urllib.request.Request(address, body, method="PUT"), timeout=60).close()
+        for script in (lesson, exercise):
+            address = f"http://127.0.0.1:{port}/api/contents/notebooks/{script.stem}.ipynb?token=test"
+            while True:
+                try:
+                    with urllib.request.urlopen(address, timeout=30) as answer:
+                        notebook = json.load(answer)
+                    break
+                except OSError:
+                    assert server.poll() is None and time.monotonic() < deadline, "JupyterLab did not start"
+                    time.sleep(0.3)
+            notebook["content"]["cells"][0]["source"] += "\n\nSaved in the browser."
+            body = json.dumps({key: notebook[key] for key in ("type", "format", "content")}).encode()
+            urllib.request.urlopen(urllib.request.Request(address, body, method="PUT"), timeout=60).close()
     finally:
         server.terminate()
         server.wait(20)
-    assert "Saved in the browser." in (tmp_path / "notebooks/00_start_here.py").read_text()
+    marks = [
+        [cell.metadata.get("nbgrader") for cell in pairs.read_notebook(path).cells]
+        for path in (ROOT / "notebooks/exercises/ex00_start_here.ipynb", exercise.with_suffix(".ipynb"))
+    ]
+    assert marks[0] == marks[1]
+    lesson.write_text(lesson.read_text().replace("## Take-away", "## Taken away"))  # another edit, in the script
+    assert pairs.sync(lesson)
+    for file in (lesson, lesson.with_suffix(".ipynb")):
+        assert "Saved in the browser." in file.read_text() and "## Taken away" in file.read_text()

@@ -121,6 +121,41 @@ def test_sync_keeps_outputs_of_unchanged_code(tmp_path):
     assert "outputs of other code" in rules.pair_problems(script)[0], "stale outputs must be seen"
 
 
+def test_what_was_saved_in_a_notebook_alone_is_not_overwritten(tmp_path, capsys, monkeypatch):
+    """An edit, a cell more, an answer in an exercise: refused with what to do; the source's own edits go through."""
+    from jupytext.cli import jupytext
+
+    script = write_script(tmp_path / "a.py", ("markdown", "# T", ()), ("code", "x = 1", ()))
+    pairs.sync(script)
+    pair = script.with_suffix(".ipynb")
+    edited = pairs.read_notebook(pair)
+    edited.cells[1].source = "x = 2"
+    nbformat.write(edited, pair)
+    before = pair.read_text()
+    with pytest.raises(pairs.EditedError, match=r"a.ipynb: cell 2 \('x = 2'\) was edited there.*jupytext --to py"):
+        pairs.sync(script)
+    monkeypatch.setattr(notebooks, "scripts", lambda *names: [script])
+    assert notebooks.main(["sync"]) == notebooks.main(["execute"]) == 1
+    assert "delete that file" in capsys.readouterr().err and pair.read_text() == before
+    jupytext(["--to", "py:percent", str(pair)])
+    assert pairs.sync(script) and "x = 2" in script.read_text() and "x = 2" in pair.read_text()
+    write_script(script, ("markdown", "# T", ()), ("code", "x = 3", ()))
+    assert pairs.sync(script) and "x = 3" in pair.read_text()
+    added = pairs.read_notebook(pair)
+    added.cells.append(nbformat.v4.new_code_cell("y = 1"))
+    nbformat.write(added, pair)
+    with pytest.raises(pairs.EditedError, match="cell 3"):
+        pairs.sync(script)
+    solution = write_script(tmp_path / "ex.py", ("markdown", "# T", ()), ("code", "# Find k.\n\nk = 3", ("solution",)))
+    assert exercises.generate(solution, tmp_path / "out")
+    answered = pairs.read_notebook(tmp_path / "out/ex.ipynb")
+    answered.cells[1].source += "\nk = 4"
+    nbformat.write(answered, tmp_path / "out/ex.ipynb")
+    with pytest.raises(pairs.EditedError, match="copy that file to another name"):
+        exercises.generate(solution, tmp_path / "out")
+    assert "k = 4" in (tmp_path / "out/ex.ipynb").read_text()
+
+
 def test_running_fails_on_error_and_measures_memory_and_the_processor(tmp_path):
     bad = write_script(tmp_path / "bad.py", ("code", "1 / 0", ()))
     with pytest.raises(RunError, match="ZeroDivisionError"):
