@@ -163,9 +163,13 @@ def handed_in(folder: Path) -> dict[str, list[Path]]:
         if entry.name.startswith((".", "__")) or entry.is_symlink():
             continue
         if entry.is_dir():
-            notebooks = [path for path in sorted(entry.rglob("*.ipynb")) if path.is_file() and not path.is_symlink()]
-            hidden = [path for path in notebooks if any(part.startswith((".", "__")) for part in path.parts)]
-            found[entry.name] = [path for path in notebooks if path not in hidden]
+            found[entry.name] = [
+                path
+                for path in sorted(entry.rglob("*.ipynb"))
+                if path.is_file()
+                and not path.is_symlink()
+                and not any(part.startswith((".", "__")) for part in path.relative_to(entry).parts)
+            ]
         elif entry.suffix == ".ipynb":
             found[entry.stem] = [entry]
     if not found:
@@ -305,7 +309,7 @@ def grade(
         return judge_notebook(local.bench, part[2], part[3])
 
     try:
-        with progress(len(work), "notebooks") as bar, ThreadPoolExecutor(max(jobs, 1)) as pool:
+        with progress(len(work), "notebooks") as bar, ThreadPoolExecutor(jobs) as pool:
             results = []
             for result in pool.map(judged, work):
                 results.append(result)
@@ -370,6 +374,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, default=30, help="of the processor for each check (30)")
     parser.add_argument("--megabytes", type=int, default=1000, help="of memory for each check (1000)")
     options = parser.parse_args(arguments)
+    if min(options.jobs, options.seconds, options.megabytes) < 1:
+        parser.error("--jobs, --seconds and --megabytes are 1 or more.")
     try:
         exercises = load_exercises(local_path(options.exercises))
         rows = grade(

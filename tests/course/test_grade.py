@@ -107,7 +107,7 @@ NAME = "ex00_start_here"
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory) -> list[grade.Row]:
     """A class that is graded once."""
-    folder = tmp_path_factory.mktemp("grading")
+    folder = tmp_path_factory.mktemp("grading") / ".this term"
     for name in EXERCISES:
         solved = notebook_of(name, {"misleading_world": "def misleading_world():\n    return 5, 155, 4"}, "solutions")
         hand_in(folder / f"class/right/{name}.ipynb", solved)
@@ -135,7 +135,7 @@ def graded(tmp_path_factory) -> list[grade.Row]:
     hand_in(folder / "class/empty.ipynb", "")
     hand_in(folder / "class/=other.ipynb", {"cells": [{"cell_type": "code", "source": "x = 1", "metadata": {}}]})
     (folder / "class/nothing").mkdir()
-    (folder / "class/.ipynb_checkpoints").mkdir()
+    hand_in(folder / "class/nothing/.ipynb_checkpoints/ex00_start_here-checkpoint.ipynb", fine)
     os.symlink(folder / "class/fine.ipynb", folder / f"class/nothing/{NAME}.ipynb")
     return grade.grade(folder / "class", list(EXERCISES.values()), jobs=1)
 
@@ -255,3 +255,6 @@ def test_refusals(tmp_path, capsys):
         grade.handed_in(tmp_path)
     assert grade.main([str(tmp_path), "--csv", "x.csv", "--exercises", str(tmp_path)]) == 2
     assert "holds no exercise with checks" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        grade.main([str(tmp_path), "--csv", "x.csv", "--seconds", "0"])
+    assert "1 or more" in capsys.readouterr().err
