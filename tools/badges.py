@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.course import NOTEBOOKS, ROOT, SOLUTIONS, Course, Entry, load_course, relative
 from tools.exercises import generate
-from tools.pairs import Cell, cells_of, read_script, script_text, sync, write
+from tools.pairs import Cell, EditedError, cells_of, read_script, script_text, sync, write
 
 COLAB = """\
 # On Colab this installs the package; anywhere else it does nothing.
@@ -107,13 +107,17 @@ def main(arguments: list[str] | None = None) -> int:
         for path in stale:
             print(f"{relative(path)} does not follow notebooks/course.toml: run `python -m tools.badges`")
         return 1 if stale else 0
-    for path in stale:
-        write(path, texts[path])
-        print(f"wrote {relative(path)}")
-        if path.suffix == ".py":
-            sync(path)
-        if path.parent == SOLUTIONS:
-            generate(path)
+    try:
+        for path in stale:
+            write(path, texts[path])
+            print(f"wrote {relative(path)}")
+            if path.suffix == ".py":
+                sync(path)
+            if path.parent == SOLUTIONS:
+                generate(path)
+    except EditedError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

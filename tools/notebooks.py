@@ -16,7 +16,7 @@ from pathlib import Path
 from tools import badges, exercises, rules
 from tools.claims import CLAIMS
 from tools.course import EXERCISES, NOTEBOOKS, ROOT, SOLUTIONS, load_course, relative, scripts
-from tools.pairs import EditedError, cells_of, read_script, sync, write_notebook
+from tools.pairs import EditedError, cells_of, read_script, refuse_edited, sync, write_notebook
 from tools.run import RunError, clean, limit_problems, output_problems, run
 
 
@@ -60,6 +60,7 @@ def execute(names: list[str]) -> int:
         if problems:
             failed = True
         else:
+            refuse_edited(script.with_suffix(".ipynb"), cells_of(tidy))  # it may have been saved meanwhile
             write_notebook(script.with_suffix(".ipynb"), tidy)
     return int(failed)
 

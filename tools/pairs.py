@@ -100,7 +100,7 @@ def _digest(kind: str, source: str) -> str:
     return hashlib.sha256(f"{kind}\0{source}".encode()).hexdigest()[:8]
 
 
-def refuse_edited(pair: Path, cells: list[Cell], remedy: str) -> None:
+def refuse_edited(pair: Path, cells: list[Cell], remedy: str = "") -> None:
     """Refuse to write cells over an .ipynb in which somebody wrote what they lack.
 
     An edited cell keeps the id that was made of its former content, and a new one has an id of another kind; a cell
@@ -109,13 +109,14 @@ def refuse_edited(pair: Path, cells: list[Cell], remedy: str) -> None:
     Args:
         pair: The .ipynb; it need not exist.
         cells: What is to be written.
-        remedy: How to keep the edit, as a sentence.
+        remedy: How to keep the edit, as a sentence; by default, how to take it into the script of the pair.
 
     Raises:
         EditedError: If something would be lost; the message names the first such cell.
     """
     if not pair.exists():
         return
+    remedy = remedy or f"To keep it: `jupytext --to py:percent {relative(pair)}`."
     kept = {(cell.kind, cell.source) for cell in cells}
     for number, cell in enumerate(read_notebook(pair).cells, 1):
         kind, source = cell.cell_type, cell.source.rstrip()
@@ -191,7 +192,7 @@ def sync(script: Path) -> bool:
         EditedError: If the .ipynb was edited, and its script was not.
     """
     pair, cells = script.with_suffix(".ipynb"), cells_of(read_script(script))
-    refuse_edited(pair, cells, f"To keep it: `jupytext --to py:percent {relative(pair)}`.")
+    refuse_edited(pair, cells)
     changed = write(script, with_header(script.read_text(encoding="utf-8")))
     old = read_notebook(pair) if pair.exists() else None
     return write_notebook(pair, build(cells, old)) or changed

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 from tools import badges, exercises, notebooks, pairs, rules  # noqa: E402
 from tools.claims import CLAIMS  # noqa: E402
 from tools.course import NOTEBOOKS, SOLUTIONS, load_course, scripts  # noqa: E402
-from tools.run import RunError, clean, limit_problems, output_problems, run  # noqa: E402
+from tools.run import Run, RunError, clean, limit_problems, output_problems, run  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -143,9 +143,18 @@ def test_what_was_saved_in_a_notebook_alone_is_not_overwritten(tmp_path, capsys,
     assert pairs.sync(script) and "x = 3" in pair.read_text()
     added = pairs.read_notebook(pair)
     added.cells.append(nbformat.v4.new_code_cell("y = 1"))
-    nbformat.write(added, pair)
+
+    def run_and_save(script, claims):
+        ran = Run(pairs.read_notebook(pair), 1.0, 1.0)
+        nbformat.write(added, pair)
+        return ran
+
+    monkeypatch.setattr(notebooks, "run", run_and_save)
+    assert notebooks.main(["execute"]) == 1 and "y = 1" in pair.read_text()
     with pytest.raises(pairs.EditedError, match="cell 3"):
         pairs.sync(script)
+    monkeypatch.setattr(badges, "wanted", lambda course: {script: script.read_text() + "\n# %%\nz = 1\n"})
+    assert badges.main([]) == 1 and "y = 1" in pair.read_text()
     solution = write_script(tmp_path / "ex.py", ("markdown", "# T", ()), ("code", "# Find k.\n\nk = 3", ("solution",)))
     assert exercises.generate(solution, tmp_path / "out")
     answered = pairs.read_notebook(tmp_path / "out/ex.ipynb")
