@@ -159,7 +159,7 @@ def _child(request: dict[str, Any], writer: int, folder: str, seconds: int, mega
 def _answer_of(reader: int, seconds: float) -> bytes | None:
     """Return the line that a child writes, what there is of it if the child ends, or `None` after too many seconds."""
     said, deadline = b"", time.monotonic() + seconds
-    while not said.endswith(b"\n"):
+    while not said.endswith(b"\n") and len(said) < 1 << 16:
         ready, _, _ = select.select([reader], [], [], max(deadline - time.monotonic(), 0))
         if not ready:
             return None

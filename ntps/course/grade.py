@@ -163,15 +163,13 @@ def handed_in(folder: Path) -> dict[str, list[Path]]:
         if entry.name.startswith((".", "__")) or entry.is_symlink():
             continue
         if entry.is_dir():
-            found[entry.name] = [
-                path
-                for path in sorted(entry.rglob("*.ipynb"))
-                if path.is_file()
-                and not path.is_symlink()
-                and not any(part.startswith((".", "__")) for part in path.relative_to(entry).parts)
-            ]
+            own = found.setdefault(entry.name, [])
+            for path in sorted(entry.rglob("*.ipynb")):
+                hidden = any(part.startswith((".", "__")) for part in path.relative_to(entry).parts)
+                if path.is_file() and not path.is_symlink() and not hidden:
+                    own.append(path)
         elif entry.suffix == ".ipynb":
-            found[entry.stem] = [entry]
+            found.setdefault(entry.stem, []).append(entry)
     if not found:
         raise NtpsError(f"{folder} holds no notebook and no folder of a student.")
     return found
@@ -187,10 +185,8 @@ class Bench:
         self.seconds, self.megabytes = seconds, megabytes
         self.process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> "Bench":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the process."""
         if self.process is not None:
             self.process.kill()
             self.process.communicate()
@@ -316,7 +312,7 @@ def grade(
                 bar.update()
     finally:
         for bench in benches:
-            bench.__exit__()
+            bench.close()
     rows = []
     for student in students:
         row = Row(student)

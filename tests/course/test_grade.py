@@ -128,7 +128,7 @@ def graded(tmp_path_factory) -> list[grade.Row]:
     hand_in(folder / f"class/cheat/{NAME}.ipynb", cheat)
     hand_in(folder / "class/own/my homework (2).ipynb", own)
     hand_in(folder / f"class/twice/b/{NAME}.ipynb", fine)
-    hand_in(folder / f"class/twice/a/{NAME}.ipynb", notebook_of(NAME))
+    hand_in(folder / "class/twice.ipynb", notebook_of(NAME))
     hand_in(folder / f"class/broken/{NAME}.ipynb", '{"cells": [')
     hand_in(folder / "class/deep.ipynb", "[" * 200_000)
     hand_in(folder / "class/old.ipynb", '{"worksheets": [], "nbformat": 3}')

@@ -111,7 +111,7 @@ def test_exercises_carry_nbgraders_metadata(made, entry):
 
 def test_nbgrader_autogrades_them(made, tmp_path):
     """A right answer, a wrong one, and one whose check was edited, as `nbgrader autograde` sees them."""
-    pytest.importorskip("nbgrader", reason="nbgrader is not installed")
+    pytest.importorskip("nbgrader", reason="the nbgrader extra is not installed")
     from nbgrader.api import Gradebook
     from nbgrader.nbgraderformat import read
 
