@@ -34,7 +34,7 @@ write is tried by the check below it, which says what is wrong, if anything is. 
 
 ## Start
 
-You need Python 3.11 or later and about 1.5 GB of disk. In this folder, once:
+You need Python 3.11 or later and about 2 GB of disk. In this folder, once:
 
 ```
 python -m venv .venv
