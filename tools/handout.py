@@ -102,6 +102,7 @@ def _readme(course: Course, wheel: str) -> str:
         rows.append(
             f"| [{entry.file[:2]} {entry.title}]({entry.path}) | {entry.minutes} min | {entry.needs} | {tasks} |"
         )
+    rows += ["", *(f"[{each.title}]({each.path}): {each.minutes} min." for each in course.templates)]
     return README.format(title="The course", lessons="\n".join(rows), wheel=wheel, first=course.lessons[0].file)
 
 

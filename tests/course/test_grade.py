@@ -64,6 +64,7 @@ WRONG = {
     ),
     "merged_weight": ("def merged_weight(W, B, A, alpha):\n    return W + alpha * B @ A", "divide by the rank"),
     "intruder_indices": ("def intruder_indices(before, after, k, epsilon):\n    return []", "You miss|are|intruder"),
+    "unseen_change": ("def unseen_change(W):\n    return 1.5 * W", "moved by 50 %"),
     "gain_without_task": (
         "def gain_without_task(accuracy, gain, task):\n"
         "    return np.polyval(np.polyfit(accuracy.ravel(), gain.ravel(), 1), accuracy[:, task])",

@@ -52,7 +52,7 @@ def made(tmp_path_factory) -> Path:
 
 def test_the_hand_out_has_the_whole_course_and_no_solution(made):
     course = made / "course"
-    for entry in (*COURSE.lessons, *COURSE.exercises):
+    for entry in (*COURSE.lessons, *COURSE.exercises, *COURSE.templates):
         assert (course / entry.path).is_file()
         assert entry.path in (course / "README.md").read_text()
     files = {path for path in course.rglob("*") if path.is_file()}
