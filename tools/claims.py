@@ -144,15 +144,19 @@ CLAIMS: dict[str, list[str]] = {
         "(margins.loc[(slice(None), list(inputs)), 'margin_low'] <= 0).all()",
         "margins.loc[('task', 'ntps'), 'margin_high'] < 0",
         "margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_to_accuracy'].abs().max() < 1",
-        "abs(screened.calibration.coefficients[1]) < 0.05 and 0.7 < screened.calibration.coefficients[2] < 0.9",
+        "abs(calibration.coefficients[1]) < 0.05 and 0.55 < calibration.coefficients[2] < 0.65",
+        "forecasts.set_index('task').loc[['miniworld/watermark', 'miniworld/noise']]"
+        ".eval('held_back.max() > 0.3 and held_back.min() < 0.01 and accuracy.max() - accuracy.min() < 0.1')",
+        "halved == 20 and worth['error'].is_monotonic_decreasing and 4.5 < worth['error of the mean gain'].min()",
+        "(worth['low'] < 0).all() and (worth['high'] > 0).all() and calibration.about['runs'] == 170",
         "all(forecasts[forecasts.task == 'miniworld/' + name].eval('low <= @run.gain <= high').item()"
         " for name, run in runs.items())",
         "set(forecasts.task[forecasts.chosen]) == {'miniworld/watermark', 'miniworld/first_mentioned'}",
-        "set(forecasts.task[forecasts.high - forecasts.low > 0.4]) == {'miniworld/' + name for name in"
+        "set(forecasts.task[forecasts.high - forecasts.low > 0.3]) == {'miniworld/' + name for name in"
         " ('watermark', 'intent', 'noise', 'sentiment')}",
         "forecasts.set_index('task').held_back[['miniworld/noise', 'miniworld/topic']].abs().max() < 0.02",
         "(tuned.ntps_after > tuned.ntps_before).sum() == 1",
-        "before.verdict == verdict['verdict'] == 'pays' and before.held_back < 0.1 < 0.15 < verdict['held_back']",
+        "before.verdict == verdict['verdict'] == 'pays' and verdict['saved'] < 0.01 and verdict['held_back'] > 0.1",
         "abs(before.high + before.accuracy - 1) < 1e-9 and abs(verdict['high'] + verdict['accuracy'] - 1) < 1e-9",
         "inside == 2 and foretold[0].low < tuned.gain[0] == 0 < foretold[0].high",
         "foretold[1].low < 0 < tuned.gain[1] < foretold[1].high and sure == 1",

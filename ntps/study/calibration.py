@@ -151,7 +151,7 @@ class Calibration:
         accuracy = row.pop()
         expected = float(_predict(np.array([[1.0, *row]]), np.array(self.coefficients), np.array([accuracy]))[0])
         below, above = (_room(accuracy) * end for end in error_interval(self.errors, self.confidence))
-        low, high = max(expected + below, -accuracy), min(expected + above, 1 - accuracy)
+        low, high = float(max(expected + below, -accuracy)), float(min(expected + above, 1 - accuracy))
         outside = tuple(
             name
             for name, value, (first, last) in zip(self.inputs, row, self.ranges, strict=True)

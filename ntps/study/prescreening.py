@@ -138,9 +138,7 @@ class Prescreening:
             text += f" The fit read {read} texts per task, this run as few as {fewest}, so gains may be larger."
         text += f" All this took {_duration(self.seconds)}."
         if left := [row["seconds_left"] for row in done if row["seconds_left"] is not None]:
-            text += (
-                f" Training the {counted(len(left), 'task')} that were looked at to the end: {_duration(sum(left))}."
-            )
+            text += f" Training to the end what was looked at: {_duration(sum(left))}."
         return text
 
     def __str__(self) -> str:
