@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.models import save_tiny
 
 ROOT = Path(__file__).parents[1]
 ENV = {
@@ -60,3 +61,50 @@ def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, forks, number, 
     assert (done.returncode, done.stdout) == (status, "runs\n")
     assert done.stderr.strip() == "ntps: interrupted; what was finished is kept."
     assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
+
+
+RANKS = """
+import os, signal, sys, ntps.cli.app
+import ntps.models.passes as passes
+import ntps.report.ranking as pages
+from ntps.report.page import Picture
+pages.draw_picture = lambda file, alt, *_, **__: Picture(file, alt, b"")
+os.chdir({folder!r})
+batches = []
+def run(model, *rest, original=passes._run, **options):
+    print("runs", os.path.basename(model.name), flush=True)
+    return original(model, *rest, **options)
+def read(reader, *arguments, original=passes.StateReader.read):
+    batches.append(reader)
+    if len(batches) == {batch}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(reader, *arguments)
+passes._run, passes.StateReader.read = run, read
+sys.argv = ["ntps", "rank", "r.csv", *{models!r}, "--folds", "3", "--batch-size", "15", "--no-control", "--quiet",
+            "--output", "{output}"]
+ntps.cli.app.main()
+"""
+
+
+def test_a_ranking_killed_in_a_later_model_reads_no_earlier_one_again(tmp_path, tiny_llama, forks):
+    save_tiny(tmp_path / "second", "gpt2")
+    rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(60)]
+    (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    models = ["--model", str(tiny_llama), "--model", "second"]
+
+    def run(output, batch=None):
+        (done,) = forks.run(RANKS.format(folder=str(tmp_path), models=models, output=output, batch=batch))
+        return done.returncode, done.stdout.split("\n\n")[0].splitlines(), done.stderr
+
+    first, second = f"runs {tiny_llama.name}", "runs second"
+    assert run("killed", batch=6) == (-signal.SIGKILL, [first, second], "")  # in the second of its four batches
+    assert run("killed") == (0, [second], "")
+    assert run("whole") == (0, [first, second], "")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    results = [json.loads((folder / "ranking.json").read_text()) for folder in (killed, whole)]
+    for result in results:
+        for model in result["models"]:
+            assert model.pop("seconds") > 0
+    assert results[0] == results[1]
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (killed, whole)]
+    assert names[0] == names[1] and not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
