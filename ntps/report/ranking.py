@@ -30,13 +30,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DRAWN = 8  # models in a picture of curves: more lines cannot be told apart
-_HARD = [
-    Column("row", attrgetter("index")),
-    Column("its label", attrgetter("label"), words=True),
-    Column("predicted", attrgetter("predicted"), words=True),
-    Column("margin", attrgetter("margin"), digits=2),
-    Column("text", attrgetter("text"), words=True),
-]
+# How texts are found that every model gets wrong, by kind of labels.
+_HARD_WORDS = {
+    "classification": Markup(
+        "By the probe of each best layer, on texts that it was not fitted on; models that do not hold the labels are "
+        "not asked. <b>Margin</b>: the probability of the given label minus the largest other one, mean over models. "
+        "Look at these first: the label may be wrong."
+    ),
+    "multilabel": Markup(
+        "By the linear readout of each best layer, on texts that it was not fitted on; models that do not hold a label "
+        "are not asked for it. <b>Margin</b>: 0 where a readout is undecided, -1 where it says the opposite, mean over "
+        "models. Look at these first: the label may be wrong."
+    ),
+    "regression": Markup(
+        "By the linear readout of each best layer, on texts that it was not fitted on; models that do not hold the "
+        "values are not asked. All others are off in the same direction, by more than twice their usual (root mean "
+        "square) error. <b>Off by</b>: the error in units of the usual one, mean over models. Look at these first: the "
+        "value may be wrong."
+    ),
+}
 
 
 def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> list[Path]:
@@ -122,7 +134,8 @@ def _section(ranking: Ranking, suffix: str) -> dict[str, Any]:
         "labels": html_table(label_columns(), ranking.best.labels) if ranking.best.labels else "",
         "pictures": pictures,
         "learning": _learning(ranking),
-        "hard": html_table(_HARD, ranking.hard_texts) if ranking.hard_texts else "",
+        "hard": html_table(_hard_columns(ranking.kind), ranking.hard_texts) if ranking.hard_texts else "",
+        "hard_words": _HARD_WORDS[ranking.kind],
         "settings": settings_table(ranking.settings),
     }
 
@@ -160,6 +173,22 @@ def _columns(ranking: Ranking) -> list[Column]:
         Column("parameters", of_model(lambda row: short_count(row.n_parameters))),
         Column("seconds", of_model(attrgetter("seconds")), digits=1),
     ]
+
+
+def _hard_columns(kind: str) -> list[Column]:
+    if kind == "regression":
+        found = [
+            Column("its value", lambda row: f"{row.label:.4g}"),
+            Column("predicted", lambda row: f"{row.predicted:.4g}"),
+            Column("off by", lambda row: -row.margin, digits=1),
+        ]
+    else:
+        found = [
+            Column("its label", attrgetter("label"), words=True),
+            Column("predicted", attrgetter("predicted"), words=True),
+            Column("margin", attrgetter("margin"), digits=2),
+        ]
+    return [Column("row", attrgetter("index")), *found, Column("text", attrgetter("text"), words=True)]
 
 
 def _ntps(row: RankedModel) -> str | None:

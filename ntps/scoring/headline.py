@@ -99,22 +99,39 @@ def baselines_of(
     return tuple(judge_values(name, predicted, targets, reference) for name, predicted in rows)
 
 
-def label_values(
+def predictions_of(
     representations: Representations, labels: Labels, fold_of: np.ndarray, choice: LayerChoice
-) -> tuple[LabelValue, ...]:
-    """Return how the readout of the best layer predicts each of several labels; arguments as `curve_of`."""
-    targets = labels.targets
+) -> np.ndarray:
+    """Return what the readout of the best layer, chosen in each fold without that fold, predicts: targets (n, c).
+
+    Arguments as `curve_of`.
+    """
+    targets, folds = labels.targets, torch.from_numpy(fold_of)
     fitted = torch.empty_like(targets)
     for layer in np.unique(choice.by_fold):
         states = torch.from_numpy(labels.states(representations, int(layer)))
         none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
-        folds = torch.from_numpy(fold_of)
-        found = held_out_errors(states, targets, folds, none, (), separate=True, keep_fitted=True).fitted
+        separate = labels.kind == "multilabel"
+        found = held_out_errors(states, targets, folds, none, (), separate=separate, keep_fitted=True).fitted
         rows = torch.from_numpy(choice.by_fold == layer)
         fitted[rows] = cast(torch.Tensor, found)[rows]
-    errors, baseline = (np.square(targets.numpy() - each) for each in (fitted.numpy(), means(targets.numpy(), fold_of)))
-    half = (targets.amin(0) + targets.amax(0)) / 2  # predictions above it are nearer to 1 than to 0
-    right = ((fitted > half).numpy() == labels.values).mean(0)
+    return fitted.numpy()
+
+
+def label_values(
+    predicted: np.ndarray, labels: Labels, fold_of: np.ndarray, choice: LayerChoice
+) -> tuple[LabelValue, ...]:
+    """Return how the readout of the best layer predicts each of several labels.
+
+    Args:
+        predicted: (n, n_labels) from `predictions_of`.
+        labels: From `labels_of`.
+        fold_of: (n,) fold of each labelled text.
+        choice: From `best_layer`.
+    """
+    targets = labels.targets.numpy()
+    errors, baseline = (np.square(targets - each) for each in (predicted, means(targets, fold_of)))
+    right = ((labels.in_units(predicted) > 0.5) == labels.values).mean(0)
     frequency, n_different = labels.values.mean(0), len(np.unique(labels.groups))
     result = []
     for index, name in enumerate(labels.classes):

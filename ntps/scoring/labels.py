@@ -80,6 +80,14 @@ class Labels:
         varies = deviation > _CONSTANT
         return np.where(varies, centered / np.where(varies, deviation, 1.0), 0.0)
 
+    def in_units(self, predicted: np.ndarray) -> np.ndarray:
+        """Return predicted targets (m, c) in the units of `values`, as targets are made from these; not for classes."""
+        values, targets = self.values.reshape(len(self.values), -1), self._standardized
+        span = np.ptp(targets, axis=0)
+        span = np.where(span > 0, span, 1.0)
+        unit = values.max(0) / span - values.min(0) / span  # the difference of very large values has no number
+        return values.min(0) + (predicted - targets.min(0)) * unit
+
     def states(self, representations: Representations, layer: int) -> np.ndarray:
         """Return the pooled states (m, d) of the labelled texts at one layer."""
         states = representations.layer(layer)

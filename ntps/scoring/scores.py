@@ -14,7 +14,7 @@ from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
-from ntps.scoring.headline import baselines_of, best_layer, curve_of, label_values, probe_of
+from ntps.scoring.headline import baselines_of, best_layer, curve_of, label_values, predictions_of, probe_of
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, LabelSource, assign_folds, labels_of
 from ntps.scoring.nulls import LayerNull, layer_null
@@ -191,7 +191,8 @@ def _score_labels(
     by_way = {name: tuple(of_layers) for name, of_layers in readouts.items()}
     result = replace(result, best=best, choice=choice, readouts=by_way)
     if resolved.kind == "multilabel":
-        result = replace(result, labels=label_values(representations, resolved, fold_of, choice))
+        predicted = predictions_of(representations, resolved, fold_of, choice)
+        result = replace(result, labels=label_values(predicted, resolved, fold_of, choice))
     if settings.probes:
         task = representations.task
         texts = None if task is None else [task.texts[i] for i in representations.text_index[resolved.rows]]

@@ -11,9 +11,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,8 +30,9 @@ from ntps.models.passes import FILE
 from ntps.models.plan import free_memory, parse_layers
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
-from ntps.scoring.headline import baselines_of, curve_of, label_values, layer_readouts, probe_of
+from ntps.scoring.headline import baselines_of, curve_of, label_values, layer_readouts, predictions_of, probe_of
 from ntps.scoring.measures import spectrum
+from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import Comparison, choose_layer, compare_readouts, pair_confidence
 from ntps.scoring.scores import origin_of
 from ntps.study.grid import reason_of
@@ -38,6 +40,7 @@ from ntps.study.standings import HardText, LayerValue, RankedModel, Ranking, Thr
 from ntps.tasks import LabelColumn, Task, load_task
 
 HARD_TEXTS = 20
+FAR = 2.0  # root mean square errors: a real value beyond this is predicted wrongly
 _SHOWN = 200  # characters of a text
 
 logger = logging.getLogger(__name__)
@@ -353,7 +356,7 @@ def _rank_column(
         behind=behind,
         baselines=baselines,
         fresh_weights=fresh,
-        hard_texts=_hard_texts(task, column, chosen, models),
+        hard_texts=_hard_texts(task, labels_for(entrants[0]), chosen, models),
         settings={**asdict(settings), "folds": int(fold_of.max()) + 1},
         kind=column.kind,
     )
@@ -414,6 +417,9 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
     readouts = layer_readouts(representations, labels, fold_of, origin=origin)
     choice = choose_layer(representations.layers, readouts, fold_of)
     facts = representations.metadata
+    predicted = None
+    if labels.kind != "classification":
+        predicted = predictions_of(representations, labels, fold_of, choice)
     return RankedModel(
         name=entrant.name,
         causal=representations.next_token is not None,
@@ -427,7 +433,10 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
             for layer, readout in zip(representations.layers, readouts, strict=True)
         ),
         probe=probe_of(representations, labels, fold_of, choice) if labels.kind == "classification" else None,
-        labels=label_values(representations, labels, fold_of, choice) if labels.kind == "multilabel" else (),
+        labels=label_values(cast(np.ndarray, predicted), labels, fold_of, choice)
+        if labels.kind == "multilabel"
+        else (),
+        predicted=predicted,
         through_v=_through_v(representations, labels, choice.layer, settings),
         spectrum=spectrum(labels.states(representations, choice.layer)) if settings.spectrum else None,
         learning=curve_of(representations, labels, fold_of, choice, seed=settings.seed),
@@ -461,25 +470,56 @@ def _fresh_weights(
     return _judge(fresh, labels, fold_of, task, reader.settings)
 
 
-def _hard_texts(
-    task: Task, column: LabelColumn, chosen: np.ndarray, models: Sequence[RankedModel]
-) -> tuple[HardText, ...]:
-    """Return the texts that every model's probe predicts wrongly, worst first, of models that hold the labels."""
-    probes = [model.probe for model in models if model.probe is not None and model.choice.holds]
-    if not probes:
+def _hard_texts(task: Task, labels: Labels, chosen: np.ndarray, models: Sequence[RankedModel]) -> tuple[HardText, ...]:
+    """Return the texts that every model that holds the labels predicts wrongly, worst first."""
+    holding = [model for model in models if model.choice.holds]
+    if not holding:
         return ()
-    margins = np.stack([cast(np.ndarray, probe.margins) for probe in probes])
-    predicted = np.stack([cast(np.ndarray, probe.predicted) for probe in probes])
-    wrong = np.flatnonzero((margins < 0).all(0))
-    worst = wrong[np.argsort(margins[:, wrong].mean(0), kind="stable")][:HARD_TEXTS]
-    values = column.values[chosen]
+    of_kind: dict[str, Callable[..., Iterator[tuple[int, Any, Any, float]]]]
+    of_kind = {"classification": _hard_classes, "regression": _hard_values, "multilabel": _hard_labels}
+    worst = sorted(of_kind[labels.kind](labels, holding), key=itemgetter(3))[:HARD_TEXTS]
     return tuple(
         HardText(
             index=int(chosen[text]),
-            label=column.classes[values[text]],
-            predicted=column.classes[np.bincount(predicted[:, text]).argmax()],
-            margin=float(margins[:, text].mean()),
+            label=label,
+            predicted=predicted,
+            margin=margin,
             text=shortened(one_line(task.texts[chosen[text]]), _SHOWN),
         )
-        for text in worst
+        for text, label, predicted, margin in worst
     )
+
+
+def _hard_classes(labels: Labels, models: Sequence[RankedModel]) -> Iterator[tuple[int, str, str, float]]:
+    """Yield the number, class, predicted class and margin of each text that every model's probe predicts wrongly."""
+    probes = [cast(Predictor, model.probe) for model in models]
+    margins = np.stack([cast(np.ndarray, probe.margins) for probe in probes])
+    predicted = np.stack([cast(np.ndarray, probe.predicted) for probe in probes])
+    for text in np.flatnonzero((margins < 0).all(0)).tolist():
+        most = np.bincount(predicted[:, text]).argmax()
+        yield text, labels.classes[labels.values[text]], labels.classes[most], float(margins[:, text].mean())
+
+
+def _hard_values(labels: Labels, models: Sequence[RankedModel]) -> Iterator[tuple[int, float, float, float]]:
+    """Yield the number, value, prediction and margin of each text that every model is far from, on the same side."""
+    predicted = np.stack([cast(np.ndarray, model.predicted)[:, 0] for model in models])
+    errors = predicted - labels.targets.numpy()[:, 0]
+    errors /= np.sqrt(np.square(errors).mean(1, keepdims=True))
+    in_units = labels.in_units(predicted.mean(0)[:, None])[:, 0]
+    for text in np.flatnonzero((errors > FAR).all(0) | (errors < -FAR).all(0)).tolist():
+        yield text, float(labels.values[text]), float(in_units[text]), -float(np.abs(errors[:, text]).mean())
+
+
+def _hard_labels(labels: Labels, models: Sequence[RankedModel]) -> Iterator[tuple[int, str, str, float]]:
+    """Yield the same as for classes, label by label, asking the models that hold that label."""
+    predicted = np.stack([labels.in_units(cast(np.ndarray, model.predicted)) for model in models])
+    answers = ("no", "yes")
+    for index, name in enumerate(labels.classes):
+        holding = [model.labels[index].interval[0] > 0 for model in models]
+        if not any(holding):
+            continue
+        values = labels.values[:, index]
+        margins = (2 * predicted[holding, :, index] - 1) * (2 * values - 1)
+        for text in np.flatnonzero((margins < 0).all(0)).tolist():
+            given, other = answers[values[text]], answers[1 - values[text]]
+            yield text, f"{name}: {given}", f"{name}: {other}", float(margins[:, text].mean())

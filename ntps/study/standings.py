@@ -20,6 +20,7 @@ from ntps.scoring.results import NO_ACCURACY, LabelValue, label_columns
 from ntps.tasks.task import labels_in_words
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 SCHEMA_VERSION = 1
@@ -83,6 +84,8 @@ class RankedModel:
         learning: Learning curve of the best layer; `None` where there are too few texts.
         spectrum: Of the best layer's states, which knows no label; `None` unless it was asked for.
         labels: Of several labels, how well the best layer predicts each; else empty.
+        predicted: (n, c) what the readout of the best layer predicts of each text, targets as in `Labels`; `None` with
+            classes, of which `probe` has it.
     """
 
     name: str
@@ -98,6 +101,7 @@ class RankedModel:
     learning: LearningCurve | None = field(repr=False)
     spectrum: Spectrum | None = field(default=None, repr=False)
     labels: tuple[LabelValue, ...] = field(default=(), repr=False)
+    predicted: "np.ndarray | None" = field(default=None, repr=False)
 
     @property
     def layer(self) -> int:
@@ -156,19 +160,24 @@ class RankedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class HardText:
-    """A text that is predicted wrongly by the probe of every model that holds the labels: its own may be wrong.
+    """A text that every model that holds the labels predicts wrongly: its own label may be wrong.
+
+    By the probe with classes, and else by the linear readout of the best layer. A real value is predicted wrongly if
+    every model errs in the same direction by more than twice its usual (root mean square) error. Of several labels each
+    is asked for, of the models that hold it.
 
     Attributes:
         index: Number of the text in the task, from 0.
-        label: Its class.
-        predicted: The class that most models predict.
-        margin: Mean over models of the probability of its class minus the largest other one, below 0.
+        label: Its class, its value, or which label it has or lacks: "NAME: yes" or "NAME: no".
+        predicted: The class that most models predict, their mean prediction, or the other of "yes" and "no".
+        margin: How wrong, below 0, mean over models: the probability of its class minus the largest other one; the same
+            of a readout's values for "yes" and "no"; for real values minus the error, in units of the usual one.
         text: Its beginning.
     """
 
     index: int
-    label: str
-    predicted: str
+    label: str | float
+    predicted: str | float
     margin: float
     text: str
 
@@ -192,7 +201,7 @@ class Ranking:
         baselines: TF-IDF with logistic regression (without classes: ridge), and the label frequencies or, of real
             values, the mean.
         fresh_weights: The architecture of the best model with random weights, or `None`.
-        hard_texts: Texts that every model that holds the labels predicts wrongly, worst first.
+        hard_texts: Texts that every model that holds the labels predicts wrongly, worst first, at most 20.
         settings: Options, as JSON values.
     """
 

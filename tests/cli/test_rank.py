@@ -108,7 +108,7 @@ def test_real_values_are_ranked_without_an_accuracy(place, monkeypatch, capsys):
     assert status == 0 and max(map(len, out.splitlines())) <= 80
     assert "real, size: 60 texts, real values, 2 models" in out and "A dash for accuracy" in out
     content = json.loads((place / "real.json").read_text())
-    assert (content["kind"], content["classes"]) == ("regression", None) and not content["hard_texts"]
+    assert (content["kind"], content["classes"]) == ("regression", None)
     assert all(model["probe"] is None and f"{model['r2']:.3f}" in out for model in content["models"])
     assert [row["name"] for row in content["baselines"]] == ["TF-IDF", "the mean"]
     assert "TF-IDF with ridge regression" in " ".join(out.split()) and "logistic" not in out

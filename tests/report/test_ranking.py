@@ -11,6 +11,7 @@ from helpers.results import EVIL, make_ranking
 
 from ntps.errors import NtpsError
 from ntps.report import plot_depths, plot_learning, plot_ranking, write_ranking
+from ntps.study.standings import HardText
 
 
 def test_one_ranking(tmp_path):
@@ -50,6 +51,18 @@ def test_what_is_not_there_is_left_out(tmp_path):
     write_ranking(bare, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "Would more labels" not in page and "gets wrong" not in page and page.count("<img") == 2
+
+
+def test_texts_that_every_model_gets_wrong_are_shown_by_kind(sketches, tmp_path):
+    one = HardText(index=2, label="rude: no", predicted="rude: yes", margin=-0.4, text="a text")
+    ranking = replace(make_ranking(), kind="multilabel", hard_texts=(one,))
+    write_ranking(ranking, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<th>margin</th>" in page and ">rude: yes</td><td>-0.40</td>" in page and "off by" not in page
+    one = replace(one, label=1234.5, predicted=1 / 3, margin=-2.51)
+    write_ranking(replace(ranking, kind="regression", hard_texts=(one,)), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>1234</td><td>0.3333</td><td>2.5</td>" in page and "<b>Off by</b>" in page and "Margin" not in page
 
 
 @pytest.mark.parametrize("plot", [plot_ranking, plot_depths, plot_learning])

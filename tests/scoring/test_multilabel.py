@@ -139,6 +139,13 @@ def test_labels_without_meaning_are_held_by_no_layer(made):
     assert all(scored.ceiling_heldout < 0.02 for scored in found.layers)
 
 
+def test_of_a_label_that_every_text_has_the_accuracy_is_one(made):
+    values = np.column_stack([made[1][:, 0], np.ones(240, dtype=int), np.zeros(240, dtype=int)])
+    found = ntps.score(made[0], labels=LabelColumn("3 labels", values, ("one", "all", "none")), probes=False)
+    assert [label.accuracy for label in found.labels[1:]] == [1.0, 1.0]
+    assert all(np.isnan(label.r2) for label in found.labels[1:]) and found.labels[0].r2 > 0.4
+
+
 def test_words_have_a_penalty_for_each_label_too():
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice([f"w{i}" for i in range(30)], size=8)) for _ in range(100)]

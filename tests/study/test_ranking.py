@@ -136,6 +136,10 @@ def with_noise(problem, scale, seed):
     return [states + scale * rng.normal(size=states.shape) for states in problem.texts]
 
 
+def standardized(values):
+    return (values - values.mean()) / values.std()
+
+
 def test_models_are_ranked_by_real_values_too(tmp_path):
     """The same order by R^2, the numbers of a score, and no number that only classes have."""
     problem = make_problem(seed=3, n=200, d=8, c=2, signal=0.0)
@@ -154,7 +158,6 @@ def test_models_are_ranked_by_real_values_too(tmp_path):
         assert ranking[name].learning.r2 == pytest.approx(scored.learning.r2, abs=1e-9)
         assert ranking[name].probe is None and math.isnan(ranking[name].accuracy)
     assert [row.name for row in ranking.baselines] == ["TF-IDF", "the mean"]
-    assert ranking.hard_texts == ()
     content = json.loads(ranking.to_json())
     assert (content["kind"], content["classes"], content["models"][0]["probe"]) == ("regression", None, None)
     text = " ".join(str(ranking).split())
@@ -270,6 +273,59 @@ def test_wrong_labels_are_found_among_the_hard_texts():
         assert task.texts[text.index].startswith(text.text[:100])
     assert "reads these labels with R²" in found.sentences()[0]  # one model: nothing is compared
     assert found.groups == (("miniworld-small",),) and found.behind == {}
+
+
+def test_wrong_values_are_found_among_the_hard_texts(tmp_path):
+    """Values that were made from the states, three of them exchanged for others; a model of noise is not asked."""
+    problem = make_problem(seed=3, n=200, d=8, c=2, signal=0.0)
+    true = 40 + 7 * standardized(np.stack([h.mean(0) for h in problem.texts]) @ np.random.default_rng(1).normal(size=8))
+    given, wrong = true.copy(), {5: 20, 12: 20, 160: -20}
+    for index, change in wrong.items():
+        given[index] += change
+    named = {}
+    for name, scale in (("near", 0.3), ("also", 0.4), ("nothing", 1e4)):
+        made = representations_of(problem, with_noise(problem, scale, len(name)))
+        named[name] = replace(made, task=Task.of("real", made.task.texts, given))
+    found = column_ranking(tmp_path, named, folds=5)
+    assert not found["nothing"].choice.holds
+    errors = np.stack([found[name].predicted[:, 0] - standardized(given) for name in ("near", "also")])
+    errors /= [[np.sqrt(found[name].choice.readout.errors.mean())] for name in ("near", "also")]
+    far = [index for index in range(200) if errors[:, index].min() > 2 or errors[:, index].max() < -2]
+    assert (np.abs(errors) > 2).any(0).sum() > len(far) > 3
+    assert [text.index for text in found.hard_texts] == sorted(far, key=lambda index: -np.abs(errors[:, index]).mean())
+    assert {text.index for text in found.hard_texts[:3]} == wrong.keys()
+    for text in found.hard_texts:
+        assert text.margin == pytest.approx(-np.abs(errors[:, text.index]).mean())
+        assert text.label == given[text.index]
+        said = np.mean([found[name].predicted[text.index, 0] for name in ("near", "also")])
+        assert text.predicted == pytest.approx(given.mean() + given.std() * said)
+
+
+def test_wrong_labels_among_several_are_found_by_the_models_that_hold_them(tmp_path):
+    """Two labels made from the states, and one of noise that no model holds; "one" cannot see the second label."""
+    rng, n = np.random.default_rng(0), 200
+    problem = make_problem(seed=1, n=n, d=8, c=2, signal=0.0)
+    true = rng.integers(0, 2, (n, 3))
+    means = rng.normal(size=(2, 8))
+    given, wrong = true.copy(), {(7, 0), (30, 0), (90, 1)}
+    for text, label in wrong:
+        given[text, label] = 1 - given[text, label]
+    named = {}
+    for name, seen in (("both", [1, 1]), ("again", [1, 1]), ("one", [1, 0])):
+        texts = [h + 2 * (row[:2] * seen) @ means for h, row in zip(problem.texts, true, strict=True)]
+        made = representations_of(problem, texts)
+        named[name] = replace(made, task=Task.of("several", made.task.texts, given, ("first", "second", "noise")))
+    found = column_ranking(tmp_path, named, folds=5)
+    assert found["one"].choice.holds and found["one"].labels[1].interval[0] < 0
+    said = {(text.index, text.label): text for text in found.hard_texts}
+    assert len(said) <= 20 and not any("noise" in label for _, label in said)
+    for text, label in wrong:
+        name, answers = ("first", "second")[label], ("no", "yes")
+        row = said[text, f"{name}: {answers[given[text, label]]}"]
+        assert row.predicted == f"{name}: {answers[true[text, label]]}"
+        asked = ["both", "again"] if label else ["both", "again", "one"]
+        share = [given[:, label].mean() + given[:, label].std() * found[m].predicted[text, label] for m in asked]
+        assert row.margin == pytest.approx((2 * np.mean(share) - 1) * (2 * given[text, label] - 1)) and row.margin < 0
 
 
 # Models that fail, bad input
