@@ -1,11 +1,14 @@
 """Does a ranking on 200 labelled texts hold on others? Writes benchmarks/results/ranking.csv and prints a summary.
 
 For each task, models are ranked on 200 texts drawn at random, several times, and judged by what a full probe reaches on
-all the other texts: at its best layer and at the last one, beside TF-IDF with logistic regression.
+all the other texts: at its best layer and at the last one, beside TF-IDF with logistic regression, which reads whole
+texts. The bundled models are ranked on real texts too, beside the models named.
 
     python -m benchmarks.ranking                                         # the bundled models and tasks
-    python -m benchmarks.ranking --model DIR --model DIR --task a.jsonl --task b.jsonl --limit 1500 --max-length 32 \
+    python -m benchmarks.ranking --model DIR --model DIR --task a.jsonl --task b.jsonl --limit 600 --max-length 32 \
         --passes DIR                                                     # real ones; passes are kept in DIR
+
+Tasks that the table has already are replaced, the others stay.
 
 Where the package transformer-ranker is installed, its own ranking of the first draw stands beside ours, with the time
 that both took for it, loading included.
@@ -25,6 +28,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from ntps import RankSettings, Representations, Task, collect, load_model, load_task, rank
+from ntps._text import counted
 from ntps.scoring import Labels, assign_folds, labels_of, linear_probe
 from ntps.scoring.headline import layer_readouts
 from ntps.scoring.predictors import tfidf
@@ -69,7 +73,7 @@ def rows(task: Task, passes: dict[str, Representations], draws: int) -> Iterator
         place = {index: number for number, group in enumerate(groups, 1) for index in group}
         for index, (name, found) in enumerate(passes.items()):
             row = {"task": task.name, "model": name, "draw": draw, "r2_few": ranked[name].readout.r2}
-            row |= {"layer_few": ranked[name].layer, "group_few": place[index]}
+            row |= {"layer_few": ranked[name].layer, "group_few": place[index], "others": len(rest)}
             if draw == 0:  # what a full probe reaches hardly depends on which texts are left out
                 others = some(labels[name], rest)
                 choice = chosen_layer(found, others, 0)
@@ -109,64 +113,76 @@ def in_order(left: Sequence[float], right: Sequence[float]) -> list[bool]:
 
 
 def summary(table: pd.DataFrame) -> list[str]:
-    """Return what the table says, one paragraph for each world."""
-    full = table[table.draw.eq(0)].set_index(["task", "model"])
-    lines = []
-    for world, part in table.groupby("world", sort=False):
-        agree: list[bool] = []
-        apart: list[float] = []  # by how much the model that is told to be better is so
-        tied = 0
-        for (task, _), draw in part.groupby(["task", "draw"], sort=False):
-            truth = full.loc[task].best_layer.reindex(draw.model)
-            agree += in_order(draw.r2_few.tolist(), truth.tolist())
-            for i, j in itertools.combinations(range(len(truth)), 2):
-                ahead = draw.group_few.iloc[j] - draw.group_few.iloc[i]
-                if ahead == 0:
-                    tied += 1
-                else:
-                    apart.append(math.copysign(1, ahead) * (truth.iloc[i] - truth.iloc[j]))
-        judged = full[full.world.eq(world)]
-        better = (judged.best_layer > judged.last_layer).mean()
-        gain = (judged.best_layer - judged.last_layer).mean()
-        best = judged.groupby("task", sort=False)
-        words = (best.tfidf.first() > best.best_layer.max()).sum()
-        leads = np.array(apart)
-        lines.append(
-            f"{world}: {judged.index.get_level_values('task').nunique()} tasks, "
-            f"{judged.index.get_level_values('model').nunique()} models. Pairs in order on {FEW} texts: "
-            f"{np.mean(agree):.2f}; told apart: {len(apart) / (len(apart) + tied):.2f} of pairs, and of these the "
-            f"probes' accuracies are in order in {np.mean(leads > 0):.2f}, equal within a point in "
-            f"{np.mean(np.abs(leads) < POINT):.2f}, and reversed by more in {np.mean(leads <= -POINT):.2f}. A "
-            f"probe of the best layer beats the last layer's in {better:.2f} of cases, by {100 * gain:+.1f} points on "
-            f"average. TF-IDF is best on {words} tasks."
+    """Return what the table says, one paragraph for each world, and one for the real models among all on real texts."""
+    real = table[table.world.eq("real")]
+    named = real[~real.model.isin(BUNDLED)]
+    parts = {
+        "Real texts, real models": named,
+        "Real texts, the bundled models beside them": real,
+        "Bundled texts and models": table[table.world.eq("bundled")],
+    }
+    return [_paragraph(name, part) for name, part in parts.items() if len(part)]
+
+
+def _paragraph(name: str, part: pd.DataFrame) -> str:
+    full = part[part.draw.eq(0)].set_index(["task", "model"])
+    agree: list[bool] = []
+    apart: list[float] = []  # by how much the model that is told to be better is so
+    pairs = 0
+    for (task, _), draw in part.groupby(["task", "draw"], sort=False):
+        truth = full.loc[task].best_layer.reindex(draw.model)
+        agree += in_order(draw.r2_few.tolist(), truth.tolist())
+        for i, j in itertools.combinations(range(len(truth)), 2):
+            pairs += 1
+            ahead = draw.group_few.iloc[j] - draw.group_few.iloc[i]
+            if ahead:
+                apart.append(math.copysign(1, ahead) * (truth.iloc[i] - truth.iloc[j]))
+    gain = full.best_layer - full.last_layer
+    by_task = full.groupby("task", sort=False)
+    words = int((by_task.tfidf.first() > by_task.best_layer.max()).sum())
+    leads = np.array(apart)
+    others = sorted(set(full.others.astype(int)))
+    said = (
+        f"{name}: {counted(len(by_task), 'task')}, {full.index.get_level_values('model').nunique()} models, probes on "
+        f"{' or '.join(f'{number:,}' for number in others)} other texts. Pairs in order on {FEW} texts: "
+        f"{np.mean(agree):.2f}; told apart: {len(apart) / pairs:.2f} of pairs"
+    )
+    if apart:
+        said += (
+            f", and of these the probes' accuracies are in order in {np.mean(leads > 0):.2f}, equal within a point in "
+            f"{np.mean(np.abs(leads) < POINT):.2f}, and reversed by more in {np.mean(leads <= -POINT):.2f}; the better "
+            f"one is {100 * leads.mean():.1f} points ahead on average"
         )
-        if "their_score" in judged and judged.their_score.notna().any():
-            ours, theirs_ = (
-                np.nanmean([kendalltau(group[name], group.best_layer).statistic for _, group in best])
-                for name in ("r2_few", "their_score")
-            )
-            times = judged.groupby("task").first()
-            ratio = (times.our_seconds / times.their_seconds).median()
-            lines[-1] += (
-                f" Kendall's tau of the first draw with the full probe: {ours:.2f}, and {theirs_:.2f} for "
-                f"TransformerRanker with its defaults; our time over its: {ratio:.2f}."
-            )
-    return lines
+    said += (
+        f". A probe of the best layer beats the last layer's in {(gain > 0).mean():.2f} of cases, by "
+        f"{100 * gain.mean():+.1f} points on average. TF-IDF is better than every model on {counted(words, 'task')}."
+    )
+    if "their_score" in full and full.their_score.notna().any():
+        ours, theirs_ = (
+            np.nanmean([kendalltau(group[score], group.best_layer).statistic for _, group in by_task])
+            for score in ("r2_few", "their_score")
+        )
+        times = by_task.first()
+        ratio = (times.our_seconds / times.their_seconds).median()
+        said += (
+            f" Kendall's tau of the first draw with the full probe: {ours:.2f}, and {theirs_:.2f} for "
+            f"TransformerRanker with its defaults; our time over its: {ratio:.2f}."
+        )
+    return said
 
 
 def main() -> None:
     """Compute, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help="default: the bundled models")
-    parser.add_argument("--task", action="append", help="default: bundled tasks")
+    parser.add_argument("--model", action="append", default=[], help="beside the bundled models")
+    parser.add_argument("--task", action="append", help="a file; default: bundled tasks")
     parser.add_argument("--limit", type=int, default=2000)
     parser.add_argument("--max-length", type=int)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--passes", type=Path, help="folder that keeps the passes")
     given = parser.parse_args()
-    world = "real" if given.model else "bundled"
-    names = given.model or BUNDLED
-    models = {Path(name).name: load_model(name) for name in names}
+    world = "real" if given.task else "bundled"
+    models = {Path(name).name: load_model(name) for name in [*given.model, *BUNDLED]}
     found: list[dict[str, Any]] = []
     last: dict[str, Representations] = {}
     for task_name in given.task or [f"miniworld/{name}" for name in TASKS]:
@@ -190,7 +206,8 @@ def main() -> None:
     table = pd.DataFrame(found)
     if RESULT.exists():
         kept = pd.read_csv(RESULT)
-        table = pd.concat([kept[kept.world.ne(world)], table])
+        table = pd.concat([kept[~kept.task.isin(table.task)], table])
+        table = table.sort_values("world", ascending=False, kind="stable")  # real ones first
     table.round(4).to_csv(RESULT, index=False)
     print("\n".join(summary(table)))
 

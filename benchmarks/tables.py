@@ -521,15 +521,16 @@ def ranking_table() -> str:
 
     frame = pd.read_csv(RESULTS / "ranking.csv")
     first = frame[frame.draw.eq(0)]
-    heads = ["texts", "model", "R² on 200", "group", "probe, best layer", "probe, last layer", "TF-IDF"]
+    heads = ["texts", "others", "model", "R² on 200", "group", "probe, best layer", "probe, last layer", "TF-IDF"]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in first.itertuples():
         numbers = [row.best_layer, row.last_layer, row.tfidf]
         rows.append(
-            f"| {row.task.removeprefix('miniworld/')} | {row.model} | {row.r2_few:.2f} | {row.group_few} | "
+            f"| {row.task.removeprefix('miniworld/')} | {row.others:,.0f} | {row.model} | {row.r2_few:.2f} | "
+            f"{row.group_few} | "
             f"{row.best_layer:.3f} (layer {row.layer:.0f}) | {' | '.join(f'{number:.3f}' for number in numbers[1:])} |"
         )
-    return "\n".join([*rows, "", *summary(frame)])
+    return "\n".join([*rows, "", "\n\n".join(summary(frame))])
 
 
 def architectures_table() -> str:

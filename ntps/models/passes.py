@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ntps._text import counted
 from ntps._text import progress as progress_bar
 from ntps._version import __version__
 from ntps.core import NextTokenMoments, NonFiniteError, TextBatch, check_finite
@@ -298,7 +299,7 @@ class _Foresight:
         self.said = True
         seconds = took * self.n_tokens / n_tokens
         if seconds > 60:
-            logger.info("about %s minutes: %s.", f"{seconds / 60:.0f}", self.plan.summary)
+            logger.info("about %s: %s.", counted(round(seconds / 60), "minute"), self.plan.summary)
 
 
 def _run(

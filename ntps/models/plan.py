@@ -203,7 +203,7 @@ class PassPlan:
     def summary(self) -> str:
         """Texts, tokens, layers and memory, for one line."""
         read = f"{self.n_texts:,} texts, {self.n_tokens:,} tokens, {counted(len(self.layers), 'layer')}"
-        return f"{read}; {_size(self.beside_model)} beside the model"
+        return f"{read}; {size_text(self.beside_model)} beside the model"
 
     def fits(self, free: Mapping[str, int]) -> bool:
         """Return whether every place that `free` names has enough bytes."""
@@ -222,12 +222,12 @@ class PassPlan:
             ("layers", f"{len(self.layers)} of width {self.width:,}"),
             ("dtype", self.dtype),
             ("largest batch", f"{counted(self.batch_size, 'text')}, {self.batch_tokens:,} tokens with padding"),
-            ("weights", f"{_size(on_device['weights'])} on {self.device}"),
-            ("batch", f"{_size(on_device['batch'] + on_device['pooled'])} on {self.device}"),
-            ("C0 and C1", f"{_size(on_device['sums'] + host['sums'])} on {self.sums_on}"),
-            ("pooled states", f"{_size(host['states'])} in memory, {_size(self.disk_bytes)} on disk"),
-            ("tokens", f"{_size(host['tokens'])} in memory"),
-            ("in all", ", ".join(f"{_size(size)} {_at(place)}" for place, size in self.needs.items() if size)),
+            ("weights", f"{size_text(on_device['weights'])} on {self.device}"),
+            ("batch", f"{size_text(on_device['batch'] + on_device['pooled'])} on {self.device}"),
+            ("C0 and C1", f"{size_text(on_device['sums'] + host['sums'])} on {self.sums_on}"),
+            ("pooled states", f"{size_text(host['states'])} in memory, {size_text(self.disk_bytes)} on disk"),
+            ("tokens", f"{size_text(host['tokens'])} in memory"),
+            ("in all", ", ".join(f"{size_text(size)} {_at(place)}" for place, size in self.needs.items() if size)),
         ]
         return "\n".join([one_line(f"plan of a pass of {self.model}")[:80], *(f"  {k:15}{v}" for k, v in rows)])
 
@@ -328,9 +328,8 @@ def plan_that_fits(
                 if other.fits(free):
                     return other
     place, size = next((place, size) for place, size in first.needs.items() if size > free.get(place, size))
-    start = (
-        f"a pass of {model.name} over these texts takes {_size(size)} {_at(place)}, and {_size(free[place])} are free"
-    )
+    there = f"{size_text(size)} {_at(place)}, and {size_text(free[place])} are free"
+    start = f"a pass of {model.name} over these texts takes {there}"
     few: dict[str, Any] = {"batch_size": 1, **({"sums_on": "cpu"} if model.device.type == "cuda" else {})}
     for also in ({}, few):  # alone, or with the smallest batches
         for changes, words in _changes(first, settings):
@@ -396,7 +395,7 @@ def free_memory(device: "torch.device | None" = None) -> int | None:
     return min(found, default=None)
 
 
-def _size(size: int) -> str:
+def size_text(size: float) -> str:
     """Return bytes in words."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
 

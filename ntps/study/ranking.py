@@ -27,7 +27,7 @@ from ntps.errors import LARGEST, NtpsError, one_of, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.load import find_device, weight_bytes
 from ntps.models.passes import FILE
-from ntps.models.plan import free_memory, parse_layers
+from ntps.models.plan import free_memory, parse_layers, size_text
 from ntps.models.pretrained import DTYPES
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
 from ntps.scoring.headline import baselines_of, curve_of, label_values, layer_readouts, predictions_of, probe_of
@@ -242,7 +242,7 @@ class _Reader:
         entrants, began, done = [], time.monotonic(), 0.0
         for number, name in enumerate(sizes, 1):
             if len(sizes) > 1:
-                size = "" if math.isnan(sizes[name]) else f", {sizes[name] / 1e6:,.0f} MB of weights"
+                size = "" if math.isnan(sizes[name]) else f", {size_text(sizes[name])} of weights"
                 left = (time.monotonic() - began) * sum(list(sizes.values())[number - 1 :]) / done if done else math.nan
                 expected = "" if math.isnan(left) else f", about {_duration(left)} left"
                 logger.info("model %d of %d: %s%s%s.", number, len(sizes), name, size, expected)
@@ -296,7 +296,7 @@ class _Reader:
         """
         memory = free_memory() if str(self.device or "cpu") == "cpu" else None
         if memory is not None and size > memory:
-            raise NtpsError(f"its weights take {size / 1e9:.1f} GB, and {memory / 1e9:.1f} GB of memory are free.")
+            raise NtpsError(f"its weights take {size_text(size)}, and {size_text(memory)} of memory are free.")
 
 
 def _size(model: Any) -> float:

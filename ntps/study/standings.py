@@ -428,11 +428,12 @@ class Ranking:
         learning = self.best.learning
         if learning is None or math.isnan(learning.twice):
             return ""
-        low, high = learning.gain_interval
+        low, high = map(_signed, learning.gain_interval)
+        change = "of less than a point" if low == high == "0" else f"of {low} to {high} points"
         more = "labelled texts" if self.kind == "multilabel" else self._labels
         return (
             f"With twice as many {more}, {self.best.name} would read about R² {fixed(learning.twice, 2)}, "
-            f"a change of {_signed(low)} to {_signed(high)} points."
+            f"a change {change}."
         )
 
     def _next_token(self) -> str:

@@ -198,7 +198,15 @@ def test_on_a_gpu_sums_move_and_batches_shrink_before_anything_is_refused(tiny_l
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [([1.0, 0.5], None), ([0.5, 1.0], 2), ([9.0, 0.1], 18), ([0.2], None), ([0.1, 0.1, 99], None)]
+    ("seconds", "said"),
+    [
+        ([1.0, 0.5], None),
+        ([0.5, 1.0], "2 minutes"),
+        ([0.5, 0.6], "1 minute"),
+        ([9.0, 0.1], "18 minutes"),
+        ([0.2], None),
+        ([0.1, 0.1, 99], None),
+    ],
 )
 def test_a_long_pass_says_how_long(tiny_llama, monkeypatch, caplog, seconds, said):
     clock = [0.0]
@@ -208,9 +216,7 @@ def test_a_long_pass_says_how_long(tiny_llama, monkeypatch, caplog, seconds, sai
         for took in seconds:
             clock[0] += took
             foresight.add(100)
-    expected = (
-        [] if said is None else [f"about {said} minutes: 24 texts, 444 tokens, 4 layers; 1.2 MB beside the model."]
-    )
+    expected = [] if said is None else [f"about {said}: 24 texts, 444 tokens, 4 layers; 1.2 MB beside the model."]
     assert [record.getMessage() for record in caplog.records] == expected
 
 

@@ -358,14 +358,14 @@ def test_whatever_one_model_does_the_others_go_on(models, task, monkeypatch, err
 def test_weights_beyond_the_memory_of_the_machine_are_not_read(models, task, monkeypatch):
     monkeypatch.setattr(ranking, "weight_bytes", lambda model: 10**18 if str(model).endswith("gpt") else 10)
     found = rank(task, models, settings=SETTINGS)
-    assert "1000000000.0 GB" in found.failed["gpt"]
+    assert "1,000,000,000.0 GB" in found.failed["gpt"]
 
 
 def test_weights_that_are_loaded_need_no_more_memory(models, task, monkeypatch):
     loaded = ranking.load_model(models[0])
     monkeypatch.setattr(ranking, "free_memory", lambda: 10)
     found = rank(task, [loaded, models[1]], settings=SETTINGS)
-    assert len(found.models) == 1 and "0.0 GB of memory are free" in next(iter(found.failed.values()))
+    assert len(found.models) == 1 and "0.0 MB of memory are free" in next(iter(found.failed.values()))
 
 
 def test_a_control_that_fails_is_left_out(models, task, monkeypatch, caplog):
@@ -472,6 +472,8 @@ def test_sentences_of_words_that_do_the_work():
     said = " ".join(unsure.sentences())
     assert f"cannot be told from a on these texts ({100 * high:.0f} points behind to {-100 * low:.0f} ahead)" in said
     assert "a would read about R² 0.57, a change of +9 to +13 points" in said
+    flat = replace(unsure.best, learning=replace(unsure.best.learning, gain_interval=(-0.004, 0.004)))
+    assert "a change of less than a point." in " ".join(replace(unsure, models=(flat,)).sentences())
 
 
 @pytest.mark.parametrize(
