@@ -459,7 +459,8 @@ class Ranking:
             notes.append(f"{listed(encoders)} {verb} no share through V: {pronoun}.")
         cut = [f"{model.n_truncated:,} for {model.name}" for model in self.models if model.n_truncated]
         if cut:
-            notes.append(f"Texts that were too long and were cut: {listed(cut)}.")
+            whole = "; TF-IDF read them whole" if self._words is not None else ""
+            notes.append(f"Texts that were too long and were cut: {listed(cut)}{whole}.")
         spectra = [
             f"{model.name}: effective rank {fixed(model.spectrum.effective_rank, 0)}, decay "
             f"{fixed(model.spectrum.decay, 2)}, {percent(model.spectrum.loudest)} along the loudest direction"

@@ -472,6 +472,7 @@ def test_sentences_of_words_that_do_the_work():
     said = " ".join(unsure.sentences())
     assert f"cannot be told from a on these texts ({100 * high:.0f} points behind to {-100 * low:.0f} ahead)" in said
     assert "a would read about R² 0.57, a change of +9 to +13 points" in said
+    assert "were cut: 3 for a; TF-IDF read them whole." in " ".join(unsure.notes())
     flat = replace(unsure.best, learning=replace(unsure.best.learning, gain_interval=(-0.004, 0.004)))
     assert "a change of less than a point." in " ".join(replace(unsure, models=(flat,)).sentences())
 
