@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntps.scoring.probes import CS, check_features, choose_c, column_scaling, one_thread
+from ntps.scoring.probes import CS, check_features, choose_c, column_scaling, one_thread, quiet_fits
 
 
 class Readout(torch.nn.Module):
@@ -61,17 +61,13 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
     Raises:
         NtpsError: If features are not finite, or a single class occurs.
     """
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     x, y = check_features(features, labels)
     present = np.unique(labels)
     mean, scale = column_scaling(x)
     scaled = ((x - mean) * scale).astype(np.float32)
-    with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe stopped early is still a probe
+    with one_thread(), quiet_fits():
         probe = LogisticRegression(C=choose_c(scaled, y, list(CS), 3, seed), tol=1e-4, max_iter=300).fit(scaled, y)
     weights, bias = np.asarray(probe.coef_), np.asarray(probe.intercept_)
     if len(present) == 2:  # scikit-learn gives one row, the log odds of the second class: split it evenly

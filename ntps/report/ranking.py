@@ -24,7 +24,7 @@ from ntps.report.plots import COLORS, MARKERS, as_label, legend_below, new_axes
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.results import label_columns
-from ntps.study.standings import RankedModel, Ranking, points, ranges, short_count
+from ntps.study.standings import RankedModel, Ranking, layer_in_words, points, short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,6 +134,7 @@ def _section(ranking: Ranking, suffix: str) -> dict[str, Any]:
         "labels": html_table(label_columns(), ranking.best.labels) if ranking.best.labels else "",
         "pictures": pictures,
         "learning": _learning(ranking),
+        "trend": _has_trend(ranking),
         "hard": html_table(_hard_columns(ranking.kind), ranking.hard_texts) if ranking.hard_texts else "",
         "hard_words": _HARD_WORDS[ranking.kind],
         "settings": settings_table(ranking.settings),
@@ -161,8 +162,7 @@ def _columns(ranking: Ranking) -> list[Column]:
     return [
         Column("group", place),
         Column("model", attrgetter("name"), words=True),
-        Column("layer", of_model(attrgetter("layer"))),
-        Column("ties", of_model(lambda row: ranges(row.tied))),
+        Column("layer (ties)", of_model(layer_in_words)),
         Column("R²", attrgetter("r2")),
         Column("95 % interval", lambda row: interval_text(row.interval)),
         Column("behind the best", behind, words=True),
@@ -211,7 +211,9 @@ def _learning(ranking: Ranking) -> Markup | str:
 
     columns = [Column("model", itemgetter(0), words=True)]
     columns += [Column(f"{number:,} texts", at(index)) for index, number in enumerate(rows[0][1].n)]
-    return html_table([*columns, Column("twice as many, expected", twice)], rows)
+    if _has_trend(ranking):
+        columns.append(Column("twice as many, expected", twice))
+    return html_table(columns, rows)
 
 
 def plot_ranking(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
@@ -261,8 +263,9 @@ def plot_depths(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
         fresh = ranking.fresh_weights
         ax.plot(*_by_depth(fresh), ":", color=COLORS["random"], label=as_label(fresh.name))
     ax.set(xlabel="depth: 0 is the embedding, 1 the last layer", ylabel="R² on held-out texts", xlim=(-0.03, 1.03))
-    lowest = min(value.r2 for model in ranking.models for value in model.layers)
-    ax.set_ylim(max(-0.5, min(-0.03, lowest - 0.03)), 1.03)
+    values = [value.r2 for model in (*ranking.models, *filter(None, [ranking.fresh_weights])) for value in model.layers]
+    highest = 1.03 if max(values) > 0.5 else 1.1 * max(*values, 0.1)  # low values are shown larger
+    ax.set_ylim(max(-0.5, min(-0.03, min(values) - 0.03)), highest)
     legend_below(ax)
     return ax
 
@@ -287,17 +290,24 @@ def plot_learning(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
         if curve is None:
             continue
         ax.plot(curve.n, curve.r2, lw=1.5, ms=4, label=as_label(model.name), **style)
-        ticks |= {*curve.n, 2 * curve.n[-1]}
+        ticks |= {*curve.n}
         if not math.isnan(curve.twice):
+            ticks |= {2 * curve.n[-1]}
             twice = 2 * curve.n[-1] * (1 + 0.02 * index)  # side by side, so that no interval hides another
             ax.plot([curve.n[-1], twice], [curve.r2[-1], curve.twice], "--", lw=1, color=style["color"])
             ax.vlines(twice, *curve.interval, color=style["color"], lw=1.5)
     ax.set_xscale("log", base=2)
     ax.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
     ax.minorticks_off()
-    ax.set(xlabel="labelled texts to learn from; dashed: expected", ylabel="R² on held-out texts")
+    dashed = "; dashed: expected" if _has_trend(ranking) else ""
+    ax.set(xlabel=f"labelled texts to learn from{dashed}", ylabel="R² on held-out texts")
     legend_below(ax)
     return ax
+
+
+def _has_trend(ranking: Ranking) -> bool:
+    """Whether some learning curve says what twice as many texts would bring."""
+    return any(model.learning is not None and not math.isnan(model.learning.twice) for model in ranking.models)
 
 
 def _styles(ranking: Ranking) -> list[tuple[RankedModel, dict[str, Any]]]:

@@ -60,6 +60,14 @@ class Labels:
         return kind_of(self.values)
 
     @property
+    def class_sizes(self) -> tuple[int, ...]:
+        """Number of texts of each class, or with each of several labels; empty for real values."""
+        if self.kind == "regression":
+            return ()
+        several = self.kind == "multilabel"
+        return tuple((self.values.sum(0) if several else np.bincount(self.values, minlength=self.n_classes)).tolist())
+
+    @property
     def targets(self) -> torch.Tensor:
         """(m, c) float64: one-hot classes; real values (c = 1), or several labels, of mean 0 and variance 1 each.
 

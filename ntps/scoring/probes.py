@@ -9,7 +9,7 @@ Measures that need no probe are in `ntps.scoring.measures`.
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NoReturn
@@ -161,14 +161,12 @@ def training_probe(features: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     Raises:
         NtpsError: If features are not finite, or a single class occurs.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LinearRegression, LogisticRegression
 
     x, y = check_features(features, labels)
     x = standardize(x, x)[0]
     one_hot = np.eye(int(y.max()) + 1)[y]
-    with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with one_thread(), quiet_fits():
         logistic = LogisticRegression(solver="saga", C=1, tol=0.01, max_iter=1000, random_state=0).fit(x, y)
         residuals = one_hot - LinearRegression().fit(x, one_hot).predict(x)
     return {"training_accuracy": float(logistic.score(x, y)), "training_error": float(np.square(residuals).mean())}
@@ -359,11 +357,21 @@ def choose_c(x: np.ndarray, y: np.ndarray, cs: Sequence[float], folds: int, seed
     return cs[int(loss.mean(0).argmin())]
 
 
+@contextmanager
+def quiet_fits() -> Iterator[None]:
+    """Fit logistic regressions without warnings: one stopped early is still a probe, and classes may be many."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
+
+
 def logistic_path(
     x: np.ndarray, y: np.ndarray, cs: Sequence[float], test: np.ndarray, n_classes: int
 ) -> Iterator[np.ndarray]:
     """Yield class probabilities (len(test), n_classes) for each C, each fit starting from the one before."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     present = np.unique(y)
@@ -374,8 +382,7 @@ def logistic_path(
         if len(present) == 1:
             probabilities[:, present] = 1
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # a probe stopped at 300 steps is still a probe
+            with quiet_fits():
                 model.set_params(C=c).fit(x, y)
             probabilities[:, present] = model.predict_proba(test)
         yield probabilities

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -36,6 +36,29 @@ _OPTIONAL = (
 )  # fmt: skip
 _FEW = 200  # texts below which intervals are somewhat narrow (`python -m benchmarks.coverage`)
 _ENOUGH = 10  # texts per direction from which in-sample losses say something of other texts
+
+
+def held_out_limits(kind: str, n_texts: int, sizes: Mapping[str, int], folds: int) -> list[str]:
+    """Return what limits numbers on held-out texts: no accuracy, few texts, rare classes.
+
+    Args:
+        kind: Of the labels.
+        n_texts: Number of labelled texts.
+        sizes: Number of texts of each class, or with each of several labels; empty for real values.
+        folds: Number of folds.
+    """
+    notes = [NO_ACCURACY[kind]] if kind in NO_ACCURACY else []
+    if n_texts < _FEW:
+        far = ", less where a few values lie far from the others" if kind == "regression" else ""
+        notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %{far}.")
+    rare = [f"{name!r} ({size})" for name, size in sizes.items() if 0 < size < folds]
+    if rare:
+        named = listed(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        rarity = "such a class hardly counts in these numbers"
+        if kind == "multilabel":
+            rarity = "R² of such a label, which counts like any other in the mean, says little"
+        notes.append(f"Fewer texts than folds: {named}; {rarity}.")
+    return notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,8 +400,8 @@ class ScoreResult:
         labels = "values" if self.kind == "regression" else "labels"
         if self.best is None:
             text = (
-                f"No layer holds these {labels}: on texts it was not fitted on, a linear readout is no better than "
-                f"{'their mean' if self.kind == 'regression' else 'the label frequencies'} ({r2})."
+                f"No layer holds these {labels}: on texts it was not fitted on, a linear readout is not clearly better "
+                f"than {'their mean' if self.kind == 'regression' else 'the label frequencies'} ({r2})."
             )
         else:
             guess = (
@@ -435,22 +458,11 @@ class ScoreResult:
 
     def notes(self) -> list[str]:
         """Return what limits these numbers: few texts, rare classes, repeated texts, texts without a label."""
-        notes = [NO_ACCURACY[self.kind]] if self.kind in NO_ACCURACY and self.held_out else []
-        if self.held_out and self.n_texts < _FEW:
-            far = ", less where a few values lie far from the others" if self.kind == "regression" else ""
-            notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %{far}.")
-        sizes = self.metadata.get("class_sizes", ())
-        rare = [
-            f"{name!r} ({size})"
-            for name, size in zip(self.metadata.get("classes", ()), sizes, strict=False)
-            if 0 < size < self.settings.get("folds", 0)
-        ]
-        if rare:
-            named = listed(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-            rarity = "such a class hardly counts in these numbers"
-            if self.kind == "multilabel":
-                rarity = "R² of such a label, which counts like any other in the mean, says little"
-            notes.append(f"Fewer texts than folds: {named}; {rarity}.")
+        notes = []
+        if self.held_out:
+            facts = self.metadata
+            sizes = dict(zip(facts.get("classes", ()), facts.get("class_sizes", ()), strict=False))
+            notes += held_out_limits(self.kind, self.n_texts, sizes, self.settings.get("folds", 0))
         if self.metadata.get("n_repeated"):
             notes.append(
                 f"{self.metadata['n_repeated']:,} of {self.n_texts:,} texts repeat another one; equal texts share a "
@@ -478,9 +490,7 @@ class ScoreResult:
     @property
     def classes_in_words(self) -> str:
         """How many classes there are: "3 classes", "2 of 3 classes" where a sample has lost one; "real values"."""
-        n_present = sum(size > 0 for size in self.metadata.get("class_sizes", ()))
-        lost = f"{n_present} of " if 0 < n_present < self.n_classes else ""
-        return f"{lost}{labels_in_words(self.kind, self.n_classes)}"
+        return labels_in_words(self.kind, self.n_classes, self.metadata.get("class_sizes", ()))
 
     def __str__(self) -> str:
         return f"{self._title()}\n\n{self.to_text()}"

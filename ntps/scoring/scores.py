@@ -253,9 +253,7 @@ def _described(labels: Labels) -> dict[str, Any]:
             found = {"mean": values.mean(), "standard_deviation": values.std()}
         found |= {"min": values.min(), "max": values.max()}
         return {"values": {name: float(value) for name, value in found.items()}}
-    several = labels.kind == "multilabel"
-    sizes = values.sum(0) if several else np.bincount(values, minlength=labels.n_classes)
-    return {"classes": list(labels.classes), "class_sizes": sizes.tolist()}
+    return {"classes": list(labels.classes), "class_sizes": list(labels.class_sizes)}
 
 
 def score_layers(

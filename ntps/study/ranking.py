@@ -343,11 +343,13 @@ def _rank_column(
         winner = next(entrant for entrant in entrants if entrant.name == best.name)
         fresh = _fresh_weights(winner, labels_for(winner), fold_of, task, reader)
     texts = [task.texts[i] for i in chosen]
-    baselines = baselines_of(texts, labels_for(entrants[0]), fold_of, best.choice.readout)
+    labels = labels_for(entrants[0])
+    baselines = baselines_of(texts, labels, fold_of, best.choice.readout)
     return Ranking(
         task=task.name,
         label_column=column.name,
         classes=column.classes,
+        class_sizes=labels.class_sizes,
         n_texts=len(chosen),
         n_left_out=int(column.labelled.sum()) - len(chosen),
         models=models,
@@ -356,7 +358,7 @@ def _rank_column(
         behind=behind,
         baselines=baselines,
         fresh_weights=fresh,
-        hard_texts=_hard_texts(task, labels_for(entrants[0]), chosen, models),
+        hard_texts=_hard_texts(task, labels, chosen, models),
         settings={**asdict(settings), "folds": int(fold_of.max()) + 1},
         kind=column.kind,
     )

@@ -16,7 +16,7 @@ from ntps.scoring.learning import LearningCurve
 from ntps.scoring.measures import Spectrum
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import Comparison, LayerChoice, compare_readouts
-from ntps.scoring.results import NO_ACCURACY, LabelValue, label_columns
+from ntps.scoring.results import LabelValue, held_out_limits, label_columns
 from ntps.tasks.task import labels_in_words
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 POINT = 0.01  # of R^2, in sentences
 _SHORTEST_NAME = 12
+_TIED_WIDTH = 10  # characters of tied layers in a table
 _CLOSE = 0.03  # of R^2: a baseline within this of a model leaves it little to do
 _NO_V = "it reads later tokens and predicts no next one"
 
@@ -191,6 +192,7 @@ class Ranking:
         label_column: The label column's name.
         kind: `"classification"`, `"regression"` or `"multilabel"`.
         classes: Its classes, or the names of several labels; none for real values.
+        class_sizes: Number of judged texts of each class, or with each of several labels; none for real values.
         n_texts: Number of texts judged: those with a label and, for every model, a token.
         n_left_out: Number of labelled texts in which some model finds no token.
         models: The models, best first.
@@ -208,6 +210,7 @@ class Ranking:
     task: str
     label_column: str
     classes: tuple[str, ...]
+    class_sizes: tuple[int, ...]
     n_texts: int
     n_left_out: int
     models: tuple[RankedModel, ...]
@@ -255,6 +258,7 @@ class Ranking:
                 "label_column": self.label_column,
                 "kind": self.kind,
                 "classes": self.classes or None,
+                "class_sizes": self.class_sizes or None,
                 "n_texts": self.n_texts,
                 "n_left_out": self.n_left_out,
                 "best": self.best.name if self.holds else None,
@@ -346,11 +350,16 @@ class Ranking:
             words = self._words
             aside = ""
             if words is not None and words.interval[0] > 0:
-                aside = f" {self._tfidf} reads {_r2(words)}: the words say what no model's states do."
+                low, _ = compare_readouts(words.readout, self.best.choice.readout).interval
+                aside = (
+                    f" {self._tfidf} is ({_r2(words)}), though it cannot be told from {self.best.name} on these texts."
+                )
+                if low > 0:
+                    aside = f" {self._tfidf} is ({_r2(words)}): the words say what no model's states do."
             guess = "their mean" if self.kind == "regression" else "the label frequencies"
             return [
                 f"No model holds these {self._labels}: on texts it was not fitted on, the best readout "
-                f"({self.best.name}) is no better than {guess} ({_r2(self.best)}).{aside}"
+                f"({self.best.name}) is not clearly better than {guess} ({_r2(self.best)}).{aside}"
             ]
         sentences = [self._order(), *self._beside()]
         return [sentence for sentence in (*sentences, self._more_labels(), self._next_token()) if sentence]
@@ -451,8 +460,8 @@ class Ranking:
     def notes(self) -> list[str]:
         """Return what limits the ranking: models that failed, texts that were left out or cut, encoders without V."""
         notes = [f"Not ranked: {name}: {reason}" for name, reason in self.failed.items()]
-        if self.kind in NO_ACCURACY:
-            notes.append(NO_ACCURACY[self.kind])
+        sizes = dict(zip(self.classes, self.class_sizes, strict=True))
+        notes += held_out_limits(self.kind, self.n_texts, sizes, self.settings["folds"])
         encoders = [model.name for model in self.models[1:] if not model.causal]
         if encoders:
             verb, pronoun = ("has", _NO_V) if len(encoders) == 1 else ("have", "they read later tokens")
@@ -476,7 +485,7 @@ class Ranking:
     @property
     def counts(self) -> str:
         """How much was read: "400 texts, 2 classes, 3 models"."""
-        kind = labels_in_words(self.kind, len(self.classes))
+        kind = labels_in_words(self.kind, len(self.classes), self.class_sizes)
         return f"{self.n_texts:,} texts, {kind}, {counted(len(self.models), 'model')}"
 
     def _title(self) -> str:
@@ -525,6 +534,14 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(word for run in words for word in run)
 
 
+def layer_in_words(model: RankedModel) -> str:
+    """Return a model's best layer and those that tie with it: "7", "7 (= 5, 8-10)", "7 (= 12 others)"."""
+    tied = ranges(model.tied)
+    if len(tied) > _TIED_WIDTH:
+        tied = f"{len(model.tied)} others"
+    return f"{model.layer} (= {tied})" if tied else str(model.layer)
+
+
 def _name_in(room: int) -> Callable[[Any], str]:
     return lambda row: shortened(row.name, room)
 
@@ -543,7 +560,7 @@ def _r2(row: RankedModel | Predictor) -> str:
 def _layers(row: Any) -> str | None:
     if not isinstance(row, RankedModel):
         return None
-    return f"{row.layer} (= {ranges(row.tied)})" if row.tied else str(row.layer)
+    return layer_in_words(row)
 
 
 def _with_half_width(row: Any) -> str:

@@ -310,9 +310,12 @@ def strata(values: np.ndarray) -> np.ndarray:
     return values if kind_of(values) == "classification" else np.zeros(len(values), dtype=np.int64)
 
 
-def labels_in_words(kind: str, number: int) -> str:
-    """Return "3 classes", "real values" or "3 labels"."""
-    return {"classification": f"{number} classes", "regression": "real values"}.get(kind, counted(number, "label"))
+def labels_in_words(kind: str, number: int, sizes: Sequence[int] = ()) -> str:
+    """Return "3 classes", "2 of 3 classes" where only so many have a size above 0, "real values" or "3 labels"."""
+    present = sum(size > 0 for size in sizes)
+    lost = f"{present} of " if 0 < present < number else ""
+    words = {"classification": f"{number} classes", "regression": "real values"}.get(kind, counted(number, "label"))
+    return f"{lost}{words}"
 
 
 def fingerprint_texts(texts: Sequence[str]) -> str:

@@ -140,7 +140,8 @@ def make_ranking(
     judged = [ranked_model(name, value, rng, causal=not name.startswith("bert"), n=n) for name, value in given.items()]
     models, groups, behind = in_order(judged)
     return Ranking(
-        task="task", label_column=label_column, classes=("a", EVIL), n_texts=n, n_left_out=2, models=models,
+        task="task", label_column=label_column, classes=("a", EVIL), class_sizes=(n - n // 2, n // 2),
+        n_texts=n, n_left_out=2, models=models,
         failed={"broken": f"no {EVIL}"}, groups=groups, behind=behind,
         baselines=(classifier("TF-IDF", tfidf, rng, n=n), classifier("label frequencies", 0.0, rng, n=n)),
         fresh_weights=ranked_model(f"{models[0].name}, random weights", 0.2, rng, n=n),

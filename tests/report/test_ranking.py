@@ -1,6 +1,7 @@
 """The page of a ranking: whole, escaped, with every picture; pictures of one model and of many."""
 
 import json
+import math
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -63,6 +64,21 @@ def test_texts_that_every_model_gets_wrong_are_shown_by_kind(sketches, tmp_path)
     write_ranking(replace(ranking, kind="regression", hard_texts=(one,)), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "<td>1234</td><td>0.3333</td><td>2.5</td>" in page and "<b>Off by</b>" in page and "Margin" not in page
+
+
+def test_low_values_are_drawn_larger_and_no_trend_is_promised_where_there_is_none(sketches, tmp_path):
+    ranking = make_ranking({"one": 0.1, "two": 0.05})
+    assert plot_depths(replace(ranking, fresh_weights=None)).get_ylim()[1] < 0.2
+    assert plot_depths(make_ranking({"one": 0.8})).get_ylim()[1] > 1
+    assert "expected" in plot_learning(ranking).get_xlabel()
+    models = [replace(model, learning=replace(model.learning, twice=math.nan)) for model in ranking.models]
+    flat = replace(ranking, models=tuple(models))
+    ax = plot_learning(flat)
+    assert "expected" not in ax.get_xlabel() and max(ax.get_xticks()) == models[0].learning.n[-1]
+    for found, expected in ((ranking, True), (flat, False)):
+        write_ranking(found, tmp_path)
+        page = (tmp_path / "report.html").read_text()
+        assert ("twice as many, expected" in page) == expected and ("give no trend" in page) != expected
 
 
 @pytest.mark.parametrize("plot", [plot_ranking, plot_depths, plot_learning])

@@ -1,13 +1,17 @@
 """Classifiers out of fold: frequencies, words and probes against scikit-learn by hand, C chosen by other folds."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from ntps.scoring import assign_folds
+from ntps.finetune.head import fit_readout
+from ntps.scoring import assign_folds, linear_probe
 from ntps.scoring import predictors as module
 from ntps.scoring.predictors import PROBE_CS, TFIDF_CS, judge, means, probe_layers, tfidf
+from ntps.scoring.probes import knn_accuracy, training_probe
 from ntps.scoring.readouts import Readout
 
 
@@ -197,3 +201,17 @@ def test_a_class_that_no_training_text_has():
     found = probe_layers(lambda _: states, labels, fold_of, np.zeros(7, dtype=int))
     assert found.shape == (7, 3) and found[6, 2] == 0 and np.allclose(found.sum(1), 1)
     assert np.isfinite(judge("p", found, labels, reference(labels, fold_of)).log_loss)
+
+
+def test_many_classes_of_few_texts_are_no_reason_to_warn():
+    """scikit-learn takes more classes than half the texts for a regression, and says so at every fit."""
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.arange(14), np.zeros(6, dtype=int)])
+    fold_of, x = assign_folds(labels, 3), rng.normal(size=(20, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tfidf([f"word{label}" for label in labels], labels, fold_of).shape == (20, 14)
+        assert probe_layers(lambda _: x, labels, fold_of, np.zeros(20, dtype=int)).shape == (20, 14)
+        assert 0 <= linear_probe(x, labels).accuracy <= 1 and 0 <= knn_accuracy(x, labels) <= 1
+        assert training_probe(x, labels)
+        assert fit_readout(x, labels, 14)

@@ -477,6 +477,37 @@ def test_sentences_of_words_that_do_the_work():
     assert "a change of less than a point." in " ".join(replace(unsure, models=(flat,)).sentences())
 
 
+def test_sentences_where_no_model_holds_the_labels():
+    """Words may hold them: more than every model, or not to be told from the best one."""
+    nothing = make_ranking({"a": 0.001}, tfidf=0.9, n=40)
+    said = " ".join(nothing.sentences())
+    assert "the best readout (a) is not clearly better than the label frequencies (R² 0.00 [" in said
+    assert "TF-IDF with logistic regression is (R² 0.90 [" in said and "the words say what no model's states do" in said
+    near = replace(nothing.best.choice.readout, errors=nothing.best.choice.readout.errors * 0.5)
+    held = replace(nothing.baselines[0], readout=near, r2=near.r2, interval=(0.01, 0.9))
+    unsure = replace(nothing.best.choice.readout, errors=nothing.best.choice.readout.errors[::-1] * 1.0)
+    models = (replace(nothing.best, choice=replace(nothing.best.choice, readout=unsure)),)
+    near = replace(held, readout=replace(near, errors=unsure.errors * 0.999))
+    said = " ".join(replace(nothing, models=models, baselines=(near,)).sentences())
+    assert "though it cannot be told from a on these texts." in said
+
+
+def test_only_classes_of_the_texts_judged_are_counted_and_rare_ones_are_named():
+    found = replace(make_ranking(), classes=("a", "b", "c"), class_sizes=(37, 0, 3))
+    assert found.counts == "40 texts, 2 of 3 classes, 3 models"
+    assert found.to_dict()["class_sizes"] == [37, 0, 3]
+    notes = " ".join(found.notes())
+    assert "Fewer texts than folds: 'c' (3);" in notes and "With fewer than 200 texts" in notes
+
+
+def test_many_layers_that_tie_leave_the_names_their_room():
+    found = make_ranking({"a-model-with-a-name": 0.5, "another": 0.4})
+    tied = replace(found.best, choice=replace(found.best.choice, tied=(0, 4, 6, 8, 10, 12, 14)))
+    text = replace(found, models=(tied, *found.models[1:])).to_text()
+    assert "2 (= 7 others)" in text and "a-model-with-a-name " in text and "label frequencies" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
