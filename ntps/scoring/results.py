@@ -53,7 +53,7 @@ def held_out_limits(kind: str, n_texts: int, sizes: Mapping[str, int], folds: in
         notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %{far}.")
     rare = [f"{name!r} ({size})" for name, size in sizes.items() if 0 < size < folds]
     if rare:
-        named = listed(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        named = listed(rare[:5] + ([f"{len(rare) - 5} more"] if len(rare) > 5 else []))
         rarity = "such a class hardly counts in these numbers"
         if kind == "multilabel":
             rarity = "R² of such a label, which counts like any other in the mean, says little"

@@ -187,7 +187,7 @@ def test_notes_name_what_limits_the_numbers():
     assert "'b' (3) and 'c' (3)" in rare and "'a'" not in rare
     assert "1,234 of 200" in repeated and unlabelled.startswith("7 texts")
     result.metadata.update(class_sizes=[2] * 9, classes=list("abcdefghi"))
-    assert "'e' (2) and 4 more" in result.notes()[0]
+    assert "'d' (2), 'e' (2) and 4 more;" in result.notes()[0]
     assert max(map(len, result.to_text().splitlines())) <= 80
     result.metadata.update(class_sizes=[0, 4, 5])  # a class without texts, one of as many texts as folds
     assert len(result.notes()) == 2
