@@ -105,9 +105,9 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
     return html_table([Column("setting", itemgetter(0), words=True), Column("value", itemgetter(1), words=True)], rows)
 
 
-def interval_text(interval: tuple[float, float]) -> str:
-    """Return an interval as [low, high], three decimals each."""
-    return f"[{fixed(interval[0])}, {fixed(interval[1])}]"
+def interval_text(interval: tuple[float, float], digits: int = 3) -> str:
+    """Return an interval as [low, high]."""
+    return f"[{fixed(interval[0], digits)}, {fixed(interval[1], digits)}]"
 
 
 def csv_text(frame: "pd.DataFrame") -> str:

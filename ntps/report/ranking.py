@@ -157,20 +157,20 @@ def _columns(ranking: Ranking) -> list[Column]:
 
     def probe_interval(row: RankedModel | Predictor) -> str | None:
         probe = row.probe if isinstance(row, RankedModel) else row
-        return None if ranking.kind != "classification" or probe is None else interval_text(probe.accuracy_interval)
+        return None if ranking.kind != "classification" or probe is None else interval_text(probe.accuracy_interval, 2)
 
     return [
         Column("group", place),
         Column("model", attrgetter("name"), words=True),
         Column("layer (ties)", of_model(layer_in_words)),
         Column("R²", attrgetter("r2")),
-        Column("95 % interval", lambda row: interval_text(row.interval)),
+        Column("95 % interval", lambda row: interval_text(row.interval, 2)),
         Column("behind the best", behind, words=True),
-        Column("accuracy", attrgetter("accuracy")),
+        Column("accuracy", attrgetter("accuracy"), digits=2),
         Column("95 % interval", probe_interval),
         Column("R² through V", of_model(lambda row: row.through_v.r2 if row.through_v else None)),
         Column("NTPS (chance)", of_model(_ntps)),
-        Column("parameters", of_model(lambda row: short_count(row.n_parameters))),
+        Column("size", of_model(lambda row: short_count(row.n_parameters))),
         Column("seconds", of_model(attrgetter("seconds")), digits=1),
     ]
 
