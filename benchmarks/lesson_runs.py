@@ -29,7 +29,7 @@ LEFT_OUT_OF_LAYERS = ("curve", "interval")  # long, and no lesson reads them
 
 def trimmed(run: LoraResult) -> dict[str, Any]:
     """Return a run as JSON values, without what no lesson reads and without paths."""
-    row = json.loads(run.to_json(), parse_float=lambda text: round(float(text), 6))
+    row = json.loads(run.to_json(), parse_float=lambda text: round(float(text), 9))
     for name in ("schema_version", "kind", "gain"):
         del row[name]
     for when in ("before", "after"):
