@@ -18,7 +18,7 @@ ONE_BY_ONE := -n 2 --dist=load --maxschedchunk=1
 OFFLINE := not browser and not notebooks and not gpu
 
 .PHONY: help demo test test-fast test-long test-lowest lint lab notebooks exercises wheel class wheelhouse \
-	test-notebooks test-browser bench clean
+	test-notebooks test-browser site test-site bench clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -96,7 +96,19 @@ test-notebooks: $(VENV)/.test ## Execute every solution from its .py, within its
 	$(PYTEST) $(ONE_BY_ONE) -m notebooks tests/notebooks
 
 test-browser: $(VENV)/.dev ## Run every lesson and use its panels in a real browser (Debian: apt-get install chromium).
-	$(PYTEST) $(ONE_BY_ONE) -m browser tests/browser
+	$(PYTEST) $(ONE_BY_ONE) -m browser tests/browser/test_browser.py
+
+$(VENV)/.site: $(VENV)/.dev
+	$(INSTALL) --editable '.[browser,dev,notebooks,site,test]'
+	@touch $@
+
+site: $(VENV)/.site ## Build the site into build/site: lessons with panels, reference, results; any file server shows it.
+	rm -rf build/static build/site
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.panels build/static/panels
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . build/site
+
+test-site: site ## Use every page of the site in a real browser (Debian: apt-get install chromium).
+	$(PYTEST) -m browser tests/browser/test_site.py
 
 bench: $(VENV)/.test ## Measure the ratios of docs/results.md; writes benchmarks/results/latest.json.
 	$(BIN)/python -m benchmarks

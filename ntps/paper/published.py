@@ -123,12 +123,12 @@ def correlations(
     """Return rank correlations of NTPS with accuracy, error and LoRA gain, as in the paper, with what it leaves out.
 
     Views, in the column `view`:
-        `model`: one model over the 12 data sets: the paper's numbers, with interval and permutation p-value
-            (`spearman`).
-        `within`: mean of those over models; the null permutes data sets jointly over models, the interval is a
-            jackknife over data sets (`grid_spearman`). The one number to quote.
-        `pooled`: all 96 points ranked together, with the joint null: mixes differences among models in.
-        `pooled, naive`: the same taken as 96 independent points: shown because it is tempting, and wrong.
+
+    - `model`: one model over the 12 data sets: the paper's numbers, with interval and permutation p-value (`spearman`).
+    - `within`: mean of those over models; the null permutes data sets jointly over models, the interval is a jackknife
+      over data sets (`grid_spearman`). The one number to quote.
+    - `pooled`: all 96 points ranked together, with the joint null: mixes differences among models in.
+    - `pooled, naive`: the same taken as 96 independent points: shown because it is tempting, and wrong.
 
     Args:
         frame: A table like `results()`, which is the default.

@@ -40,7 +40,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
     Features are not centred and there is no intercept, as in the paper.
 
     Public implementations disagree when n < d (-0.81 against 25.2 on the same data), so this follows the definition.
-    The evidence in weight space is (d log alpha + n log beta - log |alpha I + beta F^T F| - ...) / 2. The determinant
+    By weights the evidence is (d log alpha + n log beta - log det(alpha I + beta F^T F) - ...) / 2. The determinant
     has size d: its d - n directions without data contribute (d - n) log alpha, which cancels as much of d log alpha.
     Implementations that sum over the n singular values only are too large by (d - n) log(alpha) / 2n, which grows with
     d - n and depends on the unit of the features, as evidence must not. Others stop the fixed-point iteration early or
