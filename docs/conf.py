@@ -23,11 +23,11 @@ myst_heading_anchors = 6
 default_role = "code"
 add_module_names = False
 autodoc_member_order = "bysource"
-maximum_signature_line_length = 88
 napoleon_use_ivar = True
 
 html_theme = "sphinx_book_theme"
 html_title = "Next Token Perception Score"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static", "../build/static", f"{matplotlib.get_data_path()}/fonts/ttf/STIXGeneral.ttf"]
 html_extra_path = ["_root"]
 html_math_renderer = "mathml"

@@ -8,6 +8,7 @@ pictures, FOLDER/LETTER.js what `docs/_static/panels.js` shows, FOLDER/panels.js
 
 import argparse
 import ast
+import html
 import itertools
 import json
 import re
@@ -25,7 +26,7 @@ from tools.pairs import cells_of, read_script
 GRIDS: dict[str, dict[str, Sequence[float]]] = {
     "LinearWorldPanel": {"next_angle": range(0, 180, 15), "label_angle": range(0, 180, 15), "stretch": (1, 3)},
     "SpectraPanel": {"rank": (2, 3, 4, 6, 8, 16, 32)},
-    "BoundsPanel": {"k_u": (1, 2, 8), "k_v": (1, 2, 4, 8, 16, 32, 64, 128)},
+    "BoundsPanel": {"k_u": (1, 8), "k_v": (1, 2, 4, 8, 16, 32, 64, 128)},
 }
 PALETTE = 32  # colours of a picture: half the bytes of all of them, and no difference to the eye
 
@@ -146,6 +147,44 @@ def _shown(control: widgets.Slider | widgets.Choice, value: Any) -> str:
 
 def _distance(value: Any, other: Any) -> float:
     return float(value != other) if isinstance(value, str) else abs(value - other)
+
+
+def player(panel: dict[str, Any], static: str) -> str:
+    """Return the HTML of a panel that was drawn beforehand; `docs/_static/panels.js` moves it.
+
+    Args:
+        panel: An entry of panels.json.
+        static: Address of the folder with its pictures, from the page.
+    """
+    letter, (width, height) = panel["letter"], panel["size"]
+    controls = "".join(_control(letter, control) for control in panel["controls"])
+    plain = html.unescape(re.sub("<[^>]+>", "", panel["text"]))
+    return (
+        f'<div class="ntps-panel" data-panel="{letter}" data-pictures="{static}/{letter}">'
+        f'<div class="ntps-controls">{controls}</div>'
+        f'<img class="ntps-picture" src="{static}/{letter}/{panel["first"]}.webp" alt="{html.escape(plain)}" '
+        f'width="{width}" height="{height}">'
+        f'<p class="ntps-reading" role="status" aria-live="polite">{panel["text"]}</p>'
+        f'<script src="{static}/{letter}.js"></script></div>'
+    )
+
+
+def _control(letter: str, control: dict[str, Any]) -> str:
+    name, label, shown, start = (control[key] for key in ("name", "label", "shown", "start"))
+    own = f"ntps-{letter}-{name.replace('_', '-')}"
+    if control["kind"] == "choice":
+        options = "".join(
+            f'<option value="{place}"{" selected" if place == start else ""}>{html.escape(text)}</option>'
+            for place, text in enumerate(shown)
+        )
+        made = f'<select id="{own}" autocomplete="off">{options}</select>'
+    else:
+        made = (
+            f'<input type="range" id="{own}" min="0" max="{len(shown) - 1}" value="{start}" autocomplete="off" '
+            f'aria-valuetext="{html.escape(shown[start])}" data-shown="{html.escape(json.dumps(shown))}">'
+            f'<output for="{own}">{html.escape(shown[start])}</output>'
+        )
+    return f'<div><label for="{own}">{html.escape(label)}</label>{made}</div>'
 
 
 def main(arguments: list[str] | None = None) -> int:

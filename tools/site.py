@@ -4,9 +4,7 @@ Formulas become MathML, which browsers draw and read out by themselves; notebook
 panel drawn beforehand takes the place of the note that stands for it; nothing is fetched from another server.
 """
 
-import html
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from tools.course import ROOT, load_course
-from tools.panels import panel_of
+from tools.panels import panel_of, player
 from tools.run import PANEL_NOTE
 
 PANELS = ROOT / "build/static/panels"  # where `make site` draws them
@@ -52,44 +50,6 @@ def _read_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = json.dumps(notebook)
 
 
-def player(panel: dict[str, Any], static: str) -> str:
-    """Return the HTML of a panel that was drawn beforehand; `docs/_static/panels.js` moves it.
-
-    Args:
-        panel: An entry of panels.json.
-        static: Address of the folder with its pictures, from the page.
-    """
-    letter, (width, height) = panel["letter"], panel["size"]
-    controls = "".join(_control(letter, control) for control in panel["controls"])
-    plain = html.unescape(re.sub("<[^>]+>", "", panel["text"]))
-    return (
-        f'<div class="ntps-panel" data-panel="{letter}" data-pictures="{static}/{letter}">'
-        f'<div class="ntps-controls">{controls}</div>'
-        f'<img class="ntps-picture" src="{static}/{letter}/{panel["first"]}.webp" alt="{html.escape(plain)}" '
-        f'width="{width}" height="{height}">'
-        f'<p class="ntps-reading" role="status" aria-live="polite">{panel["text"]}</p>'
-        f'<script src="{static}/{letter}.js"></script></div>'
-    )
-
-
-def _control(letter: str, control: dict[str, Any]) -> str:
-    name, label, shown, start = (control[key] for key in ("name", "label", "shown", "start"))
-    own = f"ntps-{letter}-{name.replace('_', '-')}"
-    if control["kind"] == "choice":
-        options = "".join(
-            f'<option value="{place}"{" selected" if place == start else ""}>{html.escape(text)}</option>'
-            for place, text in enumerate(shown)
-        )
-        made = f'<select id="{own}" autocomplete="off">{options}</select>'
-    else:
-        made = (
-            f'<input type="range" id="{own}" min="0" max="{len(shown) - 1}" value="{start}" autocomplete="off" '
-            f'aria-valuetext="{html.escape(shown[start])}" data-shown="{html.escape(json.dumps(shown))}">'
-            f'<output for="{own}">{html.escape(shown[start])}</output>'
-        )
-    return f'<div><label for="{own}">{html.escape(label)}</label>{made}</div>'
-
-
 def _settle_links(app: Sphinx, document: nodes.document) -> None:
     """Send links to folders to the repository, and put words in place of pictures of other servers."""
     course, page = load_course(), Path(app.env.doc2path(app.env.docname))
@@ -103,11 +63,11 @@ def _settle_links(app: Sphinx, document: nodes.document) -> None:
             image.replace_self(nodes.Text(image.get("alt", "")))
 
 
-def _skip(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Document what `ntps` exports on its own page only."""
-    import ntps
-
-    return True if what == "module" and app.env.docname != "docs/reference/ntps" and name in ntps.__all__ else None
+def _list_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Put what `ntps` exports below its docstring, each name a link to the page of its room."""
+    if name == "ntps":
+        rooms = {room: [f":py:obj:`~ntps.{room}.{each}`" for each in names] for room, names in obj._ROOMS.items()}
+        lines += ["", "Its names, by room:", "", *(f"- {room}: {', '.join(links)}" for room, links in rooms.items())]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -115,7 +75,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (_math, None), (_display_math, None))
     app.connect("source-read", _read_notebook)
     app.connect("doctree-read", _settle_links, priority=100)
-    app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-docstring", _list_names)
     app.add_css_file("site.css")
     app.add_js_file("panels.js", loading_method="defer")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
