@@ -33,7 +33,6 @@ html_extra_path = ["_root"]
 html_math_renderer = "mathml"
 html_context = {"default_mode": "light"}  # figures and panels are drawn on white
 html_theme_options = {
-    "home_page_in_toc": True,
     "navbar_persistent": [],
     "show_navbar_depth": 1,
 }

@@ -22,11 +22,10 @@ from tools.course import NOTEBOOKS, load_course
 from tools.pairs import cells_of, read_script
 
 # By class of panel, the values of its controls that are drawn; a control that is not named has all of its values. A
-# panel that is not named needs minutes of training or of passes: its lesson says where it can be used.
+# panel that is not named takes too long to make or to draw: its page says where it can be used.
 GRIDS: dict[str, dict[str, Sequence[float]]] = {
     "LinearWorldPanel": {"next_angle": range(0, 180, 15), "label_angle": range(0, 180, 15), "stretch": (1, 3)},
-    "SpectraPanel": {"rank": (2, 3, 4, 6, 8, 16, 32)},
-    "BoundsPanel": {"k_u": (1, 8), "k_v": (1, 2, 4, 8, 16, 32, 64, 128)},
+    "BoundsPanel": {"k_u": (1, 2, 8), "k_v": (1, 2, 4, 8, 16, 32, 64, 128)},
 }
 PALETTE = 32  # colours of a picture: half the bytes of all of them, and no difference to the eye
 
@@ -39,6 +38,8 @@ def panel_of(code: str) -> str | None:
 
 def statements(code: Sequence[str], panel: str) -> list[ast.stmt]:
     """Return the statements of a notebook that make a panel, in order, the last one being the panel itself.
+
+    They are those that assign, import or define a name that a later one of them reads.
 
     Args:
         code: The notebook's code cells.
@@ -67,7 +68,11 @@ def _bound(statement: ast.stmt) -> set[str]:
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return {statement.name}
-    return _names(statement, ast.Store)
+    found = _names(statement, ast.Store)
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            found |= _names(node.value, ast.Load)  # table["column"] = ... changes table
+    return found
 
 
 def make_panel(script: Path, panel: str) -> widgets.Panel:
