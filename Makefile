@@ -104,7 +104,6 @@ $(VENV)/.site: $(VENV)/.dev
 
 site: $(VENV)/.site ## Build the site into build/site: lessons with panels, reference, results; any file server shows it.
 	rm -rf build/static build/site
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.panels build/static/panels
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . build/site
 
 test-site: site ## Use every page of the site in a real browser (Debian: apt-get install chromium).

@@ -1,18 +1,13 @@
-"""Draw the lessons' panels beforehand, for readers without a kernel.
+"""Draw the lessons' panels beforehand, for readers without a kernel, and put them on a page.
 
-    python -m tools.panels FOLDER
-
-A panel is made by the statements of its lesson, and draws itself in every state of a grid. FOLDER/LETTER/ gets the
-pictures, FOLDER/LETTER.js what `docs/_static/panels.js` shows, FOLDER/panels.json what `tools.site` puts into a page.
+A panel is made by the statements of its lesson, and draws itself in every state of a grid.
 """
 
-import argparse
 import ast
 import html
 import itertools
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +23,7 @@ GRIDS: dict[str, dict[str, Sequence[float]]] = {
     "BoundsPanel": {"k_u": (1, 2, 8), "k_v": (1, 2, 4, 8, 16, 32, 64, 128)},
 }
 PALETTE = 32  # colours of a picture: half the bytes of all of them, and no difference to the eye
+DPI = 120  # shown at 100 pixels an inch
 
 
 def panel_of(code: str) -> str | None:
@@ -118,6 +114,7 @@ def draw(panel: widgets.Panel, folder: Path) -> dict[str, Any]:
     """
     from PIL import Image
 
+    panel.dpi = DPI
     grid, start = grid_of(panel), dict(panel.state)
     numbers: dict[tuple[Any, ...], int] = {}
     states, pictures = {}, []
@@ -192,11 +189,13 @@ def _control(letter: str, control: dict[str, Any]) -> str:
     return f'<div><label for="{own}">{html.escape(label)}</label>{made}</div>'
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw every panel of every lesson that has a grid; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.panels", description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args(arguments).folder
+def draw_all(folder: Path) -> None:
+    """Draw every panel that has a grid.
+
+    Args:
+        folder: Gets the pictures in LETTER/, what `docs/_static/panels.js` shows in LETTER.js, and in panels.json what
+            `player` takes.
+    """
     pages = {}
     for entry in load_course().lessons:
         script = NOTEBOOKS / f"{entry.file}.py"
@@ -212,10 +211,4 @@ def main(arguments: list[str] | None = None) -> int:
             (folder / f"{panel.letter}.js").write_text(text, encoding="utf-8")
             first = states[",".join(str(control["start"]) for control in drawn["controls"])]
             pages[name] = {**drawn, "letter": panel.letter, "first": first, "text": pictures[first]["text"]}
-            print(f"{name}: {len(pictures)} pictures", flush=True)
     (folder / "panels.json").write_text(json.dumps(pages, ensure_ascii=False), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

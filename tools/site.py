@@ -14,10 +14,10 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from tools.course import ROOT, load_course
-from tools.panels import panel_of, player
+from tools.panels import draw_all, panel_of, player
 from tools.run import PANEL_NOTE
 
-PANELS = ROOT / "build/static/panels"  # where `make site` draws them
+PANELS = ROOT / "build/static/panels"
 _ELSEWHERE = (
     "<p><em>Interactive panel: it needs a running lesson, on Binder, on Colab or with <code>make lab</code>.</em></p>"
 )
@@ -73,6 +73,7 @@ def _list_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect all of it."""
     app.add_html_math_renderer("mathml", (_math, None), (_display_math, None))
+    app.connect("config-inited", lambda *_: draw_all(PANELS))
     app.connect("source-read", _read_notebook)
     app.connect("doctree-read", _settle_links, priority=100)
     app.connect("autodoc-process-docstring", _list_names)

@@ -23,9 +23,9 @@ PANELS = [name for name in PAGES if "data-panel=" in (SITE / name).read_text(enc
 WIDTHS = (1280, 800)
 MAX_BYTES = 15e6  # of all pictures of panels
 AXE = {"preload": False, "resultTypes": ["violations"]}  # to preload, it asks for style sheets where none are
-# Contrast takes axe longest: it looks at the first text of each colour, background, size and weight of a page.
+# Contrast takes axe longest: it looks at the first text of each colour, background, size and weight of the site.
 LOOKS = """
-const seen = new Set();
+const seen = new Set(JSON.parse(localStorage.looks ?? "[]"));
 for (const element of document.querySelectorAll("body *")) {
   if (![...element.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim())) continue;
   const { color, fontSize, fontWeight } = getComputedStyle(element);
@@ -36,6 +36,7 @@ for (const element of document.querySelectorAll("body *")) {
   if (!seen.has(look)) element.dataset.look = "first";
   seen.add(look);
 }
+localStorage.looks = JSON.stringify([...seen]);
 axe.configure({ rules: [{ id: "color-contrast", selector: "[data-look]" }] });
 """
 
