@@ -98,8 +98,4 @@ __all__ = [
     "write_report",
 ]
 
-__getattr__ = lazy_names(__name__, _ROOMS)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _ROOMS)

@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy_names(package: str, modules: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
-    """Return a module's `__getattr__` (PEP 562) that imports names on first use and keeps them.
+def lazy_names(
+    package: str, modules: Mapping[str, Iterable[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a module's `__getattr__` and `__dir__` (PEP 562): names are imported on first use, listed before.
 
     Args:
         package: The package's `__name__`.
@@ -22,4 +24,7 @@ def lazy_names(package: str, modules: Mapping[str, Iterable[str]]) -> Callable[[
         setattr(sys.modules[package], name, value)
         return value
 
-    return __getattr__
+    def __dir__() -> list[str]:
+        return list(sys.modules[package].__all__)
+
+    return __getattr__, __dir__

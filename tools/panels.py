@@ -19,7 +19,7 @@ from tools.pairs import cells_of, read_script
 # By class of panel, the values of its controls that are drawn; a control that is not named has all of its values. A
 # panel that is not named takes too long to make or to draw: its page says where it can be used.
 GRIDS: dict[str, dict[str, Sequence[float]]] = {
-    "LinearWorldPanel": {"next_angle": range(0, 180, 15), "label_angle": range(0, 180, 15), "stretch": (1, 3)},
+    "LinearWorldPanel": {"next_angle": range(0, 180, 30), "label_angle": range(0, 180, 15), "stretch": (1, 3)},
     "BoundsPanel": {"k_u": (1, 2, 8), "k_v": (1, 2, 4, 8, 16, 32, 64, 128)},
 }
 PALETTE = 32  # colours of a picture: half the bytes of all of them, and no difference to the eye

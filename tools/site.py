@@ -63,11 +63,13 @@ def _settle_links(app: Sphinx, document: nodes.document) -> None:
             image.replace_self(nodes.Text(image.get("alt", "")))
 
 
-def _list_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Put what `ntps` exports below its docstring, each name a link to the page of its room."""
+def _docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Put what `ntps` exports below its docstring, each name a link to its room; keep a property's words together."""
     if name == "ntps":
         rooms = {room: [f":py:obj:`~ntps.{room}.{each}`" for each in names] for room, names in obj._ROOMS.items()}
         lines += ["", "Its names, by room:", "", *(f"- {room}: {', '.join(links)}" for room, links in rooms.items())]
+    if what == "property":
+        lines.insert(0, "")  # napoleon takes what stands before a colon in the first line for a type
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", lambda *_: draw_all(PANELS))
     app.connect("source-read", _read_notebook)
     app.connect("doctree-read", _settle_links, priority=100)
-    app.connect("autodoc-process-docstring", _list_names)
+    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon
     app.add_css_file("site.css")
     app.add_js_file("panels.js", loading_method="defer")
     return {"parallel_read_safe": True, "parallel_write_safe": True}

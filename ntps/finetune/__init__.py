@@ -26,7 +26,7 @@ __all__ = [
     "repeat",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "before_after": ("before_and_after", "repeat"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LanguageModel", "Representations", "collect", "list_models", "load_model", "plan_pass"]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "language_model": ("LanguageModel",),

@@ -30,7 +30,7 @@ __all__ = [
     "write_study",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "plots": ("intruder_count", "plot_curve", "plot_layers", "plot_runs", "plot_tasks", "setting_name"),

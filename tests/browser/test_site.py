@@ -6,6 +6,7 @@ import time
 import urllib.request
 from contextlib import suppress
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -210,6 +211,16 @@ def test_print_has_the_text_and_nothing_else(page, server):
         assert page.pdf(format="A4").startswith(b"%PDF")
     finally:
         page.emulate_media(media="screen")
+
+
+def test_the_reference_has_every_public_function_and_class():
+    missing = []
+    for path in sorted((SITE / "docs/reference").glob("*.html")):
+        if path.stem != "ntps":  # a list of links to the others
+            room, anchors = import_module(f"ntps.{path.stem}"), _Page(path.read_text(encoding="utf-8")).anchors
+            names = [name for name in room.__all__ if callable(getattr(room, name))]
+            missing += [name for name in names if f"{room.__name__}.{name}" not in anchors]
+    assert missing == []
 
 
 class _Page(HTMLParser):
