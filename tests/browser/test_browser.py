@@ -335,8 +335,9 @@ def test_lesson_in_the_browser(lesson):
     ARTIFACTS.mkdir(exist_ok=True)
     assert faults(lesson) == []
     assert lesson.kernel(code_of(CLAIMS[lesson.lesson])) == ""
-    printing = [cell for cell in lesson.ran.notebook.cells if re.search(r"^print\(", cell.source, re.MULTILINE)]
-    assert printing and all(cell.outputs for cell in printing), "outputs are not saved"
+    cells = lesson.ran.notebook.cells
+    speaking = [cell for cell in cells if re.search(r"^(print|display|show)\(", cell.source, re.MULTILINE)]
+    assert speaking and all(cell.outputs for cell in speaking), "outputs are not saved"
     assert output_problems(clean(lesson.ran.notebook)) + limit_problems(lesson.ran) == []
     source = (NOTEBOOKS / f"{lesson.lesson}.py").read_text()
     panels = lesson.locator(".ntps-panel")
