@@ -355,14 +355,14 @@ class _Candidate:
         steps = self.looks[0].steps if self.looks else 0
         left = float(np.mean([look.seconds_left for look in self.looks])) if self.looks else None
         longer = next((n for n in BUNDLED_STEPS if n > steps), None) if bundled else None
-        step = None if left is None else left / (training.steps - steps)
+        pace = left / (training.steps - steps) if left else None  # nothing is left of a run that was looked at whole
         if forecast.verdict == "little":
             following = ""
         elif forecast.verdict == "unknown" and longer is not None:
             following = f"a look of {longer} steps"
-            following += "" if step is None else f", {_duration(step * (longer - steps))}"
+            following += "" if pace is None else f", {_duration(pace * (longer - steps))}"
         else:
-            following = "train" if left is None else f"train, {_duration(left)}"
+            following = f"train, {_duration(left)}" if left else "train"
         return {
             "task": self.name, "status": "done", "reason": None, "saved": None, **self.inputs, **vars(forecast),
             "outside": list(forecast.outside), "sentence": forecast.sentence, "steps": steps, "seconds": self.seconds,

@@ -78,6 +78,13 @@ def test_a_look_is_the_start_of_the_run_that_would_follow(looked, tiny_llama):
     assert continued.curve == whole.curve and continued.after.accuracy == whole.after.accuracy
 
 
+def test_a_run_may_be_looked_at_whole(tiny_llama):
+    whole = replace(LOOKED, steps=TRAINING.steps)
+    (row,) = prescreen(str(tiny_llama), make_tasks(1), calibration=whole, **OPTIONS).rows
+    assert (row["steps"], row["seconds_left"], row["gain_per_minute"]) == (TRAINING.steps, 0, None)
+    assert row["next"] in ("", "train")
+
+
 def test_seeds_are_averaged(looked, tiny_llama, tmp_path):
     settings = replace(OPTIONS["settings"], seeds=2)
     options = OPTIONS | {"settings": settings, "calibration": LOOKED}
