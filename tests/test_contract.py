@@ -269,7 +269,7 @@ def results():
         (select_and_correlate(*grids, n_permutations=9), {"null", "correlations"}),
         (leave_one_out_selection(*grids, n_permutations=9), {"positions"}),
         (ranking, {"behind"}),  # beside each model
-        (ranking.best, {"choice", "learning"}),  # its numbers; `learning_curve` stands for the last
+        (ranking.best, {"choice", "learning", "predicted"}),  # its numbers; `learning_curve` stands for the last
         (spectrum(rng.normal(size=(40, 6))), set()),
         (fixed(), set()),
         (Audit(findings=(Finding(key="k", title="t", numbers={"n": math.nan}),)), set()),
@@ -313,7 +313,7 @@ def test_results_without_classes_are_strict_json_too(values):
     check_strict_json(predictor, {"readout", "margins", "predicted"})
     predictor = dataclasses.replace(predictor, readout=ranking.baselines[0].readout)  # of the same texts
     model = dataclasses.replace(ranking.best, probe=None, labels=result.labels)
-    check_strict_json(model, {"choice", "learning"})
+    check_strict_json(model, {"choice", "learning", "predicted"})
     ranking = dataclasses.replace(
         ranking, kind=result.kind, classes=column.classes, models=(model, *ranking.models[1:]), baselines=(predictor,)
     )

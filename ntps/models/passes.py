@@ -135,6 +135,7 @@ def collect(
             "n_truncated": tokenized.n_truncated,
             "pooling": "mean over tokens" if settings.pooling == "mean" else "last token",
             "n_parameters": model.n_parameters,
+            "memory_bytes": plan.needs.get(plan.device, plan.needs["memory"]),
             "layer_convention": "0 is the embedding output, the last is after the final norm",
             "settings": {
                 **settings.to_dict(),

@@ -172,6 +172,7 @@ def _columns(ranking: Ranking) -> list[Column]:
         Column("NTPS (chance)", of_model(_ntps)),
         Column("size", of_model(lambda row: short_count(row.n_parameters))),
         Column("seconds", of_model(attrgetter("seconds")), digits=1),
+        Column("GB", of_model(attrgetter("gigabytes")), digits=1),
     ]
 
 

@@ -428,6 +428,7 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
         n_parameters=facts["n_parameters"],
         width=representations.widths[representations.layers.index(choice.layer)],
         seconds=representations.seconds,
+        memory_bytes=facts.get("memory_bytes"),
         n_truncated=facts["n_truncated"],
         choice=replace(choice, readout=replace(choice.readout, name=entrant.name)),
         layers=tuple(

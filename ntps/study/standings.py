@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 POINT = 0.01  # of R^2, in sentences
 _SHORTEST_NAME = 12
-_TIED_WIDTH = 10  # characters of tied layers in a table
+_TIED_WIDTH = 6  # of the layers that tie, in words; of more the number is given
 _CLOSE = 0.03  # of R^2: a baseline within this of a model leaves it little to do
 _NO_V = "it reads later tokens and predicts no next one"
 
@@ -77,6 +77,8 @@ class RankedModel:
         n_parameters: Number of parameters.
         width: Width of its best layer.
         seconds: Time of its pass.
+        memory_bytes: What the pass takes where it runs, weights included, by its plan; `None` where a kept pass does
+            not say.
         n_truncated: Number of texts that were cut.
         choice: Its best layer, the layers that tie with it, and the errors of the layer chosen in each fold.
         layers: R^2 of every layer.
@@ -94,6 +96,7 @@ class RankedModel:
     n_parameters: int
     width: int
     seconds: float
+    memory_bytes: int | None
     n_truncated: int
     choice: LayerChoice = field(repr=False)
     layers: tuple[LayerValue, ...] = field(repr=False)
@@ -108,6 +111,11 @@ class RankedModel:
     def layer(self) -> int:
         """The best layer."""
         return self.choice.layer
+
+    @property
+    def gigabytes(self) -> float | None:
+        """`memory_bytes` in GB."""
+        return None if self.memory_bytes is None else self.memory_bytes / 1e9
 
     @property
     def tied(self) -> tuple[int, ...]:
@@ -154,6 +162,7 @@ class RankedModel:
                 "n_parameters": self.n_parameters,
                 "width": self.width,
                 "seconds": self.seconds,
+                "memory_bytes": self.memory_bytes,
                 "n_truncated": self.n_truncated,
             }
         )
@@ -305,6 +314,7 @@ class Ranking:
                     "causal": model.causal,
                     "n_parameters": model.n_parameters,
                     "seconds": model.seconds,
+                    "memory_bytes": model.memory_bytes,
                 }
             )
         return pd.DataFrame(rows)
@@ -320,6 +330,7 @@ class Ranking:
             Column("via V", lambda row: row.through_v.r2 if getattr(row, "through_v", None) else None, digits=2),
             Column("size", lambda row: short_count(row.n_parameters) if isinstance(row, RankedModel) else None),
             Column("s", lambda row: getattr(row, "seconds", None), digits=0),
+            Column("GB", lambda row: row.gigabytes if isinstance(row, RankedModel) else None, digits=1),
         ]
 
     @property
@@ -535,10 +546,10 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def layer_in_words(model: RankedModel) -> str:
-    """Return a model's best layer and those that tie with it: "7", "7 (= 5, 8-10)", "7 (= 12 others)"."""
+    """Return a model's best layer and those that tie with it: "7", "7 (= 5, 8-10)", "7 (12 tie)"."""
     tied = ranges(model.tied)
     if len(tied) > _TIED_WIDTH:
-        tied = f"{len(model.tied)} others"
+        return f"{model.layer} ({len(model.tied)} tie)"
     return f"{model.layer} (= {tied})" if tied else str(model.layer)
 
 

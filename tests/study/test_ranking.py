@@ -498,11 +498,21 @@ def test_only_classes_of_the_texts_judged_are_counted_and_rare_ones_are_named():
     assert "Fewer texts than folds: 'c' (3);" in notes and "With fewer than 200 texts" in notes
 
 
+def test_slow_passes_of_large_models_fit_a_terminal():
+    found = make_ranking({"a-model-whose-name-is-long-indeed": 0.5, "another": 0.4})
+    slow = [
+        replace(model, seconds=12345.6, memory_bytes=123 * 10**9, choice=replace(model.choice, tied=(0, 4, 6, 8)))
+        for model in found.models
+    ]
+    text = replace(found, models=tuple(slow)).to_text()
+    assert max(map(len, text.splitlines())) <= 80 and "  12346  123.0" in text
+
+
 def test_many_layers_that_tie_leave_the_names_their_room():
-    found = make_ranking({"a-model-with-a-name": 0.5, "another": 0.4})
+    found = make_ranking({"a-model-of-a-name": 0.5, "another": 0.4})
     tied = replace(found.best, choice=replace(found.best.choice, tied=(0, 4, 6, 8, 10, 12, 14)))
     text = replace(found, models=(tied, *found.models[1:])).to_text()
-    assert "2 (= 7 others)" in text and "a-model-with-a-name " in text and "label frequencies" in text
+    assert "2 (7 tie)" in text and "a-model-of-a-name " in text and "label frequencies" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
