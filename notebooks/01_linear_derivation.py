@@ -17,7 +17,7 @@
 # # 01 · The linear derivation
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/01_linear_derivation.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/01_linear_derivation.ipynb)
+# [![Open in Binder](images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/01_linear_derivation.ipynb) [![Open in Colab](images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/01_linear_derivation.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 65 minutes · **Prerequisites:** [lesson 00](00_start_here.ipynb); matrices, eigenvectors, projections; no more.

@@ -17,7 +17,7 @@
 # # 02 · The score and its bounds
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/02_score_and_bounds.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/02_score_and_bounds.ipynb)
+# [![Open in Binder](images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/02_score_and_bounds.ipynb) [![Open in Colab](images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/02_score_and_bounds.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 60 minutes · **Prerequisites:** [lesson 01](01_linear_derivation.ipynb).

@@ -17,7 +17,7 @@
 # # 05 · Can the gain be known in advance?
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/05_gain_forecasts.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/05_gain_forecasts.ipynb)
+# [![Open in Binder](images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/05_gain_forecasts.ipynb) [![Open in Colab](images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/05_gain_forecasts.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 40 minutes · **Prerequisites:** [lesson 03](03_empirical_correlations.ipynb) and [lesson 04](04_lora_effects.ipynb).

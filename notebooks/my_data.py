@@ -17,7 +17,7 @@
 # # Your own model, your own texts
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/my_data.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/my_data.ipynb)
+# [![Open in Binder](images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/my_data.ipynb) [![Open in Colab](images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/my_data.ipynb)
 # <!-- /badges -->
 #
 # A template. Change the lines of the cell **What is yours** and run all cells; as it stands it scores the bundled model on a small file that comes with the package. What the

@@ -8,6 +8,7 @@ In Markdown and in the first cell of a notebook, whatever stands between `<!-- b
 """
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -27,15 +28,20 @@ if "google.colab" in sys.modules:
     if pip.returncode:
         reasons = "; ".join(line for line in pip.stderr.splitlines() if line.startswith("ERROR"))
         print(f"Nothing below will run: {{address}} could not be installed. {{reasons}}")"""
-BINDER_BADGE = "https://mybinder.org/badge_logo.svg"
-COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
-def badges(course: Course, path: str) -> str:
-    """Return a notebook's two badges."""
+def badges(course: Course, path: str, page: Path) -> str:
+    """Return a notebook's two badges; their pictures are the repository's own and are seen without network.
+
+    Args:
+        course: What `course.toml` says.
+        path: The notebook, from the root of the repository.
+        page: The file that the badges stand in.
+    """
+    images = Path(os.path.relpath(NOTEBOOKS / "images", page.parent)).as_posix()
     return (
-        f"[![Open in Binder]({BINDER_BADGE})]({course.binder(path)}) "
-        f"[![Open in Colab]({COLAB_BADGE})]({course.colab(path)})"
+        f"[![Open in Binder]({images}/badge_binder.svg)]({course.binder(path)}) "
+        f"[![Open in Colab]({images}/badge_colab.svg)]({course.colab(path)})"
     )
 
 
@@ -43,20 +49,20 @@ def _minutes(entry: Entry) -> str:
     return f"{entry.minutes} min"
 
 
-def badge_table(course: Course) -> str:
+def badge_table(course: Course, page: Path) -> str:
     """Return README's table: one row per lesson, with its badges."""
-    rows = [f"| [{e.title}]({e.path}) | {_minutes(e)} | {badges(course, e.path)} |" for e in course.lessons]
+    rows = [f"| [{e.title}]({e.path}) | {_minutes(e)} | {badges(course, e.path, page)} |" for e in course.lessons]
     return "\n".join(["", "| Lesson | Time | Open |", "|---|---|---|", *rows, ""])
 
 
-def course_map(course: Course) -> str:
+def course_map(course: Course, page: Path) -> str:
     """Return the course map for notebooks/README.md, links relative to notebooks/."""
     rows = []
     for entry in course.lessons:
         own = [e for e in course.exercises if e.lesson == entry.file]
         tasks = ", ".join(f"[{_minutes(e)}](exercises/{e.file}.ipynb)" for e in own) or "none"
         title = f"[{entry.file[:2]} {entry.title}]({entry.file}.ipynb)"
-        rows.append(f"| {title} | {_minutes(entry)} | {entry.needs} | {tasks} | {badges(course, entry.path)} |")
+        rows.append(f"| {title} | {_minutes(entry)} | {entry.needs} | {tasks} | {badges(course, entry.path, page)} |")
     head = ["", "| Lesson | Time | Prerequisites | Exercises | Open |", "|---|---|---|---|---|"]
     return "\n".join([*head, *rows, ""])
 
@@ -68,9 +74,9 @@ def fill(text: str, name: str, content: str) -> str:
     )
 
 
-def notebook_cells(cells: list[Cell], course: Course, path: str) -> list[Cell]:
+def notebook_cells(cells: list[Cell], course: Course, path: str, page: Path) -> list[Cell]:
     """Return a notebook's cells with badges and install line written."""
-    filled = [cells[0]._replace(source=fill(cells[0].source, "badges", badges(course, path)))]
+    filled = [cells[0]._replace(source=fill(cells[0].source, "badges", badges(course, path, page)))]
     for cell in cells[1:]:
         colab = COLAB.format(repository=course.repository, ref=course.ref)
         filled.append(cell._replace(source=colab) if "colab" in cell.tags else cell)
@@ -82,16 +88,16 @@ def wanted(course: Course) -> dict[Path, str]:
     texts = {}
     readme, overview = ROOT / "README.md", NOTEBOOKS / "README.md"
     if readme.exists():
-        texts[readme] = fill(readme.read_text(encoding="utf-8"), "badges", badge_table(course))
+        texts[readme] = fill(readme.read_text(encoding="utf-8"), "badges", badge_table(course, readme))
     if overview.exists():
-        texts[overview] = fill(overview.read_text(encoding="utf-8"), "course", course_map(course))
+        texts[overview] = fill(overview.read_text(encoding="utf-8"), "course", course_map(course, overview))
     pairs = [(NOTEBOOKS / f"{e.file}.py", e) for e in course.lessons]
     pairs += [(NOTEBOOKS / f"{e.file}.py", e) for e in course.templates]
     pairs += [(SOLUTIONS / f"{e.file}.py", e) for e in course.exercises]
     for script, entry in pairs:
         if script.exists():
             cells = cells_of(read_script(script))
-            filled = notebook_cells(cells, course, entry.path)
+            filled = notebook_cells(cells, course, entry.path, script)
             texts[script] = script.read_text(encoding="utf-8") if filled == cells else script_text(filled)
     return texts
 

@@ -159,6 +159,7 @@ def _calls(source: str) -> list[tuple[str, str]]:
 # Links -----------------------------------------------------------------------------------------------------------
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_PICTURE_ELSEWHERE = re.compile(r"!\[[^\]]*\]\((https?://[^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*$", re.MULTILINE)
 
 
@@ -169,7 +170,7 @@ def anchors(text: str) -> set[str]:
 
 
 def link_problems(path: Path, text: str, root: Path | None = None) -> list[str]:
-    """Return links of a Markdown text that lead nowhere in the repository.
+    """Return links of a Markdown text that lead nowhere in the repository, and pictures that another server has.
 
     Args:
         path: The file the text is in: links are relative to its folder.
@@ -177,7 +178,10 @@ def link_problems(path: Path, text: str, root: Path | None = None) -> list[str]:
         root: The folder that links must not leave; the repository's if `None`.
     """
     root = (root or ROOT).resolve()
-    problems = []
+    problems = [
+        f"shows {picture}, which nobody sees without network; put a picture into notebooks/images/"
+        for picture in _PICTURE_ELSEWHERE.findall(text)
+    ]
     for target in _LINK.findall(text):
         if target.startswith(("https://", "mailto:")):
             continue

@@ -51,16 +51,13 @@ def _read_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def _settle_links(app: Sphinx, document: nodes.document) -> None:
-    """Send links to folders to the repository, and put words in place of pictures of other servers."""
+    """Send links to folders to the repository."""
     course, page = load_course(), Path(app.env.doc2path(app.env.docname))
     for link in list(document.findall(addnodes.pending_xref)):
         folder = (page.parent / link["reftarget"]).resolve()
         if link["reftype"] == "myst" and folder.is_dir() and folder.is_relative_to(ROOT):
             there = f"https://github.com/{course.repository}/tree/{course.ref}/{folder.relative_to(ROOT).as_posix()}"
             link.replace_self(nodes.reference("", "", *link.children, refuri=there))
-    for image in list(document.findall(nodes.image)):
-        if image["uri"].startswith("https://"):
-            image.replace_self(nodes.Text(image.get("alt", "")))
 
 
 def _docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -17,7 +17,7 @@
 # # Exercises 01 · The linear derivation
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex01_linear_derivation.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex01_linear_derivation.ipynb)
+# [![Open in Binder](../images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex01_linear_derivation.ipynb) [![Open in Colab](../images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex01_linear_derivation.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 40 minutes · **Prerequisites:** [lesson 01](../01_linear_derivation.ipynb).

@@ -17,7 +17,7 @@
 # # Exercises 03 · Empirical correlations
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex03_empirical_correlations.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex03_empirical_correlations.ipynb)
+# [![Open in Binder](../images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex03_empirical_correlations.ipynb) [![Open in Colab](../images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex03_empirical_correlations.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 45 minutes · **Prerequisites:** [lesson 03](../03_empirical_correlations.ipynb).

@@ -17,7 +17,7 @@
 # # Exercises 04 · LoRA effects
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex04_lora_effects.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex04_lora_effects.ipynb)
+# [![Open in Binder](../images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex04_lora_effects.ipynb) [![Open in Colab](../images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex04_lora_effects.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 30 minutes · **Prerequisites:** [lesson 04](../04_lora_effects.ipynb).

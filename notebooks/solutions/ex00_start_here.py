@@ -17,7 +17,7 @@
 # # Exercises 00 · Start here
 #
 # <!-- badges -->
-# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex00_start_here.ipynb) [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex00_start_here.ipynb)
+# [![Open in Binder](../images/badge_binder.svg)](https://mybinder.org/v2/gh/OWNER/ntps/main?urlpath=lab/tree/notebooks/exercises/ex00_start_here.ipynb) [![Open in Colab](../images/badge_colab.svg)](https://colab.research.google.com/github/OWNER/ntps/blob/main/notebooks/exercises/ex00_start_here.ipynb)
 # <!-- /badges -->
 #
 # **Time:** 25 minutes · **Prerequisites:** [lesson 00](../00_start_here.ipynb).

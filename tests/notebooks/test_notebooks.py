@@ -1,7 +1,9 @@
 """The course: pairs by content, exercises made from solutions, the frame, links, symbols; and every notebook runs."""
 
+import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -36,6 +38,19 @@ def test_the_course_has_no_faults():
 
 def test_badges_follow_course_toml(capsys):
     assert badges.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_badges_are_pictures_of_the_repository():
+    places = [ROOT / "README.md", NOTEBOOKS / "README.md", *scripts(exercises=True)]
+    for page in places:
+        pictures = re.findall(r"!\[Open in (\w+)\]\(([^)]+)\)", page.read_text())
+        assert {name for name, _ in pictures} == {"Binder", "Colab"}, page
+        for name, target in pictures:
+            picture = (page.parent / target).resolve()
+            assert picture.parent == NOTEBOOKS / "images"
+            drawn = ElementTree.parse(picture).getroot()
+            assert "".join(drawn.itertext()).strip() == f"open in {name}"
+            assert "href" not in picture.read_text() and "url(" not in picture.read_text()
 
 
 def test_repository_is_named_in_one_place():
@@ -350,6 +365,12 @@ def test_links_and_anchors(tmp_path, monkeypatch):
         "none.md",
         "http://x.org",
     ]
+
+
+def test_pictures_of_other_servers_are_faults():
+    text = "[![a](https://x.org/a.svg)](https://y.org) ![b](http://x.org/b.png) [c](https://x.org/c.svg) ![d](d.png)"
+    faults = [fault for fault in rules.link_problems(NOTEBOOKS / "README.md", text) if " shows " in fault]
+    assert [re.findall(r"shows (\S+),", fault)[0] for fault in faults] == ["https://x.org/a.svg", "http://x.org/b.png"]
 
 
 def test_symbols_are_read_from_formulas():
