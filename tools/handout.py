@@ -34,7 +34,8 @@ write is tried by the check below it, which says what is wrong, if anything is. 
 
 ## Start
 
-You need Python 3.11 or later and about 2 GB of disk. In this folder, once:
+You need Python 3.11 or later and about 2 GB of disk; several more on Linux, where PyTorch brings CUDA. In this folder,
+once:
 
 ```
 python -m venv .venv
@@ -56,7 +57,8 @@ OMP_NUM_THREADS=1 .venv/bin/jupyter lab notebooks/{first}.ipynb
 On Windows, in the Command Prompt, write `.venv\\Scripts\\python` and `.venv\\Scripts\\jupyter`, and put
 `set OMP_NUM_THREADS=1` on a line of its own.
 
-Hand in your exercise notebooks under the names that they have.
+Hand in your exercise notebooks under the names that they have. Your guesses are in `predictions.json`, beside
+the lessons.
 """
 
 NBGRADER = """\

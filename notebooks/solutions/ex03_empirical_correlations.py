@@ -55,7 +55,7 @@ sns.set_theme(style="ticks", palette="colorblind")
 #
 # <details><summary>Hint</summary>
 #
-# The labels as they are are one possible order of the labels, too: count them among the draws, above and below the fraction bar.
+# The true labels are one possible order, too: count them among the draws, above and below the fraction bar.
 #
 # </details>
 
@@ -185,7 +185,7 @@ for column in ("accuracy", "lora_accuracy"):
 #
 # ## Exercise 4: a loop that ends too soon
 #
-# A data set of pairs of medical questions asks whether both mean the same. The loader below shall join them. Look at what it gives, find the slip, and write `joined_questions(rows)` without it.
+# A data set of pairs of medical questions asks whether both mean the same. The loader below is meant to join them. Look at what it gives, find the slip, and write `joined_questions(rows)` without it.
 
 
 # %%

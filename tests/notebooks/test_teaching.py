@@ -10,7 +10,7 @@ pytest.importorskip("jupytext", reason="the notebooks extra is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tools.course import NOTEBOOKS, load_course  # noqa: E402
+from tools.course import NOTEBOOKS, SOLUTIONS, load_course  # noqa: E402
 from tools.pairs import cells_of, read_script  # noqa: E402
 from tools.rules import prose  # noqa: E402
 
@@ -61,3 +61,11 @@ def test_every_part_has_its_row_and_the_minutes_add_up(lesson):
     for part, body in zip(parts, asked, strict=False):
         assert bool(part[2]) == ("> **Predict.**" in body), f"{part[0]}: the answer to its Predict"
     assert any("**project" in part[4] for part in parts), "a picture to project"
+
+
+def test_the_points_are_those_of_the_checks():
+    found = re.search(r"one point: ([\d, ]+) and (\d+) for exercises", section("Hand out and grade"))
+    assert found
+    told = [int(points) for points in (*found[1].split(","), found[2])]
+    sources = [[cell.source for cell in cells_of(read_script(SOLUTIONS / f"{e.file}.py"))] for e in COURSE.exercises]
+    assert told == [sum(source.startswith("checks.") for source in each) for each in sources]
