@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tools.course import NOTEBOOKS, ROOT, SOLUTIONS, Course, Entry, load_course, relative
 from tools.exercises import generate
-from tools.pairs import Cell, EditedError, cells_of, read_script, script_text, sync, write
+from tools.pairs import Cell, EditedError, cells_of, read_script, sync, write
 
 COLAB = """\
 # On Colab this installs the package; anywhere else it does nothing.
@@ -83,6 +83,21 @@ def notebook_cells(cells: list[Cell], course: Course, path: str, page: Path) -> 
     return filled
 
 
+def _in_script(cell: Cell) -> str:
+    """Return how a cell without magic commands stands in a script."""
+    return cell.source if cell.kind == "code" else "\n".join(f"# {line}".rstrip() for line in cell.source.splitlines())
+
+
+def fill_script(script: Path, course: Course, path: str) -> str:
+    """Return the text of a script with badges and install line written, and everything else as it stands."""
+    text = script.read_text(encoding="utf-8")
+    cells = cells_of(read_script(script))
+    for cell, filled in zip(cells, notebook_cells(cells, course, path, script), strict=True):
+        if filled != cell:
+            text = text.replace(_in_script(cell), _in_script(filled), 1)
+    return text
+
+
 def wanted(course: Course) -> dict[Path, str]:
     """Return the text that every file written by this tool should have; exercises follow from their solutions."""
     texts = {}
@@ -96,9 +111,7 @@ def wanted(course: Course) -> dict[Path, str]:
     pairs += [(SOLUTIONS / f"{e.file}.py", e) for e in course.exercises]
     for script, entry in pairs:
         if script.exists():
-            cells = cells_of(read_script(script))
-            filled = notebook_cells(cells, course, entry.path, script)
-            texts[script] = script.read_text(encoding="utf-8") if filled == cells else script_text(filled)
+            texts[script] = fill_script(script, course, entry.path)
     return texts
 
 

@@ -1,5 +1,6 @@
 """The course: pairs by content, exercises made from solutions, the frame, links, symbols; and every notebook runs."""
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_the_course_has_no_faults():
 
 def test_badges_follow_course_toml(capsys):
     assert badges.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_a_fork_changes_badges_and_install_lines_alone():
+    """Not the blank lines, either, by which `make lint` would then stumble."""
+    ours, fork = load_course(), dataclasses.replace(load_course(), repository="me/it")
+    changed = badges.wanted(fork)
+    assert len(changed) == 2 + len(ours.lessons) + len(ours.templates) + len(ours.exercises)
+    for path, text in changed.items():
+        assert "me/it" in text and text == path.read_text().replace(ours.repository, "me/it"), path.name
 
 
 def test_badges_are_pictures_of_the_repository():
