@@ -49,7 +49,7 @@ test: $(VENV)/.test ## Run the tests that need no network, GPU or browser, witho
 test-long: $(VENV)/.test ## The rest: simulations, kills, several processes, every architecture, bundled weights.
 	$(PYTEST) $(ONE_BY_ONE) --ignore=tests/browser -m "$(OFFLINE) and long"
 
-test-fast: $(VENV)/.test ## The same without the slow ones, for while you work.
+test-fast: $(VENV)/.test ## What `make test` runs, without the slow tests, for while you work.
 	$(PYTEST) -n 2 --ignore=tests/browser --ignore=tests/notebooks/test_notebooks.py \
 		-m "$(OFFLINE) and not slow and not long"
 
