@@ -69,3 +69,9 @@ def test_the_points_are_those_of_the_checks():
     told = [int(points) for points in (*found[1].split(","), found[2])]
     sources = [[cell.source for cell in cells_of(read_script(SOLUTIONS / f"{e.file}.py"))] for e in COURSE.exercises]
     assert told == [sum(source.startswith("checks.") for source in each) for each in sources]
+
+
+def test_panels_are_called_what_the_lessons_call_them():
+    lessons = "".join(prose(cells_of(read_script(NOTEBOOKS / f"{lesson.file}.py"))) for lesson in COURSE.lessons)
+    named = set(re.findall(r"\b[Pp]anel ([A-Z])\b", TEXT))
+    assert named and named <= set(re.findall(r"\bPanel ([A-Z])\b", lessons))
