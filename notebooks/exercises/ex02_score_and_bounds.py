@@ -141,7 +141,7 @@ checks.excess_between_bounds(excess_between_bounds)
 # A reader sees the features multiplied by positive scales $a_1, \dots, a_d$; what is predicted, next state and label, stays in its old units. With $T = \mathrm{diag}(a)$ the moments become $T M T$, $T X$, $T C_0 T$, $T C_1$, the
 # directions $T^{-1} U$ and $T^{-1} V$, and the loss does not change at all. The raw score does.
 #
-# Write `breaking_scale(M, X, C0, C1, k)`: return **two** sets of scales, each at most a factor of a million apart. With the first the raw score of $U$ (one label) against $V_k$ is at least 0.95, with the second at most 0.05.
+# Write `breaking_scale(M, X, C0, C1, k)`: return **two** sets of scales, in each of which the largest is at most a million times the smallest. With the first the raw score of $U$ (one label) against $V_k$ is at least 0.95, with the second at most 0.05.
 #
 # <details><summary>Hint</summary>
 #

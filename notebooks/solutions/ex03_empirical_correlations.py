@@ -75,7 +75,7 @@ def permutation_p(observed, null):
 checks.permutation_p(permutation_p)
 
 # %% [markdown]
-# On a coin toss the p-value should be any number between 0 and 1, each as likely. The cell below tosses a coin for the texts of a task, many times over, and draws your p-values: the picture must be flat.
+# For labels without meaning, all p-values between 0 and 1 should be equally likely. The cell below tosses a coin for the texts of a task, many times over, and draws your p-values: the picture must be flat.
 
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")

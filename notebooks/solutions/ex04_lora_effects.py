@@ -137,7 +137,7 @@ plt.show()
 #
 # <details><summary>Hint</summary>
 #
-# A weight is left singular vectors, singular values and right singular vectors. The count looks at one of the three, and not at its sign.
+# A weight is made of left singular vectors, singular values and right singular vectors. The count looks at one of the three, and not at its sign.
 #
 # </details>
 
@@ -157,4 +157,4 @@ checks.unseen_change(unseen_change)
 
 # %% [markdown]
 # Turned into its negative, a layer says the opposite of what it said, and no intruder tells. The same holds for other right singular vectors, which make the layer listen to something else, and for other singular values. A count of intruders says how a change was made; it does not say how
-# much of the old model is left. For that, ask the model: the next-token loss does.
+# much of the old model is left. The next-token loss does.

@@ -98,7 +98,7 @@ def left_out_errors(accuracy, gain):
 checks.left_out_errors(left_out_errors)
 
 # %% [markdown]
-# With it you can judge the paper's figures yourself, and compare with what the library says in part 1 of the lesson.
+# With these two functions you can judge the paper's figures yourself, and compare with what the library says in part 1 of the lesson.
 
 # %%
 figures = published.results()
