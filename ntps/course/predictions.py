@@ -55,6 +55,8 @@ def collect(folder: str | Path) -> tuple[list[Question], list[str]]:
     by_question: dict[str, list[Prediction]] = {}
     left_out = []
     for path in sorted(root.rglob("*.json")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):  # JupyterLab's copies of a file
+            continue
         try:
             found = read_predictions(path)
         except NtpsError as error:
@@ -71,8 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m ntps.course.predictions", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("folder", help="folder of the predictions.json files, one a student, under any name")
+    folder = parser.parse_args(arguments).folder
     try:
-        questions, left_out = collect(parser.parse_args(arguments).folder)
+        questions, left_out = collect(folder)
     except NtpsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -82,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         Column("middle or most frequent", _guess, words=True),
         Column("outcome", lambda row: shown(row.outcome), words=True),
     ]
-    print("\n".join(text_table(columns, questions)) if questions else f"no predictions in {arguments or sys.argv[1:]}")
+    print("\n".join(text_table(columns, questions)) if questions else f"no predictions in {folder}")
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
     return int(bool(left_out)) if questions else 2

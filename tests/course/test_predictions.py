@@ -127,6 +127,13 @@ def test_a_class_becomes_one_table(tmp_path, capsys):
     ]
 
 
+def test_copies_that_jupyterlab_keeps_do_not_count(tmp_path):
+    hand_in(tmp_path / "ada", "predictions.json", share=(0.4, 0.5))
+    hand_in(tmp_path / "ada/.ipynb_checkpoints", "predictions-checkpoint.json", share=(0.4, 0.5))
+    questions, left_out = collect(tmp_path)
+    assert [question.n for question in questions] == [1] and left_out == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -151,4 +158,4 @@ def test_a_broken_file_of_a_class_is_named_and_the_others_are_read(tmp_path, cap
 def test_a_folder_without_predictions_has_no_table(tmp_path, capsys):
     with pytest.raises(NtpsError, match="not a folder"):
         collect(tmp_path / "none")
-    assert main([str(tmp_path)]) == 2 and "no predictions in" in capsys.readouterr().out
+    assert main([str(tmp_path)]) == 2 and f"no predictions in {tmp_path}\n" in capsys.readouterr().out
