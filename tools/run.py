@@ -98,7 +98,7 @@ def run(script: Path, claims: Iterable[str] = (), *, timeout: int = CELL_SECONDS
     measured = notebook.cells.pop()
     notebook.cells.pop()
     notebook.metadata.pop("widgets", None)
-    return Run(notebook, *reading(measured.outputs[0].text))
+    return Run(notebook, *reading("".join(output.text for output in measured.outputs)))  # a line may come in parts
 
 
 def reading(printed: str) -> tuple[float, float]:
