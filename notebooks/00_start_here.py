@@ -117,7 +117,7 @@ result
 #
 # | column | question it answers | range |
 # |---|---|---|
-# | R² | how much better than the label frequencies does a readout of all directions predict **texts it has not seen**? | up to 1 |
+# | R² | how much better than the label frequencies does a readout of all directions predict **texts it has not seen** ([held out](glossary.md#held-out-share))? | up to 1 |
 # | through V | and a readout of the first $k_V$ directions of V? | up to 1 |
 # | accuracy | for which share of those texts does the readout of all directions name the right label? | 0 to 1 |
 # | NTPS | how much of U lies inside V? | 0 to 1 |
@@ -128,8 +128,12 @@ result
 # below 0 means that the readout learned noise. *R²* says what the layer holds, *through V* what next-token prediction uses of it. A
 # star marks the layer that holds most, `=` those that tie with it, within one standard error.
 #
+# The sentences below the table say the same in words, with a 95 % interval in brackets. They also name three accuracies to compare: that
+# of a [logistic probe](glossary.md#probe) of the states, that of [TF-IDF](glossary.md#tf-idf), which counts the words of a text and needs no language model,
+# and that of always naming the commonest label.
+#
 # **Answer.** About half: in every layer the first 16 directions of V read roughly half of what all 128 read, and all 128 read nearly
-# everything. The layers differ so little in R² that the star says nothing here. Below we therefore compare in the *last* layer,
+# everything. The layers differ so little in R² that it hardly matters here which one has the star. Below we therefore compare in the *last* layer,
 # the one that the model predicts from. The picture shows four of the columns:
 
 # %%
