@@ -67,7 +67,7 @@ rng = np.random.default_rng(0)
 #
 # $$ s_t = h_1 + \dots + h_t . $$
 #
-# The paper asks a model that may look at $s_t$ through $k$ directions only to predict the *next* state. With an [encoder](glossary.md#encoder-and-readout)
+# In the paper a linear model sees only $k$ directions of $s_t$, and is to predict the *next* state from them. With an [encoder](glossary.md#encoder-and-readout)
 # $E$ of shape $(d, k)$ and a readout $W$ of shape $(k, d)$ the loss is
 #
 # $$ \mathcal{L}(E, W) = \mathbb{E} \sum_{t<L} \lVert h_{t+1} - W^\top E^\top s_t \rVert^2 , $$
@@ -84,8 +84,8 @@ rng = np.random.default_rng(0)
 # are all we ever need of the texts. Both are sums over texts: one pass is enough, in any order.
 #
 # We start in a world where everything is known. A text has a theme $z$ that persists and noise $e_t$ that is fresh at
-# every token: $h_t = D z + e_t$, with $D$ of shape $(d, 3)$ and $e_t$ of covariance $N$. There are two labels, each what the mean state $x$ is
-# along a direction of its own, plus noise.
+# every token: $h_t = D z + e_t$, with $D$ of shape $(d, 3)$ and $e_t$ of covariance $N$. There are two labels; each reads the text's mean
+# state along a direction of its own, plus noise.
 
 # %%
 d, k = 6, 2
@@ -151,14 +151,14 @@ print(f"largest difference from ntps.autoregressive_encoder: {difference:.0e}")
 assert difference < 1e-8
 
 # %% [markdown]
-# The world has three persistent directions; a tail beyond them is kept from zero by sampling noise alone. Further directions do not help. Note how unequal the first three are: what counts
+# The world has three persistent directions; the eigenvalues beyond them are kept from zero by sampling noise alone. Further directions do not help. Note how unequal the first three are: what counts
 # is how strong a direction is *against the noise* that lies along it.
 #
 # ## 3. Against gradient descent
 #
 # A network does not solve eigenvalue problems; it descends. Let us train $E$ and $W$ with Adam, from five random starts.
 #
-# > **Predict.** The loss is not convex in $(E, W)$. Will some starts get stuck above the closed form? Will one get below?
+# > **Predict.** The loss is not convex in $(E, W)$. Will some starts get stuck above the loss of the closed form? Will one get below it?
 
 # %%
 predict("01.1 against the closed form", choices=("all starts reach it", "some get stuck above", "one gets below"))
@@ -255,7 +255,7 @@ outcome("01.2 share of the gain, two top principal components", gains["principal
 # This matters in practice: numerical solvers return eigenvalues in ascending order. The paper's text takes the top; the authors' released code
 # (`K_sweep.py` in [github.com/Yu-AngCheng/NTPS](https://github.com/Yu-AngCheng/NTPS), commit 0f877f7) takes the
 # *first* columns of an ascending solver, hence the smallest; the published figures come from it. `ntps.score(..., convention="official")` repeats that procedure, for comparison with published
-# numbers only: it gives 19 scores a layer, one for each fraction of the directions, and how far both are apart is seen here on a bundled model.
+# numbers only. It gives 19 scores a layer, one for each fraction of the directions that is kept. The next cell shows for three of them how far it is from the paper's text, on a bundled model.
 
 # %%
 texts = ntps.collect(
@@ -279,7 +279,7 @@ pd.DataFrame(conventions).T.round(2)
 # Replace $C_0$ by the [pooled Gram](glossary.md#pooled-gram) $M$ and $C_1$ by the [cross moment](glossary.md#cross-moment) $X$, and all three steps go through: again a reduced-rank regression. $U_k$, the
 # paper's perception encoder or our [label directions](glossary.md#label-directions), holds the top $k$ solutions of
 #
-# $$ X X^\top u = \lambda M u, \qquad U^\top M U = I, \qquad \min_W \mathcal{L}(U_k) = \mathrm{tr} \mathbb{E}\, y y^\top - (\lambda_1 + \dots + \lambda_k). $$
+# $$ X X^\top u = \lambda M u, \qquad U^\top M U = I, \qquad \min_W \mathcal{L}(U_k, W) = \mathrm{tr} \mathbb{E}\, y y^\top - (\lambda_1 + \dots + \lambda_k). $$
 #
 # > **Predict.** There are $d = 6$ directions and $c = 2$ labels. How many of the six $\lambda$ are different from zero?
 
@@ -301,18 +301,20 @@ print(f"least squares leaves a loss of {residual:.6f}; the formula says {claimed
 
 # %% [markdown]
 # **Answer.** Two: $X$ has $c$ columns, so at most $c$ eigenvalues differ from zero. Beyond that the choice of $u$ is arbitrary, and any score computed with
-# such directions would be about nothing; therefore $k_U$, the number of label directions, never exceeds the [rank](glossary.md#rank) of $X$ here unless you ask for more.
+# such directions would be about nothing. `ntps` therefore never takes more label directions than the [rank](glossary.md#rank) of $X$, unless you ask for more.
 #
 # ## 6. Panel A: turn the world
 #
-# Two dimensions, one direction each. You turn the persistent direction (*next-token angle*) and the direction the label reads (*label angle*), and stretch the
+# Now $d = 2$, and each encoder keeps one direction: $u$ for the label, $v$ for the next state. You turn the persistent direction (*next-token angle*) and the direction the label reads (*label angle*), and stretch the
 # fresh noise: its variance is multiplied by the *stretch* along the horizontal axis and divided by it along the vertical one. On the left, ellipses show $M$ and $C_0$ (the latter rescaled), one standard deviation in every direction; the dashed line drops $u$ onto the
 # span of $V$. The [score](glossary.md#ntps) is the share of the squared length of $u$ that survives this projection:
 #
 # $$ \mathrm{NTPS} = \frac{\lVert P u \rVert^2}{\lVert u \rVert^2} = \cos^2 \angle(u, v), \qquad P = \text{projector on the span of } V . $$
 #
+# Beside it stands the [*label share retained*](glossary.md#retained-share): what a linear reader of $v$ can explain of the label, relative to a reader of both coordinates.
+#
 # > **Predict.** With no stretch (1.0), what must the two angles be for a score of 0, of 1/2, of 1? Then set the stretch to 3: does $V$ still point along the persistent
-# > direction? Can the score be low although the label loss hardly suffers?
+# > direction? Can the score be near 0 although most of the label can still be read through $v$?
 
 # %%
 predict("01.4 angle between the two for a score of 1/2, in degrees")
@@ -362,7 +364,7 @@ outcome("01.4 angle between the two for a score of 1/2, in degrees", abs(half - 
 #
 # Prediction prefers what is persistent *relative to the noise*, and $V$ turns away from the noisy axis.
 #
-# And yes, the two curves come apart: a low score can go with hardly any loss. The score compares *directions* $u$ and $v$ as arrows; the loss asks what can be *read* through $v$, and correlated features let one direction
+# And yes, the two curves come apart: with a score near 0 most of the label can still be read. The score compares *directions* $u$ and $v$ as arrows; the loss asks what can be *read* through $v$, and correlated features let one direction
 # speak for another. How far they can differ is the subject of [lesson 02](02_score_and_bounds.ipynb).
 #
 # ## 7. A pretrained model: three ways to summarise the past
@@ -400,8 +402,8 @@ outcome("01.5 keeps least of the topic in layer 0", kept.loc[0].idxmin().replace
 kept.round(2)
 
 # %% [markdown]
-# *Label share retained* is what a linear reader of $V_k$ can explain of the labels, relative to a reader of all $d$ directions ($k$ is the library's default, $d/8$ or the number of classes, whichever is more). **Answer.** The last state. From
-# it alone, prediction uses grammar most (which kind of word comes next), so at the embedding little of the topic is kept; once states have read what came before, more is, though still less than through a sum or a mean.
+# **Answer.** The last state. (The [share retained](glossary.md#retained-share) is now that of a linear reader of $V_k$, relative to a reader of all $d$ directions; $k$ is the library's default, $d/8$ or the number of classes, whichever is more.) From
+# the last state alone, prediction uses grammar most (which kind of word comes next), so at the embedding little of the topic is kept; once states have read what came before, more is, though still less than through a sum or a mean.
 # The mean does best up to layer 3, and as well as the sum in the last one: it removes the weight that the sum gives to long prefixes. Lesson 02 stays with the sum, as the paper does.
 #
 # ## 8. Words in $U$-space and $V$-space
@@ -472,7 +474,7 @@ by_layer.round(2)
 #
 # ## 9. Panel B: layers and ranks
 #
-# The spectra above show how much each direction gains; the planes show the last two of the $k$ directions kept. Colour words by kind or by topic.
+# In the panel, the spectra show how much each direction gains, and the planes the words along the last two of the $k$ directions kept. Colour words by kind or by topic.
 #
 # > **Predict.** How does $V$'s spectrum fall, compared with $U$'s? Slide the rank: is there a layer in which words group clearly by topic along some direction of $V$?
 
@@ -511,7 +513,7 @@ outcome("01.7 along V, words group clearly by topic in some layer", "yes" if by_
 
 # %% [markdown]
 # **Answer.** $U$'s spectrum is flat and ends at the number of classes: eight topics, all equally hard. $V$'s falls steeply: few directions do most of the predicting, and a long tail does the rest. By topic, words
-# group clearly along none of the 32 directions of $V$ that you can choose, in no layer: less than a quarter of their spread lies between topics.
+# group clearly along none of the 32 directions of $V$ that you can choose, whatever the layer: less than a quarter of their spread lies between topics.
 #
 # **On request: a real model.** Set `real_model` to a hub name or a directory. The texts stay those of the bundled language, so kinds and topics are known; words that the model's tokenizer splits are left out.
 

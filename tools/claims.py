@@ -41,6 +41,8 @@ CLAIMS: dict[str, list[str]] = {
         "frame.query(\"what == 'NTPS' and noise == 'noise stretch 1'\")"
         ".eval('share - cos((`label angle (°)` - 30) * @np.pi / 180) ** 2').abs().max() < 1e-9",
         "gap.max() > 0.5",
+        "frame.pivot(index=['noise', 'label angle (°)'], columns='what', values='share')"
+        ".query('NTPS < 0.05')['label share retained'].max() > 0.7",
         "np.ptp(widgets.read_world(turned := widgets.plane_world(30, 75, 3)).V.vectors[:, :1].numpy()"
         " / np.linalg.solve(turned.N, turned.A)) < 1e-9",
         "(kept.idxmin(axis=1) == 'last').all() and kept['last'][0] < 0.2",
