@@ -289,7 +289,7 @@ for kind in ("raw", "whitened"):
 outcome("02.3 orders of magnitude between the raw bounds, at least", decades.loc["raw", "min"])
 
 # %% [markdown]
-# **Answer.** Four to more than six orders of magnitude. All three agree: the exact value always lies inside. But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
+# **Answer.** Four to more than six orders of magnitude. Both pairs of bounds hold: the exact value always lies between them. (Where no whitened bar is to be seen, the dot covers it.) But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
 # that in every layer, for every task: it is true and says nothing.
 #
 # ## 5. Why the raw bounds are so wide
@@ -329,7 +329,7 @@ conditions.map("{:.2g}".format)
 
 # %% [markdown]
 # Two ends pull. At the top one [outlier direction](glossary.md#outlier-direction) holds about half of all squared length: it is almost exactly the mean state, common to all texts. At the bottom lie directions in which texts hardly differ at all. Centring takes away
-# the first end and only part of the condition number. In large models single channels can be louder still.
+# the first end and only part of the condition number. In large models single entries of the state (*channels*) can be louder still.
 #
 # The whitened score asks for no condition number, at the price that we compute $M^{1/2}$. And when we have $M$, $X$ and $V$ anyway, the *exact* value costs no more. That is why `ntps.score` reports it, and the
 # shares explained beside it.
@@ -442,7 +442,7 @@ changed.rename(index=lambda name: name.replace("\n", " ")).round(4)
 #
 # ## 7. Panel C: all ranks, all bounds
 #
-# Choose a task, a layer and both ranks. Above is the table of scores for all pairs; below are raw bounds, whitened bounds and the exact excess loss over $k_V$, at the chosen $k_U$.
+# Choose a task, a layer and both ranks in the panel. Its upper part is the table of scores for all pairs of ranks, its lower part shows raw bounds, whitened bounds and the exact excess loss over $k_V$, at the chosen $k_U$.
 #
 # > **Predict.** For the topic, at which $k_V$ will the score pass 0.9, and how much excess loss is left there? For the watermark, does a high score go with a small excess loss?
 
@@ -493,7 +493,7 @@ for name in names:
 outcome("02.6 k_V at which the topic's score passes 0.9, of 128", passes["topic"][0])
 
 # %% [markdown]
-# **Answer.** The score rises with $k_V$ for every task, also for the coin, which passes 0.9 first: a larger subspace holds more of anything. For the topic hardly any loss is left there; for the watermark, at as high a score, several times the share. The excess loss tells whether what it holds is what the labels need, and the [ceiling](glossary.md#ceiling) how much there was to gain at all: for the coin, what so many
+# **Answer.** The score rises with $k_V$ for every task, also for the coin, which passes 0.9 first: a larger subspace holds more of anything. For the topic hardly any loss is left there; for the watermark, at as high a score, several times the share. The excess loss tells whether what that subspace holds is what the labels need, and the [ceiling](glossary.md#ceiling) how much there was to gain at all: for the coin, what so many
 # features explain of so few texts by accident.
 #
 # ## 8. float32 against float64
@@ -544,8 +544,8 @@ worst = precision.loc[precision.difference.idxmax()]
 print(f"largest difference {worst.difference:.3f}, in layer {worst.layer} at k_V = {int(worst.k_V)}")
 
 # %% [markdown]
-# **Answer.** At small and middle $k_V$; at the end, where $V$ spans nearly everything, not at all. Where the condition number is small, in layer 0, float32 would do; elsewhere it moves the score, by up to a hundredth here: judge against the differences
-# between tasks above. So `ntps` may *collect* in float32 and always *solves* in float64, with tolerances relative to the data.
+# **Answer.** At small and middle $k_V$; at the end, where $V$ spans nearly everything, not at all. Where the condition number is smallest, in layer 0, float32 would do; elsewhere it moves the score, by up to a hundredth here. Part 2 shows how small the differences
+# between tasks can be. So `ntps` may *collect* in float32 and always *solves* in float64, with tolerances relative to the data.
 #
 # ## Take-away
 #
