@@ -409,7 +409,8 @@ kept.round(2)
 # ## 8. Words in $U$-space and $V$-space
 #
 # The paper's first figure asks what the two encoders look at. We repeat the idea where the answer can be checked: every word of the bundled language has a known kind (topic noun, verb, function word, ...), and many
-# belong to one topic. A word's coordinates are $u_i^\top \bar h$ and $v_i^\top \bar h$, with $\bar h$ the mean hidden state of its tokens.
+# belong to one topic. A word's coordinates are $u_i^\top \bar h$ and $v_i^\top \bar h$, with $\bar h$ the mean hidden state of its tokens; the pictures show them
+# centred, in standard deviations over the words.
 # We begin with layer 0, where a state knows nothing but its own word. $V$'s first direction follows the mean state, which all texts share (the moments are not [centred](glossary.md#centring)), so the picture shows directions 2 and 3.
 #
 # > **Predict.** $U$ was fitted to topics. By what will it group words: by topic, by kind, or both? And $V$, whose aim is to predict which state comes next? Will it be the same in the

@@ -101,7 +101,7 @@ shown.assign(
 # correction one model of eight is left below 5 %.
 #
 # The intervals are wide: twelve points cannot tell a weak from a strong relation. And the last column matters more. The layer and the rank behind each score were *chosen, for each model, because they gave the largest
-# correlation on these same 12 data sets*. `options_borne` says from how many unrelated options one could choose before the p-value passes 5 %. The procedure tries 19 fractions at each layer, hundreds of options (related ones,
+# correlation on these same 12 data sets*. `options_borne` says from how many unrelated options one could choose before the p-value passes 5 % (0 where it lies above that without any choice). The procedure tries 19 fractions at each layer, hundreds of options (related ones,
 # so the true number is smaller, and not published). Hence the question of this lesson: **how much of such a correlation is choice?** To answer it we need scores at *all* layers and ranks: a study of our own.
 #
 # ### Reading a paper: whose accuracies are these?
@@ -124,7 +124,7 @@ whose_table.rename(
 )
 
 # %% [markdown]
-# **Answer.** On the texts they were fitted on, in every set whose sizes are known: the picture above shows *training* accuracies, the figure on fine-tuning *test* accuracies. The intent set has one size for both: its files look identical. And one
+# **Answer.** On the texts they were fitted on, in every set whose sizes are known and differ (imdb has as many test texts as training texts): the picture above shows *training* accuracies, the figure on fine-tuning *test* accuracies. The intent set has one size in both columns: its two files look identical. And one
 # set tells more than the authors can have wanted:
 
 # %%
@@ -156,7 +156,7 @@ show(
 # First one model and one task. The bundled model reads off the topic of a text almost without error, so a score of its topic directions should beat any control. [Shuffle the labels](glossary.md#permutation-null) among the texts: now they mean nothing, yet $U$ is
 # still computed from them, and gets a score. 200 shuffles cost one matrix product, because of all [moments](glossary.md#moment) only $X$ changes.
 #
-# > **Predict.** Where does NTPS of the true topics lie among the scores of shuffled labels: above all of them, among them, below? And the explained share?
+# > **Predict.** In the middle layer, where does NTPS of the true topics lie among the scores of shuffled labels: above all of them, among them, below? And the explained share?
 
 # %%
 predict("03.3 NTPS of the true topics lies", choices=("above all shuffled ones", "among them", "below all of them"))
@@ -232,8 +232,8 @@ study.table("balanced_accuracy").T
 
 # %% [markdown]
 # This is what we want to predict: the balanced accuracy of a cross-validated linear probe of the last layer, the mean over classes of the share of their texts that it gets right (plain accuracy would call a probe good that always
-# names the largest class). On four tasks (sentiment, parity, agreement and, for the trained model, the watermark) it is near one half, which is guessing: their order among themselves is noise, and no score can go with it. Nothing in it depends on where the score is read. The probe reads one half of the texts, every score the other half: on the same texts, even labels without meaning would seem to go together, because the
-# accidents that one of them finds are those of the other.
+# names the largest class). For the trained model four tasks of two classes (sentiment, parity, agreement and the watermark) are near one half, which is guessing, and intent, which has four classes, is not far above a quarter: the order of the four among themselves is noise, and no score can go with it. Nothing in this table depends on where the score is read. The probe reads one half of the texts, every score the other half: on the same texts, probe and score would seem to go together even for labels without meaning, because
+# both find the same accidents.
 #
 # ## 4. Is it pretraining at all?
 #
@@ -274,7 +274,7 @@ tense = {depth: value[NAMES.index("tense")] for depth, value in depths.items()}
 print("tense through V, by depth:", ", ".join(f"{100 * depth:.0f} %: {value:z.2f}" for depth, value in tense.items()))
 
 # %% [markdown]
-# **Answer.** For half of them. A random network is not blank: words enter as vectors, and a mean of random vectors is still a bag of words. Whatever part of a label depends on *which* words occur shows here, too. Only the difference is pretraining's.
+# **Answer.** For half of them. A random network is not blank: words enter as vectors, and the mean of a text's random vectors still depends on which words are in it, and how often: it is a *bag of words*, without their order. Whatever part of a label depends on *which* words occur shows here, too. Only the difference is pretraining's.
 # And the difference can be negative: pretraining turns $V$ towards what predicts the next word, and away from what predicts nothing, such as the watermark.
 #
 # Where is *tense*, which decides the form of every verb to come? The last line tells: the study reads all models at half their depth, and there (as at a quarter) $V$ does not hold the tense, which it holds at the embedding and in the last two layers. Read one layer, and you
@@ -347,7 +347,8 @@ chosen = found[found.predictor.isin(["ntps", "explained_heldout"])]
 chosen.assign(p=chosen.p.map(SHORT_P)).set_index(["predictor", "layer and rank"])
 
 # %% [markdown]
-# Read the p-values, not the intervals, in the rows *chosen on the same tasks*: an interval does not account for the choice.
+# Chosen elsewhere, R² through $V$ still goes with accuracy; NTPS does in no row: each of its p-values is far above 5 %. In the rows *chosen on the same tasks* read the p-values,
+# not the intervals, which do not account for the choice.
 #
 # ## 6. Beside other measures
 #
@@ -356,7 +357,9 @@ chosen.assign(p=chosen.p.map(SHORT_P)).set_index(["predictor", "layer and rank"]
 #
 # $$ \mathrm{H} = \mathrm{tr}\big( \mathrm{Cov}(x)^{-1} \, \mathrm{Cov}(\mathbb{E}[x \mid y]) \big), $$
 #
-# and the accuracy of **nearest neighbours**. `ceiling_heldout` is R² of all directions on held-out texts. All at one fixed layer and, where there is a rank, at $k_V = \max(k_U, d/8)$, set before looking.
+# and the accuracy of **nearest neighbours** (`knn`), less that of naming the largest class. The other names in the picture: `ceiling_heldout` is R² of all directions on held-out texts, `explained_heldout` that through $V$, `explained_gain`
+# the latter less that of fresh weights; `explained` and `retained` are the [explained](glossary.md#explained-share) and the [retained share](glossary.md#retained-share), in sample; `above_chance` is NTPS rescaled so that $k_V/d$ is 0, `ntps_z` its distance from shuffled labels
+# in their standard deviations; `hscore_shrunk` is the H-score with a steadier estimate of $\mathrm{Cov}(x)$. All at one fixed layer and, where there is a rank, at $k_V = \max(k_U, d/8)$, set before looking.
 #
 # > **Predict.** NTPS looks at labels *and* next-token prediction, the others at labels alone. Which correlates best with the probe?
 
@@ -399,7 +402,7 @@ show(
 #
 # ### Without any labels
 #
-# Some measures read the states alone, from the eigenvalues of their covariance: the **[effective rank](glossary.md#effective-rank)** (RankMe: how many directions the spread amounts to), the **decay** of the eigenvalues and the share of the **loudest** direction. Cheap, and tempting: a model whose
+# Some measures read the states alone, from the eigenvalues of their covariance: the **[effective rank](glossary.md#effective-rank)** (RankMe: how many directions the spread amounts to), the **decay** of the eigenvalues (how steeply they fall) and the share of the **loudest** direction. Cheap, and tempting: a model whose
 # states spread over many directions must know more?
 #
 # > **Predict.** Which checkpoint has the largest effective rank: fresh weights, early in training, or the trained model? Which reads the topic best?
@@ -436,13 +439,14 @@ outcome("03.7 largest effective rank", spread.idxmax())
 label_free.groupby("model", sort=False)[["effective_rank", "decay", "loudest"]].mean()
 
 # %% [markdown]
-# **Answer.** Fresh weights have the largest effective rank in every layer, and read the topic worst. Training *narrows* the states to what the next word needs. And a spectrum has one value for all tasks: among the trained model's layers the one of the largest effective
+# **Answer.** Fresh weights have the largest effective rank in every layer, and read the topic worst. Training *narrows* the states to what the next word needs. But narrower is not better either: the early checkpoint is the narrowest on average, and far from
+# reading the topic as the trained one does. And a spectrum has one value for all tasks: among the trained model's layers the one of the largest effective
 # rank reads the watermark, the others do not, while the topic is read from all alike. Without labels nobody can know which of the two you have.
 #
 # ## 7. The same on a real model
 #
 # A bundled model in a made-up world is a clean case. Here is the study of a real one, Gemma 3 270M, on five public sets of English texts. It takes more than half an hour and a model of a gigabyte, so it was run before, with the command
-# printed below; its table comes with the package. As in part 3, scores read one half of the texts and the probe the other, so 250 texts meet 640 directions.
+# printed below; its table comes with the package. As in part 3, scores read one half of the texts and the probe the other, so 250 texts meet 640 directions. In the table, *all* and *through V* are held-out R², *fresh* that of fresh weights, and each *p* comes from shuffled labels.
 #
 # > **Predict.** On how many of the five sets does NTPS of the true labels beat shuffled labels at $p < 0.05$? On how many does R² of all directions?
 
@@ -488,7 +492,7 @@ for how, column in (("all directions", "ceiling_heldout_random"), ("V", "explain
 # **Answer.** On none, and on all five. The probe reads every set above its largest class, and R² of all directions lies above each of 200 shuffles, on all five. Raw NTPS does so on none: it lies where shuffled labels lie or below them, and far below $k_V/d$, because with 250 texts in 640 directions
 # $U$ is fitted to the accidents of the texts (part 2). As in the bundled world, it does not know that there is something to explain. $V$, an eighth of the directions, reads between a third and two thirds of what all of them read.
 #
-# Fresh weights read unwanted mail in part, since single words give it away, and hardly anything of the other sets: the rest is pretraining's.
+# Fresh weights read unwanted mail in part, since single words give it away, and of the other sets a tenth at most: the rest is pretraining's.
 #
 # Five sets carry no rank correlation worth printing: its 95 % interval would span most of the line from -1 to 1.
 #
@@ -510,7 +514,7 @@ folder.cleanup()
 # - A null must repeat what was done: shuffled labels for a score, shuffled tasks *and the choice* for a chosen correlation.
 # - NTPS has a null of its own, far from $k_V/d$; a task that the model solves need not beat it.
 # - Fresh weights explain part of several tasks that hang on single words; the difference is what pretraining adds, or takes.
-# - Held-out R² goes with the probe's accuracy on other texts; raw NTPS changes sign from layer to layer. A spectrum that reads no label cannot tell which task is meant.
+# - Held-out R² goes with the probe's accuracy on other texts; the correlation of raw NTPS changes sign from layer to layer. A spectrum that reads no label cannot tell which task is meant.
 #
 # ## Quiz
 #
