@@ -110,13 +110,13 @@ sides = {(name, when): getattr(run, when) for name, run in runs.items() for when
 pd.DataFrame({place: {label: read(side) for label, read in QUANTITIES.items()} for place, side in sides.items()})
 
 # %% [markdown]
-# Everything in this table is judged on test texts which neither training nor the choice of the step has seen.
+# Everything in this table is judged on test texts which neither training nor the choice of the step has seen. (The intruders in the printed sentences are the subject of part 4.)
 #
 # **Answer.** The task that pretraining had solved gains nothing, and the one that pretraining ignored gains a lot. Both pay for it: the weights now serve the label, and the next token is predicted [worse than before](glossary.md#next-token-loss). For the topic that is
 # a cost without a benefit. (By default weights are kept only if their validation loss is lower than the probe's by 2.5 standard errors, else the probe itself. We took that guard away for the topic, `margin=0`, to see
 # what training does where nothing is left to gain.)
 #
-# Look at NTPS, too: would you have guessed from it which task gained? The ceiling tells the two stories apart: one label could be read all along, the other only after.
+# Look at NTPS, too: would you have guessed from it which task gained? The [ceiling](glossary.md#ceiling), R² of all directions, tells the two stories apart: one label could be read all along, the other only after.
 #
 # ## 2. What the last layer had dropped
 #
@@ -166,10 +166,11 @@ for name, run in runs.items():
 # %% [markdown]
 # **Answer.** The word embedding shows the watermark, since "ah" and "oh" are two different words. The layers above it let go of it, because nothing that follows depends on it. We call the difference
 # [held back](glossary.md#held-back): the best layer's R² minus the last one's, the layer chosen on other folds than it is judged on (the largest of several equal numbers is always too large, so a plain maximum would find
-# something held back everywhere). An adapter sits in every matrix of every layer, so it can keep what was let go, and after fine-tuning the upper layers hold the watermark better than
+# something held back everywhere). An adapter sits in every matrix of every layer above the embedding, so training can keep what was let go, and after fine-tuning the upper layers hold the watermark better than
 # the embedding ever showed it: a mean over many words hides a single one, and attention can pick it out. The topic was never held back.
 #
-# With few texts a ceiling is judged too low (the dotted line): 128 directions are fitted on the texts of four folds. Compare ceilings of the same number of texts only.
+# With few texts a ceiling is judged too low (the dotted line): 128 directions are fitted on the texts of four folds. So the triangle at layer 0 of the watermark is no loss: no adapter touches the embedding, and the dotted line, from the same test texts, begins
+# at the same place. Compare ceilings of the same number of texts only.
 #
 # Two tasks are an illustration, not evidence. And held back is not all: a ceiling is linear, and training can also build a feature that no layer showed in a linear way.
 #
@@ -209,10 +210,10 @@ for name, run in runs.items():
 outcome("04.3 weights moved by, in % of their size", 100 * moved)
 
 # %% [markdown]
-# **Answer.** About a tenth, and by nearly anything. Layer 0 is the embedding, which has no adapter. Above it, small moves of the weights turn the spans far: their first directions stay near, their last ones end up nearly at right angles. Directions that are nearly tied change places
+# **Answer.** The weights about a tenth, and $V$ by anything from small angles to nearly right ones. Layer 0 is the embedding, which has no adapter. Above it, small moves of the weights turn the spans far: their first directions stay near, their last ones end up nearly at right angles. Directions that are nearly tied change places
 # easily, and for the watermark $U$ was fitted to noise before, so there was nothing to stay near to.
 #
-# What does that do to the score? Its change splits exactly into what the turn of $U$ alone would do, the turn of $V$ alone, what the two do together, and the part of channels that became louder or quieter:
+# What does that do to the score? Its change splits exactly into what the turn of $U$ alone would do, the turn of $V$ alone, what the two do together, and the part that comes from single entries of the state (*channels*) becoming louder or quieter:
 
 # %%
 parts = {
@@ -229,8 +230,8 @@ for name, rows in table.groupby("task", sort=False):
     print(f"{name:9s}  NTPS rose at {up} of {len(rows)} layers, the held-out share through V at {share} of {len(rows)}")
 
 # %% [markdown]
-# It is tempting to expect that fine-tuning pulls the label directions into the next-token directions, so that NTPS rises. **It does not do so everywhere**: count the signs. The parts
-# are of either sign and partly cancel: a turn of one span alone mostly leads away from its old partner, turning together mostly leads back, and what is left may go either way. How much of the labels $V$ lets through now,
+# It is tempting to expect that fine-tuning pulls the label directions into the next-token directions, so that NTPS rises. **Here NTPS fell at most layers**: count the signs. The parts
+# are of either sign and partly cancel: a turn of one span alone mostly leads away from its old partner, turning together mostly leads back, and what is left may go either way. How much more of the labels $V$ lets through now,
 # the last column says.
 #
 # ## 4. Intruder dimensions
@@ -285,7 +286,7 @@ for run in tried:
 outcome("04.4 most intruders", setting_name(max(tried, key=intruder_count)))
 
 # %% [markdown]
-# **Answer.** The loud rank 1. Training all weights gains as LoRA does, and turns the old directions instead of adding any. An adapter of rank 1 has a single direction for all it has to say: if it says it loudly, that direction rises above the matrix's own.
+# **Answer.** Rank 1 with $\alpha = 32$, the *loud* one. Training all weights gains as LoRA does, and turns the old directions instead of adding any. An adapter of rank 1 has a single direction for all it has to say: if it says it loudly, that direction rises above the matrix's own.
 # So intruders are a mark of *how* a change was made, in many directions a little or in few a lot; they are not what makes it work. Two things differ at once here, though: the loud adapter also moved the weights furthest. The exercises
 # hold the size of the change fixed.
 #
@@ -293,7 +294,7 @@ outcome("04.4 most intruders", setting_name(max(tried, key=intruder_count)))
 #
 # > **Predict.** Rank 1 with $\alpha = 1$ and rank 1 with $\alpha = 32$ train equally many parameters for equally many steps. Will they end at the same accuracy?
 #
-# Pick a setting and slide the step. Above: accuracy and loss on the validation texts, on the way. Below: what the kept weights gained and cost.
+# In the panel, pick a setting and slide the step. Its upper part shows accuracy and loss on the [validation texts](glossary.md#fine-tuning), on the way; its lower part what the kept weights gained and cost.
 
 # %%
 predict("04.5 the two of rank 1 end at the same accuracy", choices=("yes", "no"))
@@ -312,7 +313,7 @@ same = abs(low.after.accuracy - loud.after.accuracy) < 2 * max(low.gain_standard
 outcome("04.5 the two of rank 1 end at the same accuracy", "yes" if same else "no")
 
 # %% [markdown]
-# **Answer.** No. Training sits on a plateau first: one word of the text has to be found before anything can be gained by it. How soon that happens depends on the size of the steps in the space of *weights*, and there $\alpha/r$ counts as much as the
+# **Answer.** No. With adapters, training sits on a plateau first: one word of the text has to be found before anything can be gained by it. How soon that happens depends on the size of the steps in the space of *weights*, and there $\alpha/r$ counts as much as the
 # learning rate does. So "rank 1 is too small" would be the wrong conclusion from the first curve: with a larger $\alpha$ the same rank learns the task. A comparison of ranks is one of capacity only if every rank had
 # the learning rate that suits it and enough steps.
 #

@@ -179,15 +179,17 @@ show(
 # %% [markdown]
 # **Answer.** The budget goes to the watermark and to `first_mentioned`; on four of the eight, the watermark and the coin among them, the interval is more than thirty points wide. Read the last lines of the printed output first. These very tasks, on this very model, are among those that the calibration was fitted on, so this is no test of it. The honest number is the error on *tasks left out*, beside that of always
 # expecting no gain. And the interval is the message. Where it holds gains worth having (a point or more) as well as none, the verdict is "no evidence either way". It is an
-# interval of 80 %, made to miss one time in five; see where the two measured gains lie.
+# interval of 80 %, which may miss one time in five; the printed lines say how often it held on tasks left out. See where the two measured gains lie.
 #
 # A probe that fails can mean two things: labels that cannot be learned (the coin, `noise`) and labels that training will find. Accuracy does not tell the watermark from the coin; what earlier layers know does, and the calibration's slopes say
 # that it asks hardly anything else: **the forecast is about three fifths of what is held back**, cut off at what the probe leaves to gain, and the accuracy of the probe enters next to nothing. So it is blind to everything that no layer shows in a linear way and training may find.
 #
 # ### A look at training
 #
-# The next cheapest thing is a look: take the first steps of the very training that would follow, and see by how much they lower the loss of the validation texts. Nothing is wasted, since a run that pays can go on from there.
-# `prescreen` does so unless it is told not to, and has a calibration for each number of steps. What they are worth was measured on 170 runs of five models on twelve tasks, each task predicted by the others.
+# The next cheapest thing is a [look](glossary.md#look): take the first steps of the very training that would follow, and see by how much they lower the loss of the [validation texts](glossary.md#fine-tuning). That training takes a hundred steps, so a look of 20 is a fifth of it.
+# It need not be wasted: given a folder as `output`, `prescreen` leaves the state of each look there, and `ntps lora --resume` goes on from it.
+#
+# `prescreen` takes a look of 20 steps unless it is told otherwise, and brings a calibration for 0, 20 and 50 steps, 0 being the frozen model alone. What each is worth was measured on 170 runs of five models on twelve tasks, the gains on each task predicted from those on the others.
 #
 # > **Predict.** Always forecasting the mean gain of other tasks errs by five points. After how many of the hundred steps is the error less than half of that?
 
@@ -209,16 +211,16 @@ halved = worth.index[worth["error"] < worth["error of the mean gain"] / 2][0]
 outcome("05.2 steps that halve the error of the mean gain", int(halved))
 
 # %% [markdown]
-# **Answer.** After 20. Errors are in points of accuracy, on tasks left out; the last two columns are a 95 % interval over tasks. The longer the look, the smaller the error. And yet none of the three is shown to beat "no gain": three runs out of four gain nothing, so whoever always says so is
-# seldom far off, and twelve tasks are few. A look narrows the question; it does not answer it.
+# **Answer.** After 20. Errors are in points of accuracy, on tasks left out; `low` and `high` are a 95 % interval, over tasks, of the column before them. The longer the look, the smaller the error. But the mean gain is the easier bar: always expecting *no* gain errs by less, and none of the three
+# is shown to beat that. In all three rows the interval holds zero. Most of these runs gained nothing, so whoever always says so is seldom far off, and twelve tasks are few. A look narrows the question; it does not answer it.
 #
 # For models and texts of your own kind, fit your own: `ntps study --lora --model ... --task ... --output mine` runs the gains and writes `mine/calibration.json`, and `ntps prescreen ... --calibration mine/calibration.json` reads it.
 # It takes six tasks at least; a dozen are better.
 #
 # ## 3. The same on a real model
 #
-# Gemma 3 270M on the five text sets of [lesson 03](03_empirical_correlations.ipynb), part 7. It was tuned before, with the command below: 60 steps on a processor, few for such a model. The figures come with the package. The forecasts are those of the
-# bundled calibration without a look, read from the study of lesson 03; a calibration fitted on a made-up language cannot be expected to work for film reviews, so this is a test of it.
+# Gemma 3 270M on the five text sets of [lesson 03](03_empirical_correlations.ipynb), part 7. It was tuned beforehand, with the command printed below: 60 steps on a CPU, few for such a model. The figures come with the package. The forecasts are those of the
+# bundled calibration without a look, read from the study of lesson 03. Nothing says that a calibration fitted on a made-up language works for film reviews; here it is put to the test.
 #
 # > **Predict.** On how many of the five sets does NTPS at the last layer rise?
 
@@ -288,7 +290,7 @@ own = ntps.load_task(path)  # other column names: text_column="...", label_colum
 print(own)
 
 # %% [markdown]
-# **Step 2: the score, with all it is read against.** Folds give held-out R² with an interval, shuffled labels a null, fresh weights a control; a probe, TF-IDF of the words and the label frequencies stand beside it.
+# **Step 2: the score, with all it is read against.** Folds give held-out R² with an interval, shuffled labels a null, fresh weights a control; a probe, [TF-IDF](glossary.md#tf-idf) of the words and the label frequencies stand beside it.
 #
 # > **Predict.** The label says which of two people is named first. No bag of words shows that. Fresh weights?
 
@@ -308,7 +310,7 @@ for sentence in result.sentences():
     print(textwrap.fill(sentence, 100))
 
 # %% [markdown]
-# **Step 3: the report.** `report/report.html` is one page that needs nothing beside it: open it in a browser, mail it. The tables are also there as `scores.csv` and `scores.json`, the pictures as PNG.
+# **Step 3: the report.** `report/report.html` is one page that needs nothing beside it: you can open it in a browser or mail it. (Here it lies in a temporary folder, which the cell of step 4 removes; to keep it, change the line above that says so.) The tables are also there as `scores.csv` and `scores.json`, the pictures as PNG.
 
 # %%
 scores = pd.read_csv(Path(folder.name) / "report" / "scores.csv").set_index("layer")
@@ -346,19 +348,19 @@ print(
 folder.cleanup()
 
 # %% [markdown]
-# Two forecasts for one task and one model: these are the labels of `first_mentioned`, judged in part 2 on a thousand other texts. The first steps save nothing here, yet the forecast stays, since an earlier layer knows more than the last one. Both intervals reach as far as the probe leaves room: at the upper end every text is right. Neither knows how
+# Two forecasts for one task and one model: these are the labels of `first_mentioned`, judged in part 2 on a thousand other texts. The first steps save nothing here, yet LoRA is still said to pay, since an earlier layer knows more than the last one. Both intervals reach as far as the probe leaves room: at the upper end every text is right. Neither knows how
 # uncertain *held back* itself is, a difference of two R² from few texts, so they are too narrow, and "likely pays" is a reason to try, no promise.
 #
 # **Step 5: tune, and look again.** `ntps lora miniworld-base letters.csv` with your own file (the one written above was temporary and is gone), or `before_and_after(network, own)` as in [lesson 04](04_lora_effects.ipynb), part 1. Run it: is the measured gain inside the interval? Its probe learns
-# from 60 % of the texts only, so first compare the accuracies *before*. Whatever comes out, report it with the number of test texts, the seeds, what the probe alone reached, and what the next token costs now.
+# from 60 % of the texts only, so first compare its accuracy *before* with that of the probe above. Whatever comes out, report it with the number of test texts, the seeds, what the probe alone reached, and what the next token costs now.
 #
 # ## 5. What holds, and what does not
 #
 # | claim | what we saw |
 # |---|---|
-# | NTPS before fine-tuning predicts the gain | not better than the probe's accuracy, on the published figures |
+# | NTPS before fine-tuning predicts the gain | not shown to beat *no gain*, and within a point of the probe's accuracy, on the published figures |
 # | what earlier layers know and the last one dropped tells the gain | as a forecast for new tasks it is not shown to beat *no gain* |
-# | the first steps of training tell the gain | 20 of 100 halve the error of the mean gain; *no gain* is not shown to be beaten |
+# | the first steps of training tell the gain | after 20 of 100 the error is less than half that of the mean gain; *no gain*, which errs less than the mean gain does, is not shown to be beaten |
 # | a calibration carries over to another model and other texts | no: on three of five sets it promised gains that did not come |
 #
 # This is the end of the course. You have derived two encoders, compared their spans, turned the score into a loss, learned what a null is for, and tuned a model with both eyes open. What to keep is short: the score is a question
@@ -368,7 +370,7 @@ folder.cleanup()
 #
 # - A forecast of the gain must beat "no gain" and "gains fall with the probe's accuracy" on tasks left out, and should say when it does not know.
 # - On the published figures no line, in NTPS or in the probe's accuracy, is shown to beat "no gain"; two data sets hold nearly all of it.
-# - From the frozen model our forecast is about three fifths of what is held back. Twenty steps of training halve the error of the mean gain, and "no gain" is still not shown to be beaten.
+# - From the frozen model our forecast is about three fifths of what is held back. After twenty steps of training its error is less than half that of the mean gain, and "no gain" is still not shown to be beaten.
 # - A calibration speaks for tasks and texts of the kind it was fitted on.
 # - Report a gain with the number of test texts, the seeds, what the probe alone reached, and what the next token costs afterwards.
 #

@@ -131,6 +131,7 @@ CLAIMS: dict[str, list[str]] = {
         "ceilings(frozen['watermark']).argmax() == 0 and ceilings(frozen['watermark'])[-1] < 0.1",
         "np.ptp(ceilings(frozen['topic'])) < 0.05",
         "ceilings(runs['watermark'].after.score)[1:].min() > ceilings(frozen['watermark']).max()",
+        "abs(ceilings(runs['watermark'].after.score)[0] - ceilings(runs['watermark'].before.score)[0]) < 0.01",
         "all(0.05 < np.mean([row['relative_change'] for row in run.intruders]) < 0.2 for run in runs.values())",
         "all(np.degrees(change['angles_v']).max() < 1 for change in (run.changes[0] for run in runs.values()))",
         "all(np.degrees(change['angles_v']).min() < 25 and np.degrees(change['angles_v']).max() > 70"
@@ -155,6 +156,7 @@ CLAIMS: dict[str, list[str]] = {
         "forecasts.set_index('task').loc[['miniworld/watermark', 'miniworld/noise']]"
         ".eval('held_back.max() > 0.3 and held_back.min() < 0.01 and accuracy.max() - accuracy.min() < 0.1')",
         "halved == 20 and worth['error'].is_monotonic_decreasing and 4.5 < worth['error of the mean gain'].min()",
+        "worth['error of no gain'].max() < worth['error of the mean gain'].min() - 1",
         "(worth['low'] < 0).all() and (worth['high'] > 0).all() and calibration.about['runs'] == 170",
         "all(forecasts[forecasts.task == 'miniworld/' + name].eval('low <= @run.gain <= high').item()"
         " for name, run in runs.items())",
