@@ -232,7 +232,7 @@ study.table("balanced_accuracy").T
 
 # %% [markdown]
 # This is what we want to predict: the balanced accuracy of a cross-validated linear probe of the last layer, the mean over classes of the share of their texts that it gets right (plain accuracy would call a probe good that always
-# names the largest class). For the trained model four tasks of two classes (sentiment, parity, agreement and the watermark) are near one half, which is guessing, and intent, which has four classes, is not far above a quarter: the order of the four among themselves is noise, and no score can go with it. Nothing in this table depends on where the score is read. The probe reads one half of the texts, every score the other half: on the same texts, probe and score would seem to go together even for labels without meaning, because
+# names the largest class). For the trained model four tasks of two classes (sentiment, parity, agreement and the watermark) are near one half, which is guessing: their order among themselves is noise, and no score can go with it. (Intent has four classes; it is not far above a quarter.) Nothing in this table depends on where the score is read. The probe reads one half of the texts, every score the other half: on the same texts, probe and score would seem to go together even for labels without meaning, because
 # both find the same accidents.
 #
 # ## 4. Is it pretraining at all?
@@ -402,7 +402,7 @@ show(
 #
 # ### Without any labels
 #
-# Some measures read the states alone, from the eigenvalues of their covariance: the **[effective rank](glossary.md#effective-rank)** (RankMe: how many directions the spread amounts to), the **decay** of the eigenvalues (how steeply they fall) and the share of the **loudest** direction. Cheap, and tempting: a model whose
+# Some measures read the states alone, from their singular values or from the eigenvalues of their covariance: the **[effective rank](glossary.md#effective-rank)** (RankMe: how many directions the spread amounts to), the **decay** of the eigenvalues (how steeply they fall) and the share of the **loudest** direction. Cheap, and tempting: a model whose
 # states spread over many directions must know more?
 #
 # > **Predict.** Which checkpoint has the largest effective rank: fresh weights, early in training, or the trained model? Which reads the topic best?
@@ -439,8 +439,8 @@ outcome("03.7 largest effective rank", spread.idxmax())
 label_free.groupby("model", sort=False)[["effective_rank", "decay", "loudest"]].mean()
 
 # %% [markdown]
-# **Answer.** Fresh weights have the largest effective rank in every layer, and read the topic worst. Training *narrows* the states to what the next word needs. But narrower is not better either: the early checkpoint is the narrowest on average, and far from
-# reading the topic as the trained one does. And a spectrum has one value for all tasks: among the trained model's layers the one of the largest effective
+# **Answer.** Fresh weights have the largest effective rank in every layer, and read the topic worst. Training *narrows* the states to what the next word needs. But narrower is not better either: the early checkpoint is the narrowest on average, and reads
+# the topic far worse than the trained one. And a spectrum has one value for all tasks: among the trained model's layers the one of the largest effective
 # rank reads the watermark, the others do not, while the topic is read from all alike. Without labels nobody can know which of the two you have.
 #
 # ## 7. The same on a real model
