@@ -326,5 +326,5 @@ else:
 #
 # - Y. Cheng, L. Hu, H. Huang, R. Balestriero, *Next Token Perception Score*, [arXiv 2505.17169](https://arxiv.org/abs/2505.17169) (2025): the score
 #   and its definition. Lessons 01 and 02 derive each formula.
-# - The bundled world, its tasks and models: `ntps.miniworld`; `ntps list` names them all.
+# - The bundled world, its tasks and models: `ntps.miniworld`; the [glossary](glossary.md#bundled-world) says what each task asks, and `ntps list` names tasks and models.
 # - Practise: [exercises 00](exercises/ex00_start_here.ipynb). Next: [01 The linear derivation](01_linear_derivation.ipynb).

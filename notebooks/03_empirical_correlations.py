@@ -211,7 +211,7 @@ by_number
 #
 # ## 3. A study
 #
-# Now a grid: two checkpoints of the bundled model (fully trained, and early in training) on ten tasks, with a [control](glossary.md#control) of the same architecture with fresh weights. Each cell (a model on a task) is one pass over the texts; scores at every layer
+# Now a grid: two checkpoints of the bundled model (fully trained, and early in training) on ten [tasks](glossary.md#bundled-world), with a [control](glossary.md#control) of the same architecture with fresh weights. Each cell (a model on a task) is one pass over the texts; scores at every layer
 # and rank, nulls, intervals, probes and the other measures all come from it. A finished cell is a file. Kill the study, start it again with the same line, and it goes on.
 #
 # On the command line:

@@ -137,7 +137,7 @@ outcome("05.1 comes closest, data sets left out", inputs[errors["task"].mae.loc[
 # In practice the question is: *I have ten tasks and can tune for two.* [`prescreen`](glossary.md#prescreening) takes one pass over the texts of each, reads the probe's accuracy and what is [held back](glossary.md#held-back), and lets a
 # [calibration](glossary.md#calibration) turn them into an expected gain with an interval: a small regression, fitted on the gains of bundled models on bundled tasks.
 #
-# > **Predict.** With a budget of two: which of these eight would you tune for? On which would you say "I cannot tell"?
+# > **Predict.** With a budget of two: which of the eight [tasks](glossary.md#bundled-world) named below would you tune for? On which would you say "I cannot tell"?
 
 # %%
 NAMES = ["topic", "tense", "register", "intent", "sentiment", "first_mentioned", "watermark", "noise"]
