@@ -182,7 +182,7 @@ show(
 # interval of 80 %, which may miss one time in five; the printed lines say how often it held on tasks left out. See where the two measured gains lie.
 #
 # A probe that fails can mean two things: labels that cannot be learned (the coin, `noise`) and labels that training will find. Accuracy does not tell the watermark from the coin; what earlier layers know does, and the calibration's slopes say
-# that it asks hardly anything else: **the forecast is about three fifths of what is held back**, cut off at what the probe leaves to gain, and the accuracy of the probe enters next to nothing. So it is blind to everything that no layer shows in a linear way and training may find.
+# that it asks hardly anything else: **the forecast is about three fifths of what is held back**, cut off at what the probe leaves to gain, and the accuracy of the probe hardly enters. So the forecast is blind to what no layer shows in a linear way and training may find all the same.
 #
 # ### A look at training
 #
