@@ -1,4 +1,4 @@
-"""Grade the exercises of a class: one row a student, one column a check.
+"""Grade the exercises of a class: one row per student, one column per check.
 
     python -m ntps.course.grade FOLDER --csv grades.csv
 

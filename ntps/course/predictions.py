@@ -1,8 +1,8 @@
-"""Read the predictions of a class: one table, one row a question.
+"""Read the predictions of a class: one table, one row per question.
 
     python -m ntps.course.predictions FOLDER
 
-Reads every .json file in FOLDER and below, one a student: the `predictions.json` that lies beside a student's
+Reads every .json file in FOLDER and below, one per student: the `predictions.json` that lies beside a student's
 notebooks, under any name. A file that is not one is named below the table and left out.
 """
 
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m ntps.course.predictions", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("folder", help="folder of the predictions.json files, one a student, under any name")
+    parser.add_argument("folder", help="folder of the predictions.json files, one per student, under any name")
     folder = parser.parse_args(arguments).folder
     try:
         questions, left_out = collect(folder)
