@@ -28,6 +28,11 @@ def listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def duration(seconds: float) -> str:
+    """Return "40 s" or "3 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 def bar(value: float | None, width: int = BAR_WIDTH) -> str:
     """Return a bar for a share in [0, 1], in eighths of a character; empty below 0 or when not a number."""
     if value is None or math.isnan(value) or value <= 0:

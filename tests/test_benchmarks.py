@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import ntps  # noqa: E402
 from benchmarks import forecast, gpu  # noqa: E402
+from ntps.study.prescreening import frozen_inputs  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,6 +79,13 @@ class TestForecast:
     def few_sets(self, monkeypatch):
         names = ("probe accuracy", "all of these", "20 steps", "50 steps")
         monkeypatch.setattr(forecast, "SETS", {name: forecast.SETS[name] for name in names})
+
+    def test_what_calibrations_are_fitted_on_is_what_a_prescreening_measures(self):
+        model, task = ntps.load_model("miniworld-small"), ntps.load_task("miniworld/topic", n=100, seed=3)
+        row = forecast.frozen_quantities(model, task, 1)
+        found = frozen_inputs(ntps.collect(model, task, max_length=forecast.MAX_LENGTH, progress=False), seed=1)
+        for name in ("accuracy", "majority_rate", "held_back", "ntps", "explained_heldout"):
+            assert row[name] == found[name], name
 
     @pytest.mark.parametrize("over", ["task", "model", "both"])
     def test_what_can_be_known_is_found(self, over):

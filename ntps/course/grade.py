@@ -178,7 +178,7 @@ def handed_in(folder: Path) -> dict[str, list[Path]]:
 # Judging -----------------------------------------------------------------------------------------------------------
 
 
-class Bench:
+class Worker:
     """The process in which answers run; it is started anew when an answer takes it down."""
 
     def __init__(self, seconds: int, megabytes: int):
@@ -194,7 +194,7 @@ class Bench:
     def _start(self) -> "subprocess.Popen[str]":
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         environment = {**os.environ, **one_thread, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "ntps.course.bench", str(self.seconds), str(self.megabytes)]
+        command = [sys.executable, "-m", "ntps.course.grade_worker", str(self.seconds), str(self.megabytes)]
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
@@ -207,7 +207,7 @@ class Bench:
         """Return whether an answer passes a check, and what is wrong with it.
 
         Args:
-            request: As `ntps.course.bench.judge` takes it.
+            request: As `ntps.course.grade_worker.judge` takes it.
 
         Raises:
             NtpsError: If the process does not start.
@@ -231,7 +231,7 @@ class Bench:
         return passed, reason
 
 
-def judge_notebook(bench: Bench, exercise: Exercise, cells: list[dict[str, Any]]) -> dict[str, tuple[float, str]]:
+def judge_notebook(worker: Worker, exercise: Exercise, cells: list[dict[str, Any]]) -> dict[str, tuple[float, str]]:
     """Run the exercise's checks on a notebook's answers.
 
     Returns:
@@ -254,7 +254,7 @@ def judge_notebook(bench: Bench, exercise: Exercise, cells: list[dict[str, Any]]
             "before": sum(number < own[0] for number, *_ in answers) if own else None,
             "check": check.source,
         }
-        passed, reason = bench.judge(request)
+        passed, reason = worker.judge(request)
         results[check.name] = (check.points, "") if passed else (0.0, reason)
     return results
 
@@ -296,13 +296,13 @@ def grade(
     graded = [exercise for exercise in exercises if exercise.name in seen or not seen]
 
     local = threading.local()
-    benches: list[Bench] = []
+    workers: list[Worker] = []
 
     def judged(part: tuple[str, Path, Exercise, list[dict[str, Any]]]) -> dict[str, tuple[float, str]]:
-        if not hasattr(local, "bench"):
-            local.bench = Bench(seconds, megabytes)
-            benches.append(local.bench)
-        return judge_notebook(local.bench, part[2], part[3])
+        if not hasattr(local, "worker"):
+            local.worker = Worker(seconds, megabytes)
+            workers.append(local.worker)
+        return judge_notebook(local.worker, part[2], part[3])
 
     try:
         with progress(len(work), "notebooks") as bar, ThreadPoolExecutor(jobs) as pool:
@@ -311,8 +311,8 @@ def grade(
                 results.append(result)
                 bar.update()
     finally:
-        for bench in benches:
-            bench.close()
+        for worker in workers:
+            worker.close()
     rows = []
     for student in students:
         row = Row(student)

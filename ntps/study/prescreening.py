@@ -21,7 +21,7 @@ import numpy as np
 from ntps._files import from_json, jsonable
 from ntps._names import file_names, short_name
 from ntps._processes import refuse_processes
-from ntps._text import counted, listed
+from ntps._text import counted, duration, listed
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.finetune.look import Look, look_at_training
@@ -136,9 +136,9 @@ class Prescreening:
         fewest = min((row["n_texts"] for row in done), default=0)
         if fewest < 0.9 * read:
             text += f" The fit read {read} texts per task, this run as few as {fewest}, so gains may be larger."
-        text += f" All this took {_duration(self.seconds)}."
+        text += f" All this took {duration(self.seconds)}."
         if left := [row["seconds_left"] for row in done if row["seconds_left"] is not None]:
-            text += f" Training to the end what was looked at: {_duration(sum(left))}."
+            text += f" Training to the end what was looked at: about {duration(sum(left))}."
         return text
 
     def __str__(self) -> str:
@@ -360,9 +360,9 @@ class _Candidate:
             following = ""
         elif forecast.verdict == "unknown" and longer is not None:
             following = f"a look of {longer} steps"
-            following += "" if pace is None else f", {_duration(pace * (longer - steps))}"
+            following += "" if pace is None else f", about {duration(pace * (longer - steps))}"
         else:
-            following = f"train, {_duration(left)}" if left else "train"
+            following = f"train, about {duration(left)}" if left else "train"
         return {
             "task": self.name, "status": "done", "reason": None, "saved": None, **self.inputs, **vars(forecast),
             "outside": list(forecast.outside), "sentence": forecast.sentence, "steps": steps, "seconds": self.seconds,
@@ -429,11 +429,6 @@ def _freeze(
 def _mean(values: Sequence[Any]) -> Any:
     """Return the mean over seeds; a number of texts or classes as it is."""
     return values[0] if isinstance(values[0], int) else float(np.mean(values))
-
-
-def _duration(seconds: float) -> str:
-    """Return "about 40 s" or "about 3 min"."""
-    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 def _basis(fitted: Calibration) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ntps._names import distinct, one_line, short_name, shortened
+from ntps._text import duration
 from ntps.core.moments import POOLINGS
 from ntps.errors import LARGEST, NtpsError, one_of, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
@@ -244,7 +245,7 @@ class _Reader:
             if len(sizes) > 1:
                 size = "" if math.isnan(sizes[name]) else f", {size_text(sizes[name])} of weights"
                 left = (time.monotonic() - began) * sum(list(sizes.values())[number - 1 :]) / done if done else math.nan
-                expected = "" if math.isnan(left) else f", about {_duration(left)} left"
+                expected = "" if math.isnan(left) else f", about {duration(left)} left"
                 logger.info("model %d of %d: %s%s%s.", number, len(sizes), name, size, expected)
             try:
                 entrants.append(self.read(name, models[name], sizes[name]))
@@ -309,10 +310,6 @@ def _size(model: Any) -> float:
         return float(sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters()))
     size = weight_bytes(model)
     return math.nan if size is None else float(size)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _rank_column(
