@@ -502,7 +502,7 @@ grid = sns.relplot(
 )  # fmt: skip
 grid.set(xscale="log", yscale="log", ylim=(1e-5, 1))
 show(
-    "The share of the gain over the direction, both logarithmic, one line a layer. U: flat, and it ends at the number of classes. V: a "
+    "The share of the gain over the direction, both logarithmic, one line per layer. U: flat, and it ends at the number of classes. V: a "
     "steep fall over five orders of magnitude, much alike in all layers."
 )
 by_topic = max(

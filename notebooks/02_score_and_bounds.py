@@ -321,7 +321,7 @@ ax.set(yscale="log", xscale="log")
 sns.move_legend(ax, "center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 sns.despine()
 show(
-    "The eigenvalues of M in descending order, both axes logarithmic, one line a layer: in each the first eigenvalue stands out, and the "
+    "The eigenvalues of M in descending order, both axes logarithmic, one line per layer: in each the first eigenvalue stands out, and the "
     "last are four to five orders of magnitude smaller."
 )
 conditions = pd.DataFrame(conditions).set_index("layer")
@@ -534,7 +534,7 @@ ax.set(xlabel="$k_V$", ylabel="absolute difference of scores")
 ax.legend(title="layer", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine()
 show(
-    "The absolute difference between scores solved in float32 and in float64 over k_V, one line a layer: up to a hundredth at small and "
+    "The absolute difference between scores solved in float32 and in float64 over k_V, one line per layer: up to a hundredth at small and "
     "middle k_V, falling to nothing at large ones; in layer 0 nothing throughout."
 )
 low, high = (precision[side].difference.max() for side in (precision.k_V <= 64, precision.k_V > 64))

@@ -80,7 +80,7 @@ predict("03.1 rank correlation of 12 points that rules out luck")
 # %%
 published.plot(target="accuracy")
 show(
-    "Eight pictures, one a model: the probe's accuracy on 12 data sets over the published NTPS, with a line. All lines rise; in most the "
+    "Eight pictures, one per model: the probe's accuracy on 12 data sets over the published NTPS, with a line. All lines rise; in most the "
     "points scatter widely, and two or three low ones carry the line."
 )
 table = published.correlations(n_permutations=1999)
