@@ -1,6 +1,6 @@
 """The process in which handed-in answers run; `ntps.course.grade` starts it and reads what it says.
 
-It loads the package once, reads one request a line from its input (JSON: given code, the cells that were handed in, a
+It loads the package once, reads one request per line from its input (JSON: given code, the cells that were handed in, a
 check) and answers each with one line: whether the check passed, and what was wrong. Each check runs in a child of its
 own, with limits of processor time, memory and file size, in an empty folder: what an answer does to the child, the next
 check does not see. Of a notebook only those statements run that bind a name which the checked answer needs.
