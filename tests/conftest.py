@@ -1,5 +1,6 @@
 """Fixtures that several rooms share."""
 
+import logging
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,14 @@ from filelock import FileLock
 from helpers.models import WORDS, save_tiny
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, for a pytest that make has not started
+
+
+@pytest.fixture(autouse=True)
+def no_handler_of_a_command():
+    """Let messages reach caplog: a command that ran in this process before sends them to stderr alone."""
+    logger = logging.getLogger("ntps")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")
