@@ -61,6 +61,7 @@ def test_a_part_that_fails_or_comes_too_late_stands_in_the_table(tmp_path):
     assert all(word in line for line, word in zip(lines, ("division", "of 100 seconds", "3.00"), strict=True))
 
 
+@pytest.mark.long
 class TestForecast:
     """Forecasts of gains on tasks and models left out, on tables whose truth is known."""
 

@@ -372,7 +372,7 @@ def reader(name):
     }[name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["score", "prescreen", "study"])
 def test_solutions_are_dropped_layer_by_layer(name, monkeypatch):
     """A solution is about ten (d, d) matrices: for a wide model, those of all layers would not fit into memory."""

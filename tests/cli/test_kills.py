@@ -52,6 +52,7 @@ ntps.cli.app.main()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, forks, number, status):
     rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(60)]
@@ -86,6 +87,7 @@ ntps.cli.app.main()
 """
 
 
+@pytest.mark.long
 def test_a_ranking_killed_in_a_later_model_reads_no_earlier_one_again(tmp_path, tiny_llama, forks):
     save_tiny(tmp_path / "second", "gpt2")
     rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(60)]

@@ -9,7 +9,7 @@ import pytest
 from ntps.cli import app as cli
 from ntps.models import load_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 WORDS = ["a good film", "a bad film it was", "the dog saw a cat", "she read the old book", "rain in the city ."]
 OPTIONS = {

@@ -95,6 +95,7 @@ def shell(line, **names):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "status", "words"),
     [

@@ -32,7 +32,7 @@ def test_every_fraction_equals_the_transcription(seed):
     assert np.abs(ours - theirs[::-1]).max() > 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["miniworld/topic", "miniworld/tense"])
 @pytest.mark.parametrize("model", ["miniworld-small", "miniworld-base"])
 def test_every_fraction_of_bundled_models_equals_the_transcription(model, task):

@@ -221,6 +221,7 @@ def impressive_noise(n, seed):
 """
 
 
+@pytest.mark.long
 def test_an_answer_that_gets_stuck_or_explodes_costs_its_own_check_only(tmp_path):
     notebook = notebook_of("ex02_score_and_bounds", folder="solutions")
     answers = {"projector": STUCK, "score": EXPLODING, "chance_by_simulation": LEAVING, "impressive_noise": PRINTING}

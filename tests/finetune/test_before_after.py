@@ -174,6 +174,7 @@ class TestBeforeAndAfter:
         assert next_token_loss(with_head, ids) == before
         assert next_token_loss(load_model(str(tiny_llama), head=True), ids) == pytest.approx(before)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("method", ["probe", "full", "scratch"])
     def test_other_methods(self, with_head, task, method):
         seed = 1 if method == "scratch" else 0  # random weights of seed 0 are those of the model itself
@@ -253,6 +254,7 @@ class TestBeforeAndAfter:
             before_and_after(with_head, few, **OPTIONS)
 
 
+@pytest.mark.long
 class TestRepeat:
     def test_mean_interval_and_folders(self, with_head, task, compared, tmp_path):
         from scipy.stats import t

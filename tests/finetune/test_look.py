@@ -23,6 +23,7 @@ def looked(llama, tmp_path_factory):
     return look_at_training(llama, order_task(160), steps=13, settings=SETTINGS, output=folder), folder
 
 
+@pytest.mark.long
 def test_it_is_the_start_of_the_full_run(llama, looked):
     look, folder = looked
     every = replace(SETTINGS, evaluate_every=13)

@@ -109,6 +109,7 @@ class TestTraining:
         right = (tuned.predict(parts[1].texts) == parts[1].labels).mean()
         assert right == pytest.approx(tuned.curve[losses.index(min(losses))]["validation_accuracy"])
 
+    @pytest.mark.long
     def test_a_margin_of_standard_errors_is_asked_of_what_replaces_the_start(self, llama, parts):
         chosen = {}
         for margin in (0, 1, 1000):
@@ -129,6 +130,7 @@ class TestTraining:
         assert chosen[0] > 0
         assert chosen[1000] == 0
 
+    @pytest.mark.long
     @pytest.mark.parametrize("n", [75, 150])
     @pytest.mark.parametrize("alike", [0.0, 0.7])
     def test_what_learns_nothing_is_rarely_kept(self, n, alike):
@@ -313,6 +315,7 @@ def test_a_wider_model_takes_smaller_steps_unless_told():
     assert TrainSettings(learning_rate=0.5).for_width(1024).learning_rate == 0.5
 
 
+@pytest.mark.long
 class TestResume:
     @pytest.mark.parametrize("method, optimizer", [("lora", "adamw"), ("full", "adafactor"), ("probe", "adamw")])
     def test_a_run_that_is_cut_off_continues_exactly(self, llama, parts, lora, tmp_path, method, optimizer):
@@ -400,6 +403,7 @@ def cut_off(request, llama, parts, tmp_path_factory):
     return Trainer(llama, *parts, settings), *load_tensors(folder / "state.safetensors", "ntps-train-state")
 
 
+@pytest.mark.long
 class TestForgedState:
     """A state whose checksum fits, but that no run has written, is refused before anything is taken from it."""
 

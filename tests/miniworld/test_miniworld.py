@@ -239,7 +239,7 @@ def test_posterior_is_calibrated():
                 assert abs(best[bucket].mean() - right[bucket].mean()) < error, (factor, low)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", task_names())
 def test_bayes_accuracy(name):
     info = describe_task(name)

@@ -148,7 +148,7 @@ def load(server, program=LOAD, **environment):
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_hub_online_moved_on_gone_and_cached(served, tmp_path):
     online = load(served)
     assert online["model"][0] == online["main"][0] == FIRST
@@ -215,7 +215,7 @@ SETS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_text_files_on_the_hub_are_read_as_files_are(served, tmp_path):
     for name, files in SETS.items():
         for file, content in files.items():

@@ -651,7 +651,7 @@ def test_numbers_are_whole(tiny_llama, name):
         collect(load_model(str(tiny_llama)), ["a good film"], **{name: 2.5})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_runs_into_one_folder(tmp_path, tiny_llama, task, forks):
     """Each has its own result, and what is kept is that of one of them, whole."""
     program = f"""

@@ -31,6 +31,7 @@ def configure(path, **entries):
 # Kernels
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
 @pytest.mark.parametrize(
     "kernel", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2", "someone/evil@main:run"]

@@ -147,7 +147,7 @@ def test_repo2docker_reads_binder_as_meant(tmp_path):
     assert 'R2D_ENTRYPOINT="${REPO_DIR}/binder/start"' in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_notebook_saved_in_make_lab_reaches_its_script(tmp_path):
     """Started as `make lab` starts it: from another root, jupytext would not find its settings.
 

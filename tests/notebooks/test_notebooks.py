@@ -190,6 +190,7 @@ def test_what_was_saved_in_a_notebook_alone_is_not_overwritten(tmp_path, capsys,
     assert "k = 4" in (tmp_path / "out/ex.ipynb").read_text()
 
 
+@pytest.mark.long
 def test_running_fails_on_error_and_measures_memory_and_the_processor(tmp_path):
     bad = write_script(tmp_path / "bad.py", ("code", "1 / 0", ()))
     with pytest.raises(RunError, match="ZeroDivisionError"):

@@ -51,7 +51,7 @@ def test_figure_1_is_the_published_words():
         assert sorted(map(tuple, points)) == sorted(map(tuple, expected))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files(tmp_path):
     files = write_figures(tmp_path / "new" / "folder")
     assert [path.name for path in files] == [

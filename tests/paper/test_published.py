@@ -89,7 +89,7 @@ def by_hand(frame, over, columns):
     return np.mean(errors)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("over", ["task", "model", "both"])
 def test_gain_prediction_is_leaving_out_done_by_hand(frame, over):
     result = gain_prediction(frame, over=over, n_bootstrap=300)

@@ -230,6 +230,7 @@ def test_any_name_stands_on_the_page(tmp_path):
     assert "\x1b" not in page and "red $5 to $10" in page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["scores", "ranking", "study"])
 def test_reports_of_two_runs_are_not_mixed(tmp_path, monkeypatch, kind):
     """The second comes while the first is half-way, and waits: all files are its own."""

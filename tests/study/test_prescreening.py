@@ -198,6 +198,7 @@ def test_a_task_that_cannot_be_read_does_not_stop_the_others(tiny_llama, tmp_pat
         prescreen(str(tiny_llama), tasks[1:], calibration=fixed(), **OPTIONS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["load_named", "collect", "frozen_inputs"])
 @pytest.mark.parametrize("error", [TypeError("odd"), RecursionError("deep"), KeyError(0), MemoryError()])
 def test_a_fault_on_one_task_does_not_stop_the_others(tiny_llama, monkeypatch, caplog, place, error):

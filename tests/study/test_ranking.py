@@ -191,6 +191,7 @@ def test_models_that_read_more_come_first_and_equal_ones_tie(tmp_path):
     assert other["noisy"].r2 == pytest.approx(found["noisy"].r2)
 
 
+@pytest.mark.long
 def test_noise_is_held_by_no_model(tmp_path):
     """Of 8 noise tasks at most one looks held: intervals of 95 % lie above 0 in one of 40."""
     held = 0
@@ -338,6 +339,7 @@ def test_a_model_that_fails_is_named_with_the_reason(ranked):
     assert any("nothing-here" in note for note in found.notes())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "error",
     [MemoryError("no room"), torch.cuda.OutOfMemoryError("no room"), KeyError("a fault"), NtpsError("a sentence.")],

@@ -102,6 +102,7 @@ def test_p_values_are_uniform_under_the_null(n):
     assert looks_uniform([r.kendall_p_value for r in results], (0.05, 0.1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
 @pytest.mark.parametrize("n", [8, 12, 30])
 def test_intervals_cover_at_the_stated_rate(n, rho):

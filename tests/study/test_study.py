@@ -187,6 +187,7 @@ class TestCells:
         with pytest.raises(NtpsError, match="every layer"):
             replace(finished[0].cells[0].score, layers=(layer, layer))
 
+    @pytest.mark.long
     def test_equal_texts_run_once_for_each_network(self, tmp_path, tiny_llama, counted):
         tasks = make_tasks(2)
         tasks.append(other_labels(tasks[0], "other"))
@@ -202,6 +203,7 @@ class TestCells:
         run(tmp_path, [str(tiny_llama)], make_tasks(1), settings=replace(PLAIN, seeds=2, limit=50))
         assert len(counted["pass"]) == 2
 
+    @pytest.mark.long
     @pytest.mark.parametrize("change", ["truncate", "flip", "empty", "binary"])
     def test_a_damaged_cell_is_computed_again_and_said_so(self, tmp_path, tiny_llama, counted, said, change):
         tasks = make_tasks(2)
@@ -592,6 +594,7 @@ class TestOfficial:
         assert {"ntps_official:held_out_task", "ntps_official:held_out_model"} <= entries.keys()
         json.dumps(official.to_dict(target="training_error", n_permutations=20), allow_nan=False)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("target", [target for target in TARGETS if target != "gain"])
     def test_every_target_has_a_report(self, official, target, tmp_path):
         write_study(official, tmp_path, result=official.to_dict(target=target, n_permutations=20))
