@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 import pkgutil
+import re
 import weakref
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from helpers.results import make_ranking, make_study, score_result
 import ntps
 from ntps.core import NextTokenMoments
 from ntps.tasks import LabelColumn
+
+SIGNED = re.compile(r":[<>^]?\+\d*\.\d[fe%]")  # a format without z
 
 # Public names
 
@@ -63,6 +66,12 @@ def test_no_module_bears_the_name_of_a_public_function():
 
 
 @pytest.mark.slow
+def test_no_change_is_printed_as_minus_nothing():
+    """A number with a sign is formatted with `z`: -0.04 to one digit is +0.0."""
+    files = Path(ntps.__file__).parent.rglob("*.py")
+    assert [f"{path.name}: {found}" for path in files for found in SIGNED.findall(path.read_text())] == []
+
+
 def test_the_example_of_the_package_runs():
     results = doctest.testmod(ntps)
     assert results.attempted >= 6

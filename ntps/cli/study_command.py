@@ -151,7 +151,7 @@ def as_text(result: dict[str, Any]) -> str:
             if entry["spearman"] is None:
                 continue
             low, high = entry["interval"]
-            interval = f"[{low:+.2f}, {high:+.2f}]"
-            numbers = f"{entry['spearman']:+8.2f}  {interval:>16}  {entry['p_value']:6.3f}"
+            interval = f"[{low:+z.2f}, {high:+z.2f}]"
+            numbers = f"{entry['spearman']:+z8.2f}  {interval:>16}  {entry['p_value']:6.3f}"
             lines.append(f"  {name:30} {numbers}  {entry['selected_on']}")
     return "\n".join([*lines, "", *textwrap.wrap(lead(result), 80)])

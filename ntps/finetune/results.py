@@ -26,13 +26,13 @@ _METRIC_COLUMNS = (  # of rows (name, before, after)
     Column("", lambda row: row[0], words=True),
     Column("before", lambda row: row[1]),
     Column("after", lambda row: row[2]),
-    Column("change", lambda row: f"{row[2] - row[1]:+.3f}"),
+    Column("change", lambda row: f"{row[2] - row[1]:+z.3f}"),
 )
 _RUN_COLUMNS = (  # of a `LoraResult`
     Column("seed", lambda run: str(run.seed)),
     Column("accuracy before", lambda run: run.before.accuracy),
     Column("after", lambda run: run.after.accuracy),
-    Column("gain", lambda run: f"{run.gain:+.3f}"),
+    Column("gain", lambda run: f"{run.gain:+z.3f}"),
     Column("next-token loss", lambda run: run.after.next_token_loss),
     Column("chosen step", lambda run: str(run.best_step)),
 )
@@ -160,8 +160,8 @@ class LoraResult:
     def sentence(self) -> str:
         """Return in words what was gained, how certain that is, and what it cost."""
         text = (
-            f"{_method(self.settings)} changed accuracy by {100 * self.gain:+.1f} points over the frozen linear probe, "
-            f"with a standard error of {100 * self.gain_standard_error:.1f} ({self.n_test} test texts)."
+            f"{_method(self.settings)} changed accuracy by {100 * self.gain:+z.1f} points over the frozen linear "
+            f"probe, with a standard error of {100 * self.gain_standard_error:.1f} ({self.n_test} test texts)."
         )
         if self.best_step:
             text += f" The weights of step {self.best_step} of {self.curve[-1]['step']} were chosen."
@@ -172,7 +172,7 @@ class LoraResult:
             )
         before, after = self.before.next_token_loss, self.after.next_token_loss
         if before is not None and after is not None and self.best_step:
-            text += f" Predicting the next token now costs {after - before:+.3f} nats per token."
+            text += f" Predicting the next token now costs {after - before:+z.3f} nats per token."
         adapted = self.provenance.get("adapted") or {}
         if adapted.get("left_out"):
             text += f" Adapters went to {sum(adapted['modules'].values())} modules ({', '.join(adapted['modules'])})"
@@ -265,15 +265,15 @@ class LoraRepeats:
         """Return in words what was gained over the seeds."""
         low, high = self.gain_interval
         text = (
-            f"{_method(self.runs[0].settings)} changed accuracy by {100 * self.gain:+.1f} points over the frozen "
+            f"{_method(self.runs[0].settings)} changed accuracy by {100 * self.gain:+z.1f} points over the frozen "
             f"probe, the mean of {len(self.runs)} seeds"
         )
         if math.isfinite(low):
-            text += f"; {self.confidence:.0%} interval {100 * low:+.1f} to {100 * high:+.1f}"
+            text += f"; {self.confidence:.0%} interval {100 * low:+z.1f} to {100 * high:+z.1f}"
         return text + "."
 
     def __repr__(self) -> str:
-        return f"LoraRepeats({self.runs[0].task}: {len(self.runs)} seeds, mean gain {self.gain:+.3f})"
+        return f"LoraRepeats({self.runs[0].task}: {len(self.runs)} seeds, mean gain {self.gain:+z.3f})"
 
     def __str__(self) -> str:
         return "\n".join([*textwrap.wrap(f"{self.runs[0].title} for each seed", WIDTH), "", self.to_text()])

@@ -369,7 +369,11 @@ def broken_sets(frame: "pd.DataFrame") -> Finding:
         rows.append(row)
 
     def view_column(view: str) -> Column:
-        return Column(view, lambda row: "{:+.2f} [{:+.2f}, {:+.2f}]".format(*row[view]))
+        def text(row: dict[str, Any]) -> str:
+            value, low, high = row[view]
+            return f"{value:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
+
+        return Column(view, text)
 
     return Finding(
         key="correlations",

@@ -224,7 +224,7 @@ def plot(
         if ranks:
             axis.set(xticks=range(1, len(datasets) + 1, 3), yticks=range(1, len(datasets) + 1, 3))
         axis.set_title(
-            f"{model.split('/')[-1]}\nρ = {correlation.spearman:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=10
+            f"{model.split('/')[-1]}\nρ = {correlation.spearman:+z.2f} [{low:+z.2f}, {high:+z.2f}]", fontsize=10
         )
         axis.set(xlabel=f"{of}NTPS", ylabel=f"{of}{_TARGET_NAMES[target]}")
     for axis in flat[len(models) :]:

@@ -104,9 +104,9 @@ def lead(result: Mapping[str, Any]) -> str:
     if "ntps:same_tasks" in correlations and _known(correlations, "ntps:held_out_task"):
         same, held_out = correlations["ntps:same_tasks"], correlations["ntps:held_out_task"]
         text += (
-            f" Choosing NTPS's rank and layer on these tasks makes it {same['spearman']:+.2f} "
+            f" Choosing NTPS's rank and layer on these tasks makes it {same['spearman']:+z.2f} "
             f"(p = {same['p_value']:.2f} when the choice is counted); chosen on other tasks it is "
-            f"{held_out['spearman']:+.2f}."
+            f"{held_out['spearman']:+z.2f}."
         )
     return text
 
@@ -163,8 +163,8 @@ def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
 def _points(change: Mapping[str, Any]) -> str:
     """Return a mean over tasks in points, with its interval if it has one."""
     if change["low"] is None or change["low"] != change["low"]:
-        return f"{100 * change['mean']:+.1f}"
-    return f"{100 * change['mean']:+.1f} [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
+        return f"{100 * change['mean']:+z.1f}"
+    return f"{100 * change['mean']:+z.1f} [{100 * change['low']:+z.1f}, {100 * change['high']:+z.1f}]"
 
 
 def _known(correlations: Mapping[str, Any], name: str) -> bool:
@@ -173,7 +173,7 @@ def _known(correlations: Mapping[str, Any], name: str) -> bool:
 
 def _with_interval(correlation: Mapping[str, Any]) -> str:
     low, high = correlation["interval"]
-    return f"{correlation['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{correlation['spearman']:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
 
 
 def _of_second(value: Callable[[Any], Any]) -> Callable[[Any], Any]:

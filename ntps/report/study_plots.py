@@ -127,7 +127,7 @@ def plot_models(
         title = as_label(short_name(model))
         if model in per_model and per_model[model]["spearman"] is not None:
             low, high = per_model[model]["interval"]
-            title += f"\nSpearman {per_model[model]['spearman']:+.2f} [{low:+.2f}, {high:+.2f}]"
+            title += f"\nSpearman {per_model[model]['spearman']:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
         ax.set_title(title, fontsize="small")
         in_last_row = index + n_columns >= len(models)
         ax.set(xlabel="", ylabel="")

@@ -228,7 +228,7 @@ def calibrate(
             f"a calibration needs the gains of at least {MIN_TASKS} tasks; there are {len(set(tasks))}. Add tasks."
         )
     if cells["gain"].nunique() == 1:
-        raise NtpsError(f"every gain is {cells['gain'].iloc[0]:+.3f}; a calibration needs gains that differ.")
+        raise NtpsError(f"every gain is {cells['gain'].iloc[0]:+z.3f}; a calibration needs gains that differ.")
     design = np.column_stack([np.ones(len(cells)), cells[list(inputs)].to_numpy(dtype=float)])
     gain = cells["gain"].to_numpy(dtype=float)
     accuracy = cells["accuracy"].to_numpy(dtype=float)

@@ -443,8 +443,8 @@ def _basis(fitted: Calibration) -> str:
         f"{counted(len(about['models']), 'model')} on {counted(len(about['tasks']), 'task')} "
         f"({about.get('world', 'a study of your own')}). On tasks left out "
         f"their mean error is {100 * error:.1f} points; that of predicting no gain is {100 * none:.1f}, so they "
-        f"are {better} (by {100 * margin['mean']:.1f} [{100 * margin['low']:.1f}, {100 * margin['high']:.1f}] over "
-        f"tasks), that of the mean gain {100 * plain:.1f}. On average over tasks "
+        f"are {better} (by {100 * margin['mean']:z.1f} [{100 * margin['low']:z.1f}, {100 * margin['high']:z.1f}] over "
+        f"tasks), that of the mean gain {100 * plain:z.1f}. On average over tasks "
         f"{100 * fitted.coverage:.0f} % of gains lie inside; tasks of another kind may differ more."
     )
 

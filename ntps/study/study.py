@@ -321,7 +321,7 @@ class Study:
         evidence |= {"correlations": {}, "errors": {}, "refused": None}
         gains = self._frame(DEPTH)["gain"].dropna()
         if len(gains) and gains.nunique() == 1:
-            return evidence | {"refused": f"Every gain is {gains.iloc[0]:+.3f}: there is nothing to predict."}
+            return evidence | {"refused": f"Every gain is {gains.iloc[0]:+z.3f}: there is nothing to predict."}
         try:
             evidence["correlations"] = self.correlations(target="gain", n_permutations=n_permutations)
         except NtpsError as error:

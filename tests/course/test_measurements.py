@@ -52,7 +52,7 @@ def test_runs_of_the_lesson_are_read_as_they_were_made():
         assert run.task == ("miniworld/topic" if name == "topic" else "miniworld/watermark")
         assert run.after.score.layers[-1].ceiling_heldout is not None and run.after.score.held_out
         assert [row["step"] for row in run.curve] == list(range(0, 81, 16))
-        assert f"{100 * run.gain:+.1f} points" in run.sentence()
+        assert f"{100 * run.gain:+z.1f} points" in run.sentence()
     assert runs["watermark"].gain > 0.2 > abs(runs["topic"].gain)
 
 

@@ -227,7 +227,7 @@ def test_the_correlation_is_that_of_the_option(study):
     targets = study.table("balanced_accuracy").to_numpy(dtype=float)
     chosen = options.index({"depth": 0.75, "share": 1 / 16})
     assert panel.correlation == pytest.approx(grid_spearman(values[chosen], targets, n_permutations=1).spearman)
-    assert f"correlation {panel.correlation:+.2f} here" in plain(panel.reading())
+    assert f"correlation {panel.correlation:+z.2f} here" in plain(panel.reading())
 
 
 def test_layers_and_ranks_are_chosen_by_name(study):
@@ -236,7 +236,7 @@ def test_layers_and_ranks_are_chosen_by_name(study):
     box.inputs["layer"].label, box.inputs["rank"].label = "last", "1/4"
     assert (box.inputs["layer"].value, box.inputs["rank"].value) == (4, 4)
     panel = SelectionPanel(study).set(layer=4, rank=4)
-    assert f"correlation {panel.correlation:+.2f} here" in plain(box.text.value)
+    assert f"correlation {panel.correlation:+z.2f} here" in plain(box.text.value)
 
 
 def test_the_p_value_of_the_best_choice_is_never_shown_as_zero(study):
@@ -272,7 +272,7 @@ def test_the_reading_says_what_the_runs_say(runs):
             accuracy = evaluation["validation_accuracy"]
             assert f"step {evaluation['step']}: validation accuracy {accuracy:.2f}" in text
             if run.best_step:
-                assert f"step {run.best_step}, {100 * run.gain:+.1f} points" in text
+                assert f"step {run.best_step}, {100 * run.gain:+z.1f} points" in text
                 assert f"{sum(row['count'] for row in run.intruders)} of " in text
             else:
                 assert "the probe was kept" in text

@@ -151,7 +151,7 @@ class TestBeforeAndAfter:
         assert len(row["intruders"]) == 21
         text = str(compared[0])
         assert max(map(len, text.splitlines())) <= 80
-        assert f"{100 * compared[0].gain:+.1f} points" in text
+        assert f"{100 * compared[0].gain:+z.1f} points" in text
         assert f"{compared[0].after.accuracy:.3f}" in text
         assert "<table>" in compared[0]._repr_html_()
 

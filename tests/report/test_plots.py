@@ -228,7 +228,7 @@ def test_a_small_picture_for_each_model():
     rows = study.frame().set_index(["model", "task"])
     for ax, model in zip(figure.axes, study.models, strict=True):
         low, high = correlations["ntps"]["per_model"][model]["interval"]
-        assert ax.get_title().startswith(model) and f"[{low:+.2f}, {high:+.2f}]" in ax.get_title()
+        assert ax.get_title().startswith(model) and f"[{low:+z.2f}, {high:+z.2f}]" in ax.get_title()
         points = {text.get_text(): text.xy for text in ax.texts}
         row = rows.loc[(model, "miniworld/task0")]
         assert points["task0"] == (row["ntps"], row["balanced_accuracy"])

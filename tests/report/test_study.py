@@ -63,11 +63,11 @@ def test_sentences(tmp_path):
     study = make_study(gains=True)
     result = study.to_dict(n_permutations=99)
     spearman = result["correlations"]["ntps"]["spearman"]
-    assert f"NTPS {spearman:+.2f} [" in lead(result)
+    assert f"NTPS {spearman:+z.2f} [" in lead(result)
     text = gain_lead(study, result["gain"])
     gain = study.frame().groupby("task")["gain"].mean().dropna()
     assert "LoRA (4 steps): 11 of 11 cells tuned." in text
-    assert f"The tuned ones gain {100 * gain.mean():+.1f} [" in text
+    assert f"The tuned ones gain {100 * gain.mean():+z.1f} [" in text
     assert f"on average over {len(gain)} tasks" in text
     assert f"{100 * result['gain']['errors']['task']['accuracy']['mae']:.1f} from probe accuracy" in text
 

@@ -258,7 +258,7 @@ def gain_without_task(function: Callable[..., Any]) -> None:
                 np.allclose(predicted, intercept + slope * (gain + accuracy)[:, task]),
                 "you put in the accuracy after fine-tuning; only the one before is known.",
             ),
-            otherwise=f"with task {task} left out the line is {intercept:.3f} {slope:+.3f} accuracy; the first "
+            otherwise=f"with task {task} left out the line is {intercept:.3f} {slope:+z.3f} accuracy; the first "
             f"prediction should be {intercept + slope * known[0]:.3f}, yours is {predicted[0]:.3f}.",
         )
     passed("gain_without_task: one line through the cells of the other tasks, read at the task's accuracies.")

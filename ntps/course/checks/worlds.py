@@ -138,7 +138,7 @@ def choice_from_noise(function: Callable[..., Any]) -> None:
     )
     passed(
         f"the best of {len(values):,} options of pure noise: {min(best):.2f} or more with any accuracies; chosen "
-        f"without the task, {np.mean(elsewhere):+.2f} on average."
+        f"without the task, {np.mean(elsewhere):+z.2f} on average."
     )
 
 

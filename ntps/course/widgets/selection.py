@@ -134,7 +134,7 @@ class SelectionPanel(Panel):
         best = labelled("plain", f"{np.abs(grid).max():.2f}")
         quantity, tasks = self._chosen
         return (
-            f"{quantity}, tasks {tasks}: correlation {here} here; over all choices it goes from {grid.min():+.2f} to "
-            f"{grid.max():+.2f}. The best, {best} in size (dotted frame, line), is reached by the best on "
+            f"{quantity}, tasks {tasks}: correlation {here} here; over all choices it goes from {grid.min():+z.2f} to "
+            f"{grid.max():+z.2f}. The best, {best} in size (dotted frame, line), is reached by the best on "
             f"shuffled tasks with p = {self.selections[self._chosen].p_value:.3f}."
         )
