@@ -30,6 +30,15 @@ def world() -> tuple[int, int]:
     return count, rank
 
 
+def local_rank() -> int:
+    """Return the number of this process among those on its machine, from 0.
+
+    Raises:
+        NtpsError: As for `world`.
+    """
+    return _number("LOCAL_RANK", 0) or 0 if world()[0] > 1 else 0
+
+
 def _number(name: str, least: int) -> int | None:
     """Return a whole number from the environment; `None` if it is not set, or empty."""
     text = os.environ.get(name, "").strip()

@@ -21,6 +21,11 @@ class NtpsError(ValueError):
         super().__init__(one_line(str(message)))
 
 
+def reason_of(error: Exception) -> str:
+    """Return in one line why something failed; of a fault of ours, which is no `NtpsError`, also its kind."""
+    return one_line(str(error) if isinstance(error, NtpsError) else f"{type(error).__name__}: {error}")
+
+
 def one_of(value: Any, allowed: Iterable[Any], what: str) -> Any:
     """Return `value` if it is among `allowed`.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._processes import refuse_processes
+from ntps._processes import is_main_process
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, one_of, whole
 
@@ -57,12 +57,11 @@ def run(
     """Rank models by how well their best layer predicts your labels: which model, which layer, how many labels."""
     whole(batch_size, 1, None, "batch_size")
     whole(seed, 0, None, "seed")
-    refuse_processes("ntps rank")
     if not model and models is None:
         raise NtpsError("no model is named; give --model (repeat it for several) or --models bundled, small or paper.")
     inputs = [task, *(model or [])]
     report, json_path = shared.claim_outputs(context, output, json_file, inputs=inputs)
-    if quiet:
+    if quiet or not is_main_process():
         shared.hide_messages()
 
     from ntps.models import plan_pass
@@ -102,7 +101,8 @@ def run(
             )
             for name in named
         ]
-        shared.emit({"plans": [plan.to_dict() for plan in plans]}, json_path, "\n\n".join(map(str, plans)), quiet)
+        if is_main_process():
+            shared.emit({"plans": [plan.to_dict() for plan in plans]}, json_path, "\n\n".join(map(str, plans)), quiet)
         return
     rankings = rank_columns(
         labelled,
@@ -113,6 +113,8 @@ def run(
         folder=None if report is None else report / "passes",
         progress=False if quiet else None,
     )
+    if not is_main_process():
+        return
     rankings = [
         replace(ranking, failed={name: str(shared.in_options(context, why)) for name, why in ranking.failed.items()})
         for ranking in rankings

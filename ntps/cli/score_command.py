@@ -69,7 +69,7 @@ def run(
         other = "--random-weights" if random_weights else "--device-map"
         raise NtpsError(f"--control and {other} exclude each other; give one of them.")
     report, json_path = shared.claim_outputs(context, output, json_file, inputs=[model, task])
-    if quiet:
+    if quiet or not is_main_process():
         shared.hide_messages()
 
     from ntps.models import Representations, collect, load_model, plan_pass

@@ -9,6 +9,7 @@ from typing import Any
 
 from ntps import _hub
 from ntps._files import sha256_files
+from ntps._processes import local_rank, world
 from ntps.errors import NtpsError
 from ntps.models import checkpoints, presets
 from ntps.models.checkpoints import ModelLocation
@@ -262,7 +263,9 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def find_device(device: Any = None) -> Any:
-    """Return a torch device of this machine; by default the first CUDA device, or else the CPU.
+    """Return a torch device of this machine; by default a CUDA device, or else the CPU.
+
+    Without a number, CUDA is the first device, and under torchrun each process's own.
 
     Raises:
         NtpsError: If it is unknown or not on this machine.
@@ -270,9 +273,11 @@ def find_device(device: Any = None) -> Any:
     import torch
 
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         requested = torch.device(device)
+        if requested.type == "cuda" and requested.index is None and world()[0] > 1:
+            requested = torch.device("cuda", local_rank())
         if requested.type == "meta":
             raise ValueError("no memory behind it")
         torch.empty(1, device=requested)

@@ -98,8 +98,8 @@ def collect(
         state_dtype=state_dtype,
     )
     texts_digest = fingerprint_texts(texts) if task is None else task.texts_fingerprint
-    key = settings.key(model.fingerprint, model.dtype, texts_digest)
     processes = Processes(model.device)
+    key = settings.key(processes.together(lambda: model.fingerprint), model.dtype, texts_digest)
     path = None if folder is None else Path(folder) / FILE
     if path is not None:
         earlier = processes.all_agree(lambda: _read_earlier(path, key))
@@ -107,15 +107,23 @@ def collect(
             logger.info("using the representations in %s: same model, texts and settings.", path)
             return replace(earlier, task=task)
     started = time.monotonic()
-    tokenized, lengths = _tokenized(model, texts, settings, "the texts" if task is None else task.name)
+    name = "the texts" if task is None else task.name
+    tokenized, lengths = processes.together(lambda: _tokenized(model, texts, settings, name))
     if processes.is_main:
         _log_losses(lengths, tokenized, settings.max_length)
     alone = processes.count == 1 and not hasattr(model.model, "hf_device_map")  # several share memory, or have several
     plan = (plan_that_fits if alone else plan_of)(model, lengths, settings, batch_size)
     with freed_memory_returned(model.device):
-        states, moments = _run(model, texts, tokenized.ids, lengths, settings, plan, processes, progress)
+        states, moments = processes.together(
+            lambda: _run(model, texts, tokenized.ids, lengths, settings, plan, processes, progress)
+        )
+        if processes.count > 1:
+            if moments is not None:
+                moments.all_reduce()
+            for layer_states in states:
+                processes.add(layer_states)
     representations = Representations(
-        **kept_states(states, settings.state_dtype),
+        **processes.together(lambda: kept_states(states, settings.state_dtype)),
         layers=settings.layers,
         widths=tuple(model.widths[layer] for layer in settings.layers),
         next_token=moments,
@@ -148,8 +156,8 @@ def collect(
         },
         task=task,
     )
-    if path is not None and processes.is_main:
-        representations.save(path)
+    if path is not None:
+        processes.together(lambda: representations.save(path) if processes.is_main else None)
     return representations
 
 
@@ -313,7 +321,10 @@ def _run(
     processes: Processes,
     progress: bool | None,
 ) -> tuple[np.ndarray, NextTokenMoments | None]:
-    """Run the model over all batches and return pooled states (S, n, d) and, of a causal one, next-token moments."""
+    """Run the model over this process's batches; return pooled states (S, n, d) and, if it is causal, moments.
+
+    Pooled states of the texts that other processes read are zero.
+    """
     widths = [model.widths[layer] for layer in settings.layers]
     moments = None
     if model.causal:
@@ -383,9 +394,4 @@ def _run(
             running = batch, *result
         if running is not None:
             keep(*running)
-    if processes.count > 1:
-        if moments is not None:
-            moments.all_reduce()
-        for layer_states in states:
-            processes.add(layer_states)
     return states, moments

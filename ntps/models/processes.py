@@ -1,4 +1,7 @@
-"""The processes that torchrun started: which batches each reads, how they share sums and decisions, their memory."""
+"""The processes that torchrun started: which batches each reads, how they share sums, decisions and failures.
+
+None waits for another that has given up: what may fail in one process runs in `together`, and fails in all of them.
+"""
 
 import atexit
 import ctypes
@@ -6,14 +9,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from datetime import timedelta
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 
 from ntps._processes import world
+from ntps.errors import NtpsError, reason_of
 
 T = TypeVar("T")
+_LONGEST_WAIT = timedelta(days=1)  # for what one process does for all; where one dies, torchrun ends the others
 
 
 class Processes:
@@ -33,7 +39,7 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            state = PartialState(cpu=device.type == "cpu")
+            state = PartialState(cpu=device.type == "cpu", timeout=_LONGEST_WAIT)
             self.count, self.rank = state.num_processes, state.process_index
             atexit.unregister(_leave)
             atexit.register(_leave)
@@ -47,17 +53,52 @@ class Processes:
         """Return the batches that this process reads."""
         return batches[self.rank :: self.count]
 
+    def together(self, call: Callable[[], T]) -> T:
+        """Return `call()` once it has succeeded in every process; where it fails in one, it fails in all of them.
+
+        Args:
+            call: It waits for no other process.
+
+        Raises:
+            Exception: What `call` raises here, or an `NtpsError` with what it raises in another process.
+        """
+        if self.count == 1:
+            return call()
+        failure: Exception | None = None
+        try:
+            value = call()
+        except Exception as error:
+            failure = error
+        reason = next((reason for reason in self._gather(failure and reason_of(failure)) if reason is not None), None)
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback has this frame: a circle that would keep the memory of what failed
+        if reason is not None:
+            raise NtpsError(reason)
+        return value
+
+    def of_main(self, call: Callable[[], T]) -> T:
+        """Return, in every process, what `call()` gives in the main one, where alone it runs.
+
+        Raises:
+            Exception: As for `together`.
+        """
+        value = self.together(lambda: call() if self.is_main else None)
+        if self.count > 1:
+            held = [value]
+            torch.distributed.broadcast_object_list(held, src=0)
+            value = held[0]
+        return cast(T, value)
+
     def all_agree(self, decide: Callable[[], T | None]) -> T | None:
         """Return `decide()` if it gives a value in every process, otherwise `None` in all of them.
 
-        The main process decides first and the others follow, so that no process waits for a pass that another skips.
+        So no process waits for a pass that another skips.
         """
-        value = decide() if self.is_main else None
-        if self.count == 1:
-            return value
-        if self._sum(int(value is not None)) and not self.is_main:
-            value = decide()
-        return value if self._sum(int(value is not None)) == self.count else None
+        value = self.together(decide)
+        return value if self.count == 1 or all(self._gather(value is not None)) else None
 
     def add(self, rows: np.ndarray) -> None:
         """Replace an array by its sum over processes: one process has read a text, the others hold zeros for it."""
@@ -66,10 +107,11 @@ class Processes:
             torch.distributed.all_reduce(total)
             rows[...] = total.cpu().numpy()
 
-    def _sum(self, number: int) -> int:
-        total = torch.tensor([number], device=self.device)
-        torch.distributed.all_reduce(total)
-        return int(total)
+    def _gather(self, value: T) -> list[T]:
+        """Return what every process gives, by rank."""
+        values: list[T] = [value] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
 
 
 def _leave() -> None:

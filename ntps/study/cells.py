@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from ntps._files import atomic_write, file_lock, from_json, read_json, sha256_json, sweep
 from ntps._text import counted, progress
 from ntps._version import __version__
-from ntps.errors import NtpsError
+from ntps.errors import NtpsError, reason_of
 from ntps.models import Representations, collect, load_model
-from ntps.study.grid import CELL_SCHEMA, Cell, Grid, reason_of
+from ntps.study.grid import CELL_SCHEMA, Cell, Grid
 from ntps.study.measure import StudySettings, measure
 from ntps.study.records import CellResult, GainRecord
 from ntps.tasks import Task

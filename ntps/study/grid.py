@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ntps._names import clean, one_line
+from ntps._names import clean
 from ntps._version import __version__
-from ntps.errors import NtpsError
+from ntps.errors import NtpsError, reason_of
 from ntps.models.load import model_fingerprint
 from ntps.study.measure import StudySettings
 from ntps.study.records import CellId
@@ -188,8 +188,3 @@ def _fingerprint(model: str, settings: StudySettings, control: bool) -> tuple[st
         return model_fingerprint(model, random_weights=control, **settings.loading()), ""
     except Exception as error:  # the other models go on
         return f"unreadable {model}", reason_of(error)
-
-
-def reason_of(error: Exception) -> str:
-    """Return in one line why something failed; of a fault of ours, which is no `NtpsError`, also its kind."""
-    return one_line(str(error) if isinstance(error, NtpsError) else f"{type(error).__name__}: {error}")

@@ -23,7 +23,7 @@ from ntps._names import file_names, short_name
 from ntps._processes import refuse_processes
 from ntps._text import counted, duration, listed
 from ntps._version import __version__
-from ntps.errors import NtpsError, in_range, one_of, whole
+from ntps.errors import NtpsError, in_range, one_of, reason_of, whole
 from ntps.finetune.look import Look, look_at_training
 from ntps.finetune.settings import LOOK_STEPS, TrainSettings
 from ntps.models import LanguageModel, Representations, collect, load_model
@@ -31,7 +31,7 @@ from ntps.models.plan import layer_at
 from ntps.scoring import ScoreSettings, labels_of, score_layers
 from ntps.scoring.scores import folds_of
 from ntps.study.calibration import BUNDLED_STEPS, Calibration, GainForecast, load_calibration
-from ntps.study.grid import load_named, name_tasks, reason_of
+from ntps.study.grid import load_named, name_tasks
 from ntps.study.measure import SampleSettings, held_back, probe_record
 from ntps.study.measure import halves as split_labels
 from ntps.study.study import DEPTH

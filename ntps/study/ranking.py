@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
@@ -24,19 +25,19 @@ import torch
 from ntps._names import distinct, one_line, short_name, shortened
 from ntps._text import duration
 from ntps.core.moments import POOLINGS
-from ntps.errors import LARGEST, NtpsError, one_of, whole
+from ntps.errors import LARGEST, NtpsError, one_of, reason_of, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.load import find_device, weight_bytes
 from ntps.models.passes import FILE
 from ntps.models.plan import free_memory, parse_layers, size_text
 from ntps.models.pretrained import DTYPES
+from ntps.models.processes import Processes
 from ntps.scoring import Labels, ScoreSettings, assign_folds, score_layers, tied_groups
 from ntps.scoring.headline import baselines_of, curve_of, label_values, layer_readouts, predictions_of, probe_of
 from ntps.scoring.measures import spectrum
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import Comparison, choose_layer, compare_readouts, pair_confidence
 from ntps.scoring.scores import origin_of
-from ntps.study.grid import reason_of
 from ntps.study.standings import HardText, LayerValue, RankedModel, Ranking, ThroughV
 from ntps.tasks import LabelColumn, Task, load_task
 
@@ -132,6 +133,9 @@ def rank(
     reason. Models that read later tokens (BERT and its kin, sentence encoders) are ranked beside causal ones; they have
     no share through V.
 
+    Under torchrun all processes take part in each pass, the main one judges, and all return its ranking. A model that
+    fails in one of them is not ranked.
+
     Args:
         task: From `ntps.load_task`, or what it reads with its own defaults: a bundled name, a file, a hub name.
         models: At least one; see `ntps.load_model`.
@@ -178,9 +182,9 @@ def rank_columns(
     settings = settings or RankSettings()
     columns = task.columns if columns is None else columns
     whole(batch_size, 1, None, "batch_size")
-    if device is not None:
-        find_device(device)
     named = _by_name(models)
+    loaded = [model.device for model in named.values() if isinstance(model, LanguageModel)]
+    processes = Processes(find_device(device) if device is not None or not loaded else loaded[0])
     for column in columns:  # refused now, not after the passes
         values = column.values[column.labelled]
         if len(np.unique(values)) < 2:
@@ -190,7 +194,9 @@ def rank_columns(
         _folds(task, column, values, np.array(equal), settings)
     with ExitStack() as stack:
         kept = Path(folder if folder is not None else stack.enter_context(tempfile.TemporaryDirectory()))
-        reader = _Reader(task, settings, batch_size=batch_size, device=device, folder=kept, progress=progress)
+        reader = _Reader(
+            task, settings, processes, batch_size=batch_size, device=device, folder=kept, progress=progress
+        )
         entrants, failed = reader.read_all(named)
         if not entrants:
             reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in failed.items())
@@ -223,13 +229,15 @@ class _Reader:
         self,
         task: Task,
         settings: RankSettings,
+        processes: Processes,
         *,
         batch_size: int,
         device: str | None,
         folder: Path,
         progress: bool | None,
     ) -> None:
-        self.task, self.settings, self.batch_size, self.device = task, settings, batch_size, device
+        self.task, self.settings, self.processes = task, settings, processes
+        self.batch_size, self.device = batch_size, device
         self.folder, self.progress = folder, progress
 
     def read_all(self, models: dict[str, Any]) -> tuple[list[_Entrant], dict[str, str]]:
@@ -237,7 +245,7 @@ class _Reader:
         sizes, failed = {}, {}
         for name, model in models.items():
             try:
-                sizes[name] = _size(model)
+                sizes[name] = self.processes.together(partial(_size, model))
             except NtpsError as error:  # there is no such model
                 failed[name] = reason_of(error)
         entrants, began, done = [], time.monotonic(), 0.0
@@ -261,14 +269,7 @@ class _Reader:
 
     def read(self, name: str, model: Any, size: float = math.nan, *, random_weights: bool = False) -> _Entrant:
         """Load a model, run it over the texts, and return where its representations are."""
-        if not isinstance(model, LanguageModel):
-            self.check_memory(size)
-        options: dict[str, Any] = {"random_weights": True, "seed": self.settings.seed} if random_weights else {}
-        if not isinstance(model, LanguageModel):
-            options |= {"device": self.device, **self.settings.loading()}
-        elif random_weights:
-            model, options["tokenizer"] = model.model, model.tokenizer
-        loaded = model if isinstance(model, LanguageModel) else load_model(model, bidirectional=True, **options)
+        loaded = self.processes.together(lambda: self.load(model, size, random_weights=random_weights))
         words = re.sub(r"[^\w.@-]+", "-", name)[:60]
         folder = self.folder / f"{words}-{loaded.fingerprint[:12]}"
         representations = collect(
@@ -288,6 +289,18 @@ class _Reader:
             text_index=representations.text_index,
             text_group=representations.text_group,
         )
+
+    def load(self, model: Any, size: float, *, random_weights: bool) -> LanguageModel:
+        """Return a model, loaded, or its architecture with random weights."""
+        options: dict[str, Any] = {"random_weights": True, "seed": self.settings.seed} if random_weights else {}
+        if not isinstance(model, LanguageModel):
+            self.check_memory(size)
+            options |= {"device": self.device, **self.settings.loading()}
+        elif not random_weights:
+            return model
+        else:
+            model, options["tokenizer"] = model.model, model.tokenizer
+        return load_model(model, bidirectional=True, **options)
 
     def check_memory(self, size: float) -> None:
         """Refuse weights that are larger than the memory that is free before they are read.
@@ -332,33 +345,35 @@ def _rank_column(
             groups=equal,
         )
 
-    judged = [_judge(entrant, labels_for(entrant), fold_of, task, settings) for entrant in entrants]
-    models, groups, behind = in_order(judged)
-    best = models[0]
-    fresh = None
-    if settings.control and best.choice.holds:
-        winner = next(entrant for entrant in entrants if entrant.name == best.name)
-        fresh = _fresh_weights(winner, labels_for(winner), fold_of, task, reader)
-    texts = [task.texts[i] for i in chosen]
-    labels = labels_for(entrants[0])
-    baselines = baselines_of(texts, labels, fold_of, best.choice.readout)
-    return Ranking(
-        task=task.name,
-        label_column=column.name,
-        classes=column.classes,
-        class_sizes=labels.class_sizes,
-        n_texts=len(chosen),
-        n_left_out=int(column.labelled.sum()) - len(chosen),
-        models=models,
-        failed=failed,
-        groups=groups,
-        behind=behind,
-        baselines=baselines,
-        fresh_weights=fresh,
-        hard_texts=_hard_texts(task, labels, chosen, models),
-        settings={**asdict(settings), "folds": int(fold_of.max()) + 1},
-        kind=column.kind,
-    )
+    def without_control() -> Ranking:
+        judged = [_judge(entrant, labels_for(entrant), fold_of, task, settings) for entrant in entrants]
+        models, groups, behind = in_order(judged)
+        labels = labels_for(entrants[0])
+        return Ranking(
+            task=task.name,
+            label_column=column.name,
+            classes=column.classes,
+            class_sizes=labels.class_sizes,
+            n_texts=len(chosen),
+            n_left_out=int(column.labelled.sum()) - len(chosen),
+            models=models,
+            failed=failed,
+            groups=groups,
+            behind=behind,
+            baselines=baselines_of([task.texts[i] for i in chosen], labels, fold_of, models[0].choice.readout),
+            fresh_weights=None,
+            hard_texts=_hard_texts(task, labels, chosen, models),
+            settings={**asdict(settings), "folds": int(fold_of.max()) + 1},
+            kind=column.kind,
+        )
+
+    ranking = reader.processes.of_main(without_control)
+    best = ranking.models[0]
+    if not (settings.control and best.choice.holds):
+        return ranking
+    winner = next(entrant for entrant in entrants if entrant.name == best.name)
+    fresh = _fresh_weights(winner, labels_for(winner), fold_of, task, reader)
+    return replace(ranking, fresh_weights=fresh)
 
 
 def in_order(
@@ -467,7 +482,7 @@ def _fresh_weights(
     except (NtpsError, MemoryError) as error:
         logger.warning("%s: %s", name, reason_of(error))
         return None
-    return _judge(fresh, labels, fold_of, task, reader.settings)
+    return reader.processes.of_main(lambda: _judge(fresh, labels, fold_of, task, reader.settings))
 
 
 def _hard_texts(task: Task, labels: Labels, chosen: np.ndarray, models: Sequence[RankedModel]) -> tuple[HardText, ...]:

@@ -391,7 +391,6 @@ ALONE = [
     "study --model MODEL --task reviews.csv",
     "prescreen MODEL --task reviews.csv",
     "lora MODEL reviews.csv",
-    "rank reviews.csv --model MODEL",
     "demo",
 ]
 

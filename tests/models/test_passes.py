@@ -580,15 +580,17 @@ def test_processes_share_every_batch_once():
 
 SCRIPT = """
 import os, sys
+from datetime import timedelta
 from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from helpers.problems import word_task
-from ntps.models import collect, load_model
+from ntps.models import Representations, collect, load_model, processes as module
 from ntps.models.processes import Processes
 from ntps.models.states import StateReader
+module._LONGEST_WAIT = timedelta(minutes=2)  # a process that is waited for in vain fails the test
 rank, out = os.environ.get("RANK", "alone"), Path({out!r})
 model = load_model({model!r}, device="cpu")
 plain, read = StateReader.read, []
@@ -602,6 +604,7 @@ def run(name, folder, **options):
 
 run("plain", None)
 run("half", None, state_dtype="float16")
+collect(model, ["a good film"]).save(out / f"one text-{{rank}}.safetensors")
 if rank != "alone":
     run("kept", out / "folder")
     torch.distributed.barrier()
@@ -611,6 +614,30 @@ if rank != "alone":
     values = [processes.all_agree(lambda: value) for value in
               ("both", None, "main" if rank == "0" else None, "other" if rank == "1" else None)]
     (out / f"agreed-{{rank}}.txt").write_text(repr(values))
+    said = [processes.of_main(lambda: rank)]
+
+    def failing(name, where, number):
+        # In one process the second call of a method fails; note what each process is told.
+        plain, calls = getattr(where, name), []
+        def fail(*arguments):
+            calls.append(1)
+            if rank == number and len(calls) == 2:
+                raise RuntimeError("no more of " + name)
+            return plain(*arguments)
+        setattr(where, name, fail)
+        try:
+            for turn in range(3):
+                try:
+                    collect(model, task, batch_size=4, folder=out / "failing", layers=[turn])
+                except Exception as error:
+                    said.append(f"{{turn}} {{type(error).__name__}}: {{error}}")
+        finally:
+            setattr(where, name, plain)
+
+    for number in "01":
+        failing("read", StateReader, number)
+    failing("save", Representations, "0")
+    (out / f"said-{{rank}}.txt").write_text("\\n".join(said))
 """
 
 
@@ -628,9 +655,9 @@ def test_two_processes_equal_one(tiny_llama, tmp_path, forks):
     def texts_read(name):
         return [int((tmp_path / f"{name}-{rank}.txt").read_text()) for rank in (0, 1)]
 
-    for name in ("plain", "half"):
+    for name, count in (("plain", 49), ("half", 49), ("one text", 1)):
         alone = Representations.load(tmp_path / f"{name}-alone.safetensors")
-        assert alone.n_texts == 49
+        assert alone.n_texts == count
         for rank in (0, 1):
             found = Representations.load(tmp_path / f"{name}-{rank}.safetensors")
             assert moments_close(alone, found, 1e-10)
@@ -643,6 +670,12 @@ def test_two_processes_equal_one(tiny_llama, tmp_path, forks):
     assert texts_read("again") == [0, 0]
     for rank in (0, 1):
         assert (tmp_path / f"agreed-{rank}.txt").read_text() == "['both', None, None, None]"
+        # What fails in one process fails in the other, which then goes on to the next pass.
+        assert (tmp_path / f"said-{rank}.txt").read_text().splitlines() == ["0"] + [
+            f"{turn} RuntimeError: no more of {name}" if rank == number
+            else f"{turn} NtpsError: RuntimeError: no more of {name}"
+            for name, number, turn in (("read", 0, 0), ("read", 1, 0), ("save", 0, 1))
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_length"])

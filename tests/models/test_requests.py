@@ -245,6 +245,18 @@ def test_float64_is_refused_where_the_device_has_none(tiny_llama, monkeypatch):
         load_model(tiny_llama, device="mps", dtype="float64")
 
 
+@pytest.mark.parametrize("named", [None, "cuda"])
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch, named):
+    monkeypatch.setattr(torch, "empty", lambda *size, device=None: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert str(find_device(named)) == "cuda"
+    started = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    assert str(find_device(named)) == "cuda:1"
+    assert str(find_device("cuda:0")) == "cuda:0" and str(find_device("cpu")) == "cpu"
+
+
 def test_random_weights_of_a_loaded_model_are_fresh_or_refused(tiny_llama):
     loaded = load_model(tiny_llama)
     fresh = load_model(loaded.model, tokenizer=word_tokenizer(), random_weights=True, seed=7)

@@ -15,6 +15,7 @@ from helpers.results import make_ranking
 import ntps
 from ntps import NtpsError, compare
 from ntps.models import passes
+from ntps.models.processes import Processes
 from ntps.study import RankSettings, rank, ranking
 from ntps.study.ranking import _Entrant, _rank_column, _shared_texts, rank_columns
 from ntps.study.standings import points, ranges, short_count
@@ -127,7 +128,7 @@ def saved(tmp_path, name, representations):
 def column_ranking(tmp_path, named, **options):
     task = next(iter(named.values())).task
     entrants = [saved(tmp_path, name, representations) for name, representations in named.items()]
-    reader = type("Reader", (), {"settings": replace(SETTINGS, **options)})
+    reader = type("Reader", (), {"settings": replace(SETTINGS, **options), "processes": Processes(torch.device("cpu"))})
     return _rank_column(task, task.columns[0], entrants, {}, reader)
 
 
