@@ -246,8 +246,8 @@ class _Reader:
         for name, model in models.items():
             try:
                 sizes[name] = self.processes.together(partial(_size, model))
-            except NtpsError as error:  # there is no such model
-                failed[name] = reason_of(error)
+            except Exception as error:  # there is no such model
+                failed[name] = _why(name, error)
         entrants, began, done = [], time.monotonic(), 0.0
         for number, name in enumerate(sizes, 1):
             if len(sizes) > 1:
@@ -257,10 +257,8 @@ class _Reader:
                 logger.info("model %d of %d: %s%s%s.", number, len(sizes), name, size, expected)
             try:
                 entrants.append(self.read(name, models[name], sizes[name]))
-            except Exception as error:  # the other models go on; of a fault of ours the log holds the traceback
-                failed[name] = reason_of(error).removeprefix(f"{models[name]}: ")
-                if not isinstance(error, NtpsError | MemoryError | torch.cuda.OutOfMemoryError):
-                    logger.exception("%s failed.", name)
+            except Exception as error:  # the other models go on
+                failed[name] = _why(name, error).removeprefix(f"{models[name]}: ")
             else:
                 done += sizes[name]
         for name, reason in failed.items() if entrants else ():
@@ -311,6 +309,13 @@ class _Reader:
         memory = free_memory() if str(self.device or "cpu") == "cpu" else None
         if memory is not None and size > memory:
             raise NtpsError(f"its weights take {size_text(size)}, and {size_text(memory)} of memory are free.")
+
+
+def _why(name: str, error: Exception) -> str:
+    """Return why a model failed; of a fault of ours, the log holds the traceback."""
+    if not isinstance(error, NtpsError | MemoryError | torch.cuda.OutOfMemoryError):
+        logger.error("%s failed.", name, exc_info=error)
+    return reason_of(error)
 
 
 def _size(model: Any) -> float:
@@ -479,8 +484,8 @@ def _fresh_weights(
     logger.info("%s: the control for pretraining.", name)
     try:
         fresh = reader.read(name, entrant.model, random_weights=True)
-    except (NtpsError, MemoryError) as error:
-        logger.warning("%s: %s", name, reason_of(error))
+    except Exception as error:
+        logger.warning("%s: %s", name, _why(name, error))
         return None
     return reader.processes.of_main(lambda: _judge(fresh, labels, fold_of, task, reader.settings))
 

@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+from helpers.forks import torchrun
 from helpers.models import save_tiny
 
 from ntps.cli import app as cli
@@ -149,3 +150,40 @@ def test_every_group_names_models(place):
     for group in presets.GROUPS:
         names = presets.models_of(group)
         assert len(names) == len(set(names)) >= 4
+
+
+PROCESSES = """
+import os, sys
+import torch
+import ntps.report.ranking as pages
+from ntps.cli import app
+from ntps.report.page import Picture
+torch.set_num_threads(1)
+pages.draw_picture = lambda file, alt, *_, **__: Picture(file, alt, b"")
+os.chdir({place!r})
+sys.argv = ["ntps", "rank", *{arguments!r}, "--output", "{output}", "--json", "{output}.json"]
+app.main()
+"""
+
+
+@pytest.mark.long
+def test_two_processes_write_and_say_once_what_one_does(place, forks):
+    arguments = ["two.tsv", "--model", "llama", "--model", "bert", "--model", "gone", "--dtype", "float64", *COLUMNS]
+    contents, said = [], []
+    for output, several in (("several", torchrun(2)), ("alone", [{}])):
+        done = forks.run(PROCESSES.format(place=str(place), arguments=arguments, output=output), *several)
+        assert [each.returncode for each in done] == [0] * len(several), done[-1].stderr[-2000:]
+        assert [(each.stdout, each.stderr) for each in done[1:]] == [("", "")] * (len(several) - 1)
+        assert done[0].stderr.count("gone is not ranked") == 1
+        said.append(done[0].stdout.replace(output, "OUT").splitlines())
+        text = (place / f"{output}.json").read_text()
+        assert json.loads(text)["tasks"] == json.loads((place / output / "ranking.json").read_text())
+        contents.append(json.loads(text, parse_float=lambda number: round(float(number), 6)))
+        for task in contents[-1]["tasks"]:
+            for model in [*task["models"], *filter(None, [task["fresh_weights"]])]:
+                del model["seconds"]
+    assert contents[0] == contents[1]
+    assert len(said[0]) == len(said[1]) > 20
+    names = [sorted(str(path.relative_to(place / name)) for path in (place / name).rglob("*")) for name in
+             ("several", "alone")]  # fmt: skip
+    assert names[0] == names[1] and not [name for name in names[0] if "/." in name or name.startswith(".")]

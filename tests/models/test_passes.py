@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import logging
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import naive
+from helpers.forks import torchrun
 from helpers.problems import word_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -644,11 +644,7 @@ if rank != "alone":
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_llama, tmp_path, forks):
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), model=str(tiny_llama), out=str(tmp_path))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    both = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]  # as torchrun sets them
-    for processes in (both, [{}]):  # one process has as many threads: another number rounds float32 differently
+    for processes in (torchrun(2), [{}]):  # one process has as many threads: another number rounds float32 differently
         for finished in forks.run(script, *processes):
             assert finished.returncode == 0, finished.stderr[-3000:]
 

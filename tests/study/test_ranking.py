@@ -3,11 +3,14 @@
 import json
 import logging
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.forks import torchrun
 from helpers.models import WORDS, save_tiny
 from helpers.problems import make_problem, order_task, representations_of, word_task
 from helpers.results import make_ranking
@@ -547,3 +550,82 @@ def test_runs_of_layers(numbers, words):
 )
 def test_numbers_of_parameters(number, words):
     assert short_count(number) == words
+
+
+# Processes
+
+SCRIPT = """
+import os, sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from helpers.problems import order_task
+from ntps.models import processes
+from ntps.models.states import StateReader
+from ntps.study import RankSettings, rank, ranking
+processes._LONGEST_WAIT = timedelta(minutes=2)  # a process that is waited for in vain fails the test
+models, number, alone, judged, unread = {models!r}, os.environ.get("RANK", "alone"), "RANK" not in os.environ, [], []
+
+def size(model, plain=ranking._size):
+    if number == "1" and model.endswith("unknown"):
+        raise RuntimeError("no such folder here")
+    return plain(model)
+
+def load(model, plain=ranking.load_model, **options):
+    if number == "1" and model.endswith("unreadable"):
+        raise MemoryError("too large here")
+    loaded = plain(model, **options)
+    unread.extend([loaded.model] if model.endswith("unread") else [])
+    return loaded
+
+def read(reader, *batch, plain=StateReader.read):
+    if number == "0" and any(reader.network is model for model in unread):
+        raise RuntimeError("no batch here")
+    return plain(reader, *batch)
+
+def judge(entrant, *rest, plain=ranking._judge):
+    judged.append(entrant.name)
+    return plain(entrant, *rest)
+
+ranking._size, ranking.load_model, StateReader.read, ranking._judge = size, load, read, judge
+settings = RankSettings(folds=3, dtype="float64")
+made = rank(order_task(72), models[:3] if alone else models, settings=settings, batch_size={batch_size},
+            folder=Path({out!r}, "passes", number), progress=False)
+Path({out!r}, f"{{number}}.json").write_text(made.to_json())
+Path({out!r}, f"{{number}}.txt").write_text("\\n".join(judged))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("batch_size", [16, 100])
+def test_two_processes_rank_as_one(models, tmp_path, forks, batch_size):
+    """Their shares are uneven, or one has none; a model that fails in either of them is a row for both."""
+    failing = [shutil.copytree(models[0], tmp_path / name) for name in ("unknown", "unreadable", "unread")]
+    program = SCRIPT.format(
+        tests=str(Path(__file__).parents[1]), models=[*models, *map(str, failing)], out=str(tmp_path),
+        batch_size=batch_size,
+    )  # fmt: skip
+    for several in (torchrun(2), [{}]):
+        for done in forks.run(program, *several):
+            assert done.returncode == 0, done.stderr[-3000:]
+
+    def result(name):
+        content = json.loads((tmp_path / f"{name}.json").read_text(), parse_float=lambda text: round(float(text), 6))
+        for model in [*content["models"], content["fresh_weights"]]:
+            del model["seconds"]
+        return content, (tmp_path / f"{name}.txt").read_text().splitlines()
+
+    (alone, judged), (first, by_first), (second, by_second) = map(result, ("alone", "0", "1"))
+    assert {row["name"]: row["reason"] for row in first["failed"]} == {
+        "unknown": "RuntimeError: no such folder here",
+        "unreadable": "MemoryError: too large here",
+        "unread": "RuntimeError: no batch here",
+    }
+    assert alone["failed"] == []
+    assert first == second == alone | {"failed": first["failed"]}
+    assert (by_first, by_second) == (judged, []) and len(judged) == 4
+    kept = {number: sorted(path.name[:4] for path in (tmp_path / "passes" / number).glob("*")) for number in "01"}
+    assert kept == {"0": ["bert", "gpt-", "gpt-", "llam"], "1": []}
