@@ -7,7 +7,7 @@ import typer
 
 from ntps._files import atomic_write, json_text
 from ntps._names import shareable
-from ntps._processes import refuse_processes
+from ntps._processes import is_main_process
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, whole
 
@@ -52,7 +52,6 @@ def run(
     requested_folds = shared.parse_folds(folds)
     if resume and output is None:
         raise NtpsError("--resume needs --output, the folder of the run to continue.")
-    refuse_processes("ntps lora")
     if output is not None:
         from ntps.models.checkpoints import check_separate
 
@@ -93,6 +92,8 @@ def run(
         result: Any = before_and_after(loaded, labelled, seed=seed, **options)
     else:
         result = repeat(loaded, labelled, seeds=range(seed, seed + seeds), **options)
+    if not is_main_process():
+        return
     content, text = shareable(result.to_dict()), str(result)
     if folder is not None:
         atomic_write(folder / "lora.json", json_text(content))

@@ -18,6 +18,7 @@ from ntps.finetune.settings import TrainSettings
 from ntps.finetune.state import FILE, Evaluation, Progress, State, read_state, write_state
 from ntps.models.forward import encode, halving, pool, pooled_features
 from ntps.models.pretrained import random_network
+from ntps.models.processes import Processes
 from ntps.models.states import without_head
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class Trainer:
     The dropout of a step and the order of an epoch are drawn from the seed and their number, so a resumed run needs
     no generator state. They use torch's global generator, which `fine_tune` restores.
 
+    Processes that torchrun started share the texts of each batch, add up their gradients, and then take the same step;
+    the main one alone writes.
+
     Attributes:
         settings: The options, for this model's width.
         network: The trained copy, without a language-model head.
@@ -85,8 +89,14 @@ class Trainer:
         Raises:
             NtpsError: If a text has no token, the network lacks a target, or the state is damaged or of another run.
         """
-        self.model, self.seed, self.folder = model, seed, folder
+        self.model, self.seed, self.folder, self.processes = model, seed, folder, Processes(model.device)
         self.settings = settings = settings.for_width(model.width).for_texts(len(train))
+        smallest = len(train) // math.ceil(len(train) / settings.batch_size)  # batch, of those of `epoch_batches`
+        if smallest < self.processes.count:
+            raise NtpsError(
+                f"{self.processes.count} processes share batches of {smallest} texts; start fewer, or give a larger "
+                "batch_size or more texts."
+            )
         torch.manual_seed(seed)
         self.ids = encode(model, train.texts, settings.max_length)
         self.validation_ids = encode(model, validation.texts, settings.max_length)
@@ -100,7 +110,7 @@ class Trainer:
         if settings.head == "random":
             readout = random_readout(features.shape[1], train.n_classes)
         else:
-            readout = fit_readout(features, train.labels, train.n_classes, seed=seed)
+            readout = self.processes.of_main(lambda: fit_readout(features, train.labels, train.n_classes, seed=seed))
         readout.dropout = settings.head_dropout
         self.readout = readout.eval().to(model.device)
         self.initial_readout = copy.deepcopy(self.readout)
@@ -124,8 +134,8 @@ class Trainer:
             **settings.to_dict(),
             "dtype": model.dtype,
         }
-        if resume and folder is not None and (folder / FILE).is_file():
-            self._read_state(folder / FILE)
+        if resume and folder is not None and self.processes.of_main((folder / FILE).is_file):
+            self.processes.together(lambda: self._read_state(folder / FILE))
 
     def run(self, stop: int | None = None) -> Iterator[int]:
         """Train to the end and put the best weights in place, or stop early as if interrupted, with the state written.
@@ -139,7 +149,7 @@ class Trainer:
         Raises:
             NtpsError: If the loss is not finite, memory is too small, or the state cannot be written.
         """
-        settings, progress = self.settings, self.progress
+        settings, progress, folder = self.settings, self.progress, self.folder
         if not progress.curve:
             self._evaluate(self.initial_loss)
         while not progress.finished:
@@ -151,8 +161,8 @@ class Trainer:
                 self._evaluate(sum(progress.losses) / len(progress.losses))
                 progress.losses = []
                 progress.finished = progress.over(settings)
-            if self.folder is not None and (due or progress.step == stop):
-                self._write_state(self.folder / FILE)
+            if folder is not None and (due or progress.step == stop):
+                self.processes.together(lambda: self._write_state(folder / FILE) if self.processes.is_main else None)
             yield progress.step
         with torch.no_grad():
             for name, value in self.best.items():
@@ -184,17 +194,21 @@ class Trainer:
         """Add up the gradients of the mean loss over a step's texts, and return that loss."""
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        entropy = np.random.SeedSequence((self.seed, self.progress.step))
+        own = (self.processes.rank,) if self.processes.rank else ()
+        entropy = np.random.SeedSequence((self.seed, self.progress.step, *own))
         torch.manual_seed(int(entropy.generate_state(1)[0]))  # dropout
-        size = self.progress.micro_batch
+        size, n_texts = self.progress.micro_batch, sum(len(batch) for batch in batches)
+        batches = [self.processes.share(batch) for batch in batches]
         micro_batches = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
-        n_texts = sum(len(batch) for batch in batches)
         self.readout.train()
-        losses = [loss for _, loss in halving(micro_batches, lambda batch: self._add_gradients(batch, n_texts))]
+        losses = self.processes.together(
+            lambda: [loss for _, loss in halving(micro_batches, lambda batch: self._add_gradients(batch, n_texts))]
+        )
         self.readout.eval()
         if len(losses) > len(micro_batches):  # memory ran out: the next steps start with what fits
             self.progress.micro_batch = max(1, size // 2)
-        return sum(losses)
+        self.processes.add_up(p.grad for p in self.parameters.values() if p.grad is not None)
+        return sum(self.processes.gather(sum(losses)))
 
     def _add_gradients(self, batch: np.ndarray, n_texts: int) -> float:
         """Add the gradients of a batch's share of the mean loss over `n_texts`, and return that share."""
@@ -223,14 +237,19 @@ class Trainer:
         features = self.validation_features
         if features is None:
             features = pooled_features(self.model, self.network, self.validation_ids)
-        logits = self.readout(features.to(self.model.device)).cpu()
-        losses = _cross_entropy(logits, self.validation_labels, "none").double().numpy()
+
+        def judge() -> tuple[np.ndarray, float]:
+            logits = self.readout(features.to(self.model.device)).cpu()
+            right = (logits.argmax(1) == self.validation_labels).double().mean()
+            return _cross_entropy(logits, self.validation_labels, "none").double().numpy(), float(right)
+
+        losses, accuracy = self.processes.of_main(judge)  # all decide by the same digits whether they go on
         if not math.isfinite(losses.mean()):
             raise NtpsError(
                 f"the validation loss is not finite at step {self.progress.step}; try a learning_rate below "
                 f"{self.settings.step_size:g}."
             )
-        return losses, float((logits.argmax(1) == self.validation_labels).double().mean())
+        return losses, accuracy
 
     def _evaluate(self, loss: float) -> None:
         """Evaluate the validation texts, add to the curve, and keep the weights if they are better by the margin."""

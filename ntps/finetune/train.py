@@ -11,7 +11,7 @@ All randomness comes from the seed, and torch's global generator is restored aft
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from ntps.finetune.head import Readout
 from ntps.finetune.loop import Trainer
 from ntps.finetune.settings import TrainSettings
 from ntps.models.forward import encode, pooled_features
+from ntps.models.processes import Processes
 from ntps.tasks.given import need_classes
 
 if TYPE_CHECKING:
@@ -161,14 +162,17 @@ def fine_tune(
         progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
     On a GPU, matrices are multiplied in bfloat16 while training (not in evaluations). Where its memory runs out, a
-    batch is split in halves whose gradients add up.
+    batch is split in halves whose gradients add up. Under torchrun the processes share every batch, with the result of
+    one process up to rounding, but for dropout, whose masks are others.
 
     Raises:
         NtpsError: If an option is out of range, a class has no training or no validation text, the network lacks a
-            target, the loss is not finite, the state belongs to another run, or another run is writing into `output`.
+            target, the loss is not finite, the state belongs to another run, another run is writing into `output`, or
+            a batch has fewer texts than there are processes.
     """
     with training(model, train, validation, settings, seed=seed, output=output, resume=resume) as trainer:
-        with progress_bar(trainer.settings.steps, "steps", progress, initial=trainer.progress.step) as bar:
+        show = progress if trainer.processes.is_main else False
+        with progress_bar(trainer.settings.steps, "steps", show, initial=trainer.progress.step) as bar:
             for step in trainer.run():
                 bar.set_description(f"fine-tuning, validation loss {trainer.progress.curve[-1].validation_loss:.3f}")
                 bar.update(step - bar.n)
@@ -187,7 +191,8 @@ def fine_tune(
             n_trained=sum(parameter.numel() for parameter in trainer.parameters.values()),
         )
         if output is not None:
-            tuned._write(Path(output), train.classes)
+            folder, own = Path(output), trainer.processes
+            own.together(lambda: tuned._write(folder, train.classes) if own.is_main else None)
     return tuned
 
 
@@ -215,7 +220,10 @@ def training(
     check_classes(validation, "validation")
     folder = None if output is None else Path(output)
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), nullcontext() if folder is None else held_folder(folder):
+    processes = Processes(model.device)
+    with torch.random.fork_rng(devices=devices), ExitStack() as stack:
+        if folder is not None:
+            processes.together(lambda: stack.enter_context(held_folder(folder)) if processes.is_main else None)
         yield Trainer(model, train, validation, settings or TrainSettings(), seed=seed, folder=folder, resume=resume)
 
 

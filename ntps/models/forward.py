@@ -8,6 +8,7 @@ import torch
 
 from ntps.errors import NtpsError
 from ntps.models.plan import DEFAULT_MAX_LENGTH, plan_batches
+from ntps.models.processes import Processes
 from ntps.models.states import hidden_states
 
 if TYPE_CHECKING:
@@ -42,14 +43,21 @@ def pooled_features(
 ) -> torch.Tensor:
     """Return `pool` of all texts on the CPU, without gradients or dropout; batches shrink to fit a GPU's memory.
 
+    Processes that torchrun started share the batches; all of them must call this, and have all rows.
+
     Raises:
         NtpsError: If not even one text fits.
     """
     network.eval()
-    values = torch.zeros(len(ids), model.width)
-    batches = plan_batches(np.array([len(row) for row in ids]), batch_size)
-    for batch, pooled in halving(batches, lambda batch: pool(model, network, [ids[index] for index in batch]).cpu()):
-        values[torch.from_numpy(batch)] = pooled
+    values, processes = torch.zeros(len(ids), model.width), Processes(model.device)
+    batches = processes.share(plan_batches(np.array([len(row) for row in ids]), batch_size))
+
+    def read() -> None:
+        for batch, pooled in halving(batches, lambda batch: pool(model, network, [ids[i] for i in batch]).cpu()):
+            values[torch.from_numpy(batch)] = pooled
+
+    processes.together(read)
+    processes.add(values.numpy())
     return values
 
 

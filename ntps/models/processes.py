@@ -7,10 +7,10 @@ import atexit
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch
 from ntps._processes import world
 from ntps.errors import NtpsError, reason_of
 
+S = TypeVar("S", bound=Sequence[Any] | np.ndarray)
 T = TypeVar("T")
 _LONGEST_WAIT = timedelta(days=1)  # for what one process does for all; where one dies, torchrun ends the others
 
@@ -49,9 +50,9 @@ class Processes:
         """Whether this is the process that reports and writes."""
         return self.rank == 0
 
-    def share(self, batches: Sequence[T]) -> Sequence[T]:
-        """Return the batches that this process reads."""
-        return batches[self.rank :: self.count]
+    def share(self, batches: S) -> S:
+        """Return the batches, or the texts of a batch, that this process reads."""
+        return cast(S, batches[self.rank :: self.count])
 
     def together(self, call: Callable[[], T]) -> T:
         """Return `call()` once it has succeeded in every process; where it fails in one, it fails in all of them.
@@ -69,7 +70,8 @@ class Processes:
             value = call()
         except Exception as error:
             failure = error
-        reason = next((reason for reason in self._gather(failure and reason_of(failure)) if reason is not None), None)
+        reasons = self.gather(None if failure is None else reason_of(failure))
+        reason = next((reason for reason in reasons if reason is not None), None)
         if failure is not None:
             try:
                 raise failure
@@ -98,7 +100,7 @@ class Processes:
         So no process waits for a pass that another skips.
         """
         value = self.together(decide)
-        return value if self.count == 1 or all(self._gather(value is not None)) else None
+        return value if self.count == 1 or all(self.gather(value is not None)) else None
 
     def add(self, rows: np.ndarray) -> None:
         """Replace an array by its sum over processes: one process has read a text, the others hold zeros for it."""
@@ -107,10 +109,16 @@ class Processes:
             torch.distributed.all_reduce(total)
             rows[...] = total.cpu().numpy()
 
-    def _gather(self, value: T) -> list[T]:
+    def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Replace tensors on the device, which all processes have in the same order, by their sums over processes."""
+        for tensor in tensors if self.count > 1 else ():
+            torch.distributed.all_reduce(tensor)
+
+    def gather(self, value: T) -> list[T]:
         """Return what every process gives, by rank."""
         values: list[T] = [value] * self.count
-        torch.distributed.all_gather_object(values, value)
+        if self.count > 1:
+            torch.distributed.all_gather_object(values, value)
         return values
 
 

@@ -390,7 +390,6 @@ PROCESSES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "
 ALONE = [
     "study --model MODEL --task reviews.csv",
     "prescreen MODEL --task reviews.csv",
-    "lora MODEL reviews.csv",
     "demo",
 ]
 

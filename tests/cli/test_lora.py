@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers.forks import torchrun
 from helpers.problems import order_task
 
 from ntps.cli import app as cli
@@ -134,15 +135,27 @@ def test_bad_input_is_one_sentence(run, tiny_llama, reviews, tmp_path):
         assert len(err.strip().splitlines()) == 1
 
 
-def test_several_processes_are_refused(run, tiny_llama, reviews, monkeypatch):
-    for name, value in {
-        "WORLD_SIZE": "2",
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "x",
-        "MASTER_PORT": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    status, out, err = run(tiny_llama, reviews, *FAST)
-    assert (status, out) == (2, "")
-    assert "without torchrun" in err
+PROCESSES = """
+import sys
+import torch
+from ntps.cli import app
+torch.set_num_threads(1)
+sys.argv = ["ntps", "lora", *{arguments!r}, "--output", "{output}"]
+app.main()
+"""
+
+
+@pytest.mark.long
+def test_two_processes_write_and_say_once_what_one_does(tiny_llama, reviews, tmp_path, forks):
+    arguments = [str(tiny_llama), str(reviews), *map(str, FAST), "--dropout", "0"]
+    found = []
+    for name, several in (("two", torchrun(2)), ("one", [{}])):
+        folder = tmp_path / name
+        done = forks.run(PROCESSES.format(arguments=arguments, output=folder), *several)
+        assert [each.returncode for each in done] == [0] * len(several), done[-1].stderr[-2000:]
+        assert [(each.stdout, each.stderr) for each in done[1:]] == [("", "")] * (len(several) - 1)
+        found.append((json.loads((folder / "lora.json").read_text()), sorted(path.name for path in folder.iterdir())))
+    (two, files), (one, same_files) = found
+    assert files == same_files
+    assert two["gain"] == pytest.approx(one["gain"]) and two["best_step"] == one["best_step"]
+    assert two["curve"][-1] == pytest.approx(one["curve"][-1], rel=1e-3)
