@@ -213,7 +213,7 @@ def main() -> None:
         "forward": lambda: bench_forward(options.model, options.task),
         "memory": bench_memory,
         "permutations": lambda: bench_permutations(options.model, options.task),
-        "training": bench_training,
+        "training": lambda: bench_training(options.model, options.task),
         "study": bench_study,
         "transformer_ranker": lambda: bench_ranker(options.task, options.model, options.texts),
     }
