@@ -1,6 +1,7 @@
 """Numbers, bars and sentences as text, for a terminal of 80 columns and for pages."""
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 BAR_WIDTH = 18
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_MARK = re.compile(r"[*✓✗] ")
 
 
 def counted(number: int, word: str) -> str:
@@ -54,8 +56,11 @@ def percent(value: float) -> str:
 
 
 def wrap(text: str, width: int = WIDTH) -> list[str]:
-    """Return the lines of a sentence; all but the first are indented by two."""
-    return textwrap.wrap(text, width, subsequent_indent="  ")
+    """Return the lines of a paragraph; if it begins with a mark, such as "* ", its text stands beside the mark.
+
+    Lines are not broken at hyphens, which would take options of commands apart.
+    """
+    return textwrap.wrap(text, width, subsequent_indent="  " if _MARK.match(text) else "", break_on_hyphens=False)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`ntps study`."""
 
 import logging
-import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ import typer
 
 from ntps._files import atomic_write, jsonable
 from ntps._processes import refuse_processes
-from ntps._text import counted
+from ntps._text import counted, wrap
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, one_of
 
@@ -116,7 +115,7 @@ def run(
     text = as_text(result)
     if lora:
         _write_calibration(study, folder, limit)
-        text += "\n\n" + "\n".join(textwrap.wrap(gain_lead(study, result["gain"]), 80))
+        text += "\n\n" + "\n".join(wrap(gain_lead(study, result["gain"])))
     shared.emit(result, json_path, f"{text}\n\nReport: {folder / 'report.html'}", quiet)
 
 
@@ -145,7 +144,7 @@ def as_text(result: dict[str, Any]) -> str:
     ]
     if result["correlations"]:
         first = next(iter(result["correlations"].values()))
-        lines += ["", *textwrap.wrap(f"{result['target'].replace('_', ' ')} over {independent(first)}", 80)]
+        lines += ["", *wrap(f"{result['target'].replace('_', ' ')} over {independent(first)}")]
         lines += ["", f"  {'predictor':30} {'Spearman':>8}  {'95 % interval':>16}  {'p':>6}  chosen on"]
         for name, entry in result["correlations"].items():
             if entry["spearman"] is None:
@@ -154,4 +153,4 @@ def as_text(result: dict[str, Any]) -> str:
             interval = f"[{low:+z.2f}, {high:+z.2f}]"
             numbers = f"{entry['spearman']:+z8.2f}  {interval:>16}  {entry['p_value']:6.3f}"
             lines.append(f"  {name:30} {numbers}  {entry['selected_on']}")
-    return "\n".join([*lines, "", *textwrap.wrap(lead(result), 80)])
+    return "\n".join([*lines, "", *wrap(lead(result))])

@@ -2,7 +2,6 @@
 
 import json
 import math
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from markupsafe import Markup
 
 from ntps._files import jsonable
 from ntps._names import short_name
-from ntps._text import WIDTH, Column, html_table, text_table
+from ntps._text import Column, html_table, text_table, wrap
 from ntps.scoring.results import ScoreResult
 
 SCHEMA_VERSION = 1
@@ -132,7 +131,7 @@ class LoraResult:
         """Return two tables of at most 80 columns and sentences that explain them."""
         metrics = [f"  {line}" for line in text_table(_METRIC_COLUMNS, self._metrics())]
         layers = text_table(self._layer_columns(), self._layers())
-        return "\n".join([*metrics, "", *layers, "", *textwrap.wrap(self.sentence(), WIDTH)])
+        return "\n".join([*metrics, "", *layers, "", *wrap(self.sentence())])
 
     def _metrics(self) -> Iterator[tuple[str, float, float]]:
         for key, name in _METRICS.items():
@@ -187,7 +186,7 @@ class LoraResult:
         return f"LoraResult({self.title}; accuracy {self.before.accuracy:.3f} to {self.after.accuracy:.3f})"
 
     def __str__(self) -> str:
-        return "\n".join([*textwrap.wrap(self.title, WIDTH), "", self.to_text()])
+        return "\n".join([*wrap(self.title), "", self.to_text()])
 
     def _repr_html_(self) -> str:
         tables = html_table(_METRIC_COLUMNS, self._metrics()) + html_table(self._layer_columns(), self._layers())
@@ -259,7 +258,7 @@ class LoraRepeats:
 
     def to_text(self) -> str:
         """Return a table of at most 80 columns, one row per seed, and a sentence."""
-        return "\n".join([*text_table(_RUN_COLUMNS, self.runs), "", *textwrap.wrap(self.sentence(), WIDTH)])
+        return "\n".join([*text_table(_RUN_COLUMNS, self.runs), "", *wrap(self.sentence())])
 
     def sentence(self) -> str:
         """Return in words what was gained over the seeds."""
@@ -276,7 +275,7 @@ class LoraRepeats:
         return f"LoraRepeats({self.runs[0].task}: {len(self.runs)} seeds, mean gain {self.gain:+z.3f})"
 
     def __str__(self) -> str:
-        return "\n".join([*textwrap.wrap(f"{self.runs[0].title} for each seed", WIDTH), "", self.to_text()])
+        return "\n".join([*wrap(f"{self.runs[0].title} for each seed"), "", self.to_text()])
 
     def _repr_html_(self) -> str:
         return html_table(_RUN_COLUMNS, self.runs) + Markup("<p>{}</p>").format(self.sentence())

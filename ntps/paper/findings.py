@@ -53,8 +53,7 @@ class Finding:
     def to_text(self) -> str:
         """Return title, table and sentences in at most 80 columns."""
         table = [f"  {line}" for line in text_table(self.columns, self.rows)] if self.rows else []
-        lines = [line for sentence in self.text for line in wrap(sentence)]
-        return "\n".join(["\n".join(wrap(self.title)), *([""] if table else []), *table, "", *lines])
+        return "\n".join([*wrap(self.title), *([""] if table else []), *table, "", *wrap(" ".join(self.text))])
 
 
 @dataclass(frozen=True, kw_only=True)

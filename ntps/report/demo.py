@@ -54,7 +54,7 @@ class Demo:
         learned = max(self.rows, key=lambda row: row["pretrained"] - row["random"])
         unused = max(self.rows, key=lambda row: row["ceiling"] - row["pretrained"])
         lines = [
-            *_paragraph(
+            *wrap(
                 f"What pretraining taught {MODEL}: R² of a linear readout on held-out texts, through the {self.k_v} of "
                 f"{self.d} directions that next-token prediction uses most (random weights, pretrained) and through "
                 f"all {self.d} (pretrained). {N_TEXTS} texts, last layer."
@@ -66,7 +66,7 @@ class Demo:
                 "* NTPS of a random subspace of that size. The raw score depends on the scale of the features: read it "
                 "against chance, and trust R² more."
             ),
-            *_paragraph(
+            *wrap(
                 f"Learned most: {learned['task']} ({fixed(learned['random'], 2)} before, "
                 f"{fixed(learned['pretrained'], 2)} after). There, but hardly used: {unused['task']} "
                 f"({fixed(unused['pretrained'], 2)} of the {fixed(unused['ceiling'], 2)} that all directions hold)."
@@ -158,7 +158,3 @@ def _write(demo: Demo, output: Path) -> None:
     atomic_write(output / picture.file, picture.png)
     atomic_write(output / "demo.csv", csv_text(pd.DataFrame(demo.rows)))
     atomic_write(demo.report, page)
-
-
-def _paragraph(text: str) -> list[str]:
-    return [line.strip() for line in wrap(text)]

@@ -21,7 +21,7 @@ import numpy as np
 from ntps._files import from_json, jsonable
 from ntps._names import file_names, short_name
 from ntps._processes import refuse_processes
-from ntps._text import counted, duration, listed
+from ntps._text import WIDTH, counted, duration, listed, wrap
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range, one_of, reason_of, whole
 from ntps.finetune.look import Look, look_at_training
@@ -142,11 +142,9 @@ class Prescreening:
         return text
 
     def __str__(self) -> str:
-        import textwrap
-
         done = [row for row in self.rows if row["status"] == "done"]
         lines = [
-            *textwrap.wrap(f"{short_name(self.model)}: {counted(len(done), 'task')} by expected gain of LoRA", 80),
+            *wrap(f"{short_name(self.model)}: {counted(len(done), 'task')} by expected gain of LoRA"),
             "",
         ]
         width = max([4, *(len(row["task"]) for row in done)])
@@ -158,16 +156,16 @@ class Prescreening:
             star = f" ({listed(row['outside'])} outside what was fitted)" if row["outside"] else ""
             name = row["task"] if len(row["task"]) <= width else "…" + row["task"][1 - width :]
             first = f"{mark} {name:{width}}  {row['accuracy']:.2f}  {gain:>5}  "
-            lines += textwrap.wrap(first + row["sentence"] + star, 80, subsequent_indent=" " * len(first))
-            if row["next"]:
-                lines += textwrap.wrap(f"next: {row['next']}", 80, initial_indent=" " * len(first),
-                                       subsequent_indent=" " * len(first))  # fmt: skip
+            said = [row["sentence"] + star, *([f"next: {row['next']}"] if row["next"] else [])]
+            beside = [line for sentence in said for line in wrap(sentence, WIDTH - len(first))]
+            starts = [first, *[" " * len(first)] * (len(beside) - 1)]
+            lines += [start + line for start, line in zip(starts, beside, strict=True)]
         for row in self.rows:
             if row["status"] != "done":
-                lines += ["", *textwrap.wrap(f"{row['task']} failed: {row['reason']}", 80)]
+                lines += ["", *wrap(f"{row['task']} failed: {row['reason']}")]
         if self.budget is not None:
             lines += ["", f"* within the budget of {self.budget}"]
-        return "\n".join([*lines, "", *textwrap.wrap(self.basis, 80)])
+        return "\n".join([*lines, "", *wrap(self.basis)])
 
     def _repr_html_(self) -> str:
         import html

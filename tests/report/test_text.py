@@ -7,7 +7,7 @@ import pytest
 from helpers.results import EVIL
 from markupsafe import Markup
 
-from ntps._text import Column, html_table, text_table
+from ntps._text import Column, html_table, text_table, wrap
 
 COLUMNS = [
     Column("a_name", itemgetter(0), words=True),
@@ -24,6 +24,17 @@ def test_columns_of_text_are_aligned():
     assert lines[1] == f"{'long entry':{width}}   0.12   3"
     assert lines[2] == f"{EVIL}      -  12"
     assert text_table(COLUMNS, [], gap=1) == ["a_name share n"]
+
+
+@pytest.mark.parametrize(("mark", "indent"), [("* ", "  "), ("✓ ", "  "), ("✗ ", "  "), ("", ""), ("*", "")])
+def test_only_the_text_of_a_marked_paragraph_is_indented(mark, indent):
+    first, *others = wrap(f"{mark}word --with-an-option " + "word " * 30, 40)
+    assert first.startswith(f"{mark}word") and others and max(map(len, [first, *others])) <= 40
+    assert {line[: len(line) - len(line.lstrip())] for line in others} == {indent}
+
+
+def test_options_are_not_broken_at_their_hyphens():
+    assert wrap("a b c d e f --max-length 3", 18) == ["a b c d e f", "--max-length 3"]
 
 
 def test_html_escapes_everything_but_markup():

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ntps._text import wrap
+
 PRECISION = 1e-5  # relative: an answer computed in single precision is right
 
 
@@ -17,7 +19,7 @@ class CheckFailed(AssertionError):
 
     def _render_traceback_(self) -> list[str]:
         """Tell IPython to show the sentence without a traceback."""
-        return [f"✗ {self}"]
+        return wrap(f"✗ {self}")
 
 
 class _Answer:
@@ -47,7 +49,7 @@ def diagnose(*slips: tuple[Any, str], otherwise: str) -> NoReturn:
 
 def passed(message: str) -> None:
     """Print the one line of a check that passed."""
-    print(f"✓ {message}")
+    print("\n".join(wrap(f"✓ {message}")))
 
 
 def close(value: Any, right: Any, precision: float = PRECISION) -> bool:
