@@ -1,6 +1,7 @@
 """The paper's figures, drawn from the published numbers, and Figure 1 for any model."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from ntps.core.official import ascending_eigenvectors
 from ntps.errors import NtpsError
 from ntps.models import collect
 from ntps.paper.published import TARGETS, correlations, plot, words
-from ntps.report.plots import MARKERS
+from ntps.report.plots import MARKERS, PALETTE
 from ntps.scoring import labels_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def plot_words(frame: "pd.DataFrame") -> Any:
             y="direction_2",
             hue="category",
             style="category",
-            palette=sns.color_palette("colorblind", len(categories)),
+            palette=dict(zip(categories, cycle(PALETTE), strict=False)),
             markers=dict(zip(categories, MARKERS, strict=False)),
             ax=axis,
             s=50,

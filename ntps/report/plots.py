@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from ntps.finetune.results import LoraResult
     from ntps.scoring.results import LayerScore, ScoreResult
 
-# Colours of seaborn's "colorblind" palette. V and U look the same in every picture of the package and of the course:
-# what goes through V is blue, what the labels' own directions hold (all that there is to explain) is orange.
-COLORS = {"V": "#0173b2", "U": "#de8f05", "ntps": "#029e73", "chance": "#7f7f7f", "random": "#949494"}
+# Colours of seaborn's "colorblind" palette. They mean the same in every picture of the package and of the course: V is
+# blue, U orange, and all directions together, which are neither, dark grey.
+COLORS = {
+    "V": "#0173b2",
+    "U": "#de8f05",
+    "all": "#404040",
+    "ntps": "#029e73",
+    "chance": "#7f7f7f",
+    "random": "#949494",
+}
 # The palette's other colours, for whatever else is told apart: a model, a task, a setting.
 PALETTE = ("#029e73", "#d55e00", "#cc78bc", "#ca9161", "#949494", "#fbafe4", "#ece133", "#56b4e9")
 LONGEST_LABEL, LONGEST_TITLE = 40, 56  # characters of a name in a picture
@@ -76,7 +83,7 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
         (
             f"R² of all {scores[0].d} directions ({held})",
             _values(scores, by_all),
-            "U",
+            "all",
             {"marker": "^"},
         ),
         (f"R² through V ({held})", _values(scores, through_v), "V", {"marker": "o"}),
@@ -88,7 +95,7 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
         ]
     if scores[0].control is not None:
         controls = [scored.control or {} for scored in scores]
-        for words, name, color in (("through V", through_v, "V"), ("all directions", by_all, "U")):
+        for words, name, color in (("through V", through_v, "V"), ("all directions", by_all, "all")):
             values = [_number(control.get(name)) for control in controls]
             lines.append((f"{words}, random weights", values, color, {"ls": ":", "lw": 1}))
     for label, values, color, style in lines:
@@ -97,7 +104,7 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
         quantiles = [(scored.null or {})["ntps"]["quantiles"] or (None, None, None) for scored in scores]
         low, high = ([_number(ends[end]) for ends in quantiles] for end in (0, 2))
         ax.fill_between(layers, low, high, color=COLORS["ntps"], alpha=0.2, lw=0, label="NTPS, shuffled labels (90 %)")
-    for name, color in ((by_all, "U"), (through_v, "V"), ("ntps", "ntps")):
+    for name, color in ((by_all, "all"), (through_v, "V"), ("ntps", "ntps")):
         ends = [(scored.interval or {}).get(name) or {} for scored in scores]
         if any(ends):
             low, high = ([_number(each.get(end)) for each in ends] for end in ("low", "high"))
@@ -164,7 +171,7 @@ def plot_tasks(rows: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axe
     for key, label, color, style in (
         ("random", "random weights, through V", "random", {"s": 44}),
         ("pretrained", "pretrained, through V", "V", {"s": 44}),
-        ("ceiling", "pretrained, all directions", "U", {"marker": "|", "s": 140, "lw": 2.5}),
+        ("ceiling", "pretrained, all directions", "all", {"marker": "|", "s": 140, "lw": 2.5}),
     ):
         ax.scatter([row[key] for row in rows], heights, color=COLORS[color], label=label, zorder=2, **style)
     ax.set_yticks(heights, [as_label(row["task"]) for row in rows])

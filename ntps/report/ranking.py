@@ -20,7 +20,7 @@ from ntps.report.page import (
     render,
     settings_table,
 )
-from ntps.report.plots import COLORS, MARKERS, as_label, legend_below, new_axes
+from ntps.report.plots import COLORS, MARKERS, PALETTE, as_label, legend_below, new_axes
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.results import label_columns
@@ -224,14 +224,11 @@ def plot_ranking(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
         ranking: From `ntps.rank`.
         ax: Axes to draw on; new ones by default.
     """
-    import seaborn as sns
-
     rows = ranking.table_rows
     ax = new_axes(ax, figsize=(6.4, 1.6 + 0.36 * len(rows)))
-    palette = sns.color_palette("colorblind", max(len(ranking.groups), 1))
     for height, row in enumerate(reversed(rows)):
         place = ranking.group_of(row) if row in ranking.models else None
-        color = COLORS["chance"] if place is None else palette[place - 1]
+        color = COLORS["chance"] if place is None else PALETTE[(place - 1) % len(PALETTE)]
         low, high = row.interval
         ax.hlines(height, low, high, color=color, lw=2)
         ax.plot(row.r2, height, "o" if place else "D", color=color, ms=6 if place else 4)
@@ -313,11 +310,5 @@ def _has_trend(ranking: Ranking) -> bool:
 
 def _styles(ranking: Ranking) -> list[tuple[RankedModel, dict[str, Any]]]:
     """Return the models that are drawn as lines, with colour and marker."""
-    import seaborn as sns
-
-    drawn = ranking.models[:_DRAWN]
-    palette = sns.color_palette("colorblind", len(drawn))
-    return [
-        (model, {"color": color, "marker": MARKERS[index % len(MARKERS)]})
-        for index, (model, color) in enumerate(zip(drawn, palette, strict=True))
-    ]
+    drawn = zip(ranking.models[:_DRAWN], PALETTE, MARKERS, strict=False)
+    return [(model, {"color": color, "marker": marker}) for model, color, marker in drawn]

@@ -203,7 +203,7 @@ def plot_options(
         cmap="RdBu_r",
         annot=True,
         fmt=".2f",
-        annot_kws={"size": 7},
+        annot_kws={"size": 9},
         xticklabels=["all" if share == 1 else f"1/{round(1 / share)}" for share in SHARES],
         yticklabels=["embedding", *(f"{100 * depth:.0f} %" for depth in OPTION_DEPTHS[1:-1]), "last"],
         cbar=False,

@@ -49,7 +49,7 @@ def test_layers(ax):
     assert to_hex(through_v.get_color()) == COLORS["V"]
     by_all = lines["R² of all 16 directions (held out)"]
     assert by_all.get_ydata().tolist() == [scored.ceiling_heldout for scored in result.layers]
-    assert to_hex(by_all.get_color()) == COLORS["U"]
+    assert to_hex(by_all.get_color()) == COLORS["all"]
     assert lines["NTPS"].get_ydata().tolist() == [scored.ntps for scored in result.layers]
     assert {"through V, random weights", "all directions, random weights"} <= set(lines)
     assert any("shuffled" in text.get_text() for text in ax.get_legend().get_texts())
@@ -177,6 +177,8 @@ def test_tasks(ax):
     drawn = {collection.get_label(): collection.get_offsets().tolist() for collection in ax.collections}
     assert drawn["pretrained, through V"] == [[0.8, 1], [0.3, 0]]
     assert drawn["pretrained, all directions"] == [[0.9, 1], [-0.2, 0]]
+    colors = {collection.get_label(): to_hex(collection.get_facecolor()[0]) for collection in ax.collections[1:]}
+    assert colors["pretrained, through V"] == COLORS["V"] and colors["pretrained, all directions"] == COLORS["all"]
     assert ax.get_xlim()[0] < -0.2
 
 
@@ -200,8 +202,9 @@ def test_runs():
     assert not {line.get_color() for line in axes[0].get_lines()} & {COLORS["V"], COLORS["U"]}
 
 
-def test_the_palette_for_all_else_has_neither_the_colour_of_v_nor_that_of_u():
-    assert len(set(PALETTE)) == len(PALETTE) and not set(PALETTE) & {COLORS["V"], COLORS["U"]}
+def test_the_palette_for_all_else_has_none_of_the_colours_of_v_u_and_all_directions():
+    taken = {COLORS["V"], COLORS["U"], COLORS["all"]}
+    assert len(taken) == 3 and len(set(PALETTE)) == len(PALETTE) and not set(PALETTE) & taken
 
 
 @pytest.mark.parametrize("others", [[], [run()], [run(rank=2, task="u")], [run(rank=2, curve=[{"step": 5}])]])

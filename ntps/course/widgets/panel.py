@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 # Seaborn's "colorblind" palette, by the role a colour plays in every picture of the course.
 COLORS = {
-    "U": PLOT_COLORS["U"],
-    "V": PLOT_COLORS["V"],
-    "ntps": PLOT_COLORS["ntps"],
+    **{name: PLOT_COLORS[name] for name in ("U", "V", "all", "ntps")},
     "exact": "#029e73",
     "raw": "#949494",
     "whitened": "#cc78bc",

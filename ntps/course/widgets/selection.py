@@ -79,7 +79,7 @@ class SelectionPanel(Panel):
         heat.set_yticklabels(DEPTH_NAMES)
         heat.set_title("Rank correlation with accuracy, layer by rank")
         self.numbers = {
-            (row, column): self.moving(heat.text(column, row, "", ha="center", va="center", size=7.5))
+            (row, column): self.moving(heat.text(column, row, "", ha="center", va="center", size=9))
             for row in range(rows)
             for column in range(columns)
         }
