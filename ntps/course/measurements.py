@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ntps.finetune import LoraResult
     from ntps.scoring import ScoreResult
+    from ntps.study import Prescreening, Study
 
 SETS = {
     "bbc_news": "topic of a news article, 5 classes",
@@ -56,13 +57,56 @@ def real_lora() -> "pd.DataFrame":
 
 
 def lesson_runs() -> "dict[str, LoraResult]":
-    """Return the fine-tuning runs of lesson 04, made before by `python -m benchmarks.lesson_runs`.
+    """Return the fine-tuning runs of lesson 04, made before by `python -m benchmarks.lesson_runs runs`.
 
     By name: `topic` and `watermark` (rank 32 on 600 texts each); and, on the watermark, `low` (rank 1, alpha 1), `loud`
     (rank 1, alpha 32) and `whole` (all weights). Their scores have no curves and no intervals.
     """
-    with resources.as_file(resources.files("ntps.course").joinpath("data/lesson_runs.json")) as path:
-        return {name: _run(row) for name, row in read_json(path).items()}
+    return {name: _run(row) for name, row in _stored("lesson_runs").items()}
+
+
+def lesson_study() -> "Study":
+    """Return the study of lesson 03, made before by `python -m benchmarks.lesson_runs study`.
+
+    Two checkpoints on ten tasks, with fresh weights. Its cells have no provenance.
+    """
+    from ntps.study import Study, StudySettings
+    from ntps.study.records import CellResult
+
+    row = _stored("lesson_study")
+    return Study(
+        cells=tuple(CellResult.from_dict(cell) for cell in row["cells"]),
+        models=tuple(row["models"]),
+        tasks=tuple(row["tasks"]),
+        settings=StudySettings(**row["settings"]),
+    )
+
+
+def lesson_screens() -> "dict[str, Prescreening]":
+    """Return the prescreenings of lesson 05, made before by `python -m benchmarks.lesson_runs screens`.
+
+    By name: `eight`, of its eight tasks without a look at training; `own`, of 400 texts after twenty steps.
+    """
+    from ntps.finetune import TrainSettings
+    from ntps.study import Prescreening, PrescreenSettings, load_calibration
+
+    return {
+        name: Prescreening(
+            model=row["model"],
+            rows=tuple(row["tasks"]),
+            budget=row["budget"],
+            calibrations=tuple(load_calibration(steps=steps) for steps in row["calibrations"]),
+            settings=PrescreenSettings(**row["settings"]),
+            training=TrainSettings(**row["training"]),
+            seconds=row["seconds"],
+        )
+        for name, row in _stored("lesson_screens").items()
+    }
+
+
+def _stored(name: str) -> dict[str, Any]:
+    with resources.as_file(resources.files("ntps.course").joinpath(f"data/{name}.json")) as path:
+        return dict(read_json(path))
 
 
 def _run(row: dict[str, Any]) -> "LoraResult":

@@ -5,7 +5,16 @@ from importlib import resources
 
 import pytest
 
-from ntps.course.measurements import LORA_COMMAND, SETS, STUDY_COMMAND, lesson_runs, real_lora, real_study
+from ntps.course.measurements import (
+    LORA_COMMAND,
+    SETS,
+    STUDY_COMMAND,
+    lesson_runs,
+    lesson_screens,
+    lesson_study,
+    real_lora,
+    real_study,
+)
 
 
 def test_every_set_is_there_once_with_the_command_that_measured_it():
@@ -36,7 +45,9 @@ def test_gains_are_differences_and_nothing_changes_where_nothing_was_tuned():
         assert (same[f"{name}_before"] == same[f"{name}_after"]).all(), name
 
 
-@pytest.mark.parametrize("name", ["real_study.csv", "real_lora.csv", "lesson_runs.json"])
+@pytest.mark.parametrize(
+    "name", ["real_study.csv", "real_lora.csv", "lesson_runs.json", "lesson_study.json", "lesson_screens.json"]
+)
 def test_no_path_of_the_machine_is_in_them(name):
     text = resources.files("ntps.course").joinpath("data", name).read_text(encoding="utf-8")
     assert not re.search(r"(?<!\w)/\w|[A-Z]:\\", text)
@@ -54,6 +65,25 @@ def test_runs_of_the_lesson_are_read_as_they_were_made():
         assert [row["step"] for row in run.curve] == list(range(0, 81, 16))
         assert f"{100 * run.gain:+z.1f} points" in run.sentence()
     assert runs["watermark"].gain > 0.2 > abs(runs["topic"].gain)
+
+
+def test_the_study_of_the_lesson_is_whole():
+    study = lesson_study()
+    assert all(cell.done for cell in study.cells) and len(study.cells) == 3 * len(study.tasks) == 30
+    assert study.usable() == (list(study.models), list(study.tasks))
+    for score in (cell.score for cell in study.cells):
+        assert score is not None and score.n_scored + score.n_probed == score.n_texts == study.settings.limit
+    topic = study.frame().query("task == 'miniworld/topic' and model == 'miniworld-base'")
+    assert topic.explained_heldout.item() > topic.explained_heldout_random.item() + 0.2
+
+
+def test_the_prescreenings_of_the_lesson_print_themselves():
+    eight, own = lesson_screens().values()
+    assert len(eight.rows) == 8 and eight.budget == 2 and {row["steps"] for row in eight.rows} == {0}
+    assert sum(row["chosen"] for row in eight.rows) == 2 and "* within the budget of 2" in str(eight)
+    (row,) = own.rows
+    assert row["steps"] == 20 and row["n_texts"] == 400 and row["low"] < row["expected"] < row["high"]
+    assert [each.steps for each in own.calibrations][-1] == 20 and row["sentence"].split(":")[0] in str(own)
 
 
 def option(command: str, name: str) -> int:
