@@ -48,7 +48,6 @@ if "google.colab" in sys.modules:
 # %%
 # %matplotlib inline
 import tempfile
-import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -56,7 +55,7 @@ import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps.course import outcome, predict, show
+from ntps.course import outcome, predict, say, show
 from ntps.course.widgets import COLORS, PALETTE
 
 sns.set_theme(style="ticks", palette=PALETTE)
@@ -88,11 +87,10 @@ sns.set_theme(style="ticks", palette=PALETTE)
 model = ntps.load_model("miniworld-base", dtype="float32")  # stored in 16 bits; a CPU is faster with 32
 topic = ntps.load_task("miniworld/topic", n=1000)
 
-print(model)
-print(topic)
-print("Topics:", ", ".join(topic.classes), end="\n\n")
+say(model, topic, f"Topics: {', '.join(topic.classes)}")
 for text, label in zip(topic.texts[:2], topic.labels[:2], strict=True):
-    print(textwrap.fill(f"[{topic.classes[label]}]  {text[:230]} ..."), end="\n\n")
+    print()
+    say(f"[{topic.classes[label]}]  {text[:230]} ...")
 
 # %% [markdown]
 # ## A task that pretraining taught
@@ -138,10 +136,7 @@ result
 
 # %%
 result.plot()
-show(
-    "Topic, four lines over the layers 0 to 4: R² of all directions near 1 throughout; R² through V about half of it; NTPS lower, "
-    "rising with the layer; and the NTPS of a random subspace, which is lowest."
-)
+show("00.1")
 
 # %% [markdown]
 # ## A task that pretraining did not teach
@@ -161,9 +156,10 @@ print(stamped)
 
 # %%
 last = model.n_layers - 1
+print(f"In layer {last}, the last one:")
 for name, scored in (("topic", result[last]), ("watermark", stamped[last])):
     print(
-        f"{name:9s}  last layer: NTPS {scored.ntps:.2f}, R² through V {scored.explained_heldout:z5.2f}, "
+        f"{name:9s}  NTPS {scored.ntps:.2f}   R² through V {scored.explained_heldout:z5.2f}   "
         f"through all {scored.d} directions {scored.ceiling_heldout:z5.2f}"
     )
 which = "higher" if stamped[last].ntps > result[last].ntps else "lower"
@@ -204,15 +200,12 @@ for ax, key, title in zip(
     axes, ("V", "all"), (f"through {scored.k_v} next-token directions", f"through all {scored.d}"), strict=True
 ):
     table = {column: [row[column] for row in rows] for column in ("task", "model", key)}
-    sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", COLORS["V" if key == "V" else "U"]], ax=ax)
+    sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", COLORS[key]], ax=ax)
     ax.axhline(0, color="black", lw=0.8)
     ax.set(title=title, xlabel="", ylabel="R² on held-out texts")
     ax.legend(title=None, frameon=False)
 sns.despine()
-show(
-    "Bars of held-out R² before and after pretraining, through V and through all directions. Topic: from nearly nothing to a high bar. "
-    "Watermark: from a middling bar to nothing. Coin: no bars at all."
-)
+show("00.2")
 
 for row in rows:
     print(f"{row['task']:9s}  {row['model']:14s}  through V {row['V']:z5.2f}   through all {row['all']:z5.2f}")
@@ -243,8 +236,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 print(mine)
 own = ntps.score(ntps.collect(model, mine, progress=False))
-for sentence in own.sentences():
-    print(textwrap.fill(sentence))
+say(*own.sentences())
 
 # %% [markdown]
 # ## Your own model
@@ -256,7 +248,7 @@ for sentence in own.sentences():
 try:
     reviews = ntps.load_task("cornell-movie-review-data/rotten_tomatoes", limit=300)
 except ntps.NtpsError:
-    print("Skipped: the model hub cannot be reached from here. With a network, run this cell again.")
+    say("Skipped: the model hub cannot be reached from here. With a network, run this cell again.")
 else:
     real = ntps.load_model("HuggingFaceTB/SmolLM2-135M")
     films = ntps.score(ntps.collect(real, reviews, layers=[0, 10, 20, -1], progress=False))

@@ -51,7 +51,7 @@ import seaborn as sns
 import torch
 
 import ntps
-from ntps.course import outcome, predict, show, solve, vocabulary, widgets
+from ntps.course import outcome, predict, say, show, solve, vocabulary, widgets
 from ntps.course.widgets import COLORS, PALETTE
 
 sns.set_theme(style="ticks", palette=PALETTE)
@@ -192,10 +192,7 @@ sns.lineplot(pd.DataFrame(histories), x="step", y="excess", hue="start", ax=ax)
 ax.set(yscale="log", xlabel="step of gradient descent (Adam)", ylabel="gain still missing (share)")
 ax.legend(title="start", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine()
-show(
-    "The share of the gain that is still missing, on a logarithmic scale, over the steps of five descents: all fall, some after a "
-    "plateau, to a small share of the gain, and none reaches zero."
-)
+show("01.1")
 missing = pd.DataFrame(histories).groupby("start").excess.agg(["last", "min"])
 print(
     f"after descent, the share of the gain still missing is between {missing['last'].min():.0e} and {missing['last'].max():.0e}"
@@ -241,11 +238,9 @@ figure, ax = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
 sns.barplot(x=list(gains.values()), y=list(gains), color="0.5", ax=ax)
 ax.set(xlabel="share of the possible gain", xlim=(0, 1))
 sns.despine()
-show(
-    "Bars of the share of the possible gain: the two top directions reach nearly all of it, random pairs about a third, principal "
-    "components less than that, pairs in the middle and at the bottom nothing."
-)
-print("; ".join(f"{name} {100 * value:.1f} %" for name, value in gains.items()))
+show("01.2")
+for name, value in gains.items():
+    print(f"{name:20s}  {100 * value:5.1f} %")
 outcome("01.2 share of the gain, two top principal components", gains["principal components"])
 
 # %% [markdown]
@@ -343,15 +338,12 @@ for ax in grid.axes.flat:
     ax.axhline(0.5, color="0.6", lw=1, ls=":")
     ax.set_xticks(range(0, 181, 45))
 sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None)
-show(
-    "NTPS and the label share retained over the label angle, without and with noise stretch. Both rise to 1 at one angle and fall to 0 at "
-    "another; the share retained stays high over a wider range, and with stretched noise the two curves come apart."
-)
+show("01.3")
 gap = frame.pivot(index=["noise", "label angle (°)"], columns="what", values="share").eval(
     "`label share retained` - NTPS"
 )
 place = gap.abs().idxmax()
-print(f"largest gap between score and retained share: {gap[place]:+.2f}, at {place[0]}, label angle {place[1]}°")
+say(f"largest gap between score and retained share: {gap[place]:+.2f}, at {place[0]}, label angle {place[1]}°")
 plain = frame[(frame.noise == "noise stretch 1") & (frame.what == "NTPS")]
 half = plain.loc[(plain.share - 0.5).abs().idxmin(), "label angle (°)"]
 outcome("01.4 angle between the two for a score of 1/2, in degrees", abs(half - 30) % 90)
@@ -393,10 +385,7 @@ sns.lineplot(scores, x="layer", y="retained", hue="prefix", style="prefix", mark
 ax.set(ylim=(0, 1), xticks=range(model.n_layers), ylabel="label share retained")
 ax.legend(title="prefix", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine()
-show(
-    "Label share retained over the layers for three prefixes: the mean highest or level with the sum, the last state lowest in "
-    "every layer and far below the others in layer 0."
-)
+show("01.4")
 kept = scores.pivot(index="layer", columns="prefix", values="retained")
 outcome("01.5 keeps least of the topic in layer 0", kept.loc[0].idxmin().replace("last", "last state"))
 kept.round(2)
@@ -437,10 +426,7 @@ for row, (way, groups) in zip(axes, groupings.items(), strict=True):
         )  # fmt: skip
     sns.move_legend(row[1], "center left", bbox_to_anchor=(1.0, 0.5), title=None)
 sns.despine()
-show(
-    "Words of layer 0 as points along directions 2 and 3, in four planes. By kind: mixed in U-space; in V-space nouns and verbs lie apart. "
-    "By topic: in U-space single topics lie apart from the rest; in V-space all topics are mixed."
-)
+show("01.5")
 
 # %% [markdown]
 # To put a number on it: the share of the words' variance along a direction that lies *between* groups, averaged over the first eight directions, in every layer. Words placed without regard to
@@ -501,10 +487,7 @@ grid = sns.relplot(
     marker="o", markersize=4, height=2.9, aspect=1.0,
 )  # fmt: skip
 grid.set(xscale="log", yscale="log", ylim=(1e-5, 1))
-show(
-    "The share of the gain over the direction, both logarithmic, one line per layer. U: flat, and it ends at the number of classes. V: a "
-    "steep fall over five orders of magnitude, much alike in all layers."
-)
+show("01.6")
 by_topic = max(
     widgets.between_groups(panel_b.coordinates[layer, "V"][:, :32], groupings["topic"]).max()
     for layer in representations.layers

@@ -53,7 +53,7 @@ import seaborn as sns
 import torch
 
 import ntps
-from ntps.course import outcome, predict, show, solve, widgets
+from ntps.course import outcome, predict, say, show, solve, widgets
 from ntps.course.widgets import COLORS, PALETTE
 from ntps.scoring import read_layer
 
@@ -115,10 +115,7 @@ ax.plot([0, d], [0, 1], color="0.2", lw=1.2, label="$k_V / d$")
 ax.set(xlim=(0, 16), ylim=(0, 1), xlabel="$k_V$")
 ax.legend(frameon=False)
 sns.despine()
-show(
-    "Scores of 300 random V at each of five ranks, as points: they scatter widely about the straight line k_V over d, and the more "
-    "directions, the higher they lie."
-)
+show("02.1")
 means = frame.groupby("k_V").score.agg(["mean", "std"]).assign(chance=lambda table: table.index / d)
 outcome("02.1 mean score of a random V, for k_V = 6 of 20", means["mean"][6])
 means.round(3)
@@ -163,10 +160,7 @@ for ax in grid.axes.flat:
     ax.set(ylim=(0, 1), xticks=range(model.n_layers))
 grid.axes.flat[0].axhline(table.chance.iloc[0], color="0.4", ls=":", lw=1.2)
 grid.set_titles("{col_name}")
-show(
-    "Topic, watermark and noise over the layers. NTPS: the three lines run together, above chance from layer 1 on. Label share "
-    "retained: the topic far above the other two, which stay near zero."
-)
+show("02.2")
 over = results["noise"][2].ntps / results["noise"][2].chance
 where = "well above chance" if over > 1.5 else "at chance" if over > 2 / 3 else "below chance"
 outcome("02.2 the coin's score in a middle layer", where)
@@ -270,26 +264,23 @@ sides = pd.DataFrame(sides)
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.0), sharey=True, layout="constrained")
 for ax, name in zip(axes, names, strict=True):
-    for kind, width in (("raw", 7), ("whitened", 7)):
+    for kind, shift in (("raw", -0.25), ("whitened", 0)):
         part = sides[(sides.task == name) & (sides.kind == kind)]
-        ax.vlines(part.layer, part.lower, part.upper, color=COLORS[kind], lw=width, label=f"{kind} bounds")
+        ax.vlines(part.layer + shift, part.lower, part.upper, color=COLORS[kind], lw=6, label=f"{kind} bounds")
     part = sides[(sides.task == name) & (sides.kind == "exact")]
-    ax.plot(part.layer, part.lower, "o", color=COLORS["exact"], ms=3.5, label="exact")
+    ax.plot(part.layer + 0.25, part.lower, "o", color=COLORS["exact"], ms=4.5, label="exact")
     ax.set(yscale="log", title=name, xlabel="layer", xticks=range(model.n_layers))
 axes[0].set_ylabel("excess loss")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 sns.despine()
-show(
-    "Excess loss by layer for three tasks, on a logarithmic scale: long grey bars for the raw bounds, over several orders of magnitude; "
-    "within each a short bar for the whitened bounds, and on it the exact value as a dot."
-)
+show("02.3")
 decades = np.log10(sides.upper / sides.lower).groupby(sides.kind).agg(["min", "max"])
 for kind in ("raw", "whitened"):
     print(f"{kind} bounds: {decades.loc[kind, 'min']:.2f} to {decades.loc[kind, 'max']:.2f} orders of magnitude apart")
 outcome("02.3 orders of magnitude between the raw bounds, at least", decades.loc["raw", "min"])
 
 # %% [markdown]
-# **Answer.** Four to more than six orders of magnitude. Both pairs of bounds hold: the exact value always lies between them. (Where no whitened bar is to be seen, the dot covers it.) But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
+# **Answer.** Four to more than six orders of magnitude. Both pairs of bounds hold: the exact value always lies between them. (For the topic the whitened ones are so close that their bar is hardly higher than the dot.) But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
 # that in every layer, for every task: it is true and says nothing.
 #
 # ## 5. Why the raw bounds are so wide
@@ -320,10 +311,7 @@ sns.lineplot(pd.DataFrame(spectra), x="direction", y="eigenvalue of M", hue="lay
 ax.set(yscale="log", xscale="log")
 sns.move_legend(ax, "center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 sns.despine()
-show(
-    "The eigenvalues of M in descending order, both axes logarithmic, one line per layer: in each the first eigenvalue stands out, and the "
-    "last are four to five orders of magnitude smaller."
-)
+show("02.4")
 conditions = pd.DataFrame(conditions).set_index("layer")
 conditions.map("{:.2g}".format)
 
@@ -368,10 +356,7 @@ ax.axhline(16 / view.d, color="0.4", ls=":", lw=1.2)
 ax.set(ylim=(0, 1), xticks=range(model.n_layers))
 sns.move_legend(ax, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None, frameon=False)
 sns.despine()
-show(
-    "Shares over the layers: U and V in the quiet quarter, both high; below them the score of random whitened directions, and the score of "
-    "the coin, which comes up to it; lowest, dotted, k_V over d."
-)
+show("02.5")
 outcome("02.4 share of the coin's U in the quiet quarter, last layer", geometry["U in the quiet quarter"].iloc[-1])
 print(f"a quarter of all directions holds {geometry.filter(like='quarter').min().min():.2f} or more of U and V")
 
@@ -426,10 +411,7 @@ sns.barplot(rows, x="change", y="value", hue="what", palette=palette, ax=ax)
 ax.set(ylim=(0, 1), xlabel="", ylabel="")
 sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, title=None, frameon=False)
 sns.despine()
-show(
-    "Three bars for each of four views of the features. Whitened NTPS and excess loss are the same in all; NTPS is the same "
-    "after a rotation, twice as high with random scales, and a little higher with one quiet feature."
-)
+show("02.6")
 moved = [name[:3] for name in changed.index[1:] if abs(changed.NTPS[name] - changed.NTPS["as it is"]) > 1e-6]
 outcome("02.5 the raw score is moved by", " and ".join(moved))
 changed.rename(index=lambda name: name.replace("\n", " ")).round(4)
@@ -476,17 +458,14 @@ grid = sns.relplot(
 grid.set_titles("{col_name}")
 grid.set(ylim=(0, 1), xlabel="$k_V$")
 sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncol=2, title=None)
-show(
-    "For three tasks, over k_V: NTPS rises from 0 to 1 in all; the excess loss, as a share of the possible gain, falls to 0, for the topic "
-    "steeply from near 1, for watermark and noise slowly from about a half."
-)
+show("02.7")
 passes = {}
 for name in names:
     part = by_rank[by_rank.task == name].pivot(index="k_V", columns="what", values="share")
     first = int((part["NTPS"] >= 0.9).idxmax())
     left = part.loc[first, "excess loss / possible gain"]
     ceiling, passes[name] = results[name][2].ceiling, (first, left)
-    print(
+    say(
         f"{name}: NTPS passes 0.9 at k_V = {first}, where {100 * left:.0f} % of the possible gain is still missing; all "
         f"{view.d} directions explain {100 * ceiling:.0f} % of the label variance"
     )
@@ -533,10 +512,7 @@ sns.lineplot(precision, x="k_V", y="difference", hue="layer", ax=ax)
 ax.set(xlabel="$k_V$", ylabel="absolute difference of scores")
 ax.legend(title="layer", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 sns.despine()
-show(
-    "The absolute difference between scores solved in float32 and in float64 over k_V, one line per layer: up to a hundredth at small and "
-    "middle k_V, falling to nothing at large ones; in layer 0 nothing throughout."
-)
+show("02.8")
 low, high = (precision[side].difference.max() for side in (precision.k_V <= 64, precision.k_V > 64))
 side = "small and middle k_V" if low > 1.5 * high else "large k_V" if high > 1.5 * low else "all k_V alike"
 outcome("02.7 float32 moves the scores at", side)

@@ -46,7 +46,6 @@ if "google.colab" in sys.modules:
 # %%
 # %matplotlib inline
 import tempfile
-import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,7 +53,7 @@ import pandas as pd
 import seaborn as sns
 
 import ntps
-from ntps.course import measurements, outcome, predict, progress, show, solve, widgets
+from ntps.course import measurements, outcome, predict, progress, say, show, solve, widgets
 from ntps.course.widgets import COLORS, PALETTE
 from ntps.paper import findings, published
 from ntps.report import plot_against, plot_choice, plot_options
@@ -64,6 +63,8 @@ sns.set_theme(style="ticks", palette=PALETTE)
 pd.options.display.float_format = "{:z.2f}".format
 SHORT_P = "{:.2g}".format  # a p-value is never zero, so two digits of it are shown, however small it is
 # torch uses every core; on a shared machine: import torch; torch.set_num_threads(2)
+
+RERUN = True  # False: reads the study of an earlier run instead of computing it, for a slow machine
 
 # %% [markdown]
 # ## 1. The published figures
@@ -79,10 +80,7 @@ predict("03.1 rank correlation of 12 points that rules out luck")
 
 # %%
 published.plot(target="accuracy")
-show(
-    "Eight pictures, one per model: the probe's accuracy on 12 data sets over the published NTPS, with a line. All lines rise; in most the "
-    "points scatter widely, and two or three low ones carry the line."
-)
+show("03.1")
 table = published.correlations(n_permutations=1999)
 accuracy = table[(table.target == "accuracy") & (table["view"] == "model")]
 accuracy = accuracy.assign(model=[name.split("/")[-1] for name in accuracy.model]).set_index("model")
@@ -142,10 +140,7 @@ ax.axvline(0.5, color="0.3", ls=":", label="a coin")
 ax.set(ylabel="", title="medical: do two questions mean the same?")
 ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 sns.despine()
-show(
-    "Test accuracies of eight models on the medical set, as bars for a linear head and for LoRA: every one is below the dotted line at one "
-    "half, and LoRA is below the linear head."
-)
+show("03.2")
 
 # %% [markdown]
 # Two balanced classes, and every model is below a coin. The [exercise](exercises/ex03_empirical_correlations.ipynb) finds out why: a slip in the loader leaves one question of each pair, and each of these stands in two rows, with
@@ -171,7 +166,7 @@ middle = nulls[len(nulls) // 2]
 figure, axes = plt.subplots(1, 2, figsize=(8.0, 2.8), layout="constrained")
 for ax, name, null in zip(axes, ("NTPS", "explained share (in sample)"), (middle.ntps, middle.explained), strict=True):
     sns.histplot(null.values, bins=25, element="step", color="0.5", lw=1.5, ax=ax, label="shuffled labels")
-    ax.axvline(null.observed, lw=2, color=COLORS["U"], label="true labels")
+    ax.axvline(null.observed, lw=2, color=PALETTE[1], label="true labels")
     ax.set(xlabel=name, ylabel="", title=f"z = {null.z:.1f}, p = {null.p_value:.3f}")
 ax.axvline(0, alpha=0)
 axes[0].axvline(middle.k_v / representations.width, color="0.3", ls=":", label="$k_V / d$")
@@ -179,10 +174,7 @@ figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small"
 )
 sns.despine()
-show(
-    "Two histograms of 200 shuffles with the true labels as a line. NTPS: the line lies at the lower side of the histogram, and k_V over d "
-    "far to the left of it. Explained share: the line lies far to the right of a narrow histogram near zero."
-)
+show("03.3")
 shuffled, true = middle.ntps.values, middle.ntps.observed
 where = "below all of them" if true < shuffled.min() else "above all shuffled ones" if true > shuffled.max() else ""
 outcome("03.3 NTPS of the true topics lies", where or "among them")
@@ -224,10 +216,12 @@ by_number
 MODELS = ["miniworld-base", "miniworld-base@step150"]
 NAMES = ["topic", "tense", "person", "register", "sentiment", "intent", "length", "parity", "agreement", "watermark"]
 TASKS = ["miniworld/" + name for name in NAMES]
-folder = tempfile.TemporaryDirectory()
 settings = ntps.StudySettings(limit=300, permutations=100)
-with progress():  # half a minute to a minute on one quiet core
-    study = ntps.run_study(MODELS, TASKS, output=folder.name, settings=settings, progress=True)
+if RERUN:
+    with progress(), tempfile.TemporaryDirectory() as folder:  # half a minute to a minute on one quiet core
+        study = ntps.run_study(MODELS, TASKS, output=folder, settings=settings, progress=True)
+else:
+    study = measurements.lesson_study()
 study.table("balanced_accuracy").T
 
 # %% [markdown]
@@ -256,22 +250,20 @@ ax.invert_yaxis()
 ax.set(xlabel="R² on held-out texts", ylabel="")
 figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
 sns.despine()
-show(
-    "Bars of held-out R² for ten tasks: pretrained through V, and fresh weights through V and through all directions. Pretraining adds most "
-    "for topic, register and length; for the watermark only the fresh weights have bars; four tasks have hardly any."
-)
+show("03.4")
 some = trained.index[trained.explained_heldout_random > 0.05]
 more, less = trained.index[trained.explained_gain > 0.05], trained.index[trained.explained_gain < -0.05]
-print("fresh weights explain more than 5 % of:       ", ", ".join(some))
+say(f"fresh weights explain more than 5 % of: {', '.join(some)}")
 outcome("03.4 tasks of ten that fresh weights explain in part", len(some))
-print("through V, pretraining adds more than 5 % to: ", ", ".join(more))
-print("through V, pretraining takes 5 % or more from:", ", ".join(less))
+say(f"through V, pretraining adds more than 5 % to: {', '.join(more)}")
+say(f"through V, pretraining takes 5 % or more from: {', '.join(less)}")
 values, options = study.options("explained_heldout")
 depths = {
     option["depth"]: value for option, value in zip(options, values[:, 0], strict=True) if option["share"] == 1 / 8
 }
 tense = {depth: value[NAMES.index("tense")] for depth, value in depths.items()}
-print("tense through V, by depth:", ", ".join(f"{100 * depth:.0f} %: {value:z.2f}" for depth, value in tense.items()))
+by_depth = ", ".join(f"{value:z.2f} at {100 * depth:.0f} %" for depth, value in tense.items())
+say(f"tense through V, by depth: {by_depth}")
 
 # %% [markdown]
 # **Answer.** For half of them. A random network is not blank: words enter as vectors, and the mean of a text's random vectors still depends on which words are in it, and how often: it is a *bag of words*, without their order. Whatever part of a label depends on *which* words occur shows here, too. Only the difference is pretraining's.
@@ -299,33 +291,23 @@ panel_d.show()
 figure, axes = plt.subplots(1, 2, figsize=(10.0, 3.4), layout="constrained")
 plot_options(study, "ntps", axes[0])
 plot_options(study, "ntps", axes[1], permute=1)
-show(
-    "Two maps of the rank correlation of NTPS with accuracy, layer by rank: with the tasks as they are and with the tasks permuted. Both mix "
-    "negative and positive values of middling size; they look alike."
-)
+show("03.5")
 figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
 plot_options(study, "explained_heldout", ax)
-show(
-    "The same map for R² through V: nearly all correlations are positive; they grow with the rank and are largest at the right, "
-    "from a half of all directions on."
-)
+show("03.6")
 figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.2), layout="constrained")
 plot_choice(study, "ntps", axes[0])
 plot_choice(study, "explained_heldout", axes[1])
 sns.despine()
-show(
-    "Histograms of the best correlation on permuted tasks, with the best on the real tasks as a line. NTPS: the line lies in the middle of "
-    "the histogram. R² through V: it lies to the right of all of it."
-)
+show("03.7")
 correlations = study.correlations(n_permutations=999)
 one, own = panel_d.selections["NTPS", "as they are"], correlations["ntps:same_tasks"]
 for whose_choice, best, typical, p in (
     ("one choice for both models", abs(one.spearman), np.median(one.null), one.p_value),
     ("a choice for each model", abs(own["spearman"]), own["null_quantiles"][1], own["p_value"]),
 ):
-    print(
-        f"{whose_choice:26s}  best |Spearman| of NTPS {best:.2f}; on shuffled tasks typically {typical:.2f}; p = {p:.2g}"
-    )
+    print(f"{whose_choice}: best |Spearman| of NTPS {best:.2f};")
+    print(f"  on shuffled tasks typically {typical:.2f}, p = {p:.2g}")
 outcome("03.5 typical best correlation of chance", np.median(one.null))
 
 # %% [markdown]
@@ -357,9 +339,8 @@ chosen.assign(p=chosen.p.map(SHORT_P)).set_index(["predictor", "layer and rank"]
 #
 # $$ \mathrm{H} = \mathrm{tr}\big( \mathrm{Cov}(x)^{-1} \, \mathrm{Cov}(\mathbb{E}[x \mid y]) \big), $$
 #
-# and the accuracy of **nearest neighbours** (`knn`), less that of naming the largest class. The other names in the picture: `ceiling_heldout` is R² of all directions on held-out texts, `explained_heldout` that through $V$, `explained_gain`
-# the latter less that of fresh weights; `explained` and `retained` are the [explained](glossary.md#explained-share) and the [retained share](glossary.md#retained-share), in sample; `above_chance` is NTPS rescaled so that $k_V/d$ is 0, `ntps_z` its distance from shuffled labels
-# in their standard deviations; `hscore_shrunk` is the H-score with a steadier estimate of $\mathrm{Cov}(x)$. All at one fixed layer and, where there is a rank, at $k_V = \max(k_U, d/8)$, set before looking.
+# and the accuracy of **nearest neighbours**, less that of naming the largest class. In the picture both R² are of held-out texts, and the [explained](glossary.md#explained-share) and the [retained share](glossary.md#retained-share) are in sample;
+# *above chance* is NTPS rescaled so that $k_V/d$ is 0, *in z* its distance from shuffled labels in their standard deviations; the *shrunk* H-score has a steadier estimate of $\mathrm{Cov}(x)$. All at one fixed layer and, where there is a rank, at $k_V = \max(k_U, d/8)$, set before looking.
 #
 # > **Predict.** NTPS looks at labels *and* next-token prediction, the others at labels alone. Which correlates best with the probe?
 
@@ -369,32 +350,37 @@ PREDICTORS = {
     "logme": "LogME",
     "hscore": "H-score",
     "knn": "nearest neighbours",
-    "ceiling_heldout": "R²",
+    "ceiling_heldout": "R² of all directions",
 }
 predict("03.6 goes best with the probe", choices=tuple(PREDICTORS.values()))
 
 # %%
+MEASURES = PREDICTORS | {
+    "explained": "explained share",
+    "retained": "retained share",
+    "explained_heldout": "R² through V",
+    "explained_gain": "R² through V, less fresh weights'",
+    "hscore_shrunk": "H-score, shrunk",
+    "above_chance": "NTPS above chance",
+    "ntps_z": "NTPS in z",
+}
 fixed = found[found["layer and rank"] == "fixed"].sort_values("Spearman").reset_index(drop=True)
-figure, ax = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
 ax.hlines(fixed.index, fixed.low, fixed.high, color="0.6", lw=2)
 ax.scatter(fixed.Spearman, fixed.index, zorder=3)
-ax.set_yticks(fixed.index, fixed.predictor)
+ax.set_yticks(fixed.index, [MEASURES[name] for name in fixed.predictor])
 ax.axvline(0, color="0.3", lw=0.8)
-ax.set(xlim=(-1, 1.02), xlabel="Spearman with the probe's balanced accuracy on other texts (mean of two models, 95 %)")
-sns.despine()
-show(
-    "Rank correlations of twelve measures with the probe's accuracy, as dots with intervals, the best on top: R² of all directions and nearest "
-    "neighbours near 0.9, the other intervals wide, NTPS at the bottom and negative."
+ax.set(
+    xlim=(-1, 1.02), xlabel="Spearman with the probe's balanced accuracy", title="Mean of two models, 95 % intervals"
 )
-outcome("03.6 goes best with the probe", PREDICTORS.get(fixed.predictor.iloc[-1], fixed.predictor.iloc[-1]))
+sns.despine()
+show("03.8")
+outcome("03.6 goes best with the probe", MEASURES[fixed.predictor.iloc[-1]])
 figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6), layout="constrained")
 plot_against(study, "ntps", axes[0])
 plot_against(study, "explained_heldout", axes[1])
 sns.despine()
-show(
-    "The probe's accuracy over NTPS and over R² through V, a point for each task and model. Over NTPS the points show no order; over R² "
-    "through V, high accuracies stand at the right, and many tasks crowd at zero."
-)
+show("03.9")
 
 # %% [markdown]
 # **Answer.** R² of all directions and nearest neighbours: both are judged on texts that they have not seen, which is the probe's own question. Most intervals overlap: ten tasks do not rank a dozen measures. What they do show is a difference in kind: raw NTPS divides by
@@ -430,10 +416,7 @@ grid = sns.relplot(
 )  # fmt: skip
 grid.set_titles("{col_name}")
 grid.set_axis_labels("effective rank", "R², held out")
-show(
-    "Held-out R² over effective rank, a point for each layer of three checkpoints, for topic and watermark. Fresh weights lie at the largest "
-    "ranks and read the topic worst; the trained model lies at smaller ranks and reads the topic best, the watermark in one layer only."
-)
+show("03.10")
 spread = label_free.groupby("model").effective_rank.mean()
 outcome("03.7 largest effective rank", spread.idxmax())
 label_free.groupby("model", sort=False)[["effective_rank", "decay", "loudest"]].mean()
@@ -455,7 +438,7 @@ predict("03.8 sets of five on which NTPS beats shuffled labels")
 
 # %%
 real = measurements.real_study()
-print(*textwrap.wrap(real.attrs["command"], 100, break_on_hyphens=False), sep="\n")
+say(real.attrs["command"])
 columns = {"accuracy": "probe", "majority_rate": "largest class", "balanced_accuracy": "balanced",
            "ceiling_heldout": "all", "ceiling_heldout_p": "p, all", "ceiling_heldout_random": "fresh, all",
            "explained_heldout": "through V", "explained_heldout_random": "fresh, through V",
@@ -471,17 +454,14 @@ ax.hlines(places, real.ceiling_heldout_low, real.ceiling_heldout_high, color="0.
 ax.barh(places, real.explained_heldout, height=0.5, color=COLORS["V"], label="through $V$, 80 directions")
 ax.plot(real.ceiling_heldout_random, places, "|", color="0.5", ms=20, mew=2, label="all, fresh weights")
 ax.plot(real.explained_heldout_random, places, "k|", ms=14, mew=2, label="through $V$, fresh weights")
-ax.plot(real.ntps, places, "D", color=COLORS["ntps"], label="NTPS")
+ax.plot(real.ntps, places, "D", color=COLORS["ntps"], mec="white", ms=8, label="NTPS")
 ax.axvline(real.chance[0], color=COLORS["ntps"], ls=":", lw=1)
 ax.set_yticks(places, [f"{row.task}\nprobe {row.accuracy:.2f}" for row in real.itertuples()], fontsize="small")
 ax.invert_yaxis()
 ax.set(xlabel="R² on held-out texts; NTPS", xlim=(None, 1))
 ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.45, -0.28), ncols=2)
 sns.despine()
-show(
-    "Five sets of English texts: held-out R² of all directions as a long bar with its interval, through V as a shorter bar inside it, fresh "
-    "weights as strokes near zero except for unwanted mail, NTPS as a diamond to the left of the dotted chance level."
-)
+show("03.11")
 outcome("03.8 sets of five on which NTPS beats shuffled labels", int((real.ntps_p < 0.05).sum()))
 print(f"NTPS beats shuffled labels (p < 0.05) on {(real.ntps_p < 0.05).sum()} of {len(real)} sets, "
       f"R² of all directions on {(real.ceiling_heldout_p < 0.05).sum()}.")  # fmt: skip
@@ -503,11 +483,7 @@ for how, column in (("all directions", "ceiling_heldout_random"), ("V", "explain
 # 2. Never compare raw NTPS between layers or models, and never read it against $k_V/d$ alone: shuffle the labels.
 # 3. Do not choose the layer on the tasks you report. If you must, choose on other tasks, or repeat the choice under a null.
 # 4. If you only want to know how good a probe will be, stop at R² of all directions, or train the probe. R² through $V$ tells you *why*.
-
-# %%
-folder.cleanup()
-
-# %% [markdown]
+#
 # ## Take-away
 #
 # - Twelve points give wide intervals; one model's rank correlation of 0.6 is compatible with almost none and with almost perfect.

@@ -45,7 +45,6 @@ if "google.colab" in sys.modules:
 
 # %%
 # %matplotlib inline
-import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -55,7 +54,7 @@ from IPython.display import display
 
 import ntps
 from ntps import TrainSettings, before_and_after
-from ntps.course import measurements, outcome, predict, progress, show, widgets
+from ntps.course import measurements, outcome, predict, progress, say, show, widgets
 from ntps.course.widgets import COLORS, PALETTE
 from ntps.report import intruder_count, plot_runs, setting_name
 
@@ -94,7 +93,7 @@ if RERUN:
 else:
     runs = {name: measurements.lesson_runs()[name] for name in ("topic", "watermark")}
 for run in runs.values():
-    print(textwrap.fill(f"{run.task}: {run.sentence()}", 100), end="\n\n")
+    say(f"{run.task}: {run.sentence()}", "")
 gained = [name for name, run in runs.items() if run.gain > 2 * run.gain_standard_error]
 outcome("04.1 gains accuracy", "both" if len(gained) == 2 else gained[0] if gained else "neither")
 
@@ -152,10 +151,7 @@ figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small"
 )
 sns.despine()
-show(
-    "Held-out ceiling by layer, before and after fine-tuning, for topic and watermark. Topic: near 1 throughout, before and after. Watermark: "
-    "before, best at layer 0 and near zero above it; after, high in every layer above the embedding."
-)
+show("04.1")
 outcome("04.2 layer at which the watermark is read best, 0 to 4", ceilings(frozen["watermark"]).argmax())
 
 for name, run in runs.items():
@@ -198,10 +194,7 @@ figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize="small"
 )
 sns.despine()
-show(
-    "Principal angles between the spans before and after, by layer, for topic and watermark: all at zero in layer 0; in the layers above, "
-    "the angles of V spread from small to nearly right ones, and those of U lie among them."
-)
+show("04.2")
 
 for name, run in runs.items():
     moved = np.mean([row["relative_change"] for row in run.intruders])
@@ -274,15 +267,12 @@ ax.set_yticks(range(len(tried)), [setting_name(run) for run in tried])
 ax.set(xlabel="largest cosine with an original singular vector (10 strongest of each matrix)", xlim=(0, 1.02))
 ax.invert_yaxis()
 sns.despine()
-show(
-    "For four settings, a cloud of points: the largest cosine of each strong singular vector with an original one. Most lie near 1; below "
-    "the dotted line at 0.6 stand many of the loud rank 1, and few or none of the others."
-)
+show("04.3")
 
 for run in tried:
     moved = np.mean([row["relative_change"] for row in run.intruders])
-    print(f"{setting_name(run):14s}  trained {run.provenance['n_trained']:7,}   gain {run.gain:+.2f}   "
-          f"weights moved by {moved:4.0%}   intruders {intruder_count(run)}")  # fmt: skip
+    print(f"{setting_name(run):14s}  trained {run.provenance['n_trained']:7,}  gain {run.gain:+.2f}  "
+          f"weights moved by {moved:4.0%}  intruders {intruder_count(run)}")  # fmt: skip
 outcome("04.4 most intruders", setting_name(max(tried, key=intruder_count)))
 
 # %% [markdown]
@@ -305,10 +295,7 @@ widgets.LoraPanel([runs["watermark"], low, loud, whole]).show()
 # %%
 plot_runs(tried)
 sns.despine()
-show(
-    "Left, validation accuracy over the steps of four settings: three rise from a plateau at one half, rank 1 with the small alpha stays. "
-    "Right, gain over the change of the next-token loss of the kept weights: that setting at zero, the other three close together."
-)
+show("04.4")
 same = abs(low.after.accuracy - loud.after.accuracy) < 2 * max(low.gain_standard_error, loud.gain_standard_error)
 outcome("04.5 the two of rank 1 end at the same accuracy", "yes" if same else "no")
 

@@ -37,10 +37,8 @@ if "google.colab" in sys.modules:
 
 # %%
 # %matplotlib inline
-import textwrap
-
 import ntps
-from ntps.course import progress, show
+from ntps.course import progress, say, show
 from ntps.course.texts import example_file
 
 # %% [markdown]
@@ -56,8 +54,7 @@ LIMIT = None  # 1000
 # %%
 task = ntps.load_task(TEXTS, limit=LIMIT, **COLUMNS)
 model = ntps.load_model(MODEL)
-print(model, task, sep="\n")
-print(textwrap.fill(f"[{task.classes[task.labels[0]]}]  {task.texts[0][:200]} ..."))
+say(model, task, f"[{task.classes[task.labels[0]]}]  {task.texts[0][:200]} ...")
 
 # %%
 with progress():
@@ -69,7 +66,7 @@ print(result)
 
 # %%
 result.plot()
-show(f"R² of all directions and through V, and NTPS, over the layers of {result.model}, with intervals and controls.")
+show("my_data.1")
 
 # %%
 with progress():

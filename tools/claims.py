@@ -87,6 +87,8 @@ CLAIMS: dict[str, list[str]] = {
     ],
     "03_empirical_correlations": [
         "(published.results().ntps_accuracy > 0.85).mean() > 0.5",
+        "(stored := measurements.lesson_study()).settings == settings"
+        " and (stored.models, stored.tasks) == (tuple(MODELS), tuple(TASKS))",
         "0.55 < np.quantile(by_luck, 0.95) < 0.62",
         "(accuracy.holm < 0.05).sum() == 1 and (accuracy.high - accuracy.low).min() > 0.5",
         "(whose_table.n_accuracy == whose_table.n_train).dropna().all()",
@@ -148,6 +150,9 @@ CLAIMS: dict[str, list[str]] = {
         " for name, run in {**runs, 'low': low, 'loud': loud, 'whole': whole}.items())",
     ],
     "05_gain_forecasts": [
+        "(stored := measurements.lesson_screens())['eight'].settings == screened.settings"
+        " and {row['task'] for row in stored['eight'].rows} == set(forecasts.task)"
+        " and {row['steps'] for row in stored['own'].rows} == {verdict['steps']}",
         "two.mean() > 20 and abs(rest.mean()) < 1 and errors['task'].mae.idxmin() == 'zero'",
         "(margins.loc[(slice(None), list(inputs)), 'margin_low'] <= 0).all()",
         "margins.loc[('task', 'ntps'), 'margin_high'] < 0",

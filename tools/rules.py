@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+from ntps.course.figures import descriptions
 from tools.course import NOTEBOOKS, ROOT, Entry, relative
 from tools.exercises import exercise_cells, exercise_notebook
 from tools.pairs import Cell, cells_of, code_digest, read_notebook, read_script
@@ -13,7 +14,6 @@ MAX_CELLS = 40
 MAX_BYTES = 1_000_000
 MIN_PREDICTIONS = 3
 QUESTIONS = 5
-SHORTEST_ALT = 30  # characters
 GLOSSARY = NOTEBOOKS / "glossary.md"
 
 
@@ -104,17 +104,21 @@ def _quiz_problems(quiz: str) -> list[str]:
 
 
 def picture_problems(script: Path) -> list[str]:
-    """Return the cells of a lesson that show a picture without saying what is on it.
+    """Return the cells of a lesson that show a picture without saying what is on it, or with a stale description.
 
     Args:
         script: The lesson.
     """
     problems = []
+    described = set(descriptions().values())
     for number, cell in enumerate(read_notebook(script.with_suffix(".ipynb")).cells, 1):
         for output in cell.get("outputs", []):
             alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
-            if "image/png" in output.get("data", {}) and len(alt) < SHORTEST_ALT:
-                problems.append(f"cell {number} shows a picture without a description: use `ntps.course.show(...)`")
+            if "image/png" in output.get("data", {}) and alt not in described:
+                problems.append(
+                    f"cell {number} shows a picture that ntps/course/data/pictures.toml does not describe so: use "
+                    "`ntps.course.show(...)` and run `make notebooks`"
+                )
     return [f"{relative(script)} {problem}" for problem in problems]
 
 

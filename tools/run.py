@@ -20,6 +20,7 @@ from tools.pairs import build, cells_of, code_digest, read_script
 MAX_SECONDS = 240  # of the processor, which neighbours slow too; the aim is 180 on one quiet thread
 CELL_SECONDS = 300
 MAX_MEGABYTES = 1000
+LONGEST_LINE = 85  # characters of a printed line: 80 is the aim, and numbers may grow
 _LONGEST_TWIN = 80  # of the plain text beside a picture or a table, which no reader sees
 PANEL_NOTE = "*Interactive panel: run this cell to use it.*"
 PREDICTION_NOTE = "*Your prediction: run this cell to write it down.*"
@@ -157,7 +158,10 @@ _CLOCK = re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d")
 
 
 def output_problems(notebook: NotebookNode) -> list[str]:
-    """Return what is wrong with a notebook's outputs, one line each: errors, warnings, paths, addresses, clocks."""
+    """Return what is wrong with a notebook's outputs, one line each.
+
+    Errors, warnings, paths, addresses, times of day, and printed lines that do not fit a small screen.
+    """
     problems = []
     local = [str(ROOT), str(Path.home()), sys.prefix]
     for number, cell in enumerate(notebook.cells, 1):
@@ -176,6 +180,8 @@ def output_problems(notebook: NotebookNode) -> list[str]:
                 problems.append(f"cell {number} shows an object's address; end the line with ';' or assign it: {first}")
             elif _CLOCK.search(text):
                 problems.append(f"cell {number} shows a time of day, which changes with every run: {first}")
+            elif output.output_type == "stream" and (wide := [x for x in text.splitlines() if len(x) > LONGEST_LINE]):
+                problems.append(f"cell {number} prints a line of {len(wide[0])} characters; use `say(...)`: {wide[0]}")
             if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
                 problems.append(f"cell {number} holds a widget view without its state")
     return problems

@@ -379,7 +379,7 @@ WRONG = [
         "only the first of",
     ),
     (checks.joined_questions, lambda rows: joined(rows[0]), "the list of texts"),
-    (checks.joined_questions, lambda rows: [row["question_1"] + row["question_2"] for row in rows], "blank"),
+    (checks.joined_questions, lambda rows: [row["question_1"] + row["question_2"] for row in rows], "space"),
     (checks.joined_questions, lambda rows: [row["question_1"] for row in rows], "last row"),
     (checks.merged_weight, lambda W, B, A, alpha: W + alpha // len(A) * B @ A, "with //"),
     (checks.merged_weight, lambda W, B, A, alpha: W + B @ A, "as it is"),

@@ -56,7 +56,7 @@ WRONG = {
     "judged_on": ("def judged_on(accuracies, sizes):\n    return 'train'", "the answer is|so wide|by chance"),
     "joined_questions": (
         "def joined_questions(rows):\n    return [row['question_1'] + row['question_2'] for row in rows]",
-        "blank",
+        "space",
     ),
     "choice_from_noise": (
         "def choice_from_noise(n, seed):\n    return np.random.default_rng(seed).normal(size=(35, n))",

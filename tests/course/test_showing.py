@@ -5,7 +5,8 @@ import sys
 import matplotlib.pyplot as plt
 import pytest
 
-from ntps.course import progress, show
+from ntps import NtpsError
+from ntps.course import progress, say, show
 
 pytest.importorskip("IPython")
 
@@ -18,14 +19,30 @@ def shown(monkeypatch):
     return displayed
 
 
-def test_a_figure_is_shown_with_its_description_and_closed(shown):
+def test_a_figure_is_shown_with_its_description_and_closed(shown, monkeypatch):
     figure, ax = plt.subplots()
     ax.plot([1, 2])
-    show("A line that rises; a < b.")
+    monkeypatch.setattr("ntps.course.figures.descriptions", lambda: {"01.1": "A line that rises; a < b."})
+    show("01.1")
     (picture, options), (hidden, _) = shown
     assert picture["image/png"].startswith("iVBOR") and options["metadata"]["image/png"]["alt"].startswith("A line")
     assert "a &lt; b" in hidden.data and 'class="ntps-alt"' in hidden.data
     assert not plt.fignum_exists(figure.number)
+
+
+def test_a_picture_that_nobody_described_is_refused():
+    plt.figure()
+    with pytest.raises(NtpsError, match=r"picture .*'99\.1'"):
+        show("99.1")
+    plt.close("all")
+
+
+def test_what_is_said_fits_80_columns_and_leaves_options_whole(capsys):
+    command = "ntps study --model a " + "--task some_text_set.jsonl " * 5 + "--max-length 64"
+    say("Short.", "", command, 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[:2], lines[-1]) == (["Short.", ""], "3")
+    assert max(map(len, lines)) <= 80 and " ".join(lines[2:-1]) == command
 
 
 class Shell:

@@ -13,6 +13,7 @@ pytest.importorskip("jupytext", reason="the notebooks extra is not installed")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from ntps.course.figures import descriptions  # noqa: E402
 from tools import badges, exercises, notebooks, pairs, rules  # noqa: E402
 from tools.claims import CLAIMS  # noqa: E402
 from tools.course import NOTEBOOKS, SOLUTIONS, load_course, scripts  # noqa: E402
@@ -73,10 +74,22 @@ def test_repository_is_named_in_one_place():
             assert repository not in line or line.strip().startswith("address = "), f"{path.name}: {line}"
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
-def test_colours_of_u_and_v_stand_for_nothing_else(lesson):
-    text = lesson.read_text()
-    assert "palette=PALETTE)" in text and 'palette="colorblind"' not in text
+@pytest.mark.parametrize("script", [*LESSONS, *sorted(SOLUTIONS.glob("*.py"))], ids=lambda path: path.stem)
+def test_colours_of_u_and_v_stand_for_nothing_else(script):
+    text = script.read_text()
+    assert "set_theme" not in text or "palette=PALETTE)" in text
+    assert "colorblind" not in text and (script not in LESSONS or "set_theme" in text)
+
+
+def test_each_description_is_of_one_picture():
+    """Of the lesson that its name begins with, in the lesson's order."""
+    shown = []
+    for script in scripts():
+        names = re.findall(r'^show\("(.+)"\)$', script.read_text(), re.MULTILINE)
+        prefix = script.name[:2] if script in LESSONS else script.stem
+        assert names == [f"{prefix}.{number}" for number in range(1, len(names) + 1)], script.name
+        shown += names
+    assert shown == list(descriptions())
 
 
 def test_the_template_has_ten_cells_and_is_linked():
@@ -96,13 +109,20 @@ def test_runs_from_its_script(script):  # lessons run in the browser tests
 
 
 @pytest.mark.notebooks
-def test_lesson_04_holds_without_training(tmp_path):
-    text = (NOTEBOOKS / "04_lora_effects.py").read_text()
+@pytest.mark.parametrize("lesson", ["03_empirical_correlations", "04_lora_effects", "05_gain_forecasts"])
+def test_lessons_hold_with_the_results_of_an_earlier_run(lesson, tmp_path):
+    text = (NOTEBOOKS / f"{lesson}.py").read_text()
     assert text.count("RERUN = True") == 1
-    script = tmp_path / "04_lora_effects.py"
+    script = tmp_path / f"{lesson}.py"
     script.write_text(text.replace("RERUN = True", "RERUN = False"))
-    ran = run(script, CLAIMS["04_lora_effects"])
+    ran = run(script, CLAIMS[lesson])
     assert ran.seconds < 60
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_what_shows_progress_can_be_read_from_an_earlier_run(lesson):
+    slow = [cell.source for cell in pairs.cells_of(pairs.read_script(lesson)) if "with progress()" in cell.source]
+    assert all("if RERUN:" in cell and "else:" in cell and "measurements." in cell for cell in slow)
 
 
 # The tools: negative controls -------------------------------------------------------------------------------------
@@ -215,6 +235,9 @@ def test_running_fails_on_error_and_measures_memory_and_the_processor(tmp_path):
         (nbformat.v4.new_output("execute_result", data={"text/plain": "<Legend at 0x7f00aa11bb22>"}), "address"),
         (nbformat.v4.new_output("display_data", data={"text/html": "2026-01-02 03:04:05"}), "time of day"),
         (nbformat.v4.new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}}), "widget"),
+        (nbformat.v4.new_output("stream", text="short\n" + 86 * "x"), "a line of 86 characters"),
+        (nbformat.v4.new_output("execute_result", data={"text/plain": 86 * "x", "text/html": "<table>"}), None),
+        (nbformat.v4.new_output("stream", text=85 * "x"), None),
         (nbformat.v4.new_output("stream", text="0.5, a/home, https://x.org/home/y\n"), None),
     ],
 )
@@ -312,11 +335,11 @@ def test_no_answer_is_left_in_an_exercise(folder):
 
 def test_pictures_without_a_description_are_found(tmp_path):
     script = write_script(tmp_path / "a.py", ("code", "show()", ()))
-    bare, short, told = (
+    bare, other, told = (
         nbformat.v4.new_output("display_data", {"image/png": "x"}, metadata={"image/png": {"alt": alt}} if alt else {})
-        for alt in ("", "A picture.", "A line that rises with the layer, from 0 to 1.")
+        for alt in ("", "A line that rises with the layer, from 0 to 1.", descriptions()["00.1"])
     )
-    for output, wrong in ((bare, True), (short, True), (told, False)):
+    for output, wrong in ((bare, True), (other, True), (told, False)):
         tidy = clean(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[output])]))
         pairs.write_notebook(script.with_suffix(".ipynb"), tidy)
         assert bool(rules.picture_problems(script)) is wrong

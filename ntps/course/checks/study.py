@@ -148,7 +148,7 @@ def judged_on(function: Callable[..., Any]) -> None:
 
 
 def joined_questions(function: Callable[..., Any]) -> None:
-    """Check `function(rows)`: the text of every row is its first question, a blank, and its second.
+    """Check `function(rows)`: the text of every row is its first question, a space, and its second.
 
     Raises:
         CheckFailed: With what is wrong.
@@ -166,7 +166,7 @@ def joined_questions(function: Callable[..., Any]) -> None:
                     f"only the first of {n} texts has its second question; does the loop end too soon?",
                 ),
                 (len(result) != n, f"of {n} rows you return {len(result)} texts."),
-                (result == [text.replace("? how", "?how") for text in texts], "a blank is missing between the two."),
+                (result == [text.replace("? how", "?how") for text in texts], "a space is missing between the two."),
                 otherwise=f"the text of the last row is {result[-1]!r}; it should be {texts[-1]!r}.",
             )
     passed("joined_questions: every text has both of its questions.")
