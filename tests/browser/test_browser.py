@@ -336,7 +336,7 @@ def test_lesson_in_the_browser(lesson):
     assert faults(lesson) == []
     assert lesson.kernel(code_of(CLAIMS[lesson.lesson])) == ""
     cells = lesson.ran.notebook.cells
-    speaking = [cell for cell in cells if re.search(r"^(print|display|show)\(", cell.source, re.MULTILINE)]
+    speaking = [cell for cell in cells if re.search(r"^(print|display|say|show)\(", cell.source, re.MULTILINE)]
     assert speaking and all(cell.outputs for cell in speaking), "outputs are not saved"
     assert output_problems(clean(lesson.ran.notebook)) + limit_problems(lesson.ran) == []
     source = (NOTEBOOKS / f"{lesson.lesson}.py").read_text()

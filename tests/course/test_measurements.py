@@ -69,7 +69,7 @@ def test_runs_of_the_lesson_are_read_as_they_were_made():
 
 def test_the_study_of_the_lesson_is_whole():
     study = lesson_study()
-    assert all(cell.done for cell in study.cells) and len(study.cells) == 3 * len(study.tasks) == 30
+    assert all(cell.done for cell in study.cells) and len(study.cells) == 4 * len(study.tasks) == 40
     assert study.usable() == (list(study.models), list(study.tasks))
     for score in (cell.score for cell in study.cells):
         assert score is not None and score.n_scored + score.n_probed == score.n_texts == study.settings.limit

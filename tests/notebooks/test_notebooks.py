@@ -78,6 +78,7 @@ def test_repository_is_named_in_one_place():
 def test_colours_of_u_and_v_stand_for_nothing_else(script):
     text = script.read_text()
     assert "set_theme" not in text or "palette=PALETTE)" in text
+    assert all("saturation=1" in bars for bars in re.findall(r"sns.barplot\((.*palette=.*)\)", text)), "paler otherwise"
     assert "colorblind" not in text and (script not in LESSONS or "set_theme" in text)
 
 
