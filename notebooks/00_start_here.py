@@ -200,7 +200,7 @@ for ax, key, title in zip(
     axes, ("V", "all"), (f"through {scored.k_v} next-token directions", f"through all {scored.d}"), strict=True
 ):
     table = {column: [row[column] for row in rows] for column in ("task", "model", key)}
-    sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", COLORS[key]], ax=ax)
+    sns.barplot(table, x="task", y=key, hue="model", palette=["0.7", COLORS[key]], saturation=1, ax=ax)
     ax.axhline(0, color="black", lw=0.8)
     ax.set(title=title, xlabel="", ylabel="R² on held-out texts")
     ax.legend(title=None, frameon=False)

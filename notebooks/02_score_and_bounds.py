@@ -135,9 +135,9 @@ predict("02.2 the coin's score in a middle layer", choices=("at chance", "well a
 # %%
 model = ntps.load_model("miniworld-base", dtype="float32")
 names = ("topic", "watermark", "noise")
-representations = {
-    name: ntps.collect(model, ntps.load_task(f"miniworld/{name}", n=800), progress=False) for name in names
-}
+tasks = {name: ntps.load_task(f"miniworld/{name}", n=800) for name in names}
+read = ntps.collect(model, tasks["topic"], progress=False)  # one pass: the texts are the same, and it reads no label
+representations = {name: dataclasses.replace(read, task=task) for name, task in tasks.items()}
 results = {name: ntps.score(representations[name], folds=0) for name in names}
 table = pd.concat(results[name].to_dataframe().assign(task=name) for name in names)
 shown = table.melt(["layer", "task"], ["ntps", "retained"], var_name="quantity", value_name="share")
@@ -407,7 +407,7 @@ changed = rows.pivot(index="change", columns="what", values="value").loc[list(ch
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
 palette = [COLORS["ntps"], COLORS["whitened"], "0.4"]
-sns.barplot(rows, x="change", y="value", hue="what", palette=palette, ax=ax)
+sns.barplot(rows, x="change", y="value", hue="what", palette=palette, saturation=1, ax=ax)
 ax.set(ylim=(0, 1), xlabel="", ylabel="")
 sns.move_legend(ax, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, title=None, frameon=False)
 sns.despine()
