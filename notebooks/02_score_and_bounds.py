@@ -280,7 +280,7 @@ for kind in ("raw", "whitened"):
 outcome("02.3 orders of magnitude between the raw bounds, at least", decades.loc["raw", "min"])
 
 # %% [markdown]
-# **Answer.** Four to more than six orders of magnitude. Both pairs of bounds hold: the exact value always lies between them. (For the topic the whitened ones are so close that their bar is hardly higher than the dot.) But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
+# **Answer.** Four to more than six orders of magnitude. Both pairs of bounds hold: the exact value always lies between them. (For the topic the whitened ones are so close that their bar is hardly more than a stroke.) But an excess loss cannot exceed the loss without any features, which is 1 for one-hot labels, and the raw upper bound is far above
 # that in every layer, for every task: it is true and says nothing.
 #
 # ## 5. Why the raw bounds are so wide

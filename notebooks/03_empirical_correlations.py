@@ -166,7 +166,7 @@ middle = nulls[len(nulls) // 2]
 figure, axes = plt.subplots(1, 2, figsize=(8.0, 2.8), layout="constrained")
 for ax, name, null in zip(axes, ("NTPS", "explained share (in sample)"), (middle.ntps, middle.explained), strict=True):
     sns.histplot(null.values, bins=25, element="step", color="0.5", lw=1.5, ax=ax, label="shuffled labels")
-    ax.axvline(null.observed, lw=2, color=PALETTE[1], label="true labels")
+    ax.axvline(null.observed, lw=2, color="black", label="true labels")
     ax.set(xlabel=name, ylabel="", title=f"z = {null.z:.1f}, p = {null.p_value:.3f}")
 ax.axvline(0, alpha=0)
 axes[0].axvline(middle.k_v / representations.width, color="0.3", ls=":", label="$k_V / d$")
@@ -262,8 +262,8 @@ depths = {
     option["depth"]: value for option, value in zip(options, values[:, 0], strict=True) if option["share"] == 1 / 8
 }
 tense = {depth: value[NAMES.index("tense")] for depth, value in depths.items()}
-by_depth = ", ".join(f"{value:z.2f} at {100 * depth:.0f} %" for depth, value in tense.items())
-say(f"tense through V, by depth: {by_depth}")
+print("tense through V, by depth:")
+print(", ".join(f"{100 * depth:.0f} %: {value:z.2f}" for depth, value in tense.items()))
 
 # %% [markdown]
 # **Answer.** For half of them. A random network is not blank: words enter as vectors, and the mean of a text's random vectors still depends on which words are in it, and how often: it is a *bag of words*, without their order. Whatever part of a label depends on *which* words occur shows here, too. Only the difference is pretraining's.
