@@ -58,9 +58,11 @@ def percent(value: float) -> str:
 def wrap(text: str, width: int = WIDTH) -> list[str]:
     """Return the lines of a paragraph; if it begins with a mark, such as "* ", its text stands beside the mark.
 
-    Lines are not broken at hyphens, which would take options of commands apart.
+    Lines are broken neither at hyphens, which would take options of commands apart, nor between a number and its "%".
     """
-    return textwrap.wrap(text, width, subsequent_indent="  " if _MARK.match(text) else "", break_on_hyphens=False)
+    indent = "  " if _MARK.match(text) else ""
+    lines = textwrap.wrap(text.replace(" %", "\xa0%"), width, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\xa0%", " %") for line in lines]
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ def test_only_the_text_of_a_marked_paragraph_is_indented(mark, indent):
     assert {line[: len(line) - len(line.lstrip())] for line in others} == {indent}
 
 
-def test_options_are_not_broken_at_their_hyphens():
+def test_neither_options_nor_percentages_are_broken():
     assert wrap("a b c d e f --max-length 3", 18) == ["a b c d e f", "--max-length 3"]
+    assert wrap("more than 80 % of it", 12) == ["more than", "80 % of it"]
 
 
 def test_html_escapes_everything_but_markup():
