@@ -46,8 +46,9 @@ import seaborn as sns
 
 import ntps
 from ntps.course import checks
+from ntps.course.widgets import PALETTE
 
-sns.set_theme(style="ticks", palette="colorblind")
+sns.set_theme(style="ticks", palette=PALETTE)
 
 
 # %% [markdown]
@@ -159,15 +160,19 @@ def judged_on(accuracies, sizes):
 checks.judged_on(judged_on)
 
 # %%
+import pandas as pd
+
 from ntps.paper import published
 
 figures, parts = published.results(), published.datasets().dropna().set_index("dataset")
-for column in ("accuracy", "lora_accuracy"):
-    answers = {
+answers = {
+    column: {
         name: judged_on(figures[column][figures.dataset == name].to_numpy(), {"train": row.n_train, "test": row.n_test})
         for name, row in parts.iterrows()
     }
-    print(column, answers)
+    for column in ("accuracy", "lora_accuracy")
+}
+pd.DataFrame(answers)
 
 
 # %% [markdown]
@@ -193,7 +198,7 @@ loader(questions)
 
 # %%
 def joined_questions(rows):
-    """Return the text of each row: both questions, with a blank between.
+    """Return the text of each row: both questions, with a space between.
 
     Args:
         rows: Mappings with `question_1` and `question_2`.

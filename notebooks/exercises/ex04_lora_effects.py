@@ -46,8 +46,9 @@ import seaborn as sns
 
 import ntps
 from ntps.course import checks
+from ntps.course.widgets import PALETTE
 
-sns.set_theme(style="ticks", palette="colorblind")
+sns.set_theme(style="ticks", palette=PALETTE)
 
 
 # %% [markdown]
