@@ -91,7 +91,7 @@ def plot_layers(result: ScoreResult, ax: Axes | None = None) -> Axes:
     if result.chosen_score:
         lines += [
             ("NTPS", _values(scores, "ntps"), "ntps", {"marker": "s"}),
-            ("NTPS of a random subspace", _values(scores, "chance"), "chance", {"ls": ":"}),
+            ("NTPS of a random subspace", _values(scores, "chance"), "ntps", {"ls": ":"}),
         ]
     if scores[0].control is not None:
         controls = [scored.control or {} for scored in scores]
@@ -136,7 +136,7 @@ def plot_curve(scored: LayerScore, ax: Axes | None = None) -> Axes:
     if "fraction" in curve:
         ax.plot(curve["fraction"], curve["ntps"], "s-", color=COLORS["ntps"], ms=4, label="NTPS")
         chance = [k / scored.d for k in curve["k_v"]]
-        ax.plot(curve["fraction"], chance, ":", color=COLORS["chance"], label="NTPS of a random subspace")
+        ax.plot(curve["fraction"], chance, ":", color=COLORS["ntps"], label="NTPS of a random subspace")
         ax.set(xlabel="fraction of directions (U and V)", title=f"layer {scored.layer}, the released code's procedure")
     else:
         ks = curve["k_v"]
@@ -145,7 +145,7 @@ def plot_curve(scored: LayerScore, ax: Axes | None = None) -> Axes:
             ax.plot(ks, held_out, "o-", color=COLORS["V"], ms=4, label="R² through V, held out")
         ax.plot(ks, curve["explained"], "--", color=COLORS["V"], alpha=0.6, label="R² through V, in sample")
         ax.plot(ks, curve["ntps"], "s-", color=COLORS["ntps"], ms=4, label="NTPS")
-        ax.plot(ks, [k / scored.d for k in ks], ":", color=COLORS["chance"], label="NTPS of a random subspace")
+        ax.plot(ks, [k / scored.d for k in ks], ":", color=COLORS["ntps"], label="NTPS of a random subspace")
         ax.axvline(scored.k_v, color="0.9", lw=8, zorder=0)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:.0f}")

@@ -51,7 +51,12 @@ def test_layers(ax):
     assert by_all.get_ydata().tolist() == [scored.ceiling_heldout for scored in result.layers]
     assert to_hex(by_all.get_color()) == COLORS["all"]
     assert lines["NTPS"].get_ydata().tolist() == [scored.ntps for scored in result.layers]
-    assert {"through V, random weights", "all directions, random weights"} <= set(lines)
+    for name, beside in (
+        ("through V, random weights", "V"),
+        ("all directions, random weights", "all"),
+        ("NTPS of a random subspace", "ntps"),
+    ):  # what a line is read against is dotted, in the line's colour
+        assert (to_hex(lines[name].get_color()), lines[name].get_linestyle()) == (COLORS[beside], ":")
     assert any("shuffled" in text.get_text() for text in ax.get_legend().get_texts())
 
 
