@@ -1,6 +1,13 @@
-"""What the environment says of the processes that share this work."""
+"""The processes that share this work: what the environment says of them, and pools that this process starts."""
 
+import multiprocessing
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 
 from ntps.errors import NtpsError
 
@@ -68,3 +75,38 @@ def refuse_processes(what: str, instead: str = "start it without torchrun") -> N
     """
     if world()[0] > 1:
         raise NtpsError(f"{what} runs in one process; {instead}.")
+
+
+@contextmanager
+def process_pool(count: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes that end at once with the block, or with this process, even if it is killed.
+
+    Args:
+        count: Number of processes.
+        threads: Number of threads of each, which wait passively.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would have locks of threads that it has not
+    theirs, ours = context.Pipe(duplex=False)  # nothing is sent: that this end is closed tells the processes to end
+    pool = ProcessPoolExecutor(count, context, _begin, (theirs, threads))
+    try:
+        yield pool
+    finally:
+        ours.close()
+        pool.shutdown(cancel_futures=True)
+        theirs.close()
+
+
+def _begin(alive: Connection, threads: int) -> None:
+    """Prepare a process of a pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all processes of a terminal; the first one answers
+    threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    import torch
+
+    torch.set_num_threads(threads)  # for a main module that has loaded torch before
+
+
+def _end_with(alive: Connection) -> None:
+    with suppress(EOFError, OSError):
+        alive.recv_bytes()
+    os._exit(1)

@@ -18,8 +18,8 @@ EXAMPLES = (
     "Examples:  ntps study --model miniworld-base --model miniworld-base@step1000 --task miniworld/topic "
     "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  files: "
     "--task stars=reviews.tsv:text=review,label=rating --task notes.csv:no-header,text=1,label=2  |  "
-    "on a cluster: start the same command as often as you like on one shared --output; the processes divide the cells "
-    "between them"
+    "several processes: --workers 4, or, on a cluster, --dask tcp://host:8786, or the same command started as often as "
+    "you like on one shared --output; the processes divide the cells between them"
 )
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,11 @@ def run(
     dtype: shared.Dtype = None,
     device: shared.Device = None,
     loading: dict[str, Any],
+    workers: Annotated[int, typer.Option(help="Processes on this machine that divide the cells.")] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Dask scheduler whose workers compute: its address, or local for --workers of it."),
+    ] = None,
     output: Annotated[str, typer.Option(help="Folder of cells and report; run again to resume.")] = "study",
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
@@ -71,7 +76,7 @@ def run(
 
     from ntps.report import write_study
     from ntps.report.study import gain_lead, without_paths
-    from ntps.study import StudySettings, run_study
+    from ntps.study import StudySettings, run_study, study_executor
     from ntps.study.study import TARGETS
     from ntps.study.table import TRAINING
     from ntps.tasks import TaskSource
@@ -83,31 +88,35 @@ def run(
         raise NtpsError("--recipe needs --lora: it says how models are fine-tuned.")
     if test_split is not None and not lora:
         raise NtpsError("--test-split needs --lora: it says on which texts gains are judged.")
-    study = run_study(
-        model,
-        [TaskSource.parse(given, **data) for given in task],
-        output=folder,
-        settings=StudySettings(
-            limit=limit,
-            max_length=max_length,
-            folds=folds,
-            permutations=permutations,
-            measure_layers=measure_layers,
-            center=center,
-            convention=convention,
-            prefix=prefix,
-            pooling=pooling,
-            dtype=dtype,
-            seeds=seeds,
-            control=control,
-            test_split=test_split,
-            **loading,
-        ),
-        lora=shared.train_settings(context, recipe, training) if lora else None,
-        device=device,
-        batch_size=batch_size,
-        progress=False if quiet else None,
+    tasks = [TaskSource.parse(given, **data) for given in task]
+    settings = StudySettings(
+        limit=limit,
+        max_length=max_length,
+        folds=folds,
+        permutations=permutations,
+        measure_layers=measure_layers,
+        center=center,
+        convention=convention,
+        prefix=prefix,
+        pooling=pooling,
+        dtype=dtype,
+        seeds=seeds,
+        control=control,
+        test_split=test_split,
+        **loading,
     )
+    tuning = shared.train_settings(context, recipe, training) if lora else None
+    common: dict[str, Any] = {"settings": settings, "device": device, "batch_size": batch_size}
+    with study_executor(model, workers=workers, dask=dask, **common) as executor:
+        study = run_study(
+            model,
+            tasks,
+            output=folder,
+            lora=tuning,
+            executor=executor,
+            progress=False if quiet else None,
+            **common,
+        )
     cells = (replace(cell, reason=shared.in_options(context, cell.reason)) for cell in study.cells)
     study = without_paths(replace(study, cells=tuple(cells)))
     result = study.to_dict(target=target)

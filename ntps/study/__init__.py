@@ -1,6 +1,7 @@
 """Models by tasks: resumable cells, correlations, gains and forecasts."""
 
 from ntps.study.calibration import Calibration, calibrate, load_calibration
+from ntps.study.executors import study_executor
 from ntps.study.gain import gain_prediction, to_grid
 from ntps.study.measure import StudySettings
 from ntps.study.prescreening import Prescreening, PrescreenSettings, prescreen
@@ -29,5 +30,6 @@ __all__ = [
     "run_study",
     "select_and_correlate",
     "spearman",
+    "study_executor",
     "to_grid",
 ]

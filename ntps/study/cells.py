@@ -3,17 +3,21 @@
 A cell's file is named by a key of all that it depends on, and is used only if checksum, key and version fit; otherwise
 the cell is computed again, and a message says why. A study may be killed at any moment: the next start computes what is
 missing. Every cell has its own lock, which the operating system releases when its process dies: any number of
-processes, on any machines that see the folder, share one study, each computing cells that no other has locked.
+processes, on any machines that see the folder, share one study, each computing cells that no other has locked. The
+workers of an executor are such processes: they are sent jobs, and what they compute is read from the folder.
 """
 
 import json
 import logging
 import re
+import secrets
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 _KEY_DIGITS = 24  # digits of the key in a file's name
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds before asking again for cells that other processes compute
 
+Message = tuple[str, int, str]  # name of the logger, level, text
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +54,17 @@ class CellStore:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise NtpsError(f"output {self.folder} is a file; name a folder.")
+
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            NtpsError: If it cannot be written.
+        """
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NtpsError(f"cannot write {self.folder}: {error.strerror or error}.") from error
 
     def path(self, cell: Cell) -> Path:
         """Return the path of a cell's file: the task's name, in safe characters, and the start of the key."""
@@ -127,8 +144,8 @@ class CellStore:
     def _lock(self, name: str) -> Iterator[bool]:
         from filelock import Timeout
 
+        self.make()
         try:
-            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             lock = file_lock(
                 self.folder / "locks" / f"{name}.lock"
             )  # it stays: removing it would split the lock in two
@@ -156,6 +173,7 @@ def run_cells(
     lora: "TrainSettings | None" = None,
     device: str | None = None,
     batch_size: int = 32,
+    executor: Executor | None = None,
     show: bool | None = None,
 ) -> list[CellResult]:
     """Compute the cells that are missing, wait for those that other processes compute, and return all results.
@@ -171,13 +189,14 @@ def run_cells(
         lora: How models are fine-tuned in cells of kind `"gain"`.
         device: As in `ntps.load_model`.
         batch_size: As in `ntps.collect`.
+        executor: As in `ntps.run_study`.
         show: Whether to show progress on stderr; by default when it is a terminal.
 
     Returns:
         One result per cell of the grid, in its order.
 
     Raises:
-        NtpsError: If the folder cannot be written.
+        NtpsError: If the folder cannot be written, or a worker of the executor refuses its job (see `Job`).
     """
     store.sweep()
     results: dict[str, CellResult] = {}
@@ -197,8 +216,39 @@ def run_cells(
         if problem := problem or outdated.get(cell.key, ""):
             logger.warning("%s; computing %s again.", problem, cell)
     worker = _Worker(grid, settings, lora=lora, device=device, batch_size=batch_size)
-    groups, first_round, wait = grid.loadings(list(missing.values())), True, _SHORTEST_WAIT
+    reasons: set[str] = set()  # that were logged: the cells of a missing model need not all say so
     with progress(len(missing), "cells", show) as bar:
+
+        def take(cell: Cell, result: CellResult) -> None:
+            results[cell.key] = result
+            bar.update()
+            if result.reason is not None and result.reason not in reasons:
+                reasons.add(result.reason)
+                logger.log(*_failure(cell, result))
+
+        if executor is not None:
+            store.make()
+            run = secrets.token_hex(8)
+            jobs = [
+                Job(
+                    grid=unit,
+                    folder=store.folder.resolve(),
+                    written={cell.key: written[cell.key] for cell in unit.cells},
+                    settings=settings,
+                    lora=lora,
+                    device=device,
+                    batch_size=batch_size,
+                    run=run,
+                )
+                for unit in grid.passes(list(missing.values()))
+            ]
+            for job in _finished(jobs, executor):
+                for cell in job.grid.cells:
+                    result = _newer(cell, store, written[cell.key])
+                    if result is not None:
+                        take(cell, result)
+        groups = grid.loadings([cell for key, cell in missing.items() if key not in results])
+        first_round, wait = True, _SHORTEST_WAIT
         while groups:
             held: list[Cell] = []  # by other processes
             n_before = len(results)
@@ -206,8 +256,7 @@ def run_cells(
                 for index, cell in enumerate(group):
                     result = _claim(cell, store, written[cell.key], worker)
                     if result is not None:
-                        results[cell.key] = result
-                        bar.update()
+                        take(cell, result)
                     elif first_round:  # at first a process takes models that no other works on; then it helps
                         held += group[index:]
                         break
@@ -223,16 +272,135 @@ def run_cells(
     return [replace(results[cell.key], **cell.position) for cell in grid.cells]
 
 
+def _newer(cell: Cell, store: CellStore, written: int) -> CellResult | None:
+    """Return a cell's result if its file is not the unusable one that was written then."""
+    return store.read(cell)[0] if store.written(cell) != written else None
+
+
 def _claim(cell: Cell, store: CellStore, written: int, worker: "_Worker") -> CellResult | None:
     """Return a cell's result, computed or just written by another process; `None` while another process holds it."""
     with store.lock(cell) as held:
         if not held:
             return None
-        result = store.read(cell)[0] if store.written(cell) != written else None
+        result = _newer(cell, store, written)
         if result is None:
             result = worker.compute(cell)
             store.write(cell, result)
         return result
+
+
+def _failure(cell: Cell, result: CellResult) -> tuple[int, str]:
+    """Return level and text of the message that a cell failed; of a fault of ours with its traceback."""
+    if result.traceback is None:
+        return logging.WARNING, f"{cell} failed: {result.reason}"
+    return logging.ERROR, f"{cell} failed: {result.reason}\n{result.traceback}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The cells of one pass with all that it takes to compute them: what a worker of an executor is sent and calls.
+
+    Attributes:
+        grid: The cells, their tasks and tests.
+        folder: The study's folder.
+        written: By key of a cell, when its unusable file was written; 0 when there was none.
+        settings, lora, device, batch_size: As in `run_cells`.
+        run: Name of the call of `run_cells`: a worker keeps its network from job to job of one call.
+        version: Version of ntps in the process that made the job.
+    """
+
+    grid: Grid
+    folder: Path
+    written: dict[str, int]
+    settings: StudySettings
+    lora: "TrainSettings | None"
+    device: str | None
+    batch_size: int
+    run: str
+    version: str = __version__
+
+    def __str__(self) -> str:
+        """Return what a dashboard shows."""
+        return str(self.grid.cells[0])
+
+    def __call__(self) -> list[Message]:
+        """Compute and write the cells that no other process has, and return what was logged.
+
+        Raises:
+            NtpsError: If this process has another version of ntps, or does not see the folder or cannot write it.
+        """
+        if self.version != __version__:
+            raise NtpsError(
+                f"a worker has version {__version__} of ntps, the study {self.version}; install one of them."
+            )
+        if not self.folder.is_dir():
+            raise NtpsError(f"a worker does not see {self.folder}; name an output that all machines share.")
+        with _one_job, _messages() as said:
+            if self.run not in _workers:
+                _workers.clear()
+                _workers[self.run] = _Worker(
+                    self.grid, self.settings, lora=self.lora, device=self.device, batch_size=self.batch_size
+                )
+            worker, store = _workers[self.run], CellStore(self.folder)
+            worker.grid = self.grid
+            for cell in self.grid.cells:
+                _claim(cell, store, self.written[cell.key], worker)
+        return said
+
+
+_one_job = threading.Lock()  # a process holds one network, and settings of torch are the process's
+_workers: dict[str, "_Worker"] = {}  # that of the last run
+
+
+@contextmanager
+def _messages() -> Iterator[list[Message]]:
+    """Keep what the library logs in the block; nobody may read the streams of this process."""
+    said: list[Message] = []
+    handler, root = logging.Handler(), logging.getLogger("ntps")
+    handler.emit = lambda record: said.append((record.name, record.levelno, record.getMessage()))  # type: ignore[method-assign]
+    before = root.handlers, root.level, root.propagate
+    root.handlers, root.propagate = [handler], False
+    root.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        root.handlers, level, root.propagate = before
+        root.setLevel(level)
+
+
+def _finished(jobs: Sequence[Job], executor: Executor) -> Iterator[Job]:
+    """Yield each job whose worker has come back, and log what the workers did, each message once.
+
+    Workers that die, and executors that break, end nothing: their jobs are not yielded, and a warning says so.
+
+    Raises:
+        NtpsError: If a worker refuses its job.
+    """
+    futures, said, problem = {}, set(), None
+    try:
+        try:
+            for job in jobs:
+                futures[executor.submit(job)] = job
+        except Exception as error:  # its pool broke already
+            problem = error
+        for future in as_completed(futures):
+            try:
+                messages = future.result()
+            except NtpsError:
+                raise
+            except Exception as error:  # cancelled, the worker has died, or a fault of the executor
+                problem = problem or error
+                continue
+            for name, level, text in messages:
+                if text not in said:
+                    logging.getLogger(name).log(level, "%s", text)
+            said |= {text for _, _, text in messages}
+            yield futures[future]
+    finally:
+        for future in futures:
+            future.cancel()
+    if problem is not None:
+        logger.warning("workers were lost (%s); this process computes what is missing.", reason_of(problem))
 
 
 class _Worker:
@@ -246,7 +414,6 @@ class _Worker:
         self._loading: tuple[Any, ...] | None = None
         self._model: Any = None
         self._representations: Representations | None = None
-        self._logged: set[str] = set()
 
     def compute(self, cell: Cell) -> CellResult:
         """Return a cell's result, which may be a failure."""
@@ -263,16 +430,9 @@ class _Worker:
                 score = measure(representations, self.settings, seed=cell.seed, control=cell.control)
         except Exception as error:  # the other cells go on; of a fault of ours the log and the cell hold the traceback
             trace = None if isinstance(error, NtpsError) else traceback.format_exc()
-            return self.failure(cell, reason_of(error), trace=trace)
+            return CellResult(**cell.position, key=cell.key, status="failed", reason=reason_of(error), traceback=trace)
         seconds = round(time.monotonic() - started, 3)
         return CellResult(**cell.position, key=cell.key, status="done", seconds=seconds, score=score, gain=gain)
-
-    def failure(self, cell: Cell, reason: str, *, trace: str | None = None) -> CellResult:
-        """Return the result of a cell that failed, and log each reason once."""
-        if reason not in self._logged:  # the cells of a missing model need not all say so
-            self._logged.add(reason)
-            logger.log(logging.ERROR if trace else logging.WARNING, "%s failed: %s", cell, reason, exc_info=bool(trace))
-        return CellResult(**cell.position, key=cell.key, status="failed", reason=reason, traceback=trace)
 
     def model(self, cell: Cell) -> Any:
         """Return the network of a cell; a failure to load it is kept too, so that no other cell tries again."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ntps._names import clean
@@ -63,6 +64,26 @@ class Grid:
         for cell in cells:
             groups.setdefault(cell.loading, []).append(cell)
         return [sorted(group, key=first_seen) for group in groups.values()]
+
+    def passes(self, cells: Sequence[Cell]) -> "list[Grid]":
+        """Return those of the cells that can be read in grids of their own, with what each needs.
+
+        A grid has the cells of one network on equal texts, or one gain, whose network reads the texts again and again.
+        """
+
+        def texts_of(cell: Cell) -> str:
+            return cell.key if cell.kind == "gain" else self.tasks[cell.task, cell.seed].texts_fingerprint
+
+        readable = [cell for cell in cells if not cell.reason]
+        units = [tuple(unit) for group in self.loadings(readable) for _, unit in groupby(group, key=texts_of)]
+        return [
+            Grid(
+                cells=unit,
+                tasks={(cell.task, cell.seed): self.tasks[cell.task, cell.seed] for cell in unit},
+                tests={cell.task: self.tests[cell.task] for cell in unit if cell.task in self.tests},
+            )
+            for unit in units
+        ]
 
 
 def name_tasks(tasks: Sequence[str | Task | TaskSource]) -> dict[str, Task | TaskSource]:

@@ -13,6 +13,7 @@ however well the probe tells them apart.
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -345,6 +346,7 @@ def run_study(
     lora: "TrainSettings | None" = None,
     device: str | None = None,
     batch_size: int = 32,
+    executor: Executor | None = None,
     progress: bool | None = None,
 ) -> Study:
     """Compute the missing cells of a grid, and return the study.
@@ -361,24 +363,31 @@ def run_study(
         lora: Settings with which also to fine-tune every model on every task, for the gains.
         device: As in `ntps.load_model`.
         batch_size: As in `ntps.collect`.
+        executor: Whose workers compute the cells, each with a network of its own; by default this process does. Any
+            executor will do whose workers see `output`, models and weights under the same names and have the same
+            version of ntps (see `study_executor`). Cells that it loses are computed here: the result is the same.
         progress: Whether to show a progress bar on stderr; by default when it is a terminal.
 
     Raises:
-        NtpsError: If an option is out of range, a name is given twice, the folder cannot be written, or every cell
-            failed.
+        NtpsError: If an option is out of range, a name is given twice, the folder cannot be written, a worker has
+            another version of ntps or does not see the folder, or every cell failed.
     """
     # Under torchrun processes wait for each other within every pass.
     refuse_processes("a study", "start as many as you like with the same output, but without torchrun")
     settings = settings or StudySettings()
     whole(batch_size, 1, None, "batch_size")
     find_device(device)
+    if not isinstance(executor, Executor | None):
+        raise NtpsError(f"executor is a {type(executor).__name__}; give a concurrent.futures.Executor.")
     store = CellStore(output)
     if lora is not None:
         lora = replace(lora, max_length=lora.max_length or settings.max_length)
     grid = make_grid(models, tasks, settings, lora=lora)
     if all(cell.reason for cell in grid.cells):  # nothing can be computed: say so at once
         raise NtpsError(grid.cells[0].reason)
-    cells = run_cells(grid, store, settings, lora=lora, device=device, batch_size=batch_size, show=progress)
+    cells = run_cells(
+        grid, store, settings, lora=lora, device=device, batch_size=batch_size, executor=executor, show=progress
+    )
     if not any(cell.done for cell in cells):
         raise NtpsError(f"every cell failed; the first because: {cells[0].reason}")
     names = tuple(dict.fromkeys(cell.task for cell in cells))
