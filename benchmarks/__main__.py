@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import forward_only, race, real_or_stand_in
-from benchmarks.evidence import bench_permutations, bench_study, bench_training
+from benchmarks.evidence import bench_permutations, bench_study, bench_training, bench_workers
 from benchmarks.released import ReleasedMoments
 from benchmarks.released import run as released_run
 from ntps import RankSettings, __version__, collect, load_model, load_task, rank, score
@@ -38,7 +38,7 @@ from ntps.core import (
 )
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SLOW = ("study", "transformer_ranker")  # only by name
+SLOW = ("study", "workers", "transformer_ranker")  # only by name
 
 
 def short_batch(
@@ -215,6 +215,7 @@ def main() -> None:
         "permutations": lambda: bench_permutations(options.model, options.task),
         "training": lambda: bench_training(options.model, options.task),
         "study": bench_study,
+        "workers": bench_workers,
         "transformer_ranker": lambda: bench_ranker(options.task, options.model, options.texts),
     }
     chosen = options.only.split(",") if options.only else [name for name in benches if name not in SLOW]

@@ -1,9 +1,12 @@
-"""What nulls, studies and training cost; `python -m benchmarks --only permutations,training,study`."""
+"""What nulls, studies and training cost; `python -m benchmarks --only permutations,training,study,workers`."""
 
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.common import forward_only, race, real_or_stand_in
 from benchmarks.default_quantity import MODELS, TASKS
@@ -11,6 +14,7 @@ from ntps import StudySettings, TrainSettings, collect, fine_tune, load_model, l
 from ntps.finetune.loop import Trainer, epoch_batches
 from ntps.finetune.parts import split_task
 from ntps.models import LanguageModel
+from ntps.study import study_executor
 from ntps.tasks import Task
 
 STUDY_TEXTS = 500
@@ -79,3 +83,21 @@ def bench_study() -> dict[str, Any]:
         "ratios": {},
         "study": {"models": len(MODELS), "tasks": len(TASKS), "texts": STUDY_TEXTS, "seconds": seconds},
     }
+
+
+def bench_workers() -> dict[str, Any]:
+    """The same study in one process over two workers, one thread each, with the start of the workers."""
+    seconds = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):  # of this process, as the workers have
+        for workers in (1, 2):
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                with study_executor(MODELS, workers=workers) as executor:
+                    options: dict[str, Any] = {"settings": StudySettings(limit=STUDY_TEXTS), "progress": False}
+                    study = run_study(MODELS, TASKS, output=folder, executor=executor, **options)
+                assert all(cell.done for cell in study.cells)
+                seconds[str(workers)] = time.perf_counter() - start
+    torch.set_num_threads(before)
+    return {"ratios": {"study_two_workers": seconds["1"] / seconds["2"]}, "workers": {"seconds": seconds}}

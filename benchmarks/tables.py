@@ -40,6 +40,7 @@ RATIOS = (
         "LoRA, base model: tokens a second over batches of one text",
         "at least 3",
     ),
+    ("study_two_workers", "study: one process over two workers, one thread each", "at least 1.7"),
     ("training_over_all_weights", "LoRA on the base model: tokens a second over training all weights", ""),
     ("training_over_all_weights_real", "LoRA on {trained}: tokens a second over training all weights", "at least 0.8"),
 )

@@ -11,6 +11,7 @@ import math
 import pkgutil
 import re
 import weakref
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -86,22 +87,26 @@ def keyword_only(function):
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "differing"),
+    ("command", "name", "least", "differing"),
     [
         # `layers` of the shell are those of the pass, `--control` asks for what is an argument in Python.
-        ("score", 9, {"layers", "control"}),
-        ("collect", 7, set()),
+        ("score", "score", 9, {"layers", "control"}),
+        ("score", "collect", 7, set()),
         # The seed of the shell is that of sample and folds too; in Python a seed without random weights is refused.
-        ("load_model", 6, {"seed"}),
-        ("load_task", 8, set()),
+        ("score", "load_model", 6, {"seed"}),
+        ("score", "load_task", 8, set()),
+        # `--lora` asks for what are settings in Python.
+        ("study", "run_study", 2, {"output", "lora"}),
+        ("study", "study.study_executor", 4, set()),
     ],
 )
-def test_an_option_has_one_default_in_python_and_in_the_shell(name, least, differing):
+def test_an_option_has_one_default_in_python_and_in_the_shell(command, name, least, differing):
     from ntps.cli.app import app
 
-    shell = {option.name: option.default for option in typer.main.get_command(app).commands["score"].params}
-    python = inspect.signature(getattr(ntps, name)).parameters
-    shared = [option for option in keyword_only(getattr(ntps, name)) if option in shell and option not in differing]
+    shell = {option.name: option.default for option in typer.main.get_command(app).commands[command].params}
+    function = attrgetter(name)(ntps)
+    python = inspect.signature(function).parameters
+    shared = [option for option in keyword_only(function) if option in shell and option not in differing]
     assert len(shared) >= least, shared
     assert {option: shell[option] for option in shared} == {option: python[option].default for option in shared}
 

@@ -172,6 +172,15 @@ STUDY = [
     ("--model MODEL --task own=TASK:label=label --json TASK", "also what is read"),
     ("--model MODEL --task TASK:label=label --json TASK", "also what is read"),
     ("--model MODEL+empty --task TASK --output empty", "also what is read"),
+    ("--model MODEL --task TASK --workers 0", "--workers is 0"),
+    ("--model MODEL --task TASK --workers many", "--workers"),
+    (f"--model MODEL --task TASK --workers {BIG}", "--workers"),
+    (f"--model MODEL --task TASK --workers {10**6}", "at most"),
+    (f"--model MODEL --task TASK --workers {10**6} --dask local", "at most"),
+    ("--model MODEL --task TASK --workers 2 --dask tcp://127.0.0.1:1", "--dask tcp://127.0.0.1:1 has its own"),
+    ("--model MODEL --task TASK --dask tcp://127.0.0.1:1", "--dask is 'tcp://127.0.0.1:1'"),
+    ("--model MODEL --task TASK --dask nowhere", "--dask is 'nowhere'"),
+    ("--model MODEL --task TASK --dask ''", "--dask is ''"),
 ]
 LORA = [
     ("MODEL TASK --steps 0", "--steps"),

@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import kill_study, planted
 from helpers.kill_study import make_tasks, other_labels
 
@@ -19,7 +21,9 @@ import ntps.study.cells
 import ntps.study.executors
 from ntps._version import __version__
 from ntps.errors import NtpsError
-from ntps.study import run_study, study_executor
+from ntps.models import plan_pass
+from ntps.study import StudySettings, run_study, study_executor
+from ntps.study.executors import PROCESS_BYTES
 from ntps.study.grid import make_grid
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -28,6 +32,7 @@ TESTS = Path(__file__).parents[1]
 SETTINGS = replace(kill_study.SETTINGS, control=False)
 N_CELLS = 5
 KILLED = "task2"
+CALLS = ((torch.get_num_threads,), (os.getenv, "OMP_NUM_THREADS"), (os.getenv, "OMP_WAIT_POLICY"))
 
 
 class Inline(Executor):
@@ -216,6 +221,76 @@ class TestFakes:
         (tmp_path / "locks").write_text("")
         with pytest.raises(NtpsError, match="cannot write"):
             run(tmp_path, tiny_llama, Inline())
+
+
+def refused(words, models=(), **options):
+    """Whatever `study_executor` says, which begins with these words."""
+    with pytest.raises(NtpsError, match=f"^{words}") as found, study_executor(models, **options):
+        pass
+    return str(found.value)
+
+
+class TestRequests:
+    @pytest.mark.parametrize("workers", [0, -1, 1.5, "2", True])
+    def test_numbers_of_workers(self, workers):
+        refused(f"workers is {workers!r}; it must be", workers=workers)
+
+    def test_one_worker_is_this_process(self):
+        with study_executor(["nowhere"]) as executor:
+            assert executor is None
+
+    def test_workers_do_not_share_a_gpu(self, monkeypatch):
+        monkeypatch.setattr(ntps.study.executors, "find_device", lambda device: torch.device("cuda:1"))
+        refused("workers is 2, but cuda:1 is one GPU", workers=2)
+        with study_executor([], workers=1) as executor:
+            assert executor is None
+
+    def test_workers_fit_into_the_memory(self, tiny_llama, monkeypatch):
+        free = 100 * PROCESS_BYTES
+        monkeypatch.setattr(ntps.study.executors, "free_memory", lambda: free)
+
+        def most(*models, **settings):
+            message = refused("workers is 1000000", models, workers=10**6, settings=StudySettings(**settings))
+            return int(re.search(r"at most (\d+) would fit", message)[1])
+
+        assert most("nowhere") == 100 > most(str(tiny_llama)) > most(str(tiny_llama), "miniworld-large") > 10
+        assert most("miniworld-large", max_length=8) > most("miniworld-large")
+        plan = plan_pass("miniworld-large", ["the " * 600] * 50, batch_size=32, device="cpu")
+        fit = most("miniworld-large", limit=50)
+        assert fit == int(free // (PROCESS_BYTES + plan.needs["memory"]))
+        large = {"models": ["miniworld-large"], "settings": StudySettings(limit=50)}
+        refused(f"workers is {fit + 1}", workers=fit + 1, **large)
+        with study_executor(workers=fit, **large) as executor:
+            assert isinstance(executor, ProcessPoolExecutor)
+
+    def test_memory_that_is_not_known_is_not_planned(self, monkeypatch):
+        monkeypatch.setattr(ntps.study.executors, "free_memory", lambda: None)
+        with study_executor([], workers=10) as executor:
+            assert isinstance(executor, ProcessPoolExecutor)
+
+    def test_a_cluster_has_workers_of_its_own(self):
+        refused("workers is 2, but the cluster at dask=tcp://a:1 has its own", workers=2, dask="tcp://a:1")
+
+    def test_dask_that_is_not_installed(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "distributed", None)
+        assert "pip install 'ntps[cluster]'" in refused("dask needs its package", dask="local")
+
+    @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere", "", "tcp://", "magic://x:1"])
+    def test_an_address_that_nobody_answers(self, address):
+        pytest.importorskip("distributed")
+        start = time.monotonic()
+        refused(f"dask is '{address}', where no scheduler answers within 5 seconds", dask=address)
+        assert time.monotonic() - start < 20
+
+
+@pytest.mark.long
+def test_a_process_of_a_pool_has_its_share_of_the_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    with study_executor([], workers=2) as executor:
+        threads, *words = (executor.submit(*call) for call in CALLS)
+        assert threads.result() == 3
+        assert [future.result() for future in words] == ["3", "PASSIVE"]
 
 
 @contextmanager

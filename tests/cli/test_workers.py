@@ -1,0 +1,69 @@
+"""`ntps study` in several processes: the same words as in one, and none is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from helpers.kill_study import make_tasks
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
+
+@pytest.fixture
+def words(tmp_path, tiny_llama):
+    """A study of two tasks that can be scored, and of one that has too few texts."""
+    words = ["study", "--model", str(tiny_llama), "--permutations", "20", "--folds", "5", "--max-length", "3"]
+    for task in [*make_tasks(2), make_tasks(3, n=12)[2]]:
+        rows = [f"{text},{task.classes[label]}" for text, label in zip(task.texts, task.labels, strict=True)]
+        (tmp_path / f"{task.name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+        words += ["--task", f"{task.name}.csv"]
+    return words
+
+
+def start(folder, *words):
+    command = [sys.executable, "-m", "ntps", *words]
+    path = os.pathsep.join(part for part in sys.path if part)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def test_the_same_words_as_in_one_process(tmp_path, words):
+    said = []
+    for workers in ("1", "2"):
+        process = start(tmp_path, *words, "--workers", workers, "--output", workers, "--json", f"{workers}.json")
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        said.append((json.loads((tmp_path / f"{workers}.json").read_text()), out.replace(f"{workers}/report", ""), err))
+    assert said[0][:2] == said[1][:2]
+    lines = [err.splitlines() for *_, err in said]
+    assert [cell["status"] for cell in said[0][0]["cells"]].count("failed") == 2
+    assert len(lines[1]) == len(set(lines[1])) and set(lines[1]) == set(lines[0])
+    assert any("60 of 60 texts" in line for line in lines[1]) and any("task2" in line for line in lines[1])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_workers_end_with_the_command(tmp_path, words, number, status):
+    process = start(tmp_path, *words, "--workers", "2", "--output", "out", "--limit", "60", "--seeds", "50")
+    while not list((tmp_path / "out" / "cells").glob("*.json")):
+        time.sleep(0.1)
+        assert process.poll() is None, process.stderr.read()
+    others = psutil.Process(process.pid).children(recursive=True)
+    assert len(others) >= 2
+    if number == signal.SIGINT:  # as a terminal does
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert psutil.wait_procs(others, timeout=30)[1] == []
+    assert [line for line in err.splitlines() if "of 60 texts" not in line and "failed" not in line] == (
+        [] if number == signal.SIGKILL else ["ntps: interrupted; what was finished is kept."]
+    )
