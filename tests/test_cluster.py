@@ -52,7 +52,7 @@ def test_python_takes_the_code(code):
 def test_the_array_divides_a_study(tmp_path, tiny_llama):
     (tmp_path / "ntps").write_text(f'#!/bin/bash\nexec "{sys.executable}" -m ntps "$@"\n')
     (tmp_path / "ntps").chmod(0o755)
-    words = ["--model", str(tiny_llama), "--permutations", "20", "--folds", "3"]
+    words = ["--model", str(tiny_llama), "--permutations", "20", "--folds", "3", "--no-control"]
     for task in make_tasks(3):
         rows = [f"{text},{task.classes[label]}" for text, label in zip(task.texts, task.labels, strict=True)]
         (tmp_path / f"{task.name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
@@ -68,7 +68,7 @@ def test_the_array_divides_a_study(tmp_path, tiny_llama):
         )
         for number in "12"
     ]  # fmt: skip
-    assert [(element.communicate(timeout=300)[0], element.returncode) for element in elements] == [(b"", 0)] * 2
+    assert [(element.communicate(timeout=900)[0], element.returncode) for element in elements] == [(b"", 0)] * 2
     cells = json.loads((tmp_path / "study" / "study.json").read_text())["cells"]
-    assert [cell["status"] for cell in cells] == ["done"] * 6
-    assert len(list((tmp_path / "study" / "cells").glob("*.json"))) == 6
+    assert [cell["status"] for cell in cells] == ["done"] * 3
+    assert len(list((tmp_path / "study" / "cells").glob("*.json"))) == 3

@@ -224,7 +224,8 @@ def run_cells(
             bar.update()
             if result.reason is not None and result.reason not in reasons:
                 reasons.add(result.reason)
-                logger.log(*_failure(cell, result))
+                trace = "" if result.traceback is None else f"\n{result.traceback}"
+                logger.log(logging.ERROR if trace else logging.WARNING, "%s failed: %s%s", cell, result.reason, trace)
 
         if executor is not None:
             store.make()
@@ -289,13 +290,6 @@ def _claim(cell: Cell, store: CellStore, written: int, worker: "_Worker") -> Cel
         return result
 
 
-def _failure(cell: Cell, result: CellResult) -> tuple[int, str]:
-    """Return level and text of the message that a cell failed; of a fault of ours with its traceback."""
-    if result.traceback is None:
-        return logging.WARNING, f"{cell} failed: {result.reason}"
-    return logging.ERROR, f"{cell} failed: {result.reason}\n{result.traceback}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """The cells of one pass with all that it takes to compute them: what a worker of an executor is sent and calls.
@@ -331,7 +325,8 @@ class Job:
         """
         if self.version != __version__:
             raise NtpsError(
-                f"a worker has version {__version__} of ntps, the study {self.version}; install one of them."
+                f"a worker has version {__version__} of ntps, and the study was started by {self.version}; install one "
+                "version everywhere."
             )
         if not self.folder.is_dir():
             raise NtpsError(f"a worker does not see {self.folder}; name an output that all machines share.")

@@ -39,7 +39,7 @@ def test_the_same_words_as_in_one_process(tmp_path, words):
     said = []
     for workers in ("1", "2"):
         process = start(tmp_path, *words, "--workers", workers, "--output", workers, "--json", f"{workers}.json")
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err
         said.append((json.loads((tmp_path / f"{workers}.json").read_text()), out.replace(f"{workers}/report", ""), err))
     assert said[0][:2] == said[1][:2]
@@ -61,9 +61,9 @@ def test_the_workers_end_with_the_command(tmp_path, words, number, status):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == status
-    assert psutil.wait_procs(others, timeout=30)[1] == []
+    assert psutil.wait_procs(others, timeout=120)[1] == []
     assert [line for line in err.splitlines() if "of 60 texts" not in line and "failed" not in line] == (
         [] if number == signal.SIGKILL else ["ntps: interrupted; what was finished is kept."]
     )
