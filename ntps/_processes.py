@@ -102,8 +102,10 @@ def _begin(alive: Connection, threads: int) -> None:
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     os.environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     import torch
+    from tqdm import tqdm
 
     torch.set_num_threads(threads)  # for a main module that has loaded torch before
+    tqdm.set_lock(threading.RLock())  # by default a semaphore of the system's, which this process would leave behind
 
 
 def _end_with(alive: Connection) -> None:
