@@ -326,7 +326,7 @@ def from_json(kind: Any, value: Any, name: str = "the record") -> Any:
     """Return JSON values as the dataclass, or other annotated type, that they were made from.
 
     Args:
-        kind: A dataclass, `tuple[X, ...]`, `list[X]`, `dict[str, X]`, `X | None`, `float`, `int`, `str`, `bool` or
+        kind: A dataclass, `tuple[X, ...]`, `list[X]`, `dict[str, X]`, `X | Y | None`, `float`, `int`, `str`, `bool` or
             `Any`.
         value: JSON values.
         name: Name of the values, for error messages.
@@ -342,7 +342,11 @@ def from_json(kind: Any, value: Any, name: str = "the record") -> Any:
         return float(value)
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else from_json(inner[0], value, name)
+        members = [] if value is None else [each for each in inner if each is not types.NoneType]
+        for member in members[:-1]:
+            with suppress(NtpsError):
+                return from_json(member, value, name)
+        return from_json(members[-1], value, name) if members else None
     if is_dataclass(kind) and isinstance(value, Mapping):
         hints = _hints(typing.cast(type, kind))
         if differing := sorted(hints.keys() ^ value.keys()):

@@ -270,7 +270,7 @@ def results():
         (run, set()),
         (LoraRepeats(runs=(run, run)), {"runs"}),
         (TrainSettings(), set()),
-        (Look(steps=2, n_train=8, n_validation=4, loss=0.7, saved=-0.1, standard_error=0.1, seconds=1.0,
+        (Look(steps=2, all_steps=9, n_train=8, n_validation=4, loss=0.7, saved=-0.1, standard_error=0.1, seconds=1.0,
               seconds_left=2.0), set()),
         (PassSettings(layers=(0,), max_length=8), set()),
         (PassPlan(model="m", device="cpu", dtype="float32", n_texts=2, n_tokens=6, n_truncated=0, max_length=8,

@@ -370,6 +370,11 @@ class TestJson:
     def test_values_become_the_type_they_were_made_from(self):
         assert from_json(list[float], [1, 2.5], "x") == [1.0, 2.5]
         assert from_json(tuple[int, ...], [1, 2], "x") == (1, 2)
+        assert [from_json(str | tuple[str, ...] | None, value, "x") for value in ("a", ["a"], None)] == [
+            "a",
+            ("a",),
+            None,
+        ]
         assert from_json(dict[str, list[int]], {"a": []}, "x") == {"a": []}
 
     def test_digests(self, tmp_path):

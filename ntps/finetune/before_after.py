@@ -136,7 +136,7 @@ def before_and_after(
         ),
         after=_side(test.labels, predicted[1], losses[1], scores[1]),
         gain_standard_error=float(difference.std(ddof=1) / math.sqrt(len(test))) if len(test) > 1 else math.nan,
-        settings=settings.to_dict(),
+        settings=tuned.settings.to_dict(),
         seed=seed,
         curve=tuple(tuned.curve),
         best_step=tuned.best_step,

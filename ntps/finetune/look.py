@@ -27,6 +27,7 @@ class Look:
 
     Attributes:
         steps: Number of steps.
+        all_steps: Number of steps of the whole run.
         n_train: Number of training texts.
         n_validation: Number of validation texts.
         loss: Mean loss of the validation texts under the frozen probe, in nats.
@@ -37,6 +38,7 @@ class Look:
     """
 
     steps: int
+    all_steps: int
     n_train: int
     n_validation: int
     loss: float
@@ -104,6 +106,7 @@ def look_at_training(
         saved = saved_losses(trainer)
         return Look(
             steps=steps,
+            all_steps=trainer.settings.steps,
             n_train=len(train),
             n_validation=len(validation),
             loss=trainer.progress.curve[0].validation_loss,

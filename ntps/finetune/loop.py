@@ -194,8 +194,8 @@ class Trainer:
         """Add up the gradients of the mean loss over a step's texts, and return that loss."""
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        own = (self.processes.rank,) if self.processes.rank else ()
-        entropy = np.random.SeedSequence((self.seed, self.progress.step, *own))
+        rank = (self.processes.rank,) if self.processes.rank else ()
+        entropy = np.random.SeedSequence((self.seed, self.progress.step, *rank))
         torch.manual_seed(int(entropy.generate_state(1)[0]))  # dropout
         size, n_texts = self.progress.micro_batch, sum(len(batch) for batch in batches)
         batches = [self.processes.share(batch) for batch in batches]
@@ -207,8 +207,13 @@ class Trainer:
         self.readout.eval()
         if len(losses) > len(micro_batches):  # memory ran out: the next steps start with what fits
             self.progress.micro_batch = max(1, size // 2)
+        own = [parameter.grad is not None for parameter in self.parameters.values()]
+        shares = self.processes.gather((sum(losses), own))
+        for parameter, *used in zip(self.parameters.values(), *(used for _, used in shares), strict=True):
+            if parameter.grad is None and any(used):  # such as an expert that no text of this process was sent to
+                parameter.grad = torch.zeros_like(parameter)
         self.processes.add_up(p.grad for p in self.parameters.values() if p.grad is not None)
-        return sum(self.processes.gather(sum(losses)))
+        return sum(loss for loss, _ in shares)
 
     def _add_gradients(self, batch: np.ndarray, n_texts: int) -> float:
         """Add the gradients of a batch's share of the mean loss over `n_texts`, and return that share."""

@@ -159,7 +159,7 @@ class LoraResult:
     def sentence(self) -> str:
         """Return in words what was gained, how certain that is, and what it cost."""
         text = (
-            f"{_method(self.settings)} changed accuracy by {100 * self.gain:+z.1f} points over the frozen linear "
+            f"{method_words(self.settings)} changed accuracy by {100 * self.gain:+z.1f} points over the frozen linear "
             f"probe, with a standard error of {100 * self.gain_standard_error:.1f} ({self.n_test} test texts)."
         )
         if self.best_step:
@@ -264,7 +264,7 @@ class LoraRepeats:
         """Return in words what was gained over the seeds."""
         low, high = self.gain_interval
         text = (
-            f"{_method(self.runs[0].settings)} changed accuracy by {100 * self.gain:+z.1f} points over the frozen "
+            f"{method_words(self.runs[0].settings)} changed accuracy by {100 * self.gain:+z.1f} points over the frozen "
             f"probe, the mean of {len(self.runs)} seeds"
         )
         if math.isfinite(low):
@@ -281,7 +281,7 @@ class LoraRepeats:
         return html_table(_RUN_COLUMNS, self.runs) + Markup("<p>{}</p>").format(self.sentence())
 
 
-def _method(settings: dict[str, Any]) -> str:
+def method_words(settings: dict[str, Any]) -> str:
     """Return the method in words that can begin a sentence."""
     names = {
         "lora": f"LoRA of rank {settings['rank']}",

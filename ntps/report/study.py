@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ntps._files import atomic_write, held_folder, json_text
 from ntps._names import distinct, shareable, short_name
 from ntps._text import Column, counted, html_table
+from ntps.finetune.results import method_words
 from ntps.report.page import PATIENCE, Picture, csv_text, draw_picture, render, settings_table
 from ntps.report.study_plots import NAMES, plot_against, plot_choice, plot_models, plot_options, small_multiples
 from ntps.study.study import Study
@@ -97,6 +98,11 @@ def lead(result: Mapping[str, Any]) -> str:
         f"{NAMES.get(name, name)} {_with_interval(correlations[name])}" for name in names if _known(correlations, name)
     ]
     first = next(iter(correlations.values()))
+    if not parts:
+        return (
+            f"No rank correlation with {NAMES[result['target']]} on other texts, over {independent(first)}, is "
+            "defined: it is the same on all of them, or nothing that could predict it differs."
+        )
     text = (
         f"Rank correlation with {NAMES[result['target']]} on other texts, over {independent(first)}, rank and layer "
         f"fixed: {'; '.join(parts)}."
@@ -127,9 +133,10 @@ def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
     frame = study.frame().dropna(subset=["gain"])
     if frame.empty:
         return "No cell finished fine-tuning."
-    changes, steps = gain["changes"], gain["settings"]["steps"]
+    changes, training = gain["changes"], gain["settings"]
     n_tuned = changes["n_tuned"]
-    text = f"LoRA ({steps} steps): {n_tuned} of {counted(changes['n_cells'], 'cell')} tuned"
+    length = counted(training["steps"], "step") if training["epochs"] is None else f"{training['epochs']:g} epochs"
+    text = f"{method_words(training)}, {length}: {n_tuned} of {counted(changes['n_cells'], 'cell')} tuned"
     text += "; in the others the frozen probe was kept and nothing changed." if n_tuned < changes["n_cells"] else "."
     if n_tuned:
         below = int((frame["gain"] < 0).sum())
@@ -256,9 +263,8 @@ def _pictures(study: Study, correlations: Mapping[str, Any], target: str) -> Ite
         for name in PICTURED_GAINS:
             yield on_axes(f"gain_{name}.png", f"{name} against the gain", plot_against, name, target="gain")
     for name in PICTURED if correlations else ():
-        values, _ = study.options(name)
-        usable = tuple(map(len, study.usable(target=target)))
-        if not np.isfinite(values).all() or values.shape[1:] != usable:  # a cell lacks this quantity, or the target
+        values, _ = study.options(name, target=target)
+        if not np.isfinite(values).all():  # a cell lacks this quantity
             continue
         alt = f"Correlation of {name} with {words} by layer and rank"
         yield on_axes(f"{name}_options.png", alt, plot_options, name, target=target)

@@ -165,7 +165,7 @@ def option_map(study: Study, quantity: str = "ntps", *, target: str = TARGET, pe
     Returns:
         Spearman correlations, (depths, ranks).
     """
-    values, _ = study.options(quantity)
+    values, _ = study.options(quantity, target=target)
     targets = _targets(study, target)
     if permute is not None:
         targets = targets[:, np.random.default_rng(permute).permutation(targets.shape[1])]
@@ -230,7 +230,7 @@ def plot_choice(study: Study, quantity: str = "ntps", ax: "Axes | None" = None, 
         target: As for `option_map`.
     """
     ax = new_axes(ax)
-    values, _ = study.options(quantity)
+    values, _ = study.options(quantity, target=target)
     selected = select_and_correlate(values, _targets(study, target), per_model=True)
     ax.hist(selected.null, bins=30, color=COLORS["chance"], alpha=0.7, density=True, label="best on permuted tasks")
     label = f"best on the tasks (p = {selected.p_value:.3f})"

@@ -237,8 +237,7 @@ def prescreen(
             candidate.fail(candidate.fault)
     if rounds[-1].steps:
         logger.info(
-            "%s: one pass each, then at most %d of %d steps of training.",
-            counted(len(candidates), "task"), rounds[-1].steps, training.steps,
+            "%s: one pass each, then at most %d steps of training.", counted(len(candidates), "task"), rounds[-1].steps
         )  # fmt: skip
     _freeze(loaded, candidates, rounds[0], settings, batch_size=batch_size, progress=progress)
     folders = dict(zip(named, file_names(list(named)), strict=True))
@@ -254,7 +253,7 @@ def prescreen(
                 NtpsError(f"budget_seconds is {budget_seconds:g}: no time was left to look at its training.")
             )
     _refuse_all(candidates)
-    rows = [each.row(training, bundled=calibration is None) for each in candidates]
+    rows = [each.row(bundled=calibration is None) for each in candidates]
     ordered = sorted(rows, key=lambda row: -row.get("expected", -math.inf))
     left = len(ordered) if budget is None else budget
     for row in ordered:
@@ -345,7 +344,7 @@ class _Candidate:
                 logger.warning("%s: no look of %d steps: %s", self.name, fitted.steps, reason_of(error))
         self.seconds += time.perf_counter() - mark
 
-    def row(self, training: TrainSettings, *, bundled: bool) -> dict[str, Any]:
+    def row(self, *, bundled: bool) -> dict[str, Any]:
         """Return the row of `Prescreening.rows`."""
         if self.fault is not None or self.forecast is None:
             return {"task": self.name, "status": "failed", "reason": reason_of(cast(Exception, self.fault))}
@@ -353,7 +352,7 @@ class _Candidate:
         steps = self.looks[0].steps if self.looks else 0
         left = float(np.mean([look.seconds_left for look in self.looks])) if self.looks else None
         longer = next((n for n in BUNDLED_STEPS if n > steps), None) if bundled else None
-        pace = left / (training.steps - steps) if left else None  # nothing is left of a run that was looked at whole
+        pace = left / (self.looks[0].all_steps - steps) if left else None  # none is left of a run looked at whole
         if forecast.verdict == "little":
             following = ""
         elif forecast.verdict == "unknown" and longer is not None:

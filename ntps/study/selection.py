@@ -139,7 +139,7 @@ def select_and_correlate(
         permuted = _correlations(ranks, target_ranks[:, order[rows]].swapaxes(0, 1))
         null[rows] = _best(permuted, per_model, direction)[0]
         naive[rows] = (permuted[:, chosen, models] * signs).mean(1)
-    signed = float((correlation * signs).mean())
+    signed = float((correlation * signs).mean()) if target_ranks.any() else math.nan
     return Selection(
         spearman=signed,
         interval=grid_spearman(scores[chosen, models] * signs[:, None], targets, n_permutations=1).interval,

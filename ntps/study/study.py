@@ -10,6 +10,7 @@ scores read the other. Accuracy above the majority rate, a common target, falls 
 however well the probe tells them apart.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -153,7 +154,7 @@ class Study:
         names = [name for name, usable in zip(self.models, models, strict=True) if usable]
         return names, [name for name, usable in zip(self.tasks, tasks, strict=True) if usable]
 
-    def options(self, quantity: str) -> tuple[np.ndarray, list[dict[str, float]]]:
+    def options(self, quantity: str, *, target: str = TARGET) -> tuple[np.ndarray, list[dict[str, float]]]:
         """Return values (options, models, tasks) at every depth and rank of `SHARES`, and the options.
 
         Depth and rank are shares of the model's own, so that an option means the same in each model. Values are
@@ -162,13 +163,14 @@ class Study:
         Args:
             quantity: One of `CHOSEN`, or `"ntps_official"`, whose options are depths and the released code's fractions,
                 without those at which some model has no direction on some task.
+            target: As in `usable`, which says which models and tasks there are; without a score, values are NaN.
 
         Raises:
             NtpsError: If the quantity is unknown, or fewer than four tasks are usable.
         """
         official = quantity == OFFICIAL
         one_of(quantity, CHOSEN if self.settings.convention == "theory" else (*CHOSEN, OFFICIAL), "quantity")
-        models, tasks = self.usable()
+        models, tasks = self.usable(target=target)
         shares = [("fraction", share) for share in FRACTIONS] if official else [("share", share) for share in SHARES]
         options = [{"depth": depth, name: share} for depth in OPTION_DEPTHS for name, share in shares]
         values = np.full((len(options), len(models), len(tasks)), math.nan)
@@ -182,7 +184,8 @@ class Study:
                         by_seed.append(
                             np.ravel([x.official if official else getattr(x.profile, quantity) for x in layers])
                         )
-                values[:, i, j] = np.mean(by_seed, axis=0).round(6)
+                if by_seed:
+                    values[:, i, j] = np.mean(by_seed, axis=0).round(6)
         if official:
             known = np.isfinite(values).all((1, 2))
             values, options = values[known], [option for option, kept in zip(options, known, strict=True) if kept]
@@ -251,8 +254,8 @@ class Study:
         self, name: str, targets: np.ndarray, target: str, options: dict[str, Any]
     ) -> dict[str, dict[str, Any]]:
         """Return the entries of a predictor whose rank and layer were chosen."""
-        values, names = self.options(name)
-        if not np.isfinite(values).all() or values.shape[1:] != targets.shape:
+        values, names = self.options(name, target=target)
+        if not np.isfinite(values).all():
             return {}
         same = select_and_correlate(values, targets, per_model=True, **options).to_dict()
         same["options"] = [names[option] for option in same["options"]]
@@ -310,6 +313,9 @@ class Study:
         models, tasks = self.usable(target="gain")
         frame = gain_frame(self._frame(DEPTH))
         frame = frame[frame["model"].isin(models) & frame["dataset"].isin(tasks)]
+        columns = {"ntps", "accuracy", *itertools.chain.from_iterable(STUDY_INPUTS.values())}
+        known = frame[sorted(columns)].notna().all(axis=1)  # a score may have failed where the gain did not
+        frame = frame[frame["dataset"].isin(set(frame["dataset"]) - set(frame.loc[~known, "dataset"]))]
         return gain_prediction(frame, over=over, score="ntps", accuracy="accuracy", inputs=STUDY_INPUTS)
 
     def _need_gains(self) -> None:
@@ -325,10 +331,10 @@ class Study:
             return evidence | {"refused": f"Every gain is {gains.iloc[0]:+z.3f}: there is nothing to predict."}
         try:
             evidence["correlations"] = self.correlations(target="gain", n_permutations=n_permutations)
+            for over in OVER if len(self.models) > 1 else OVER[:1]:
+                evidence["errors"][over] = self.gain_errors(over=over).to_dict("index")
         except NtpsError as error:
             return evidence | {"refused": str(error)}
-        for over in OVER if len(self.models) > 1 else OVER[:1]:
-            evidence["errors"][over] = self.gain_errors(over=over).to_dict("index")
         return evidence
 
     def to_json(self, *, target: str = TARGET, n_permutations: int = 1999) -> str:

@@ -174,6 +174,11 @@ class TestBeforeAndAfter:
         assert next_token_loss(with_head, ids) == before
         assert next_token_loss(load_model(str(tiny_llama), head=True), ids) == pytest.approx(before)
 
+    def test_epochs_are_said_as_the_steps_they_make(self, tiny_llama, task):
+        settings = replace(FAST, method="probe", epochs=2)
+        result = before_and_after(str(tiny_llama), task, layers=[-1], **QUICK | {"settings": settings})
+        assert result.settings["steps"] == result.curve[-1]["step"] == 2 * 6, "96 texts in batches of 16"
+
     @pytest.mark.long
     @pytest.mark.parametrize("method", ["probe", "full", "scratch"])
     def test_other_methods(self, with_head, task, method):

@@ -95,6 +95,15 @@ class TestReadout:
 
 
 class TestTraining:
+    def test_what_one_process_alone_uses_is_added_up_in_all(self, llama, parts):
+        trainer, added = Trainer(llama, *parts, FAST), []
+        trainer.parameters["expert"] = torch.nn.Parameter(torch.ones(2))  # no text of this process is sent to it
+        trainer.processes.gather = lambda value: [value, (0.5, [True] * len(value[1]))]
+        trainer.processes.add_up = added.extend
+        own = trainer._accumulate([np.arange(4)])
+        assert own > 0.5
+        assert len(added) == len(trainer.parameters) and not trainer.parameters["expert"].grad.any()
+
     def test_step_0_is_the_frozen_probe_and_validation_never_gets_worse(self, llama, parts, lora):
         tuned = lora.tuned
         assert [row["step"] for row in tuned.curve] == [0, 2, 4, 6]

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.pages import check_page
 from helpers.results import EVIL, make_study
 
+from ntps.finetune.settings import TrainSettings
 from ntps.report import write_study
 from ntps.report.study import gain_lead, lead
 
@@ -66,7 +68,7 @@ def test_sentences(tmp_path):
     assert f"NTPS {spearman:+z.2f} [" in lead(result)
     text = gain_lead(study, result["gain"])
     gain = study.frame().groupby("task")["gain"].mean().dropna()
-    assert "LoRA (4 steps): 11 of 11 cells tuned." in text
+    assert "LoRA of rank 32, 4 steps: 11 of 11 cells tuned." in text
     assert f"The tuned ones gain {100 * gain.mean():+z.1f} [" in text
     assert f"on average over {len(gain)} tasks" in text
     assert f"{100 * result['gain']['errors']['task']['accuracy']['mae']:.1f} from probe accuracy" in text
@@ -117,3 +119,41 @@ def test_shared_files_tell_neither_paths_nor_formulas(tmp_path):
     assert set(table["model"]) == {"a/llama", "b/llama"}
     assert {"'=cmd", "'+1", "x", "y", "$a$b"} < set(table["task"])
     assert "x.csv: bad" in (tmp_path / "report.html").read_text()
+
+
+def test_a_target_that_is_the_same_for_every_task_is_said_to_be_so(sketches, tmp_path):
+    from ntps.cli.study_command import as_text
+
+    study = make_study(models=("one",), n_tasks=6)
+    right = {**study.cells[0].score.probe, "balanced_accuracy": 1.0}
+    cells = [replace(cell, score=cell.score and replace(cell.score, probe=right)) for cell in study.cells]
+    result = replace(study, cells=tuple(cells)).to_dict(n_permutations=20)
+    assert result["correlations"] and {entry["spearman"] for entry in result["correlations"].values()} == {None}
+    assert "is the same on all of them" in as_text(result).replace("\n", " ") and ": ." not in lead(result)
+    assert write_study(replace(study, cells=tuple(cells)), tmp_path, result=result)
+
+
+def test_a_gain_without_a_score_is_left_out_of_what_is_predicted(sketches, tmp_path):
+    study = make_study(n_tasks=8, gains=True)
+    failed = {"status": "failed", "reason": "too few texts for the folds", "score": None, "gain": None}
+    cells = [replace(cell, **failed) if cell.kind == "score" and cell.task.endswith("task2") else cell
+             for cell in study.cells]  # fmt: skip
+    partial = replace(study, cells=tuple(cells))
+    values, _ = partial.options("ntps", target="gain")
+    tasks = partial.usable(target="gain")[1]
+    assert tasks != partial.usable()[1] and len(tasks) == len(partial.usable()[1])
+    assert np.isnan(values[:, :, tasks.index("miniworld/task2")]).all()
+    assert np.isfinite(np.delete(values, tasks.index("miniworld/task2"), axis=2)).all()
+    result = partial.to_dict(target="gain", n_permutations=20)
+    assert "ntps:same_tasks" not in result["correlations"], "no value of one task against the gain of another"
+    errors = partial.gain_errors()
+    assert errors["mae"].notna().all()
+    assert "Error in points on tasks left out" in gain_lead(partial, result["gain"])
+    assert write_study(partial, tmp_path, result=result)
+
+
+def test_training_by_epochs_is_said_in_epochs():
+    study = make_study(gains=True)
+    by_epochs = replace(study, lora=TrainSettings(method="probe", epochs=50))
+    text = gain_lead(by_epochs, by_epochs.to_dict(n_permutations=20)["gain"])
+    assert text.startswith("Training the head alone, 50 epochs: ")

@@ -270,7 +270,7 @@ def test_command_writes_a_calibration_that_prescreening_reads(tmp_path, tiny_lla
         cli.main()
     text, errors = capsys.readouterr()
     assert stopped.value.code == 0, errors
-    assert "LoRA (2 steps): " in text
+    assert "LoRA of rank 4, 2 steps: " in text
     assert max(map(len, text.splitlines()[:-1])) <= 80
     fitted = load_calibration(out / "calibration.json")
     assert fitted.about["tasks"] == [f"task{n}" for n in range(6)]

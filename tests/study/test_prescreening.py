@@ -85,6 +85,14 @@ def test_a_run_may_be_looked_at_whole(tiny_llama):
     assert row["next"] in ("", "train")
 
 
+def test_the_pace_is_that_of_the_steps_that_epochs_make(tiny_llama):
+    by_epochs = replace(TRAINING, steps=LOOKED.steps, epochs=4)  # more steps than `steps`, which epochs overrule
+    (row,) = prescreen(str(tiny_llama), make_tasks(1), calibration=LOOKED, **OPTIONS | {"training": by_epochs}).rows
+    look = look_at_training(ntps.load_model(tiny_llama), make_tasks(1)[0], steps=LOOKED.steps, settings=by_epochs)
+    assert look.all_steps > look.steps == LOOKED.steps
+    assert row["seconds_left"] > 0 and row["gain_per_minute"] is not None
+
+
 def test_seeds_are_averaged(looked, tiny_llama, tmp_path):
     settings = replace(OPTIONS["settings"], seeds=2)
     options = OPTIONS | {"settings": settings, "calibration": LOOKED}
