@@ -61,6 +61,7 @@ def run(
         str | None,
         typer.Option(help="Dask scheduler whose workers compute: its address, or local for --workers of it."),
     ] = None,
+    dry_run: shared.DryRun = False,
     output: Annotated[str, typer.Option(help="Folder of cells and report; run again to resume.")] = "study",
     json_file: shared.JsonFile = None,
     quiet: shared.Quiet = False,
@@ -76,7 +77,7 @@ def run(
 
     from ntps.report import write_study
     from ntps.report.study import gain_lead, without_paths
-    from ntps.study import StudySettings, run_study, study_executor
+    from ntps.study import StudySettings, plan_study, run_study, study_executor
     from ntps.study.study import TARGETS
     from ntps.study.table import TRAINING
     from ntps.tasks import TaskSource
@@ -107,6 +108,10 @@ def run(
     )
     tuning = shared.train_settings(context, recipe, training) if lora else None
     common: dict[str, Any] = {"settings": settings, "device": device, "batch_size": batch_size}
+    if dry_run:
+        plan = plan_study(model, tasks, output=folder, lora=tuning, **common)
+        shared.emit(plan.to_dict(), json_path, plan, quiet)
+        return
     with study_executor(model, workers=workers, dask=dask, **common) as executor:
         study = run_study(
             model,

@@ -4,6 +4,7 @@ from ntps.study.calibration import Calibration, calibrate, load_calibration
 from ntps.study.executors import study_executor
 from ntps.study.gain import gain_prediction, to_grid
 from ntps.study.measure import StudySettings
+from ntps.study.plan import StudyPlan, plan_study
 from ntps.study.prescreening import Prescreening, PrescreenSettings, prescreen
 from ntps.study.ranking import RankSettings, rank
 from ntps.study.ranks import adjust, grid_spearman, spearman
@@ -18,6 +19,7 @@ __all__ = [
     "RankSettings",
     "Ranking",
     "Study",
+    "StudyPlan",
     "StudySettings",
     "adjust",
     "calibrate",
@@ -25,6 +27,7 @@ __all__ = [
     "grid_spearman",
     "leave_one_out_selection",
     "load_calibration",
+    "plan_study",
     "prescreen",
     "rank",
     "run_study",

@@ -7,7 +7,7 @@ share their noise: tasks of pure noise then correlate.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ntps.scoring.reading import ranks_at
 from ntps.scoring.readouts import choose_layer
 from ntps.scoring.scores import CONVENTIONS, ScoredLayer, folds_of, score_result
 from ntps.study.records import SCORED, SHARES, LayerRecord, ScoreRecord
+
+if TYPE_CHECKING:
+    from ntps.finetune.settings import TrainSettings
 
 DEPTHS = (0.5, 1.0)  # layers at which probes and other measures are taken, as shares of the depth
 DEFAULT_LIMIT = 1000
@@ -111,6 +114,10 @@ class StudySettings(SampleSettings):
         return {
             name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype", "test_split")
         } | self.loading()
+
+    def training(self, lora: "TrainSettings | None") -> "TrainSettings | None":
+        """Return the options of fine-tuning, with texts cut as they are for scores unless these options cut them."""
+        return lora and replace(lora, max_length=lora.max_length or self.max_length)
 
     def loading(self) -> dict[str, Any]:
         """Return the options of `ntps.load_model` that a model's fingerprint depends on."""

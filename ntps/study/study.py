@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -386,8 +386,7 @@ def run_study(
     if not isinstance(executor, Executor | None):
         raise NtpsError(f"executor is a {type(executor).__name__}; give a concurrent.futures.Executor.")
     store = CellStore(output)
-    if lora is not None:
-        lora = replace(lora, max_length=lora.max_length or settings.max_length)
+    lora = settings.training(lora)
     grid = make_grid(models, tasks, settings, lora=lora)
     if all(cell.reason for cell in grid.cells):  # nothing can be computed: say so at once
         raise NtpsError(grid.cells[0].reason)

@@ -417,6 +417,23 @@ def test_a_dry_run_says_what_a_pass_takes_and_runs_no_model(run, tiny_llama, rev
     assert (content if command == "score" else content["plans"][0]) == plan.to_dict()
 
 
+def test_a_dry_run_of_a_study_says_what_is_missing(run, tiny_llama, reviews, tmp_path, monkeypatch):
+    from ntps import plan_pass
+    from ntps.models import load
+
+    monkeypatch.setattr(load, "read_network", lambda *_, **__: pytest.fail("weights are read"))
+    arguments = ["--model", tiny_llama, "--model", tmp_path / "gone", "--task", reviews, "--folds", 3, "--lora"]
+    status, out, err = run("study", *arguments, "--dry-run", "--output", tmp_path / "out")
+    assert (status, err) == (0, "") and not (tmp_path / "out").exists()
+    assert "0 of 6 cells done; missing: 2 passes over texts, 1 training" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "no such directory" in out.replace("\n", " ")
+    status, out, err = run("study", *arguments, "--dry-run", "--output", tmp_path / "out", "--json", "-")
+    content, one = json.loads(out), plan_pass(str(tiny_llama), TEXTS).to_dict()
+    assert content["passes"] == [one, one]
+    assert len(content["refused"]) == 3
+
+
 def test_what_does_not_fit_is_refused_in_options(run, tiny_llama, reviews, monkeypatch):
     from ntps.models import plan
 
