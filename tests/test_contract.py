@@ -232,6 +232,7 @@ def results():
     from ntps.models.plan import PassPlan, PassSettings
     from ntps.paper import Audit, Finding
     from ntps.scoring import layer_intervals, layer_null, linear_probe, spectrum
+    from ntps.study.plan import StudyPlan
     from ntps.study.prescreening import Prescreening, PrescreenSettings
     from ntps.study.ranks import spearman
     from ntps.study.selection import leave_one_out_selection, select_and_correlate
@@ -273,6 +274,7 @@ def results():
         (Look(steps=2, all_steps=9, n_train=8, n_validation=4, loss=0.7, saved=-0.1, standard_error=0.1, seconds=1.0,
               seconds_left=2.0), set()),
         (PassSettings(layers=(0,), max_length=8), set()),
+        (StudyPlan(n_cells=3, n_done=1, n_trainings=1, passes=(), refused={"m on t, seed 0": "no such file."}), set()),
         (PassPlan(model="m", device="cpu", dtype="float32", n_texts=2, n_tokens=6, n_truncated=0, max_length=8,
                   layers=(0,), width=4, batch_size=2, batch_tokens=8, sums_on="cpu",
                   device_bytes={"weights": 8, "sums": 256, "pooled": 32, "batch": 640},
