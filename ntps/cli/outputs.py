@@ -19,6 +19,7 @@ _LOCK = ".ntps.lock"
 _OURS = {
     "scores.json", "representations.safetensors", "cells", "locks", "study.json", "state.safetensors", "training.json",
     "lora.json", "demo.json", "ranking.json", "passes", "correlations.csv", "figure1.png", "words.png",
+    "unfinished-0.safetensors",
 }  # fmt: skip
 
 

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ntps import _hub
 from ntps.errors import NtpsError, whole
@@ -152,12 +155,10 @@ class LanguageModel:
         """
         import torch
 
-        longest = max((len(row) for row in ids), default=0)
-        padded = torch.zeros((len(ids), longest), dtype=torch.int64)
-        mask = torch.zeros_like(padded)
-        for index, row in enumerate(ids):
-            padded[index, : len(row)] = torch.tensor(row, dtype=torch.int64)
-            mask[index, : len(row)] = 1
+        lengths = [len(row) for row in ids]
+        present = torch.arange(max(lengths, default=0)) < torch.tensor(lengths, dtype=torch.int64)[:, None]
+        mask, padded = present.long(), torch.zeros(present.shape, dtype=torch.int64)
+        padded[present] = torch.from_numpy(np.fromiter(chain.from_iterable(ids), dtype=np.int64))
         return padded.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)  # behind what runs
 
     def hidden_states(self, ids: "torch.Tensor", mask: "torch.Tensor") -> "tuple[torch.Tensor, ...]":

@@ -32,10 +32,12 @@ from ntps.models.plan import (
 from ntps.models.processes import Processes, freed_memory_returned
 from ntps.models.representations import Representations, allocate_states, kept_states
 from ntps.models.states import StateReader
+from ntps.models.tokens import Tokens
+from ntps.models.unfinished import Unfinished
 from ntps.tasks.task import Task, fingerprint_texts
 
 if TYPE_CHECKING:
-    from ntps.models.language_model import LanguageModel, Tokenized
+    from ntps.models.language_model import LanguageModel
 
 FILE = "representations.safetensors"
 SLOW_BATCH = 5.0  # seconds of a batch beside which a GPU's start does not matter
@@ -108,14 +110,20 @@ def collect(
             return replace(earlier, task=task)
     started = time.monotonic()
     name = "the texts" if task is None else task.name
-    tokenized, lengths = processes.together(lambda: _tokenized(model, texts, settings, name))
+    tokens = processes.together(lambda: _tokens(model, texts, settings, name))
+    lengths = tokens.lengths
     if processes.is_main:
-        _log_losses(lengths, tokenized, settings.max_length)
+        _log_losses(tokens, settings.max_length)
     alone = processes.count == 1 and not hasattr(model.model, "hf_device_map")  # several share memory, or have several
     plan = (plan_that_fits if alone else plan_of)(model, lengths, settings, batch_size)
+    batches = processes.share(plan_batches(lengths, plan.batch_size))
+    unfinished = None
+    if path is not None:
+        rows = _rows(lengths)[np.concatenate([np.zeros(0, dtype=np.int64), *batches])]
+        unfinished = Unfinished(path.parent, key, rows, processes.rank)
     with freed_memory_returned(model.device):
         states, moments = processes.together(
-            lambda: _run(model, texts, tokenized.ids, lengths, settings, plan, processes, progress)
+            lambda: _run(model, texts, tokens, settings, plan, processes, progress, batches, unfinished)
         )
         if processes.count > 1:
             if moments is not None:
@@ -129,7 +137,7 @@ def collect(
         next_token=moments,
         text_index=np.flatnonzero(lengths),
         lengths=lengths,
-        text_group=_groups([ids for ids in tokenized.ids if len(ids)]),
+        text_group=tokens.groups(),
         seconds=round(time.monotonic() - started, 3),
         metadata={
             "model": model.name,
@@ -140,7 +148,7 @@ def collect(
             "texts_fingerprint": texts_digest,
             "max_length": settings.max_length,
             "n_skipped": int((lengths == 0).sum()),
-            "n_truncated": tokenized.n_truncated,
+            "n_truncated": tokens.n_truncated,
             "pooling": "mean over tokens" if settings.pooling == "mean" else "last token",
             "n_parameters": model.n_parameters,
             "memory_bytes": plan.needs.get(plan.device, plan.needs["memory"]),
@@ -156,8 +164,9 @@ def collect(
         },
         task=task,
     )
-    if path is not None:
+    if path is not None and unfinished is not None:
         processes.together(lambda: representations.save(path) if processes.is_main else None)
+        unfinished.remove()
     return representations
 
 
@@ -195,8 +204,8 @@ def plan_pass(
     found = outline_model(model, **loading) if isinstance(model, str) else load_model(model, **loading)
     name, texts = (texts.name, texts.texts) if isinstance(texts, Task) else ("the texts", _as_texts(texts))
     settings = _settings(found, layers, max_length, state_dtype=state_dtype)
-    tokenized, lengths = _tokenized(found, texts, settings, name)
-    return plan_that_fits(found, lengths, settings, batch_size, tokenized.n_truncated)
+    tokens = _tokens(found, texts, settings, name)
+    return plan_that_fits(found, tokens.lengths, settings, batch_size, tokens.n_truncated)
 
 
 def _settings(
@@ -208,25 +217,16 @@ def _settings(
     return PassSettings(layers=parse_layers(layers, model.n_layers), max_length=max_length, **others)
 
 
-def _tokenized(
-    model: "LanguageModel", texts: Sequence[str], settings: PassSettings, name: str
-) -> "tuple[Tokenized, np.ndarray]":
-    """Return the tokens of texts and their numbers (n_given,).
+def _tokens(model: "LanguageModel", texts: Sequence[str], settings: PassSettings, name: str) -> Tokens:
+    """Return the tokens of texts.
 
     Raises:
         NtpsError: If no text has one.
     """
-    tokenized = model.tokenize(texts, settings.max_length)
-    lengths = np.array([len(ids) for ids in tokenized.ids], dtype=np.int64)
-    if not lengths.any():
+    tokens = Tokens.of(model, texts, settings.max_length)
+    if not tokens.lengths.any():
         raise NtpsError(f"{name}: none of the {len(texts)} texts has a token.")
-    return tokenized, lengths
-
-
-def _groups(ids: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return for each text the number of the first one with the same tokens."""
-    first: dict[tuple[int, ...], int] = {}
-    return np.array([first.setdefault(tuple(tokens), index) for index, tokens in enumerate(ids)], dtype=np.int64)
+    return tokens
 
 
 def _as_texts(texts: Sequence[str]) -> tuple[str, ...]:
@@ -279,13 +279,28 @@ def _check_whole(earlier: Representations, path: Path) -> None:
         raise NtpsError(f"{path} is damaged: its parts do not fit each other.")
 
 
-def _log_losses(lengths: np.ndarray, tokenized: "Tokenized", max_length: int) -> None:
+def _rows(lengths: np.ndarray) -> np.ndarray:
+    """Return the row of each given text among those with tokens."""
+    return np.cumsum(lengths > 0) - 1
+
+
+def _after(batches: Sequence[np.ndarray], done: int) -> list[np.ndarray]:
+    """Return batches without the first `done` texts."""
+    left = []
+    for batch in batches:
+        left += [batch[done:]] if done < len(batch) else []
+        done = max(0, done - len(batch))
+    return left
+
+
+def _log_losses(tokens: Tokens, max_length: int) -> None:
     """Log how many texts were left out or cut."""
-    if not lengths.all():
-        logger.warning("%d of %d texts have no token and were left out.", int((lengths == 0).sum()), len(lengths))
-    if tokenized.n_truncated:
+    n, left_out = len(tokens.lengths), int((tokens.lengths == 0).sum())
+    if left_out:
+        logger.warning("%d of %d texts have no token and were left out.", left_out, n)
+    if tokens.n_truncated:
         message = "%d of %d texts are longer than %d tokens and were cut."
-        logger.warning(message, tokenized.n_truncated, len(lengths), max_length)
+        logger.warning(message, tokens.n_truncated, n, max_length)
 
 
 class _Foresight:
@@ -314,18 +329,19 @@ class _Foresight:
 def _run(
     model: "LanguageModel",
     texts: Sequence[str],
-    ids: Sequence[Sequence[int]],
-    lengths: np.ndarray,
+    tokens: Tokens,
     settings: PassSettings,
     plan: PassPlan,
     processes: Processes,
     progress: bool | None,
+    batches: Sequence[np.ndarray],
+    unfinished: Unfinished | None,
 ) -> tuple[np.ndarray, NextTokenMoments | None]:
     """Run the model over this process's batches; return pooled states (S, n, d) and, if it is causal, moments.
 
     Pooled states of the texts that other processes read are zero.
     """
-    widths = [model.widths[layer] for layer in settings.layers]
+    widths, lengths = [model.widths[layer] for layer in settings.layers], tokens.lengths
     moments = None
     if model.causal:
         moments = NextTokenMoments(
@@ -336,10 +352,8 @@ def _run(
             device=plan.sums_on,
             matmul_precision=settings.matmul_precision,
         )
-    row_of = np.cumsum(lengths > 0) - 1  # row of each given text among those with tokens
-    n_rows = int(row_of[-1]) + 1
-    states = allocate_states((len(settings.layers), n_rows, max(widths)), "float32")
-
+    row_of = _rows(lengths)
+    states = allocate_states((len(settings.layers), int(row_of[-1]) + 1, max(widths)), "float32")
     reader = StateReader(model.model, settings.layers, model.vocabulary, model.device)
     if reader.n_layers != model.n_layers:
         raise NtpsError(f"{model.name} returned {reader.n_layers} hidden states; {model.n_layers} expected.")
@@ -347,8 +361,8 @@ def _run(
 
     def forward(batch: np.ndarray) -> tuple[torch.Tensor, Callable[[], object]]:
         """Run the model; return pooled states on their way to the CPU, and a call that waits until they are there."""
-        tokens, mask = model.pad([ids[index] for index in batch])
-        present = torch.arange(tokens.shape[1]) < torch.from_numpy(lengths[batch])[:, None]
+        ids, mask = model.pad(list(tokens.rows(batch)))
+        present = torch.arange(ids.shape[1]) < torch.from_numpy(lengths[batch])[:, None]
         texts_of = TextBatch(present, widths, pooling=settings.pooling, device=model.device, moments=moments)
         added = set(summed.get(int(batch[0]), ()))
 
@@ -357,10 +371,12 @@ def _run(
             added.add(index)
 
         try:
-            reader.read(tokens, mask, take)
+            reader.read(ids, mask, take)
         except torch.cuda.OutOfMemoryError:
             summed.update((int(index), added) for index in batch)
             raise
+        for index in batch if summed else ():
+            summed.pop(int(index), None)
         if moments is not None:
             moments.counts += texts_of.counts
         if model.device.type != "cuda":
@@ -382,16 +398,23 @@ def _run(
         if processes.is_main:
             foresight.add(n_tokens)
 
-    batches = processes.share(plan_batches(lengths, plan.batch_size))
-    total = int(sum(lengths[batch].sum() for batch in batches))
-    show = progress if processes.is_main else False
-    foresight = _Foresight(plan, total)
-    with progress_bar(total, "tokens", show, unit_scale=True) as bar:
+    done, total = 0, int(sum(lengths[batch].sum() for batch in batches))
+    if unfinished is not None:
+        unfinished.resume(states, moments)
+        done, batches = unfinished.done, _after(batches, unfinished.done)
+    left = int(sum(lengths[batch].sum() for batch in batches))
+    foresight = _Foresight(plan, left)
+    with progress_bar(total, "tokens", progress if processes.is_main else False, unit_scale=True) as bar:
+        bar.update(total - left)
         running = None  # its states are kept once the next batch is on its way: a GPU need not wait for that
         for batch, result in halving(batches, forward):
             if running is not None:
                 keep(*running)
-            running = batch, *result
+            running, done = (batch, *result), done + len(batch)
+            if unfinished is not None and unfinished.due and not summed:  # where the sums are those of whole texts
+                keep(*running)
+                running = None
+                unfinished.keep(states, moments, done)
         if running is not None:
             keep(*running)
     return states, moments

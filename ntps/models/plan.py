@@ -294,7 +294,7 @@ def plan_of(
         device_bytes=on_device,
         host_bytes={
             "states": in_memory + (12 * n * max(widths) if len(kept) > 1 else 0),
-            "tokens": 2 * (8 * int(lengths.sum()) + 120 * len(lengths)),  # ids as lists, and to find equal texts
+            "tokens": 8 * int(lengths.sum()) + 80 * len(lengths),  # ids, twice for a moment, and to find equal texts
             "sums": sums,
         },
         disk_bytes=sum(kept) - in_memory,

@@ -71,14 +71,14 @@ class Processes:
         except Exception as error:
             failure = error
         reasons = self.gather(None if failure is None else reason_of(failure))
-        reason = next((reason for reason in reasons if reason is not None), None)
         if failure is not None:
             try:
                 raise failure
             finally:
                 del failure  # its traceback has this frame: a circle that would keep the memory of what failed
-        if reason is not None:
-            raise NtpsError(reason)
+        for reason in reasons:
+            if reason is not None:
+                raise NtpsError(reason)
         return value
 
     def of_main(self, call: Callable[[], T]) -> T:

@@ -18,10 +18,11 @@ import ntps
 from ntps._files import load_tensors, save_tensors
 from ntps.core import NextTokenMoments, NonFiniteError
 from ntps.errors import NtpsError
-from ntps.models import Representations, collect, load_model, representations
+from ntps.models import Representations, collect, load_model, representations, tokens, unfinished
 from ntps.models.plan import PassSettings, layer_at, parse_layers, plan_batches
 from ntps.models.processes import Processes
 from ntps.models.states import StateReader
+from ntps.models.tokens import Tokens
 from ntps.tasks import Task
 
 
@@ -467,6 +468,233 @@ def test_key_depends_on_all_that_shapes_the_representations(monkeypatch):
     monkeypatch.setattr("ntps.models.plan.__version__", "99")
     keys.append(base.key("model", "float32", "texts"))
     assert len(set(keys)) == len(keys)
+
+
+# Passes that are cut off
+
+
+class Cut(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """Keep what is done after every batch."""
+    monkeypatch.setattr(unfinished, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(unfinished, "_SHARE", 0)
+
+
+def cut_off(monkeypatch, after, *arguments, **options):
+    """Run a pass and stop it in a batch; return how many texts it read before."""
+    plain, sizes = StateReader.read, []
+
+    def read(self, ids, mask, take):
+        if len(sizes) == after:
+            raise Cut
+        plain(self, ids, mask, take)
+        sizes.append(len(ids))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateReader, "read", read)
+        with pytest.raises(Cut):
+            collect(*arguments, **options)
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("kind", ["tiny_llama", "tiny_bert"])
+def test_a_pass_that_is_cut_off_goes_on_bit_for_bit(
+    kind, on_disk, task, request, tmp_path, chunks, monkeypatch, caplog
+):
+    if on_disk:
+        monkeypatch.setattr(representations, "IN_MEMORY", 0)
+    model = load_model(request.getfixturevalue(kind), device="cpu", bidirectional=True)
+    whole = collect(model, task, batch_size=7)
+    for after in (1, 3, 0):  # a second run is cut off as well, and a third before it reads anything
+        cut_off(monkeypatch, after, model, task, batch_size=7, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["unfinished-0.safetensors", "unfinished-0.states"]
+    read, plain = [], StateReader.read
+    monkeypatch.setattr(
+        StateReader, "read", lambda self, ids, mask, take: read.append(len(ids)) or plain(self, ids, mask, take)
+    )
+    with caplog.at_level(logging.INFO, "ntps"):
+        found = collect(model, task, batch_size=7, folder=tmp_path)
+    assert sum(read) == len(task) - 28 and "28 of 40 texts were read before" in caplog.text
+    assert np.array_equal(whole.states, found.states)
+    if kind == "tiny_llama":
+        assert same_bits(whole, found)
+    assert [path.name for path in tmp_path.iterdir()] == ["representations.safetensors"]
+
+
+def test_other_batches_go_on_with_a_pass_that_was_cut_off(model, task, whole, tmp_path, chunks, monkeypatch, calls):
+    read = cut_off(monkeypatch, 2, model, task, batch_size=7, folder=tmp_path)
+    calls.clear()
+    found = collect(model, task, batch_size=5, folder=tmp_path)
+    assert sum(calls) == len(task) - read
+    assert moments_close(whole, found, 1e-6) and np.allclose(whole.states, found.states, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"layers": [0]}, {"max_length": 5}, {"prefix": "mean"}])
+def test_another_pass_does_not_go_on(model, task, tmp_path, chunks, monkeypatch, calls, caplog, options):
+    cut_off(monkeypatch, 2, model, task, batch_size=7, folder=tmp_path)
+    calls.clear()
+    found = collect(model, task, batch_size=7, folder=tmp_path, **options)
+    assert sum(calls) == len(task) and "anew" not in caplog.text
+    assert same_bits(collect(model, task, batch_size=7, **options), found)
+
+
+@pytest.mark.parametrize("damage", ["a state", "fewer states", "no states", "sums", "forged sums", "forged chunks"])
+def test_a_damaged_chunk_begins_anew(model, task, tmp_path, chunks, monkeypatch, calls, caplog, damage):
+    cut_off(monkeypatch, 3, model, task, batch_size=7, folder=tmp_path)
+    sums, states = tmp_path / "unfinished-0.safetensors", tmp_path / "unfinished-0.states"
+    raw = bytearray((sums if damage == "sums" else states).read_bytes())
+    if damage in ("a state", "sums"):
+        raw[len(raw) // 2] ^= 1
+        (sums if damage == "sums" else states).write_bytes(raw)
+    elif damage == "fewer states":
+        states.write_bytes(raw[:-4])
+    elif damage == "no states":
+        states.unlink()
+    else:
+        tensors, header = load_tensors(sums, unfinished.KIND)
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        tensors["cross"] = tensors["cross"][:1] if damage == "forged sums" else tensors["cross"]
+        header["chunks"] = "many" if damage == "forged chunks" else header["chunks"]
+        save_tensors(sums, tensors, header)
+    calls.clear()
+    found = collect(model, task, batch_size=7, folder=tmp_path)
+    assert sum(calls) == len(task)
+    assert "is damaged" in caplog.text and "begins anew" in caplog.text
+    assert same_bits(collect(model, task, batch_size=7), found)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_layer_is_kept_before_the_others(model, task, whole, tmp_path, chunks, monkeypatch, most):
+    """Where a batch ran out of memory after some layers were added, nothing is kept before its halves are done."""
+    plain, done = StateReader.read, []
+
+    def limited(self, ids, mask, take):
+        def stop(index, states):
+            take(index, states)
+            if index == 1 and len(ids) > most:
+                raise torch.cuda.OutOfMemoryError("simulated")
+
+        plain(self, ids, mask, stop)
+        done.append(len(ids))
+        if sum(done) > 20:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateReader, "read", limited)
+        with pytest.raises(Cut):
+            collect(model, task, batch_size=6, folder=tmp_path)
+    found = collect(model, task, batch_size=6, folder=tmp_path)
+    assert moments_close(whole, found, 1e-6) and np.allclose(whole.states, found.states, atol=1e-5)
+
+
+def test_a_chunk_is_kept_each_minute_and_takes_a_twentieth_of_the_time(tmp_path, monkeypatch, model, task):
+    clock, kept = [0.0], []
+    monkeypatch.setattr(unfinished.time, "monotonic", lambda: clock[0])
+    plain = StateReader.read
+
+    def slow(self, ids, mask, take):
+        plain(self, ids, mask, take)
+        clock[0] += 25
+
+    def save(path, *rest):
+        if "unfinished" in str(path):
+            kept.append(clock[0])
+            clock[0] += 5
+        return save_tensors(path, *rest)
+
+    monkeypatch.setattr(StateReader, "read", slow)
+    monkeypatch.setattr(unfinished, "save_tensors", save)
+    collect(model, task, batch_size=4, folder=tmp_path)
+    assert kept == [75, 180]  # 25 s each of ten batches: after a minute, then after 20 times 5 s
+
+
+def test_a_full_disk_keeps_what_was_kept(model, task, whole, tmp_path, chunks, monkeypatch, calls):
+    def full(path, *_):
+        raise NtpsError(f"cannot write {path}: No space left on device.")
+
+    read = cut_off(monkeypatch, 2, model, task, batch_size=7, folder=tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(NtpsError, match="No space left"):
+        patch.setattr(unfinished, "save_tensors", full)
+        collect(model, task, batch_size=7, folder=tmp_path)
+    calls.clear()
+    found = collect(model, task, batch_size=7, folder=tmp_path)
+    assert sum(calls) == len(task) - read
+    assert same_bits(collect(model, task, batch_size=7), found)
+
+
+def test_many_texts_are_tokenized_in_blocks(model, task, monkeypatch):
+    texts, sizes = [*task.texts, " ", task.texts[3]], []
+    plain = type(model).tokenize
+    monkeypatch.setattr(tokens, "_BLOCK", 16)
+    monkeypatch.setattr(type(model), "tokenize", lambda self, t, m: sizes.append(len(t)) or plain(self, t, m))
+    made, expected = Tokens.of(model, texts, 6), plain(model, texts, 6)
+    assert sizes == [16, 16, 10]
+    assert [row.tolist() for row in made.rows(np.arange(42))] == expected.ids
+    assert made.lengths.tolist() == [len(row) for row in expected.ids] and made.n_truncated == expected.n_truncated
+    rows = [tuple(row) for row in expected.ids if row]
+    assert made.groups().tolist() == [rows.index(row) for row in rows]
+
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from helpers.problems import word_task
+from ntps import _files
+from ntps.models import collect, load_model, unfinished
+from ntps.models.states import StateReader
+unfinished.CHUNK_SECONDS, unfinished._SHARE, unfinished._BLOCK = 0.0, 0, 1000
+where, left = os.environ["WHERE"], int(os.environ["LEFT"])
+
+def counted(plain, *arguments):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*arguments)
+
+if where == "batch":  # in the middle of a batch, between two layers
+    plain_add = unfinished.NextTokenMoments._add_layer
+    unfinished.NextTokenMoments._add_layer = lambda *a: counted(plain_add, *a)
+elif where == "states":  # half of a chunk is written
+    plain_blocks = unfinished._blocks
+    unfinished._blocks = lambda *a: (counted(lambda rows: rows, rows) for rows in plain_blocks(*a))
+elif where == "sums":  # before the sums take the place of the last ones
+    plain_replace = os.replace
+    os.replace = lambda *a: counted(plain_replace, *a)
+model, task = load_model({model!r}, device="cpu"), word_task(60, blank=(3,))
+read, plain_read = [], StateReader.read
+StateReader.read = lambda self, ids, mask, take: plain_read(self, ids, mask, take) or read.append(len(ids))
+made = collect(model, task, batch_size=7, folder=os.environ["FOLDER"], progress=False)
+print(sum(read))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["batch", "states", "sums"])
+def test_a_killed_pass_goes_on_bit_for_bit(where, tiny_llama, tmp_path, forks):
+    """Killed again and again in later places; each run reads what is left, but for a chunk at most."""
+    program = KILLED.format(tests=str(Path(__file__).parents[1]), model=str(tiny_llama))
+
+    def run(folder, left):
+        return forks.run(program, {"WHERE": where, "LEFT": str(left), "FOLDER": str(tmp_path / folder)})[0]
+
+    kills = {"batch": (14, 10, 3), "states": (6, 10, 14), "sums": (3, 2, 1)}[where]
+    for left in kills:
+        done = run("killed", left)
+        assert (done.returncode, done.stdout) == (-9, ""), done.stderr
+    last, whole = run("killed", 0), run("whole", 0)
+    assert (last.returncode, whole.returncode) == (0, 0), last.stderr + whole.stderr
+    assert int(whole.stdout) == 59 and 0 < int(last.stdout) <= 59 - 7 * 3
+    made = [Representations.load(tmp_path / name / "representations.safetensors") for name in ("killed", "whole")]
+    assert same_bits(*made)
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["representations.safetensors"]
 
 
 # Options
