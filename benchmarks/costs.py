@@ -174,6 +174,12 @@ def main() -> None:
         "solve_hours_a_layer": solve_hours(width, 1, 10**5, solving, v_seconds),
         "tokens_a_second_on_16_cards": 16 * fast / operations(1e9 * billions, width, blocks, embedded),
     }  # fmt: skip
+    longest = max(
+        rows[name]["pass_hours"]["80 GB"] * tokens / sum(total for _, total in sizes.values())
+        + solve_hours(shape.width, shape.blocks + 1, texts, solving, v_seconds)
+        for name, shape in MODELS.items()
+        for texts, tokens in sizes.values()
+    )
     result = {
         "measured_on": gpu["machine"]["device"],
         "operations_a_second": {"1B": slow, "8B": fast},
@@ -181,6 +187,7 @@ def main() -> None:
         "cards": {key: card.name for key, card in CARDS.items()},
         "texts": sum(texts for texts, _ in sizes.values()),
         "host_sums_seconds_a_batch": gpu["parts"]["products 8B"]["two sums, float64 on the host"] / 1000 * 33,
+        "longest_cell_hours": longest,
         "models": rows,
         "largest": largest,
     }

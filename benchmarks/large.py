@@ -74,6 +74,7 @@ def measure(n: int, on_disk: bool) -> dict[str, Any]:
     model = load_model(MODEL)
     score(collect(model, load_task("miniworld/topic", n=200), progress=False), probes=False)  # imports, buffers
     result: dict[str, Any] = {"texts": n, "states_on_disk": on_disk, "model": memory("VmRSS")}
+    result["model_without_files"] = memory("RssAnon")
     task = make_task(n)
     result["with_texts"] = memory("VmRSS")
     tokenized, result["tokenize"] = peaks_of(lambda: model.tokenize(task.texts, 512))

@@ -8,8 +8,9 @@ the pages the rest; this script copies them between the pages' markers, so no fi
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -119,6 +120,80 @@ def gpu_table() -> str:
     return "\n".join(rows) + (
         f"\n\nMeasured on one {machine['device']}, torch {machine['torch']}. LoRA on the 1B shape reads "
         f"{training:,.0f} tokens a second. NTPS of a bundled model differs from that of a CPU by at most {changes}."
+    )
+
+
+def large_table() -> str:
+    """Return what many short texts take beside the model, and how fast they are read."""
+    measured = json.loads((RESULTS / "large.json").read_text())
+    rows = [
+        "| texts | tokens | MB beside the model while reading, resident | without mapped files | while scoring "
+        "| million tokens a minute of one core | MB on disk |",
+        "|---" * 7 + "|",
+    ]
+    for row in measured["rows"]:
+        sizes = [row["collect"]["above_model"], _without_files(row, "collect"), _without_files(row, "score")]
+        speed = 60e-6 * row["tokens"] / row["collect"]["cpu_seconds"]
+        cells = [f"{row['texts']:,}", f"{row['tokens']:,}", *(f"{size / 1e6:,.0f}" for size in sizes), f"{speed:.1f}"]
+        rows.append(f"| {' | '.join(cells)} | {row['disk'] / 1e6:,.0f} |")
+    first, last = measured["rows"][0], measured["rows"][-1]
+    ratios = [last["collect"][name] / first["collect"][name] for name in ("peak", "peak_without_files")]
+    machine = measured["machine"]
+    return "\n".join(rows) + (
+        f"\n\nThe process that reads {last['texts']:,} texts is {ratios[0]:.2f} times as large as that of "
+        f"{first['texts']:,}, and {ratios[1]:.2f} times without mapped files (aim: 1.2 for 100,000). Measured with one "
+        f"thread of a busy machine, torch {machine['torch']}, ntps {machine['ntps']}; the rate is by processor time."
+    )
+
+
+def _without_files(row: dict[str, Any], part: str) -> float:
+    return row[part]["peak_without_files"] - row["model_without_files"]
+
+
+def costs_table() -> str:
+    """Return what the paper's grid would cost on one card of 24 GB, one of 80 GB and eight, and where it ends."""
+    found = json.loads((RESULTS / "costs.json").read_text())
+    rows = [
+        "| model | layers x width | GB on the card (C0 and C1) | layers on 24 GB | hours of passes, 24 GB | 80 GB "
+        "| hours of solving | GB of weights | GB of the largest pass |",
+        "|---" * 9 + "|",
+    ]
+    models = found["models"]
+    for name, row in models.items():
+        device = row["device_bytes"]
+        cells = [
+            name.rpartition("/")[2],
+            f"{row['layers']} x {row['width']:,}",
+            f"{sum(device.values()) / 1e9:.1f} ({device['sums'] / 1e9:.1f})",
+            f"{row['layers_that_fit']['24 GB']} of {row['layers']}",
+            *(f"{row['pass_hours'][card]:.2f}" for card in found["cards"]),
+            f"{row['solve_hours']:.1f}",
+            *(f"{row[key] / 1e9:.1f}" for key in ("weights_on_disk", "largest_pass_on_disk")),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+
+    def total(value: Callable[[dict[str, Any]], float]) -> float:
+        return sum(value(row) for row in models.values())
+
+    small, large = (total(lambda row, card=card: row["pass_hours"][card]) for card in found["cards"])
+    solving, weights = total(lambda row: row["solve_hours"]), total(lambda row: row["weights_on_disk"])
+    kept = total(lambda row: row["all_passes_on_disk"])
+    passes = max(row["largest_pass_on_disk"] for row in models.values())
+    end, cell = found["largest"], found["longest_cell_hours"]
+    device = {name: size / 1e9 for name, size in end["device_bytes"].items()}
+    cards = -(-sum(device.values()) // 79)
+    state, names = end["state_bytes_a_text"], found["cards"]
+    return "\n".join(rows) + (
+        f"\n\nAll 96 cells: {small + solving:.0f} hours with one card of 24 GB ({names['24 GB']}), "
+        f"{large + solving:.0f} with one of 80 GB ({names['80 GB']}), {solving:.0f} of either in solving on the "
+        f"processor; {(large + solving) / 8:.0f} with eight processes that have a card and a processor of that kind "
+        f"each, since the longest cell takes {cell:.1f}. Disk: {weights / 1e9:.0f} GB of weights and "
+        f"{passes / 1e9:.0f} of the largest pass, {kept / 1e9:.0f} where all passes are kept, half of that in float16. "
+        "The sums of a model that does not fit may lie in the machine's memory, but adding to them there takes "
+        f"{found['host_sums_seconds_a_batch']:.1f} s a batch for the 8B model, on a busy processor: fewer layers are "
+        f"better.\n\n{end['name']} has {device['weights']:.0f} GB of weights and {device['sums']:.0f} of C0 and C1, "
+        f"and so takes {cards:.0f} cards of 80 GB; a layer takes {end['solve_hours_a_layer']:.0f} hours to solve. Ten "
+        f"million texts take {1e7 * state / 1e12:.0f} TB of pooled states."
     )
 
 
@@ -549,6 +624,8 @@ def architectures_table() -> str:
 
 TABLES = {  # block: what writes it, and the file it is made from
     "gpu": (gpu_table, RESULTS / "gpu.json"),
+    "large": (large_table, RESULTS / "large.json"),
+    "costs": (costs_table, RESULTS / "costs.json"),
     "speed": (speed_table, RESULTS / "latest.json"),
     "world": (world_table, RESULTS / "miniworld.csv"),
     "seeds": (seeds_table, RESULTS / "miniworld_seeds.csv"),

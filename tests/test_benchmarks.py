@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import ntps  # noqa: E402
-from benchmarks import forecast, gpu  # noqa: E402
+from benchmarks import costs, forecast, gpu, large, tables  # noqa: E402
 from ntps.study.prescreening import frozen_inputs  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,6 +59,40 @@ def test_a_part_that_fails_or_comes_too_late_stands_in_the_table(tmp_path):
     lines = gpu.table(run.result).splitlines()[1:]
     assert [line.split("  ")[0] for line in lines] == ["solve 1", "solve 2", "solve 3: seconds a layer"]
     assert all(word in line for line, word in zip(lines, ("division", "of 100 seconds", "3.00"), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no peak of resident memory to be reset")
+def test_many_texts_are_measured():
+    made = large.measure(300, on_disk=False)
+    lengths = [len(row) for row in ntps.load_model(large.MODEL).tokenize(large.make_task(300).texts).ids]
+    assert made["tokens"] == sum(lengths) and 3 < np.mean(lengths) < 40
+    assert made["disk"] > made["states"] == 4 * 300 * 4 * 64  # four layers, 64 wide
+    for part in ("collect", "score"):
+        assert made[part]["peak"] > made[part]["peak_without_files"] > made["states"]
+        assert made[part]["seconds"] > 0 < made[part]["cpu_seconds"]
+
+
+def test_the_memory_of_the_grid_is_that_of_the_measured_pass():
+    measured = json.loads((costs.RESULTS / "gpu.json").read_text())["parts"]["pass 8B"]
+    planned = costs.memory_of(measured["parameters"], 4096, 32, 14336)
+    assert sum(planned.values()) == pytest.approx(measured["peak"], rel=0.01)
+    half = costs.memory_of(measured["parameters"], 4096, 32, 14336, layers=16)
+    assert half["sums"] == 16 * 16 * 4096**2 and half["weights"] == planned["weights"]
+
+
+def test_solving_grows_with_the_cube_of_the_width_and_the_square_for_a_text():
+    solving = {"width": 512, "v": 1.0, "others": 3.0, "text": 0.0}
+    hours = [costs.solve_hours(width, 10, 100, solving, v_seconds=64.0) for width in (2048, 4096)]
+    assert hours == pytest.approx([10 * 4 * 64 / 3600, 10 * 4 * 8 * 64 / 3600])
+    texts = costs.solve_hours(2048, 1, 100, {**solving, "others": -1.0, "text": 0.5}, v_seconds=64.0)
+    assert texts == pytest.approx(16 * 100 * 0.5 / 3600)
+
+
+def test_the_grid_has_the_papers_models_and_its_table_all_of_them():
+    assert costs.NETWORKS.keys() == costs.MODELS.keys() and len(costs.grid_of_texts()) == 12
+    rows = [line for line in tables.costs_table().splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [name.split("/")[1] for name in costs.MODELS]
 
 
 @pytest.mark.long

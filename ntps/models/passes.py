@@ -1,7 +1,7 @@
 """One pass of a model over texts: hidden states become pooled states and next-token moments; no label is read.
 
 Several processes split the batches; their sums agree with those of one process up to float64 rounding. Start them with
-`torchrun --nproc-per-node N -m ntps score ...`.
+`torchrun --nproc-per-node N -m ntps score ...`, or `rank`.
 """
 
 import logging
