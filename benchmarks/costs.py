@@ -88,13 +88,14 @@ def rates(gpu: dict[str, Any]) -> tuple[float, float]:
     return first, second
 
 
-def measure_solving(width: int = 640, few: int = 1000, many: int = 4000) -> dict[str, float]:
+def measure_solving(width: int = 512, few: int = 800, many: int = 2400) -> dict[str, float]:
     """Return processor seconds of V of one layer, of the other decompositions, and of what grows with every text.
 
     The last two are told apart by scoring few and many texts, without probes.
     """
     shape = Shape("small", width, width, 1, 4, 4, 2000, TEXTS, 12, 1)
     model, scored = random_llama(shape, Machine("cpu")), {}
+    model.model.float()  # processors are slow in bfloat16
     for n in (few, many):
         task = Task.of("random", texts_of(token_ids(shape, n)), np.arange(n) % 2, "ab")
         made = collect(model, task, layers=[1], progress=False)
@@ -188,6 +189,11 @@ def main() -> None:
         "texts": sum(texts for texts, _ in sizes.values()),
         "host_sums_seconds_a_batch": gpu["parts"]["products 8B"]["two sums, float64 on the host"] / 1000 * 33,
         "longest_cell_hours": longest,
+        "v_seconds_at_4096": {
+            "card": gpu["parts"]["solve 4096"]["seconds"],
+            "processor": v_seconds * (4096 / 2048) ** 3,
+        },
+        "threads": gpu["machine"]["threads"],
         "models": rows,
         "largest": largest,
     }

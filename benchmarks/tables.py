@@ -179,22 +179,25 @@ def costs_table() -> str:
     solving, weights = total(lambda row: row["solve_hours"]), total(lambda row: row["weights_on_disk"])
     kept = total(lambda row: row["all_passes_on_disk"])
     passes = max(row["largest_pass_on_disk"] for row in models.values())
-    end, cell = found["largest"], found["longest_cell_hours"]
+    end, cell, solved = found["largest"], found["longest_cell_hours"], found["v_seconds_at_4096"]
     device = {name: size / 1e9 for name, size in end["device_bytes"].items()}
     cards = -(-sum(device.values()) // 79)
     state, names = end["state_bytes_a_text"], found["cards"]
-    return "\n".join(rows) + (
-        f"\n\nAll 96 cells: {small + solving:.0f} hours with one card of 24 GB ({names['24 GB']}), "
-        f"{large + solving:.0f} with one of 80 GB ({names['80 GB']}), {solving:.0f} of either in solving on the "
-        f"processor; {(large + solving) / 8:.0f} with eight processes that have a card and a processor of that kind "
-        f"each, since the longest cell takes {cell:.1f}. Disk: {weights / 1e9:.0f} GB of weights and "
-        f"{passes / 1e9:.0f} of the largest pass, {kept / 1e9:.0f} where all passes are kept, half of that in float16. "
-        "The sums of a model that does not fit may lie in the machine's memory, but adding to them there takes "
-        f"{found['host_sums_seconds_a_batch']:.1f} s a batch for the 8B model, on a busy processor: fewer layers are "
-        f"better.\n\n{end['name']} has {device['weights']:.0f} GB of weights and {device['sums']:.0f} of C0 and C1, "
-        f"and so takes {cards:.0f} cards of 80 GB; a layer takes {end['solve_hours_a_layer']:.0f} hours to solve. Ten "
-        f"million texts take {1e7 * state / 1e12:.0f} TB of pooled states."
+    sentences = (
+        f"All 96 cells: {small + solving:.0f} hours with one card of 24 GB ({names['24 GB']}),",
+        f"{large + solving:.0f} with one of 80 GB ({names['80 GB']}), {solving:.0f} of either in solving on the",
+        f"processor ({found['threads']} threads); {(large + solving) / 8:.0f} with eight processes that have a card",
+        f"and a processor of that kind each, since the longest cell takes {cell:.1f}. V of a layer of width 4,096",
+        f"takes the processor {solved['processor']:.0f} s and the card {solved['card']:.0f}. Disk:",
+        f"{weights / 1e9:.0f} GB of weights and {passes / 1e9:.0f} of the largest pass, {kept / 1e9:.0f} where all",
+        "passes are kept, half of that in float16.",
+        "The sums of a model that does not fit may lie in the machine's memory, but adding to them there",
+        f"takes {found['host_sums_seconds_a_batch']:.1f} s a batch for the 8B model, on a busy processor: fewer layers",
+        f"are better.\n\n{end['name']} has {device['weights']:.0f} GB of weights and {device['sums']:.0f} of C0 and",
+        f"C1, and so takes {cards:.0f} cards of 80 GB; a layer takes {end['solve_hours_a_layer']:.0f} hours to solve.",
+        f"Ten million texts take {1e7 * state / 1e12:.0f} TB of pooled states.",
     )
+    return "\n".join(rows) + "\n\n" + " ".join(sentences)
 
 
 def _overlap(value: float | None) -> str:

@@ -147,7 +147,7 @@ class LanguageModel:
             )
         return Tokenized(ids, len(long))
 
-    def pad(self, ids: Sequence[Sequence[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
+    def pad(self, ids: Sequence[Sequence[int] | np.ndarray]) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return (input ids, attention mask), int64 of shape (B, T) on the model's device, padded on the right.
 
         Padding is id 0 with a mask of 0: the states of a causal model do not depend on what follows, so neither a

@@ -54,6 +54,6 @@ class Tokens:
     def groups(self) -> np.ndarray:
         """Return for each text with tokens the number, among them, of the first one with the same tokens."""
         present = np.flatnonzero(self.lengths)
-        digests = np.fromiter((hashlib.blake2b(row, digest_size=16).digest() for row in self.rows(present)), "S16")
+        digests = np.fromiter((hashlib.blake2b(row.data, digest_size=16).digest() for row in self.rows(present)), "S16")
         _, first, group = np.unique(digests, return_index=True, return_inverse=True)
         return first[group].astype(np.int64)
