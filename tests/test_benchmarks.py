@@ -61,7 +61,7 @@ def test_a_part_that_fails_or_comes_too_late_stands_in_the_table(tmp_path):
     assert all(word in line for line, word in zip(lines, ("division", "of 100 seconds", "3.00"), strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no peak of resident memory to be reset")
 def test_many_texts_are_measured():
     made = large.measure(300, on_disk=False)

@@ -676,7 +676,7 @@ print(sum(read))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["batch", "states", "sums"])
 def test_a_killed_pass_goes_on_bit_for_bit(where, tiny_llama, tmp_path, forks):
     """Killed again and again in later places; each run reads what is left, but for a chunk at most."""
