@@ -388,15 +388,15 @@ def quantity_table() -> str:
 
 
 def real_table() -> str:
-    """Return the study of a real model: what its middle layer holds beside fresh weights, what a probe reaches."""
+    """Return the study of real models: what the middle layer holds beside fresh weights, what a probe reaches."""
     frame = pd.read_csv(ROOT / "ntps/course/data/real_study.csv")
-    heads = ["texts", "largest class", "accuracy", "balanced accuracy", "R² of all directions", "p",
+    heads = ["model", "texts", "largest class", "accuracy", "balanced accuracy", "R² of all directions", "p",
              "fresh weights", "R² through V", "fresh weights", "NTPS", "p"]  # fmt: skip
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in frame.itertuples():
         numbers = [row.majority_rate, row.accuracy, row.balanced_accuracy]
         held_out = f"{row.ceiling_heldout:.2f} [{row.ceiling_heldout_low:.2f}, {row.ceiling_heldout_high:.2f}]"
-        cells = [row.task, *(f"{number:.2f}" for number in numbers), held_out]
+        cells = [row.model, row.task, *(f"{number:.2f}" for number in numbers), held_out]
         shares = (row.ceiling_heldout_random, row.explained_heldout, row.explained_heldout_random)
         cells += [f"{row.ceiling_heldout_p:.3f}", *(f"{round(share, 2) + 0.0:.2f}" for share in shares)]
         cells += [f"{row.ntps:.2f}", f"{row.ntps_p:.3f}"]

@@ -343,7 +343,7 @@ gap = frame.pivot(index=["noise", "label angle (°)"], columns="what", values="s
     "`label share retained` - NTPS"
 )
 place = gap.abs().idxmax()
-say(f"largest gap between score and retained share: {gap[place]:+.2f}, at {place[0]}, label angle {place[1]}°")
+say(f"largest gap between score and retained share: {gap[place]:+z.2f}, at {place[0]}, label angle {place[1]}°")
 plain = frame[(frame.noise == "noise stretch 1") & (frame.what == "NTPS")]
 half = plain.loc[(plain.share - 0.5).abs().idxmin(), "label angle (°)"]
 outcome("01.4 angle between the two for a score of 1/2, in degrees", abs(half - 30) % 90)

@@ -157,7 +157,7 @@ outcome("04.2 layer at which the watermark is read best, 0 to 4", ceilings(froze
 for name, run in runs.items():
     last = frozen[name].readouts["all"][-1].r2
     held_back = frozen[name].choice.readout.r2 - last
-    print(f"{name:9s}  held back {held_back:+.2f}   gain of LoRA {run.gain:+.2f}")
+    print(f"{name:9s}  held back {held_back:+z.2f}   gain of LoRA {run.gain:+z.2f}")
 
 # %% [markdown]
 # **Answer.** The word embedding shows the watermark, since "ah" and "oh" are two different words. The layers above it let go of it, because nothing that follows depends on it. We call the difference
@@ -271,7 +271,7 @@ show("04.3")
 
 for run in tried:
     moved = np.mean([row["relative_change"] for row in run.intruders])
-    print(f"{setting_name(run):14s}  trained {run.provenance['n_trained']:7,}  gain {run.gain:+.2f}  "
+    print(f"{setting_name(run):14s}  trained {run.provenance['n_trained']:7,}  gain {run.gain:+z.2f}  "
           f"weights moved by {moved:4.0%}  intruders {intruder_count(run)}")  # fmt: skip
 outcome("04.4 most intruders", setting_name(max(tried, key=intruder_count)))
 

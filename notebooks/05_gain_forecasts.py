@@ -151,7 +151,7 @@ else:
 print(screened)
 (calibration,) = screened.calibrations
 terms = zip(calibration.inputs, calibration.coefficients[1:], strict=True)
-print("\nslopes of the calibration:", ", ".join(f"{slope:+.2f} per 1.0 of {name}" for name, slope in terms))
+print("\nslopes of the calibration:", ", ".join(f"{slope:+z.2f} per 1.0 of {name}" for name, slope in terms))
 
 # %%
 forecasts = screened.to_dataframe()
@@ -165,7 +165,7 @@ for label, (name, run) in zip(("measured in lesson 04", None), runs.items(), str
     row = forecasts.index[forecasts.task == f"miniworld/{name}"][0]
     ax.plot(100 * run.gain, row, "X", color="0.15", ms=9, label=label)
     where = "inside" if forecasts.low[row] <= run.gain <= forecasts.high[row] else "outside"
-    print(f"{name:9s}  measured {100 * run.gain:+.0f} points, {where} its interval")
+    print(f"{name:9s}  measured {100 * run.gain:+z.0f} points, {where} its interval")
 ax.axvline(0, color="0.3", lw=0.8)
 ax.set_yticks(places, [name.removeprefix("miniworld/") for name in forecasts.task])
 ax.invert_yaxis()

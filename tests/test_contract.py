@@ -69,7 +69,7 @@ def test_no_module_bears_the_name_of_a_public_function():
 @pytest.mark.slow
 def test_no_change_is_printed_as_minus_nothing():
     """A number with a sign is formatted with `z`: -0.04 to one digit is +0.0."""
-    files = Path(ntps.__file__).parent.rglob("*.py")
+    files = [*Path(ntps.__file__).parent.rglob("*.py"), *(Path(__file__).parents[1] / "notebooks").rglob("*.py")]
     assert [f"{path.name}: {found}" for path in files for found in SIGNED.findall(path.read_text())] == []
 
 

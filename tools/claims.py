@@ -122,6 +122,7 @@ CLAIMS: dict[str, list[str]] = {
         "(real.accuracy > real.majority_rate + 0.03).all()",
         "(real.ceiling_heldout_p < 0.005).all() and (real.ntps_p > 0.05).all()",
         "(real.ntps < real.chance / 2).all()",
+        "len(other) == 5 and (other.ceiling_heldout_p < 0.005).all() and (other.ntps_p > 0.05).all()",
         "(real.explained_heldout / real.ceiling_heldout).between(1 / 3, 2 / 3).all()",
         "real.ceiling_heldout_random[real.task == 'spam_subjects'].item() > 0.2",
         "real[real.task != 'spam_subjects'].filter(like='_random').max().max() < 0.1",

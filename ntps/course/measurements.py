@@ -24,7 +24,7 @@ SETS = {
     "tweets_sentiment": "sentiment of a tweet, 2 classes",
 }
 STUDY_COMMAND = (
-    "ntps study --model gemma-3-270m "
+    "ntps study --model gemma-3-270m --model smollm2-135m "
     + " ".join(f"--task {name}.jsonl" for name in SETS)
     + " --limit 500 --max-length 64 --output real"
 )
@@ -36,7 +36,7 @@ LORA_COMMAND = (
 
 
 def real_study() -> "pd.DataFrame":
-    """Return the study's table, one row per text set, with columns of `Study.frame`.
+    """Return the study's table, one row per model and text set, with columns of `Study.frame`.
 
     Scores are read at half the depth and k_v = max(k_u, d / 8) on one half of 500 texts cut at 64 tokens, the probe of
     the last layer on the other half; columns that end in `_random` are of fresh weights. `attrs["command"]` is the

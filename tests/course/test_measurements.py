@@ -19,7 +19,7 @@ from ntps.course.measurements import (
 
 def test_every_set_is_there_once_with_the_command_that_measured_it():
     study, tuned = real_study(), real_lora()
-    assert list(study.task) == list(SETS) and set(study.model) == {"gemma-3-270m"}
+    assert list(study.task) == list(SETS) * 2 and list(dict.fromkeys(study.model)) == ["gemma-3-270m", "smollm2-135m"]
     assert list(tuned.task) == sorted(SETS)
     assert (study.attrs["command"], tuned.attrs["command"]) == (STUDY_COMMAND, LORA_COMMAND)
     assert not study.isna().any(axis=None) and not tuned.isna().any(axis=None)
@@ -28,7 +28,9 @@ def test_every_set_is_there_once_with_the_command_that_measured_it():
 def test_figures_are_what_the_commands_measure():
     study = real_study()
     assert (study.n_scored + study.n_probed == option(STUDY_COMMAND, "limit")).all()
-    assert (study.layer == 9).all() and (study.d == 640).all() and (study.k_v == 80).all()
+    assert {tuple(row) for row in study[["model", "layer", "d", "k_v"]].itertuples(index=False)} == {
+        ("gemma-3-270m", 9, 640, 80), ("smollm2-135m", 15, 576, 72)
+    }  # fmt: skip
     assert (study.ceiling_heldout_low < study.ceiling_heldout).all()
     assert (study.ceiling_heldout < study.ceiling_heldout_high).all()
     assert (study[["ntps_p", "ceiling_heldout_p"]] >= 1 / 201 - 1e-6).all(axis=None), "200 shuffles by default"
