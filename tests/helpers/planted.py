@@ -48,6 +48,13 @@ def plant(processes=1):
         time.sleep(0.05)
 
 
+def threads():
+    """The threads that torch uses in this process."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 def dask_setup(worker):
     """Called by a Dask worker as it starts."""
     plant()

@@ -32,7 +32,6 @@ TESTS = Path(__file__).parents[1]
 SETTINGS = replace(kill_study.SETTINGS, control=False)
 N_CELLS = 5
 KILLED = "task2"
-CALLS = ((torch.get_num_threads,), (os.getenv, "OMP_NUM_THREADS"), (os.getenv, "OMP_WAIT_POLICY"))
 
 
 class Inline(Executor):
@@ -288,8 +287,8 @@ def test_a_process_of_a_pool_has_its_share_of_the_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.delenv("OMP_WAIT_POLICY")
     with study_executor([], workers=2) as executor:
-        threads, *words = (executor.submit(*call) for call in CALLS)
-        assert threads.result() == 3
+        words = [executor.submit(os.getenv, name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")]
+        assert executor.submit(planted.threads).result() == 3
         assert [future.result() for future in words] == ["3", "PASSIVE"]
 
 
