@@ -18,15 +18,7 @@ from numpy.typing import ArrayLike
 
 from ntps._files import jsonable
 from ntps.errors import NtpsError, in_range
-from ntps.scoring.probes import (
-    Folds,
-    check_features,
-    check_finite,
-    column_scaling,
-    knn_accuracy,
-    linear_probe,
-    one_thread,
-)
+from ntps.scoring.probes import check_features, check_finite, column_scaling, one_thread
 
 _TAIL = (10, 100)  # ranks between which the decay of a spectrum is fitted
 _CONSTANT = "every feature is constant and so says nothing about the labels; give features that vary."
@@ -170,38 +162,6 @@ def reduced_rank_r2(features: ArrayLike, labels: ArrayLike, *, rank: int | None 
         scaled = (x - mean) * scale
         singular = np.linalg.svd(_whitener(scaled).T @ (scaled.T @ targets) / len(y), compute_uv=False)
     return min(float(np.square(singular[:rank]).sum() / np.square(targets).mean(0).sum()), 1.0)
-
-
-def transferability(
-    features: ArrayLike, labels: ArrayLike, *, folds: Folds = "auto", random_state: int = 0
-) -> dict[str, float | None]:
-    """Return the linear probe and all measures of one set of features as one flat dictionary.
-
-    Args:
-        features: (n, d), finite, not all constant.
-        labels: Class indices (n,), at least two different.
-        folds: Folds of the probes, as in `linear_probe`.
-        random_state: Seed of the folds.
-
-    Returns:
-        `probe_accuracy`, its standard error `probe_accuracy_se`, `probe_balanced_accuracy`, `probe_macro_f1`,
-        `probe_above_majority`, `majority_rate`, `probe_r2`, `probe_mse`, `logme`, `h_score`, `h_score_shrunk`
-        (Ledoit-Wolf), `knn_accuracy`, and `rrr_r2` (in sample); what is not finite is `None`.
-
-    Raises:
-        NtpsError: If shapes, values or folds are unusable, or all features are constant.
-    """
-    probe = linear_probe(features, labels, folds=folds, random_state=random_state)
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "above_majority", "majority_rate", "r2", "mse")
-    row = {name if name == "majority_rate" else f"probe_{name}": getattr(probe, name) for name in names} | {
-        "probe_accuracy_se": probe.standard_errors["accuracy"],
-        "logme": logme(features, labels),
-        "h_score": h_score(features, labels),
-        "h_score_shrunk": h_score(features, labels, shrinkage="ledoit-wolf"),
-        "knn_accuracy": knn_accuracy(features, labels, folds=folds, random_state=random_state),
-        "rrr_r2": reduced_rank_r2(features, labels),
-    }
-    return jsonable(row)
 
 
 @dataclass(frozen=True, kw_only=True)

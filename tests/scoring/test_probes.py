@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ntps.errors import NtpsError
 from ntps.scoring.labels import assign_folds
-from ntps.scoring.measures import h_score, logme, reduced_rank_r2, spectrum, transferability
+from ntps.scoring.measures import h_score, logme, reduced_rank_r2, spectrum
 from ntps.scoring.probes import (
     ALPHAS,
     CS,
@@ -406,16 +406,6 @@ def test_knn_accuracy_is_scikit_learns():
     expected = cross_val_predict(make_pipeline(StandardScaler(), KNeighborsClassifier(5)), x, y, cv=make_folds(y, 5))
     assert knn_accuracy(x, y) == pytest.approx(np.mean(expected == y))
     assert 0 <= knn_accuracy(x[:6], np.arange(6) % 2, n_neighbors=50, folds=2) <= 1
-
-
-@pytest.mark.slow
-def test_transferability_is_one_flat_row_of_numbers():
-    x, y = planted(80, 6)
-    row = transferability(x, y, folds=3)
-    assert row["h_score"] == h_score(x, y) and row["probe_accuracy"] == linear_probe(x, y, folds=3).accuracy
-    assert all(isinstance(value, float) for value in row.values())
-    exact = transferability(np.eye(3)[y], y, folds=[(np.arange(60), np.arange(60, 80))])
-    assert exact["logme"] is None and exact["majority_rate"] == np.bincount(y[60:]).max() / 20
 
 
 def test_one_thread_holds_for_every_library_and_ends():
