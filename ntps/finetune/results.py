@@ -1,6 +1,5 @@
 """The results of fine-tuning, frozen: as numbers, as tables for a terminal or a notebook, as JSON."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ntps._files import jsonable
+from ntps._files import json_text, jsonable
 from ntps._names import short_name
 from ntps._text import Column, html_table, text_table, wrap
 from ntps.scoring.results import ScoreResult
@@ -123,9 +122,9 @@ class LoraResult:
             {"schema_version": SCHEMA_VERSION, "kind": "ntps-lora", **vars(self), "gain": self.gain, **sides}
         )
 
-    def to_json(self, *, indent: int | None = 2) -> str:
+    def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+        return json_text(self.to_dict())
 
     def to_text(self) -> str:
         """Return two tables of at most 80 columns and sentences that explain them."""
@@ -252,9 +251,9 @@ class LoraRepeats:
             }
         )
 
-    def to_json(self, *, indent: int | None = 2) -> str:
+    def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+        return json_text(self.to_dict())
 
     def to_text(self) -> str:
         """Return a table of at most 80 columns, one row per seed, and a sentence."""

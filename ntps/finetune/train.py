@@ -9,7 +9,6 @@ that suit a handful of validation texts by chance.
 All randomness comes from the seed, and torch's global generator is restored afterwards.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ntps._files import atomic_write, held_folder, save_tensors
+from ntps._files import atomic_write, held_folder, json_text, save_tensors
 from ntps._text import progress as progress_bar
 from ntps.errors import NtpsError, whole
 from ntps.finetune import adapters
@@ -132,7 +131,7 @@ class FineTuned:
             "n_trained": self.n_trained,
             "curve": self.curve,
         }
-        atomic_write(folder / "training.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        atomic_write(folder / "training.json", json_text(record))
 
 
 def fine_tune(

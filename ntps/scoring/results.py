@@ -1,6 +1,5 @@
 """The results of scoring, frozen: as numbers, as tables for a terminal or a notebook, as JSON."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from markupsafe import Markup
 
-from ntps._files import jsonable
+from ntps._files import json_text, jsonable
 from ntps._names import short_name, shortened
 from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, listed, percent, text_table, wrap
 from ntps.errors import NtpsError, one_of
@@ -331,9 +330,9 @@ class ScoreResult:
             }
         )
 
-    def to_json(self, *, indent: int | None = 2) -> str:
+    def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+        return json_text(self.to_dict())
 
     def to_text(self) -> str:
         """Return a table of at most 80 columns and sentences that explain it."""

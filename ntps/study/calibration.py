@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import from_json, jsonable, local_path, read_json, sha256_json
+from ntps._files import from_json, json_text, jsonable, local_path, read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.finetune.settings import LOOK_STEPS
@@ -167,7 +167,7 @@ class Calibration:
 
     def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(self.to_dict())
 
     @classmethod
     def from_dict(cls, content: Any, source: str = "the calibration") -> "Calibration":

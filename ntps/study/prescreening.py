@@ -5,7 +5,6 @@ Scores and a probe of the frozen model cost one pass over the texts, and tasks o
 turns what is known into an expected gain with an interval; each number of steps has its own.
 """
 
-import json
 import logging
 import math
 import tempfile
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ntps._files import from_json, jsonable
+from ntps._files import from_json, json_text, jsonable
 from ntps._names import file_names, short_name
 from ntps._processes import refuse_processes
 from ntps._text import WIDTH, counted, duration, listed, wrap
@@ -125,7 +124,7 @@ class Prescreening:
 
     def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(self.to_dict())
 
     @property
     def basis(self) -> str:

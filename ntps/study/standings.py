@@ -1,6 +1,5 @@
 """The result of a ranking, frozen: a table of models, groups that tie, and what a person would want to know next."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ntps._files import jsonable
+from ntps._files import json_text, jsonable
 from ntps._names import shortened
 from ntps._text import WIDTH, Column, counted, fixed, html_table, listed, percent, text_table, wrap
 from ntps.scoring.learning import LearningCurve
@@ -285,9 +284,9 @@ class Ranking:
     def _behind(self, model: RankedModel) -> dict[str, Any] | None:
         return self.behind[model.name].to_dict() if model.name in self.behind else None
 
-    def to_json(self, *, indent: int | None = 2) -> str:
+    def to_json(self) -> str:
         """Return `to_dict()` as JSON text."""
-        return json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
+        return json_text(self.to_dict())
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per model, best first."""

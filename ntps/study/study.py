@@ -11,7 +11,6 @@ however well the probe tells them apart.
 """
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import jsonable
+from ntps._files import json_text, jsonable
 from ntps._processes import refuse_processes
 from ntps._version import __version__
 from ntps.core.official import FRACTIONS
@@ -339,8 +338,7 @@ class Study:
 
     def to_json(self, *, target: str = TARGET, n_permutations: int = 1999) -> str:
         """Return `to_dict()` as JSON text."""
-        content = self.to_dict(target=target, n_permutations=n_permutations)
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(self.to_dict(target=target, n_permutations=n_permutations))
 
 
 def run_study(

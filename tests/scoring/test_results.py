@@ -38,6 +38,7 @@ def make(layers=3, folds=4, signal=2.0, **options):
 def test_json_holds_every_key(folds, convention):
     result = make(folds=folds, convention=convention, fraction=0.5 if convention == "official" else None)
     text = result.to_json()
+    assert text.endswith("\n}\n")  # the text of a file, as in scores.json
     read = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert read == json.loads(json.dumps(result.to_dict()))
     assert read.keys() == TOP
