@@ -18,7 +18,6 @@ from ntps.errors import NtpsError, one_of
 from ntps.scoring.pvalues import permutation_p
 from ntps.study.ranks import as_grid, centered_ranks, draw_permutations, grid_spearman, unit
 
-DIRECTIONS = ("any", "positive", "negative")
 _BLOCK = 4_000_000  # numbers held at once while permuting
 
 
@@ -28,17 +27,16 @@ class Selection:
 
     Attributes:
         spearman: Correlation of the chosen option; over several models the mean of theirs (of their absolute values
-            when each model chose its own option in direction `"any"`).
+            when each model chose its own option).
         interval: 95 % interval of the chosen option as if it had been fixed, which ignores the choice.
         p_value: Selection-aware permutation p-value in (0, 1]: how often the best option of permuted tasks does as
             well.
         naive_p_value: The p-value that ignores the choice, for comparison.
         options: Chosen option per model, or one for all.
         correlations: Mean correlation over models of each option (options,); zero where an option is constant.
-        null_quantiles: The 5, 50 and 95 % points of the best correlation on permuted tasks (absolute for `"any"`).
+        null_quantiles: The 5, 50 and 95 % points of the best correlation on permuted tasks, in absolute value.
         null: All permuted best correlations (B,).
         n, n_models, n_options, n_permutations: Numbers of tasks, models, options and permutations.
-        direction: Sign of the correlations searched for.
     """
 
     spearman: float
@@ -53,7 +51,6 @@ class Selection:
     n_models: int
     n_options: int
     n_permutations: int
-    direction: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary without the two arrays; `nan` becomes `None`."""
@@ -101,11 +98,10 @@ def select_and_correlate(
     target: ArrayLike,
     *,
     per_model: bool = False,
-    direction: str = "any",
     n_permutations: int = 1999,
     random_state: int = 0,
 ) -> Selection:
-    """Choose the option that correlates best with the target, and test it against chance.
+    """Choose the option with the largest absolute correlation with the target, and test it against chance.
 
     For the null, the tasks are permuted (the same way in every model) and the best correlation among all options is
     chosen anew. Dependence among options and among models is kept, and nothing is assumed about either.
@@ -114,7 +110,6 @@ def select_and_correlate(
         values: Scores (options, tasks) or (options, models, tasks), finite; an option is a rank and layer, say.
         target: (tasks,) or (models, tasks), finite.
         per_model: Choose an option for each model, as the paper does; else one option for all, by its mean correlation.
-        direction: `"any"` for the largest absolute correlation, `"positive"` or `"negative"` for one sign.
         n_permutations: Random permutations; all of them with up to seven tasks.
         random_state: Seed of the random permutations.
 
@@ -122,22 +117,21 @@ def select_and_correlate(
         NtpsError: If shapes differ, there are fewer than four tasks, or values are not finite.
     """
     scores, targets = _grids(values, target)
-    one_of(direction, DIRECTIONS, "direction")
     o, m, t = scores.shape
     models = np.arange(m)
     ranks, target_ranks = unit(centered_ranks(scores)), unit(centered_ranks(targets))
     observed = _correlations(ranks, target_ranks[None])[0]  # (options, models)
-    best, chosen_options = _best(observed[None], per_model, direction)
+    best, chosen_options = _best(observed[None], per_model)
     chosen = chosen_options[0]
     correlation = observed[chosen, models]
-    signs = np.where(correlation < 0, -1, 1) if per_model and direction == "any" else np.ones(m, dtype=int)
+    signs = np.where(correlation < 0, -1, 1) if per_model else np.ones(m, dtype=int)
     order, exact = draw_permutations(t, n_permutations, random_state)
     null, naive = np.empty(len(order)), np.empty(len(order))
     block = max(1, _BLOCK // (o * m))
     for start in range(0, len(order), block):
         rows = slice(start, start + block)
         permuted = _correlations(ranks, target_ranks[:, order[rows]].swapaxes(0, 1))
-        null[rows] = _best(permuted, per_model, direction)[0]
+        null[rows] = _best(permuted, per_model)[0]
         naive[rows] = (permuted[:, chosen, models] * signs).mean(1)
     signed = float((correlation * signs).mean()) if target_ranks.any() else math.nan
     return Selection(
@@ -153,7 +147,6 @@ def select_and_correlate(
         n_models=m,
         n_options=o,
         n_permutations=len(order),
-        direction=direction,
     )
 
 
@@ -162,13 +155,13 @@ def leave_one_out_selection(
     targets: ArrayLike,
     *,
     over: str = "task",
-    direction: str = "any",
     n_permutations: int = 499,
     random_state: int = 0,
 ) -> HeldOutSelection:
     """Choose the option without a task (or model), apply it there, and correlate the collected results.
 
-    The choice is the option with the best mean within-model Spearman correlation on what remains.
+    The choice is the option with the largest absolute mean within-model Spearman correlation on what remains, which is
+    used with the sign of that correlation.
 
     `over="task"`: scores of different options do not compare (layers differ in level), so the left-out task's raw value
     cannot be collected. Its *position* among the remaining tasks under the chosen option is collected instead: half the
@@ -188,7 +181,6 @@ def leave_one_out_selection(
         values: Scores (options, models, tasks) or (options, tasks), finite.
         targets: (models, tasks) or (tasks,), finite; at least five tasks for `over="task"`, two models for `"model"`.
         over: `"task"` or `"model"`.
-        direction: Sign of the correlations searched for; with `"any"` it is chosen with the option.
         n_permutations: Random joint permutations of the tasks; all of them with up to seven tasks.
         random_state: Seed of the random permutations.
 
@@ -197,14 +189,13 @@ def leave_one_out_selection(
     """
     scores, target = _grids(values, targets)
     one_of(over, ("task", "model"), "over")
-    one_of(direction, DIRECTIONS, "direction")
     o, m, t = scores.shape
     if over == "task" and t < 5:
         raise NtpsError(f"leaving one of {t} tasks out leaves too few to choose on; give at least five.")
     if over == "model" and m < 2:
         raise NtpsError("leaving a model out needs at least two models.")
     leave_out = _leave_task_out if over == "task" else _leave_model_out
-    positions, chosen, signs = leave_out(scores, target[None], direction)
+    positions, chosen, signs = leave_out(scores, target[None])
     target_ranks = unit(centered_ranks(target))
     value = float(_mean_correlation(positions, target_ranks[None])[0])
     order, exact = draw_permutations(t, n_permutations, random_state)
@@ -212,7 +203,7 @@ def leave_one_out_selection(
     block = max(1, _BLOCK // (o * m))
     for start in range(0, len(order), block):
         permuted = target[:, order[start : start + block]].swapaxes(0, 1)  # (block, models, tasks)
-        collected = leave_out(scores, permuted, direction)[0]
+        collected = leave_out(scores, permuted)[0]
         null[start : start + block] = _mean_correlation(collected, unit(centered_ranks(permuted)))
     if not positions.any() or not target_ranks.any():
         value = math.nan
@@ -233,34 +224,29 @@ def leave_one_out_selection(
     )
 
 
-def _leave_task_out(
-    scores: np.ndarray, targets: np.ndarray, direction: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _leave_task_out(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions (B, m, t), options (B, t) and signs (B, t) for targets (B, m, t)."""
     b, m, t = targets.shape
-    ranks = centered_ranks(
-        scores
-    )  # half the sum over the others of sign(v_i - v_j): the position of i among the others
+    # Half the sum over the others of sign(v_i - v_j): the position of i among the others.
+    ranks = centered_ranks(scores)
     positions, chosen, signs = np.empty((b, m, t)), np.empty((b, t), dtype=int), np.empty((b, t), dtype=int)
     for i in range(t):  # the task left out
         others = [j for j in range(t) if j != i]
         rest = _correlations(unit(centered_ranks(scores[:, :, others])), unit(centered_ranks(targets[:, :, others])))
         mean = rest.mean(2)
-        chosen[:, i] = _score(mean, direction).argmax(1)
+        chosen[:, i] = np.abs(mean).argmax(1)
         signs[:, i] = np.where(mean[np.arange(b), chosen[:, i]] < 0, -1, 1)
         positions[:, :, i] = signs[:, i, None] * ranks[chosen[:, i], :, i]
     return positions, chosen, signs
 
 
-def _leave_model_out(
-    scores: np.ndarray, targets: np.ndarray, direction: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _leave_model_out(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions (B, m, t), options (B, m) and signs (B, m) for targets (B, m, t)."""
     m = targets.shape[1]
     ranks = centered_ranks(scores)
     each = _correlations(unit(ranks), unit(centered_ranks(targets)))
     mean = (each.sum(2, keepdims=True) - each) / (m - 1)  # (B, options, left-out model)
-    chosen = _score(mean, direction).argmax(1)
+    chosen = np.abs(mean).argmax(1)
     signs = np.where(np.take_along_axis(mean, chosen[:, None, :], 1)[:, 0] < 0, -1, 1)
     return signs[:, :, None] * ranks[chosen, np.arange(m)], chosen, signs
 
@@ -275,18 +261,12 @@ def _mean_correlation(positions: np.ndarray, target_ranks: np.ndarray) -> np.nda
     return (unit(centered_ranks(positions)) * target_ranks).sum(-1).mean(-1)
 
 
-def _score(correlations: np.ndarray, direction: str) -> np.ndarray:
-    if direction == "any":
-        return np.abs(correlations)
-    return correlations if direction == "positive" else -correlations
-
-
-def _best(correlations: np.ndarray, per_model: bool, direction: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best value (B,) and its option per model (B, models), of correlations (B, options, models)."""
+def _best(correlations: np.ndarray, per_model: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest |correlation| (B,) and its option per model (B, models), of (B, options, models)."""
     if per_model:
-        score = _score(correlations, direction)
+        score = np.abs(correlations)
         return score.max(1).mean(1), score.argmax(1)
-    score = _score(correlations.mean(2), direction)
+    score = np.abs(correlations.mean(2))
     chosen = score.argmax(1)
     return score.max(1), np.repeat(chosen[:, None], correlations.shape[2], axis=1)
 
