@@ -50,6 +50,11 @@ def fixed(value: float | None, digits: int = 3, missing: str = "-") -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
+def interval_text(interval: tuple[float, float], digits: int = 3) -> str:
+    """Return an interval as [low, high]."""
+    return f"[{fixed(interval[0], digits)}, {fixed(interval[1], digits)}]"
+
+
 def percent(value: float) -> str:
     """Return a share as a whole percentage; NaN in words."""
     return "an unknown share" if math.isnan(value) else f"{fixed(100 * value, 0)}%"

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from ntps._files import jsonable
 from ntps._names import clean, shareable
-from ntps._text import Column, fixed, html_table
+from ntps._text import Column, html_table
 from ntps._version import __version__
 
 if TYPE_CHECKING:
@@ -105,9 +105,13 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
     return html_table([Column("setting", itemgetter(0), words=True), Column("value", itemgetter(1), words=True)], rows)
 
 
-def interval_text(interval: tuple[float, float], digits: int = 3) -> str:
-    """Return an interval as [low, high]."""
-    return f"[{fixed(interval[0], digits)}, {fixed(interval[1], digits)}]"
+def tables_csv(tables: "Sequence[pd.DataFrame]", names: Sequence[str]) -> str:
+    """Return tables below each other as CSV; where there are several, the column `labels` names that of each row."""
+    import pandas as pd
+
+    if len(tables) == 1:
+        return csv_text(tables[0])
+    return csv_text(pd.concat(tables, keys=names, names=["labels"]).reset_index("labels"))
 
 
 def csv_text(frame: "pd.DataFrame") -> str:

@@ -10,15 +10,14 @@ from markupsafe import Markup
 
 from ntps._files import atomic_write, held_folder, json_text
 from ntps._names import file_names, shareable, short_name
-from ntps._text import Column, fixed, html_table
+from ntps._text import Column, fixed, html_table, interval_text
 from ntps.errors import NtpsError
 from ntps.report.page import (
     PATIENCE,
-    csv_text,
     draw_picture,
-    interval_text,
     render,
     settings_table,
+    tables_csv,
 )
 from ntps.report.plots import COLORS, MARKERS, PALETTE, as_label, legend_below, new_axes
 from ntps.scoring.learning import LearningCurve
@@ -74,29 +73,21 @@ def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> 
     if not rankings:
         raise NtpsError("rankings is empty; give at least one Ranking.")
     several = len(rankings) > 1
-    slugs = file_names([ranking.label_column for ranking in rankings])
+    names = [ranking.label_column for ranking in rankings]
+    slugs = file_names(names)
     sections = [_section(ranking, f"-{slug}" if several else "") for ranking, slug in zip(rankings, slugs, strict=True)]
     heading = f"Which model for {short_name(rankings[0].task)}?"
     page = render("ranking.html", title=heading, heading=heading, sections=sections)
+    table = tables_csv([ranking.to_dataframe() for ranking in rankings], names)
     dicts = [shareable(ranking.to_dict()) for ranking in rankings]
     pictures = [picture for section in sections for picture in section["pictures"]]
     with held_folder(folder, seconds=PATIENCE):
         return [
             *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
             atomic_write(folder / "ranking.json", json_text(dicts if several else dicts[0])),
-            atomic_write(folder / "ranking.csv", _csv(rankings)),
+            atomic_write(folder / "ranking.csv", table),
             atomic_write(folder / "report.html", page),
         ]
-
-
-def _csv(rankings: Sequence[Ranking]) -> str:
-    import pandas as pd
-
-    frames = [ranking.to_dataframe() for ranking in rankings]
-    if len(frames) > 1:
-        for frame, ranking in zip(frames, rankings, strict=True):
-            frame.insert(0, "labels", ranking.label_column)
-    return csv_text(pd.concat(frames, ignore_index=True))
 
 
 def _section(ranking: Ranking, suffix: str) -> dict[str, Any]:

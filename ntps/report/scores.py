@@ -10,15 +10,14 @@ from markupsafe import Markup
 
 from ntps._files import atomic_write, held_folder, json_text
 from ntps._names import clean, file_names, shareable, short_name
-from ntps._text import Column, html_table
+from ntps._text import Column, html_table, interval_text
 from ntps.errors import NtpsError
 from ntps.report.page import (
     PATIENCE,
-    csv_text,
     draw_picture,
-    interval_text,
     render,
     settings_table,
+    tables_csv,
 )
 from ntps.report.plots import plot_curve, plot_layers
 from ntps.scoring.learning import LearningCurve
@@ -77,13 +76,14 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
     task = results[0].task.removesuffix(f":{names[0]}") if several else results[0].task
     heading = f"{short_name(results[0].model)} on {short_name(task)}"
     page = render("score.html", title=heading, heading=heading, sections=sections, contents=_contents(sections))
+    table = tables_csv([result.to_dataframe() for result in results], names)
     dicts = [shareable(result.to_dict()) for result in results]
     pictures = [section[kind] for section in sections for kind in ("layers", "curve")]
     with held_folder(folder, seconds=PATIENCE):
         return [
             *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
             atomic_write(folder / "scores.json", json_text(dicts if several else dicts[0])),
-            atomic_write(folder / "scores.csv", _csv(results, names)),
+            atomic_write(folder / "scores.csv", table),
             atomic_write(folder / "report.html", page),
         ]
 
@@ -96,16 +96,6 @@ def _section_names(results: Sequence[ScoreResult]) -> list[str]:
         listed = ", ".join(f"{short_name(result.model)}: {name}" for result, name in zip(results, names, strict=True))
         raise NtpsError(f"results are of {listed}; one page takes one model and different label columns.")
     return names
-
-
-def _csv(results: Sequence[ScoreResult], names: Sequence[str]) -> str:
-    import pandas as pd
-
-    frames = [result.to_dataframe() for result in results]
-    if len(frames) > 1:
-        for frame, name in zip(frames, names, strict=True):
-            frame.insert(0, "labels", name)
-    return csv_text(pd.concat(frames, ignore_index=True))
 
 
 def _section(result: ScoreResult, name: str, suffix: str) -> dict[str, Any]:

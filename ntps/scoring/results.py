@@ -10,7 +10,19 @@ from markupsafe import Markup
 
 from ntps._files import json_text, jsonable
 from ntps._names import short_name, shortened
-from ntps._text import BAR_WIDTH, WIDTH, Column, bar, fixed, html_table, listed, percent, text_table, wrap
+from ntps._text import (
+    BAR_WIDTH,
+    WIDTH,
+    Column,
+    bar,
+    fixed,
+    html_table,
+    interval_text,
+    listed,
+    percent,
+    text_table,
+    wrap,
+)
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.predictors import Predictor
@@ -385,16 +397,13 @@ class ScoreResult:
             ]
         sentences = [self._what_is_read(), self._what_v_holds()]
         if self.best is not None and self.learning is not None and not math.isnan(self.learning.twice):
-            low, high = (fixed(end, 2) for end in self.learning.interval)
-            sentences.append(
-                f"Twice as many labelled texts would bring R² to about {fixed(self.learning.twice, 2)} [{low}, {high}]."
-            )
+            twice = f"{fixed(self.learning.twice, 2)} {interval_text(self.learning.interval, 2)}"
+            sentences.append(f"Twice as many labelled texts would bring R² to about {twice}.")
         return sentences
 
     def _what_is_read(self) -> str:
         choice = cast(LayerChoice, self.choice)
-        low, high = choice.readout.interval()
-        r2 = f"R² {fixed(choice.readout.r2)} [{fixed(low)}, {fixed(high)}]"
+        r2 = f"R² {fixed(choice.readout.r2)} {interval_text(choice.readout.interval())}"
         p_value = self.best.p_value if self.best is not None else None
         labels = "values" if self.kind == "regression" else "labels"
         if self.best is None:
@@ -513,7 +522,7 @@ def label_columns() -> list[Column]:
     """Return the columns of a table of several labels, whose rows are `LabelValue`."""
     return [
         Column("label", lambda row: shortened(row.name, _LABEL), words=True),
-        Column("R²", lambda row: f"{fixed(row.r2)} [{fixed(row.interval[0])}, {fixed(row.interval[1])}]"),
+        Column("R²", lambda row: f"{fixed(row.r2)} {interval_text(row.interval)}"),
         Column("accuracy", attrgetter("accuracy"), digits=2),
         Column("majority", attrgetter("majority_rate"), digits=2),
         Column("frequency", attrgetter("frequency"), digits=2),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ntps._files import json_text, jsonable
 from ntps._names import shortened
-from ntps._text import WIDTH, Column, counted, fixed, html_table, listed, percent, text_table, wrap
+from ntps._text import WIDTH, Column, counted, fixed, html_table, interval_text, listed, percent, text_table, wrap
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.measures import Spectrum
 from ntps.scoring.predictors import Predictor
@@ -401,8 +401,7 @@ class Ranking:
     def _accuracy(self) -> str:
         if self.best.probe is None:
             return ""
-        low, high = self.best.probe.accuracy_interval
-        return f", accuracy {fixed(self.best.accuracy, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
+        return f", accuracy {fixed(self.best.accuracy, 2)} {interval_text(self.best.probe.accuracy_interval, 2)}"
 
     @property
     def _labels(self) -> str:
@@ -563,8 +562,7 @@ def _signed(value: float) -> str:
 
 
 def _r2(row: RankedModel | Predictor) -> str:
-    low, high = row.interval
-    return f"R² {fixed(row.r2, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
+    return f"R² {fixed(row.r2, 2)} {interval_text(row.interval, 2)}"
 
 
 def _layers(row: Any) -> str | None:
