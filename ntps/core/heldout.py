@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,7 @@ class HeldOut:
         return r2_of(self.errors_at(k), self.baseline)
 
 
-def r2_of(errors: Tensor, baseline: Tensor) -> float:
+def r2_of(errors: Tensor | np.ndarray, baseline: Tensor | np.ndarray) -> float:
     """Return 1 - sum(errors) / sum(baseline); NaN where the baseline makes no error."""
     total = float(baseline.sum())
     return 1 - float(errors.sum()) / total if total > 0 else math.nan

@@ -68,7 +68,7 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
     mean, scale = column_scaling(x)
     scaled = ((x - mean) * scale).astype(np.float32)
     with one_thread(), quiet_fits():
-        probe = LogisticRegression(C=choose_c(scaled, y, list(CS), 3, seed), tol=1e-4, max_iter=300).fit(scaled, y)
+        probe = LogisticRegression(C=choose_c(scaled, y, list(CS), seed), tol=1e-4, max_iter=300).fit(scaled, y)
     weights, bias = np.asarray(probe.coef_), np.asarray(probe.intercept_)
     if len(present) == 2:  # scikit-learn gives one row, the log odds of the second class: split it evenly
         weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ntps._files import jsonable
+from ntps.core.heldout import choose_elsewhere
 from ntps.scoring.probes import class_scores, logistic_path, one_thread, standardize
 from ntps.scoring.readouts import Readout, share_interval
 
@@ -195,8 +197,8 @@ def _out_of_fold(
         loss: Returns the loss of predictions (penalties, n, c): (penalties, n), or (penalties, n, c) where each of c
             targets has its own penalty.
     """
-    folds, by_fold = np.unique(fold_of), []
-    for fold in folds:
+    by_fold = []
+    for fold in np.unique(fold_of):
         train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         with one_thread():
             x_train, x_test = features(train, test)
@@ -207,7 +209,5 @@ def _out_of_fold(
         predictions[:, test] = fitted
     losses = loss(predictions)
     losses = losses.reshape(*losses.shape, *[1] * (predictions.ndim - losses.ndim))
-    chosen = np.empty(losses.shape[1:], dtype=np.int64)
-    for fold in folds:
-        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin(0)
+    chosen = choose_elsewhere(torch.from_numpy(losses), torch.from_numpy(fold_of)).numpy()
     return np.take_along_axis(predictions, chosen[None], 0)[0]

@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntps._files import jsonable
-from ntps.errors import NtpsError, in_range, whole
+from ntps.core.heldout import r2_of
+from ntps.errors import NtpsError, whole
 from ntps.scoring.labels import assign_folds
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths of the logistic penalty, on standardised features
 ALPHAS = tuple(float(10.0**e) for e in np.arange(-1, 6.5, 0.5))  # strengths of the ridge penalty
+_INNER_FOLDS = 3  # that choose C, fewer where the largest class is smaller
+_NEIGHBOURS = 5
 Folds = int | str | Iterable[Any]  # a number or "auto", a fold index per text, or pairs (train, test)
 
 
@@ -77,14 +80,14 @@ def linear_probe(
     *,
     folds: Folds = "auto",
     cs: Sequence[float] = CS,
-    inner_folds: int = 3,
     random_state: int = 0,
 ) -> ProbeResult:
     """Judge a linear probe out of fold.
 
-    In every fold, C is chosen by log loss (accuracy ties on easy tasks) over `inner_folds` folds of the training texts,
-    and the probe is then fitted on all of them; see `choose_c`. The ridge penalty is chosen by leave-one-out error.
-    Accuracy, balanced accuracy and F1 are computed over all texts at once, not averaged over folds.
+    In every fold, C is chosen by log loss (accuracy ties on easy tasks) over three folds of the training texts (fewer
+    where the largest class is smaller), and the probe is then fitted on all of them; see `choose_c`. The ridge penalty
+    is chosen by leave-one-out error. Accuracy, balanced accuracy and F1 are computed over all texts at once, not
+    averaged over folds.
 
     A class absent from a fold's training texts is never predicted there, so its texts count as wrong; a class without
     any text does not exist. Columns that are constant on the training texts are zero after standardisation.
@@ -95,7 +98,6 @@ def linear_probe(
         folds: Number of stratified, seeded folds (`"auto"`: 5, or the size of the largest class if that is smaller), a
             fold index per text (n,), or pairs `(train, test)` of index arrays; one pair is a plain train-test split.
         cs: Candidates for C, all positive.
-        inner_folds: Folds that choose C, fewer where the largest class is smaller; not used with a single candidate.
         random_state: Seed of the folds.
 
     Raises:
@@ -103,7 +105,6 @@ def linear_probe(
     """
     x, y = check_features(features, labels)
     pairs = make_folds(y, folds, random_state)
-    whole(inner_folds, 2, None, "inner_folds")
     if not len(cs) or not all(c > 0 and math.isfinite(c) for c in cs):
         raise NtpsError(f"cs is {tuple(cs)!r}; give at least one positive number.")
     n_classes = int(y.max()) + 1
@@ -112,7 +113,7 @@ def linear_probe(
     for number, (train, test) in enumerate(pairs):
         with one_thread():
             x_train, x_test = standardize(x[train], x[test])
-            c = choose_c(x_train, y[train], sorted(cs), inner_folds, random_state + number)
+            c = choose_c(x_train, y[train], sorted(cs), random_state + number)
             probabilities = next(logistic_path(x_train, y[train], [c], x_test, n_classes))
             alpha, fitted = ridge(x_train, targets[train], x_test)
         squared_error = np.square(targets[test] - fitted).mean(1)
@@ -172,17 +173,15 @@ def training_probe(features: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     return {"training_accuracy": float(logistic.score(x, y)), "training_error": float(np.square(residuals).mean())}
 
 
-def knn_accuracy(
-    features: ArrayLike, labels: ArrayLike, *, n_neighbors: int = 5, folds: Folds = "auto", random_state: int = 0
-) -> float:
-    """Out-of-fold accuracy of k nearest neighbours (Euclidean, on standardised features), in [0, 1].
+def knn_accuracy(features: ArrayLike, labels: ArrayLike, *, folds: Folds = "auto", random_state: int = 0) -> float:
+    """Out-of-fold accuracy of the five nearest neighbours (Euclidean, on standardised features), in [0, 1].
 
     Standardising makes it invariant to the scale of each feature. Equal votes go to the class with the lowest index.
+    A fold with fewer training texts than neighbours uses all of them.
 
     Args:
         features: (n, d), finite.
         labels: Class indices (n,), at least two different.
-        n_neighbors: Number of neighbours; a fold with fewer training texts uses all of them.
         folds: As in `linear_probe`.
         random_state: Seed of the folds.
 
@@ -192,11 +191,10 @@ def knn_accuracy(
     from sklearn.neighbors import KNeighborsClassifier
 
     x, y = check_features(features, labels)
-    in_range(n_neighbors, 1, None, "n_neighbors")
     n_correct = n_judged = 0
     for train, test in make_folds(y, folds, random_state):
         x_train, x_test = standardize(x[train], x[test])
-        model = KNeighborsClassifier(n_neighbors=min(n_neighbors, len(train)), algorithm="brute").fit(x_train, y[train])
+        model = KNeighborsClassifier(n_neighbors=min(_NEIGHBOURS, len(train)), algorithm="brute").fit(x_train, y[train])
         n_correct += int((model.predict(x_test) == y[test]).sum())
         n_judged += len(test)
     return n_correct / n_judged
@@ -324,7 +322,7 @@ def standardize(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nda
     return (train - mean) * scale, (test - mean) * scale
 
 
-def choose_c(x: np.ndarray, y: np.ndarray, cs: Sequence[float], folds: int, seed: int) -> float:
+def choose_c(x: np.ndarray, y: np.ndarray, cs: Sequence[float], seed: int) -> float:
     """Return the C with the smallest cross-validated log loss of a logistic regression.
 
     Within a fold C goes from strong to weak penalty, each fit starting from the one before, and stops once the loss is
@@ -337,14 +335,13 @@ def choose_c(x: np.ndarray, y: np.ndarray, cs: Sequence[float], folds: int, seed
         x: (n, d), standardised.
         y: Class indices (n,).
         cs: Candidates, ascending.
-        folds: Number of stratified folds; at most the size of the largest class is used.
         seed: Seed of the folds.
 
     Returns:
         The chosen C; the smallest candidate if there is nothing to choose from, or no text to choose by.
     """
     sizes = np.bincount(y)
-    folds = min(folds, int(sizes.max()))
+    folds = min(_INNER_FOLDS, int(sizes.max()))
     if len(cs) == 1 or folds < 2 or np.count_nonzero(sizes) < 2:
         return cs[0]
     loss = np.full((folds, len(cs)), np.inf)
@@ -421,11 +418,6 @@ def class_scores(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float
         )
 
 
-def share_explained(squared_error: float, squared_deviation: float) -> float:
-    """Return R^2 = 1 - error / deviation, `nan` where nothing deviates."""
-    return 1 - squared_error / squared_deviation if squared_deviation > 0 else math.nan
-
-
 def _metrics(
     truth: np.ndarray, predicted: np.ndarray, squared_error: np.ndarray, squared_deviation: np.ndarray
 ) -> dict[str, float]:
@@ -435,7 +427,7 @@ def _metrics(
         "accuracy": accuracy,
         "balanced_accuracy": balanced_accuracy,
         "macro_f1": macro_f1,
-        "r2": share_explained(float(squared_error.sum()), float(squared_deviation.sum())),
+        "r2": r2_of(squared_error, squared_deviation),
         "mse": float(squared_error.mean()),
     }
 

@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from ntps._files import jsonable
+from ntps.core.heldout import choose_elsewhere, r2_of
 from ntps.errors import NtpsError
 
 # Readouts of different folds share training texts, so errors of different texts are not independent: their standard
@@ -38,8 +40,7 @@ class Readout:
     @cached_property
     def r2(self) -> float:
         """1 - sum(errors) / sum(baseline): at most 1, negative if worse than label frequencies, NaN if undefined."""
-        total = float(self.baseline.sum())
-        return 1 - float(self.errors.sum()) / total if total > 0 else math.nan
+        return r2_of(self.errors, self.baseline)
 
     @cached_property
     def influence(self) -> np.ndarray:
@@ -186,9 +187,7 @@ def choose_layer(layers: Sequence[int], readouts: Sequence[Readout], fold_of: np
     """
     errors = np.stack([readout.errors for readout in readouts])
     numbers = np.asarray(layers)
-    by_fold = np.empty(errors.shape[1], dtype=np.int64)
-    for fold in np.unique(fold_of):
-        by_fold[fold_of == fold] = errors[:, fold_of != fold].sum(1).argmin()
+    by_fold = choose_elsewhere(torch.from_numpy(errors), torch.from_numpy(fold_of)).numpy()
     first = readouts[0]
     best = int(errors.sum(1).argmin())
     tied = [
