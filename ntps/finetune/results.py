@@ -11,6 +11,7 @@ from markupsafe import Markup
 from ntps._files import json_text, jsonable
 from ntps._names import short_name
 from ntps._text import Column, html_table, text_table, wrap
+from ntps.scoring.readouts import CONFIDENCE
 from ntps.scoring.results import ScoreResult
 
 SCHEMA_VERSION = 1
@@ -198,11 +199,9 @@ class LoraRepeats:
 
     Attributes:
         runs: One result per seed.
-        confidence: Level of the interval, in (0, 1).
     """
 
     runs: tuple[LoraResult, ...]
-    confidence: float = 0.95
 
     @property
     def gain(self) -> float:
@@ -217,10 +216,10 @@ class LoraRepeats:
 
     @property
     def gain_interval(self) -> tuple[float, float]:
-        """Interval of the mean gain by Student's t over the seeds; NaN for a single seed."""
+        """95 % interval of the mean gain by Student's t over the seeds; NaN for a single seed."""
         from scipy.stats import t as student
 
-        half = student.ppf(0.5 + self.confidence / 2, max(len(self.runs) - 1, 1)) * self.gain_standard_error
+        half = student.ppf(0.5 + CONFIDENCE / 2, max(len(self.runs) - 1, 1)) * self.gain_standard_error
         return self.gain - float(half), self.gain + float(half)
 
     def to_dict(self) -> dict[str, Any]:
@@ -245,7 +244,7 @@ class LoraRepeats:
                 "gain": self.gain,
                 "gain_standard_error": self.gain_standard_error,
                 "gain_interval": list(self.gain_interval),
-                "confidence": self.confidence,
+                "confidence": CONFIDENCE,
                 "settings": first.settings,
                 "seeds": [run.to_dict() for run in self.runs],
             }
@@ -267,7 +266,7 @@ class LoraRepeats:
             f"probe, the mean of {len(self.runs)} seeds"
         )
         if math.isfinite(low):
-            text += f"; {self.confidence:.0%} interval {100 * low:+z.1f} to {100 * high:+z.1f}"
+            text += f"; {CONFIDENCE:.0%} interval {100 * low:+z.1f} to {100 * high:+z.1f}"
         return text + "."
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from ntps._files import jsonable
 from ntps.core import Solved
 from ntps.errors import NtpsError
+from ntps.scoring.readouts import CONFIDENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ class Interval:
         return jsonable(vars(self))
 
 
-def layer_intervals(solved: Solved, k_u: int, k_v: int, *, confidence: float = 0.95) -> dict[str, Interval]:
-    """Return the interval of `explained` (in sample) and the spread of `ntps`, from folds left out in turn.
+def layer_intervals(solved: Solved, k_u: int, k_v: int) -> dict[str, Interval]:
+    """Return the 95 % interval of `explained` (in sample) and the spread of `ntps`, from folds left out in turn.
 
     With K folds and theta_(i) the value without fold i, the standard error is
     sqrt((K - 1) / K sum_i (theta_(i) - mean)^2), and the bias (K - 1) (mean - theta) (the block jackknife of
@@ -51,7 +52,6 @@ def layer_intervals(solved: Solved, k_u: int, k_v: int, *, confidence: float = 0
         solved: From `ntps.core.solve_layer`, with at least 3 folds.
         k_u: Perception rank.
         k_v: Next-token rank.
-        confidence: Level, in (0, 1).
 
     Raises:
         NtpsError: If there are fewer than 3 folds.
@@ -61,7 +61,7 @@ def layer_intervals(solved: Solved, k_u: int, k_v: int, *, confidence: float = 0
     n_folds = len(solved.folds)
     if n_folds < 3:
         raise NtpsError(f"intervals leave out one fold at a time and need at least 3 folds, not {n_folds}.")
-    quantile = float(stdtrit(n_folds - 1, 0.5 + confidence / 2))
+    quantile = float(stdtrit(n_folds - 1, 0.5 + CONFIDENCE / 2))
     whole = _values(solved, k_u, k_v)
     without = [_values(solved.without_fold(fold), k_u, k_v) for fold in range(n_folds)]
     return {

@@ -52,9 +52,9 @@ class Readout:
         """Standard error of `r2` over texts, with the readouts of the folds given."""
         return _standard_error(self.influence, self.groups)
 
-    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """Return an interval for the R^2 that such readouts reach on new texts of the same kind, cut at 1."""
-        half = _quantile(confidence) * self.standard_error
+    def interval(self) -> tuple[float, float]:
+        """Return a 95 % interval for the R^2 that such readouts reach on new texts of the same kind, cut at 1."""
+        half = _quantile(CONFIDENCE) * self.standard_error
         return self.r2 - half, min(self.r2 + half, 1.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +101,8 @@ def compare_readouts(a: Readout, b: Readout, *, confidence: float = CONFIDENCE) 
     Raises:
         NtpsError: If the texts, labels or folds differ, or `confidence` is not inside (0, 1).
     """
-    _check_confidence(confidence)
+    if not 0 < confidence < 1:
+        raise NtpsError(f"confidence is {confidence}; it must lie between 0 and 1.")
     if a.origin != b.origin or len(a.errors) != len(b.errors):
         raise NtpsError(
             f"{a.name} and {b.name} were judged on different texts, labels or folds; use the same for both."
@@ -121,25 +122,24 @@ def compare_readouts(a: Readout, b: Readout, *, confidence: float = CONFIDENCE) 
     )
 
 
-def tied_groups(readouts: Sequence[Readout], *, confidence: float = CONFIDENCE) -> tuple[tuple[int, ...], ...]:
+def tied_groups(readouts: Sequence[Readout]) -> tuple[tuple[int, ...], ...]:
     """Split readouts of the same texts into groups that cannot be told apart from their best member.
 
     The best readout leads the first group and takes in all that tie with it; the best of the rest leads the next one.
-    Intervals are widened for the number of comparisons with a leader (Bonferroni).
+    All comparisons together have a level of 95 %: intervals are widened for the number of comparisons with a leader
+    (Bonferroni).
 
     Args:
         readouts: At least one.
-        confidence: Level of all comparisons together.
 
     Returns:
         Indices into `readouts`, best group first, best member first.
 
     Raises:
-        NtpsError: If texts, labels or folds differ, or `confidence` is not inside (0, 1).
+        NtpsError: If texts, labels or folds differ.
     """
-    _check_confidence(confidence)
     rest = sorted(range(len(readouts)), key=lambda index: -np.nan_to_num(readouts[index].r2, nan=-np.inf))
-    each = pair_confidence(len(readouts), confidence)
+    each = pair_confidence(len(readouts))
     groups = []
     while rest:
         leader = readouts[rest[0]]
@@ -149,9 +149,9 @@ def tied_groups(readouts: Sequence[Readout], *, confidence: float = CONFIDENCE) 
     return tuple(groups)
 
 
-def pair_confidence(n: int, confidence: float = CONFIDENCE) -> float:
-    """Return the level of each comparison with a leader, so that all of n readouts together have `confidence`."""
-    return 1 - (1 - confidence) / max(1, n - 1)
+def pair_confidence(n: int) -> float:
+    """Return the level of each comparison with a leader, so that all of n readouts together have `CONFIDENCE`."""
+    return 1 - (1 - CONFIDENCE) / max(1, n - 1)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -205,17 +205,16 @@ def choose_layer(layers: Sequence[int], readouts: Sequence[Readout], fold_of: np
     return LayerChoice(layer=int(numbers[best]), tied=tuple(tied), readout=chosen, by_fold=numbers[by_fold])
 
 
-def share_interval(share: float, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return an interval for the share of right predictions on new texts: Wilson's, for fewer texts than there are.
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """Return a 95 % interval for the share of right predictions on new texts: Wilson's, for fewer texts than there are.
 
     Readouts of different folds share training texts, so n texts say as much as n / `FOLD_FACTOR`^2 independent ones.
 
     Args:
         share: Share of texts predicted right, in [0, 1].
         n: Number of different texts.
-        confidence: Level of the interval, in (0, 1).
     """
-    z2, effective = _quantile(confidence) ** 2, n / FOLD_FACTOR**2
+    z2, effective = _quantile(CONFIDENCE) ** 2, n / FOLD_FACTOR**2
     middle = (share + z2 / (2 * effective)) / (1 + z2 / effective)
     half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * effective)) / effective) / (1 + z2 / effective)
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -242,8 +241,3 @@ def _quantile(confidence: float) -> float:
     from scipy.special import ndtri
 
     return float(ndtri(0.5 + confidence / 2))
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise NtpsError(f"confidence is {confidence}; it must lie between 0 and 1.")

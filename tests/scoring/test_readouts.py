@@ -61,9 +61,9 @@ def test_an_interval_covers_what_new_texts_give():
     inside = 0
     for _ in range(400):
         errors = rng.exponential(0.6, 100)
-        low, high = readout(errors).interval(0.9)
+        low, high = readout(errors).interval()
         inside += low <= 0.4 <= high
-    assert 0.9 < inside / 400 <= 0.985  # wider than independent errors need, by FOLD_FACTOR
+    assert 0.95 < inside / 400 <= 0.985  # wider than independent errors need, by FOLD_FACTOR
 
 
 def test_what_has_no_value():
@@ -136,8 +136,6 @@ def test_readouts_of_different_texts_or_folds_are_refused():
     for confidence in (0, 1, -0.5, 2):
         with pytest.raises(NtpsError, match="confidence"):
             compare(a, a, confidence=confidence)
-        with pytest.raises(NtpsError, match="confidence"):
-            tied_groups([a], confidence=confidence)
 
 
 def test_groups_that_cannot_be_told_apart():
