@@ -97,14 +97,9 @@ def load_model(
     location = _locate(name_or_path_or_model, options)
     config, commit = read_config(location, options)
     dtype = _dtype_on(torch_device, config, dtype, location.name)
-    digest = _digest(location, commit, options)
-    tokenizer_name = None
-    if tokenizer is None:
-        tokenizer = read_tokenizer(location, commit or revision, trust_remote_code)
-    else:
-        tokenizer = resolve_tokenizer(tokenizer, location.name, trust_remote_code)
-        tokenizer_name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        digest = checkpoints.combine(digest, checkpoints.tokenizer_digest(tokenizer))
+    own = tokenizer is None
+    tokenizer = _tokenizer_of(tokenizer, location, commit, options)
+    digest = _digest(location, commit, options, None if own else tokenizer)
     if random_weights:
         network = random_network(config, head=head, seed=seed or 0, dtype=dtype, trust_remote_code=trust_remote_code)
     else:
@@ -116,7 +111,7 @@ def load_model(
         "adapter": location.adapter,
         "revision": revision,
         "commit": commit,
-        "tokenizer": tokenizer_name,
+        "tokenizer": None if own else getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__,
         "trust_remote_code": trust_remote_code,
         "notes": [location.preset.note] if location.preset and location.preset.note else [],
     }
@@ -144,10 +139,7 @@ def outline_model(name_or_path: str | os.PathLike[str], *, tokenizer: Any = None
     device, location = find_device(options.device), _locate(name_or_path, options)
     config, commit = read_config(location, options)
     dtype = _dtype_on(device, config, options.dtype, location.name)
-    if tokenizer is None:
-        tokenizer = read_tokenizer(location, commit or options.revision, options.trust_remote_code)
-    else:
-        tokenizer = resolve_tokenizer(tokenizer, location.name, options.trust_remote_code)
+    tokenizer = _tokenizer_of(tokenizer, location, commit, options)
     network = without_head(empty_network(config, dtype=dtype, trust_remote_code=options.trust_remote_code))
     sizes = config.get_text_config()
     return LanguageModel(
@@ -203,11 +195,9 @@ def model_fingerprint(
     )
     location = _locate(name_or_path, options)
     commit = None if location.local else read_config(location, options)[1]
-    digest = _digest(location, commit, options)
     if tokenizer is not None:
         tokenizer = resolve_tokenizer(tokenizer, location.name, trust_remote_code)
-        digest = checkpoints.combine(digest, checkpoints.tokenizer_digest(tokenizer))
-    return digest
+    return _digest(location, commit, options, tokenizer)
 
 
 def weight_bytes(name_or_path: str | os.PathLike[str]) -> int | None:
@@ -359,6 +349,7 @@ def _language_model(
     input_device = _input_device(network, embedding)
     ids = torch.zeros((1, 2), dtype=torch.int64, device=input_device)
     states = _try_states(network, ids, name)
+    vocabulary = int(embedding.shape[0])
     model = LanguageModel(
         name=name,
         model=network,
@@ -377,8 +368,8 @@ def _language_model(
         widths=tuple(int(state.shape[-1]) for state in states),
         max_positions=_positions(network),
         device=input_device,
-        vocabulary=int(embedding.shape[0]),
-        causal=_is_causal(network, int(embedding.shape[0]), input_device, name),
+        vocabulary=vocabulary,
+        causal=_is_of_causal_kind(network.config, name) and not reads_later_tokens(network, vocabulary, input_device),
         digest=digest,
     )
     model.tokenize([PROBE])
@@ -388,11 +379,6 @@ def _language_model(
             "predicting the next token from the tokens before it, so a causal (decoder-only) model is needed."
         )
     return model
-
-
-def _is_causal(network: Any, vocabulary: int, device: Any, name: str) -> bool:
-    """Return whether no hidden state depends on a later token, by the configuration and by a pass over two texts."""
-    return _is_of_causal_kind(network.config, name) and not reads_later_tokens(network, vocabulary, device)
 
 
 def _is_of_causal_kind(config: Any, name: str) -> bool:
@@ -453,17 +439,24 @@ def _input_device(network: Any, embedding: Any) -> Any:
     return torch.device(next((device for device in devices if device not in {"disk", "cpu"}), "cpu"))
 
 
-def _digest(location: ModelLocation, commit: str | None, options: LoadOptions) -> str:
-    """Return the fingerprint of a directory or of a hub model at a commit."""
+def _tokenizer_of(tokenizer: Any, location: ModelLocation, commit: str | None, options: LoadOptions) -> Any:
+    """Return the tokenizer that was given, or the model's own."""
+    if tokenizer is None:
+        return read_tokenizer(location, commit or options.revision, options.trust_remote_code)
+    return resolve_tokenizer(tokenizer, location.name, options.trust_remote_code)
+
+
+def _digest(location: ModelLocation, commit: str | None, options: LoadOptions, tokenizer: Any) -> str:
+    """Return the fingerprint of a directory or of a hub model at a commit, with a tokenizer that is not its own."""
     if location.local:
         base = checkpoints.directory_digest(Path(location.path), location.gguf_file, options.random_weights)
     else:
         base = checkpoints.combine(location.path, commit or options.revision or "", location.gguf_file or "")
     if options.random_weights:  # of the architecture: an adapter has no part in them
-        return checkpoints.combine(base, options.seed_note)
-    if location.adapter is not None:
-        return checkpoints.combine(base, sha256_files(checkpoints.adapter_files(Path(location.adapter))))
-    return base
+        base = checkpoints.combine(base, options.seed_note)
+    elif location.adapter is not None:
+        base = checkpoints.combine(base, sha256_files(checkpoints.adapter_files(Path(location.adapter))))
+    return base if tokenizer is None else checkpoints.combine(base, checkpoints.tokenizer_digest(tokenizer))
 
 
 def _locate(name_or_path: str | os.PathLike[str], options: LoadOptions) -> ModelLocation:

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,8 @@ class CellStore:
             )
         return reasons
 
-    def lock(self, cell: Cell) -> AbstractContextManager[bool]:
+    @contextmanager
+    def lock(self, cell: Cell) -> Iterator[bool]:
         """Try to lock a cell without waiting for it; the context's value says whether this process now holds it.
 
         The lock is the operating system's (`flock`, or what Windows has), and ends with the process that holds it.
@@ -138,17 +139,12 @@ class CellStore:
         Raises:
             NtpsError: If the folder cannot be written.
         """
-        return self._lock(self.path(cell).stem)
-
-    @contextmanager
-    def _lock(self, name: str) -> Iterator[bool]:
         from filelock import Timeout
 
         self.make()
         try:
-            lock = file_lock(
-                self.folder / "locks" / f"{name}.lock"
-            )  # it stays: removing it would split the lock in two
+            # The file stays: removing it would split the lock in two.
+            lock = file_lock(self.folder / "locks" / f"{self.path(cell).stem}.lock")
             lock.acquire(blocking=False)
         except Timeout:
             yield False
@@ -201,9 +197,8 @@ def run_cells(
     store.sweep()
     results: dict[str, CellResult] = {}
     missing: dict[str, Cell] = {}  # by key, which controls of one architecture have in common
-    written: dict[
-        str, int
-    ] = {}  # when the unusable file of a missing cell was written: another process writes a newer one
+    # When the unusable file of a missing cell was written: another process writes a newer one.
+    written: dict[str, int] = {}
     outdated = store.outdated(grid.cells)
     for cell in grid.cells:
         if cell.key in results or cell.key in missing:
