@@ -16,7 +16,7 @@ _BLOCK = 8192  # texts converted to float64 at a time, so that memory-mapped sta
 class PooledMoments:
     """Moments of pooled states x and targets y over n texts: float64, means over texts.
 
-    Sets of texts add and subtract, so training folds are all texts minus the held-out fold.
+    Subsets are subtracted, so training folds are all texts minus the held-out fold.
 
     Attributes:
         n: Number of texts.
@@ -62,22 +62,16 @@ class PooledMoments:
         """Width of a hidden state."""
         return self.M.shape[0]
 
-    def centered(self, mean_x: Tensor | None = None, mean_y: Tensor | None = None) -> PooledMoments:
-        """Return the moments about the means, or about other ones, such as those of training folds."""
-        a = self.mean_x if mean_x is None else mean_x
-        b = self.mean_y if mean_y is None else mean_y
+    def centered(self) -> PooledMoments:
+        """Return the moments about the means."""
         return PooledMoments(
             n=self.n,
-            M=self.M - torch.outer(self.mean_x, a) - torch.outer(a, self.mean_x) + torch.outer(a, a),
-            X=self.X - torch.outer(self.mean_x, b) - torch.outer(a, self.mean_y) + torch.outer(a, b),
-            mean_x=self.mean_x - a,
-            mean_y=self.mean_y - b,
-            yy=self.yy - torch.outer(self.mean_y, b) - torch.outer(b, self.mean_y) + torch.outer(b, b),
+            M=self.M - torch.outer(self.mean_x, self.mean_x),
+            X=self.X - torch.outer(self.mean_x, self.mean_y),
+            mean_x=torch.zeros_like(self.mean_x),
+            mean_y=torch.zeros_like(self.mean_y),
+            yy=self.yy - torch.outer(self.mean_y, self.mean_y),
         )
-
-    def __add__(self, other: PooledMoments) -> PooledMoments:
-        """Return the moments of both sets of texts together."""
-        return self._combined(other, 1)
 
     def __sub__(self, other: PooledMoments) -> PooledMoments:
         """Return the moments of these texts without those of a subset.
@@ -85,14 +79,11 @@ class PooledMoments:
         Raises:
             NtpsError: If no text is left.
         """
-        return self._combined(other, -1)
-
-    def _combined(self, other: PooledMoments, sign: int) -> PooledMoments:
-        n = self.n + sign * other.n
+        n = self.n - other.n
         if n <= 0:
             raise NtpsError(f"{self.n} texts without {other.n} leave none; use fewer folds or more texts.")
         means = {
-            name: (self.n * getattr(self, name) + sign * other.n * getattr(other, name)) / n
+            name: (self.n * getattr(self, name) - other.n * getattr(other, name)) / n
             for name in ("M", "X", "mean_x", "mean_y", "yy")
         }
         return PooledMoments(n=n, **means)

@@ -154,11 +154,6 @@ class TrainSettings:
         one_of(name, RECIPES, "recipe")
         return cls(**{**RECIPES[name], **changes})
 
-    @classmethod
-    def paper(cls, **changes: Any) -> "TrainSettings":
-        """Return the authors' recipe of LoRA, with some values changed; see `recipe`."""
-        return cls.recipe("paper", **changes)
-
     @property
     def step_size(self) -> float:
         """The peak learning rate: the one given, or the method's at the reference width."""

@@ -63,7 +63,7 @@ class TestBeforeAndAfter:
         rest, own = task.split(0.3, seed=5)
         parts = split_task(rest, own, seed=3)
         assert parts[2] is own and sorted(parts[0].texts + parts[1].texts) == sorted(rest.texts)
-        settings = TrainSettings.paper(steps=2, rank=4, dtype="float32")
+        settings = TrainSettings.recipe("paper", steps=2, rank=4, dtype="float32")
         options = {**QUICK, "settings": settings, "layers": [-1], "convention": "official", "fraction": 0.5}
         result = before_and_after(str(tiny_llama), rest, test=own, **options)
         assert result.n_test == len(own) and result.best_step == 2

@@ -585,7 +585,7 @@ class TestRecipes:
     """The values of the authors' scripts."""
 
     def test_values(self):
-        paper = TrainSettings.paper()
+        paper = TrainSettings.recipe("paper")
         assert (paper.method, paper.target, paper.rank, paper.alpha, paper.dropout) == ("lora", "paper", 32, 32, 0.05)
         assert (paper.optimizer, paper.learning_rate, paper.weight_decay) == ("adafactor", 1e-4, 1e-5)
         assert (paper.clip_norm, paper.warmup, paper.schedule) == (None, 0.05, "cosine")
@@ -602,21 +602,23 @@ class TestRecipes:
         assert {probe.rate(step) for step in range(800)} == {1e-4}
         scratch = TrainSettings.recipe("paper-scratch")
         assert (scratch.method, scratch.steps, scratch.optimizer) == ("scratch", 10000, "adafactor")
-        assert TrainSettings.paper(steps=7, rank=4).steps == 7
+        assert TrainSettings.recipe("paper", steps=7, rank=4).steps == 7
         assert [TrainSettings.recipe(name).dtype for name in RECIPES] == ["bfloat16", "bfloat16", "float32"]
         with pytest.raises(NtpsError, match="recipe is 'papers'; choose one of: paper, paper-probe, paper-scratch"):
             TrainSettings.recipe("papers")
 
     def test_a_model_of_another_type_is_refused_and_a_name_is_loaded_in_it(self, llama, tiny_llama, parts):
         with pytest.raises(NtpsError, match=r"dtype is bfloat16, and .* is loaded in float32; load it in bfloat16"):
-            fine_tune(llama, *parts, settings=TrainSettings.paper(steps=1, rank=4), progress=False)
-        settings = TrainSettings.paper(steps=1, rank=4)
+            fine_tune(llama, *parts, settings=TrainSettings.recipe("paper", steps=1, rank=4), progress=False)
+        settings = TrainSettings.recipe("paper", steps=1, rank=4)
         options = {"layers": [-1], "analyses": (), "progress": False}
         result = before_and_after(str(tiny_llama), order_task(160), settings=settings, **options)
         assert result.provenance["dtype"] == "bfloat16"
 
     def test_the_optimiser_is_adafactor_with_its_own_clipping(self, llama, parts):
-        group = Trainer(llama, *parts, TrainSettings.paper(steps=1, rank=4, dtype=None)).optimizer.param_groups[0]
+        group = Trainer(
+            llama, *parts, TrainSettings.recipe("paper", steps=1, rank=4, dtype=None)
+        ).optimizer.param_groups[0]
         assert (group["clip_threshold"], group["weight_decay"], group["lr"]) == (1.0, 1e-5, 1e-4)
         assert not group["relative_step"] and not group["scale_parameter"]
 
@@ -626,7 +628,7 @@ class TestRecipes:
         monkeypatch.setattr(
             torch.nn.utils, "clip_grad_norm_", lambda p, largest: (clipped.append(largest), real(p, largest))[1]
         )
-        settings = TrainSettings.paper(steps=4, rank=4, evaluate_every=2, learning_rate=0.05, dtype="float32")
+        settings = TrainSettings.recipe("paper", steps=4, rank=4, evaluate_every=2, learning_rate=0.05, dtype="float32")
         tuned = fine_tune(llama, *parts, settings=settings, progress=False)
         assert tuned.best_step == 4  # the last, however bad
         assert clipped == [float("inf")] * 4

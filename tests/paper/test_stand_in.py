@@ -143,7 +143,7 @@ def test_its_code_runs_if_the_user_asks(stand_in, tasks):
 
 def test_the_recipe_adapts_its_joint_projection(stand_in, tasks):
     model = ntps.load_model(str(stand_in), trust_remote_code=True, head=True)
-    settings = TrainSettings.paper(steps=2, rank=4, evaluate_every=2, dtype="float32")
+    settings = TrainSettings.recipe("paper", steps=2, rank=4, evaluate_every=2, dtype="float32")
     result = before_and_after(model, tasks[0], settings=settings, layers=[-1], analyses=(), progress=False)
     assert result.provenance["adapted"]["modules"] == {"qkv_proj": 2}
     assert result.best_step == 2 and result.after.next_token_loss is not None
