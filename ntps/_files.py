@@ -210,7 +210,7 @@ def save_tensors(path: str | Path, tensors: "Mapping[str, torch.Tensor]", header
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for tensor in tensors.values():
-            for block in _blocks(tensor):
+            for block in tensor_blocks(tensor):
                 file.write(block)
     return Path(path)
 
@@ -249,7 +249,7 @@ def load_tensors(path: str | Path, kind: str) -> "tuple[dict[str, torch.Tensor],
     return tensors, header
 
 
-def _blocks(tensor: "torch.Tensor") -> Iterator[memoryview]:
+def tensor_blocks(tensor: "torch.Tensor") -> Iterator[memoryview]:
     """Yield a tensor's bytes in its order, a block at a time."""
     import torch
 
@@ -265,7 +265,7 @@ def _tensor_digest(tensors: "Mapping[str, torch.Tensor]", header: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        for block in _blocks(tensor):
+        for block in tensor_blocks(tensor):
             digest.update(block)
     return digest.hexdigest()
 

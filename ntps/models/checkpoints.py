@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ntps import _hub
-from ntps._files import local_path, read_json, sha256_files
+from ntps._files import local_path, read_json, sha256_files, tensor_blocks
 from ntps.errors import NtpsError
 from ntps.models import presets
 
@@ -307,16 +307,14 @@ def check_separate(name_or_path: str | os.PathLike[str], folder: str | os.PathLi
 
 def objects_digest(model: Any) -> str:
     """Return the SHA-256 hex digest over a loaded model's configuration, parameters and buffers, by name."""
-    import torch
-
     digest = hashlib.sha256()
     config = getattr(model, "config", None)
     if config is not None:
         digest.update(config.to_json_string(use_diff=False).encode())
     for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()], key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        data = tensor.detach().to("cpu").contiguous()
-        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+        for block in tensor_blocks(tensor):
+            digest.update(block)
     return digest.hexdigest()
 
 

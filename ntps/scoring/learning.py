@@ -44,11 +44,6 @@ class LearningCurve:
     interval: tuple[float, float]
     gain_interval: tuple[float, float]
 
-    @property
-    def gain(self) -> float:
-        """R^2 that twice the texts are expected to add."""
-        return self.twice - self.r2[-1]
-
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; NaN becomes `None`."""
         return jsonable(vars(self))

@@ -72,6 +72,11 @@ def held_out_limits(kind: str, n_texts: int, sizes: Mapping[str, int], folds: in
     return notes
 
 
+def share_above_chance(ntps: float, chance: float) -> float:
+    """Return (NTPS - chance) / (1 - chance): 0 at chance, 1 when U lies inside V; NaN when chance is 1."""
+    return (ntps - chance) / (1 - chance) if chance < 1 else math.nan
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerScore:
     """The score of one layer at one pair of ranks.
@@ -136,8 +141,8 @@ class LayerScore:
 
     @property
     def above_chance(self) -> float:
-        """(NTPS - k_v/d) / (1 - k_v/d): 0 at chance, 1 when U lies inside V; NaN when k_v = d."""
-        return (self.ntps - self.chance) / (1 - self.chance) if self.chance < 1 else math.nan
+        """`share_above_chance` of this layer, whose chance is k_v / d."""
+        return share_above_chance(self.ntps, self.chance)
 
     @property
     def through_v(self) -> float:

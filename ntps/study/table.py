@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from ntps.scoring.results import share_above_chance
 from ntps.study.records import PROBE, SCORED, GainRecord, ScoreRecord
 
 COUNTS = ("n_texts", "n_scored", "n_probed", "n_tokens", "n_classes")
@@ -63,7 +64,7 @@ def score_row(score: ScoreRecord, control: ScoreRecord | None, depth: float) -> 
     row: dict[str, Any] = {name: getattr(score, name) for name in COUNTS}
     row |= {name: getattr(layer, name) for name in SCORED}
     row["held_back"] = score.held_back
-    row["above_chance"] = (layer.ntps - layer.chance) / (1 - layer.chance) if layer.chance < 1 else math.nan
+    row["above_chance"] = share_above_chance(layer.ntps, layer.chance)
     row |= {name: getattr(layer, name) for name in ("ntps_z", "ntps_p", "ceiling_heldout_z", "ceiling_heldout_p")}
     for name, (low, high) in layer.intervals.items():
         row |= {f"{name}_low": low, f"{name}_high": high}

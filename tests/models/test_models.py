@@ -1,5 +1,6 @@
 """Causal models from every source, and a clear sentence for everything else."""
 
+import hashlib
 import importlib.util
 import inspect
 import json
@@ -12,7 +13,7 @@ import pytest
 import torch
 from helpers.models import SPECIAL, WORDS, save_tiny, tiny_config, word_tokenizer
 
-from ntps import _hub
+from ntps import _files, _hub
 from ntps.errors import NtpsError
 from ntps.models import checkpoints, presets
 from ntps.models.language_model import gives_logits
@@ -100,6 +101,22 @@ def test_left_and_right_padding_tokenizers_agree(tiny_llama, tiny_llama_left):
     for one, two in zip(states_of(left), states_of(right), strict=True):
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_the_digest_of_a_network_does_not_depend_on_blocks(monkeypatch):
+    network = torch.nn.Module()
+    network.even = torch.nn.Parameter(torch.arange(12.0).reshape(3, 4).T)  # not contiguous
+    network.half = torch.nn.Parameter(torch.arange(5).to(torch.bfloat16))
+    network.register_buffer("none", torch.zeros(0, 3))
+    network.register_buffer("one", torch.tensor(7))
+    expected = hashlib.sha256()
+    for name in ("even", "half", "none", "one"):
+        tensor = network.state_dict()[name]
+        expected.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        expected.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    assert checkpoints.objects_digest(network) == expected.hexdigest()
+    monkeypatch.setattr(_files, "_BLOCK", 8)
+    assert checkpoints.objects_digest(network) == expected.hexdigest()
 
 
 def test_loaded_objects(tiny_llama):
