@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 LONGEST_WORD, LONGEST_MESSAGE = 200, 1000  # characters of a message
@@ -84,9 +85,15 @@ def shareable(content: Any, key: str = "") -> Any:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Return names for files and links: letters, digits and dashes, all different."""
+    """Return names for files and links: letters, digits and dashes, all different.
+
+    A name that is one already stays as it is; of those that come out alike, later ones end in a number.
+    """
+    words = [re.sub(r"\W+", "-", name.lower()).strip("-") for name in names]
+    fine = {word for name, word in zip(names, words, strict=True) if name == word}
     slugs: list[str] = []
-    for number, name in enumerate(names, 1):
-        slug = re.sub(r"\W+", "-", name.lower()).strip("-")
-        slugs.append(slug if slug and slug not in slugs else f"{slug}-{number}".strip("-"))
+    for number, (name, word) in enumerate(zip(names, words, strict=True), 1):
+        taken = {"", *slugs, *(fine - {name})}
+        numbered = (f"{word}-{n}".strip("-") for n in count(number))
+        slugs.append(next(slug for slug in chain([word], numbered) if slug not in taken))
     return slugs

@@ -1,10 +1,13 @@
 """Names from anywhere: nothing steers a terminal, every encoding takes them, and shared pages tell no paths."""
 
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ntps._names import clean, distinct, one_line, shareable, short_name
+from ntps._names import clean, distinct, file_names, one_line, shareable, short_name
 from ntps.errors import NtpsError, whole
 
 
@@ -104,3 +107,31 @@ def test_names_that_end_alike_stay_apart():
 def test_what_is_shared_tells_no_paths(content, expected):
     assert shareable(content) == (content if expected is None else expected)
     assert "bob" not in json.dumps(shareable(content))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["label", "a b", "A/B"], ["label", "a-b", "a-b-3"]),
+        (["a", "a-3", "A"], ["a", "a-3", "a-4"]),
+        (["A", "a"], ["a-1", "a"]),
+        (["?", "!", "2"], ["1", "3", "2"]),
+        (["x", "x", "x-2"], ["x", "x-3", "x-2"]),
+        (["İ é", "a", "Σ"], ["i-é", "a", "σ"]),
+    ],
+)
+def test_names_of_files(names, expected):
+    assert file_names(names) == expected
+
+
+@given(st.lists(st.text("aA12-?", max_size=4), max_size=8))
+def test_names_of_files_differ_and_stay_where_they_are_fine(names):
+    found = file_names(names)
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"\w+(-\w+)*", name) for name in found)
+    assert all(slug == name for slug, name in zip(found, names, strict=True) if names.count(name) == 1 and fine(name))
+    assert file_names(found) == found
+
+
+def fine(name):
+    return name == name.lower() and re.fullmatch(r"\w+(-\w+)*", name)
