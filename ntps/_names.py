@@ -51,7 +51,10 @@ def short_name(name: str) -> str:
 
 
 def distinct(names: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each name, with as many parts of its path as tell it from the others."""
+    """Return a short name for each name, all different, with as many parts of its path as tell it from the others.
+
+    Where no part tells them apart, as of `/x/m` and `x/m` on the hub, a path gets a number.
+    """
     given = list(dict.fromkeys(names))
     found = {name: short_name(name) for name in given}
     for depth in range(2, 9):
@@ -59,6 +62,23 @@ def distinct(names: Iterable[str]) -> dict[str, str]:
         twice = [name for name in given if short.count(found[name]) > 1 and found[name] != clean(name)]
         for name in twice:
             found[name] = "/".join([part for part in re.split(r"[/\\]", name) if part][-depth:])
+    return dict(zip(given, _apart(given, list(found.values()), "{} ({})"), strict=True))
+
+
+def _apart(names: Sequence[str], short: Sequence[str], form: str) -> list[str]:
+    """Return short forms of names, none empty, all different: those alike get a number, from their place in the list.
+
+    Args:
+        names: The names. One that is its own short form keeps it.
+        short: The short form of each.
+        form: Template of a short form and a number.
+    """
+    own = {name for name, wanted in zip(names, short, strict=True) if name == wanted}
+    found: list[str] = []
+    for place, (name, wanted) in enumerate(zip(names, short, strict=True), 1):
+        taken = {"", *found, *(own - {name})}
+        numbered = (form.format(wanted, number).strip("- ") for number in count(place))
+        found.append(next(each for each in chain([wanted], numbered) if each not in taken))
     return found
 
 
@@ -87,13 +107,6 @@ def shareable(content: Any, key: str = "") -> Any:
 def file_names(names: Sequence[str]) -> list[str]:
     """Return names for files and links: letters, digits and dashes, all different.
 
-    A name that is one already stays as it is; of those that come out alike, later ones end in a number.
+    A name that is one already stays as it is; of those that come out alike, others end in a number.
     """
-    words = [re.sub(r"\W+", "-", name.lower()).strip("-") for name in names]
-    fine = {word for name, word in zip(names, words, strict=True) if name == word}
-    slugs: list[str] = []
-    for number, (name, word) in enumerate(zip(names, words, strict=True), 1):
-        taken = {"", *slugs, *(fine - {name})}
-        numbered = (f"{word}-{n}".strip("-") for n in count(number))
-        slugs.append(next(slug for slug in chain([word], numbered) if slug not in taken))
-    return slugs
+    return _apart(names, [re.sub(r"\W+", "-", name.lower()).strip("-") for name in names], "{}-{}")

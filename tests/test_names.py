@@ -90,6 +90,26 @@ def test_names_that_end_alike_stay_apart():
 
 
 @pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["/x/m", "/y/m", "x/m"], ["x/m (1)", "y/m", "x/m"]),
+        (["./m", "./m/", "m"], ["./m", "./m (2)", "m"]),
+        (["/m", "m"], ["m (1)", "m"]),
+        (["a", "a\x1b[1m"], ["a", "a (2)"]),
+        (["/m", "m", "m (1)"], ["m (2)", "m", "m (1)"]),
+    ],
+)
+def test_names_that_no_part_of_a_path_tells_apart_are_counted(names, expected):
+    assert list(distinct(names).values()) == expected
+
+
+@given(st.lists(st.text("ab/\\.~ (1)", max_size=5), max_size=8))
+def test_short_names_of_different_models_differ(names):
+    found = distinct(names)
+    assert list(found) == list(dict.fromkeys(names)) and len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize(
     ("content", "expected"),
     [
         ({"path": "/home/bob/x.csv"}, {"path": "x.csv"}),

@@ -65,6 +65,7 @@ def run(
         shared.hide_messages()
 
     from ntps.models import plan_pass
+    from ntps.models.checkpoints import place_of
     from ntps.models.presets import GROUPS, models_of
     from ntps.report.ranking import write_ranking
     from ntps.study import RankSettings
@@ -85,7 +86,8 @@ def run(
     )
     named = list(model or [])
     if models is not None:
-        named += [name for name in models_of(one_of(models, GROUPS, "models")) if name not in named]
+        places = {place_of(name) for name in named}
+        named += [name for name in models_of(one_of(models, GROUPS, "models")) if place_of(name) not in places]
     labelled = shared.load_columns(task, data, limit=limit, seed=seed)
     if dry_run:
         plans = [

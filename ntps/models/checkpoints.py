@@ -96,6 +96,17 @@ def locate(name: str, gguf_file: str | None = None) -> ModelLocation:
     return ModelLocation(kind="gguf" if gguf_file else "hub", name=name, path=name, gguf_file=gguf_file)
 
 
+def place_of(name: str) -> tuple[str, ...]:
+    """Return where a model is, equal for all spellings of its name; the name itself where no model can be."""
+    try:
+        found = locate(name)
+    except NtpsError:  # whoever loads it says why
+        return (name,)
+    path = str(Path(found.path).resolve()) if found.local else found.path
+    adapter = "" if found.adapter is None else str(Path(found.adapter).resolve())
+    return path, found.gguf_file or "", adapter
+
+
 def _is_bundled(name: str) -> bool:
     """Return whether a name is that of a bundled model, or was meant to be one."""
     from ntps import miniworld

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ntps._names import clean
 from ntps._version import __version__
 from ntps.errors import NtpsError, reason_of
+from ntps.models.checkpoints import place_of
 from ntps.models.load import model_fingerprint
 from ntps.study.measure import StudySettings
 from ntps.study.records import CellId
@@ -129,13 +130,14 @@ def make_grid(
         lora: How models are fine-tuned for the gains; no gains when `None`.
 
     Raises:
-        NtpsError: If no model or no task is given, or a name is given twice.
+        NtpsError: If no model or no task is given, or one is given twice.
     """
     if not models or not tasks:
         raise NtpsError("a study needs at least one model and one task.")
-    twice = next((name for name in models if list(models).count(name) > 1), None)
-    if twice is not None:
-        raise NtpsError(f"model {twice!r} is given twice; name each model once.")
+    places = [place_of(name) for name in models]
+    for index, name in enumerate(models):
+        if places[index] in places[:index]:
+            raise NtpsError(f"model {name!r} is given twice; name each model once.")
     named = name_tasks(tasks)
     need_classes(named.values(), "a study")
     loaded: dict[tuple[str, int], Task] = {}

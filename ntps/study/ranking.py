@@ -27,6 +27,7 @@ from ntps._text import duration
 from ntps.core.moments import POOLINGS
 from ntps.errors import LARGEST, NtpsError, one_of, reason_of, whole
 from ntps.models import LanguageModel, Representations, collect, load_model
+from ntps.models.checkpoints import place_of
 from ntps.models.load import find_device, weight_bytes
 from ntps.models.passes import FILE
 from ntps.models.plan import free_memory, parse_layers, size_text
@@ -215,8 +216,9 @@ def _by_name(models: Any) -> dict[str, Any]:
     if not models:
         raise NtpsError("models is empty; name at least one model.")
     given = [model.name if isinstance(model, LanguageModel) else os.fspath(model) for model in models]
-    for name in given:
-        if given.count(name) > 1:
+    places = [model.name if isinstance(model, LanguageModel) else place_of(os.fspath(model)) for model in models]
+    for index, name in enumerate(given):
+        if name in given[:index] or places[index] in places[:index]:
             raise NtpsError(f"model {short_name(name)} is named twice; name each model once.")
     short = distinct(given)
     return {short[name]: model for name, model in zip(given, models, strict=True)}

@@ -140,7 +140,7 @@ def test_several_labels_are_ranked_together(place, monkeypatch, capsys):
 
 def test_a_group_of_models_is_added_to_those_named(place, monkeypatch, capsys):
     monkeypatch.setattr(presets, "_SMALL", ("llama", "bert"))
-    status, out, _ = run(place, monkeypatch, capsys, "two.tsv", "--models", "small", "--model", "bert",
+    status, out, _ = run(place, monkeypatch, capsys, "two.tsv", "--models", "small", "--model", "./bert/",
                          "--label-column", "start", "--no-control")  # fmt: skip
     assert status == 0
     assert len(re.findall(r"^[12] +(llama|bert) ", out, re.M)) == 2

@@ -397,6 +397,22 @@ def test_models_that_make_no_ranking_are_refused(task, names, words):
         rank(task, names)
 
 
+@pytest.mark.parametrize("spelling", ["{}/", "{}/../llama", "{}/../link"])
+def test_a_model_under_two_spellings_is_refused(spelling, models, task, tmp_path):
+    shutil.copytree(models[0], tmp_path / "llama")
+    (tmp_path / "link").symlink_to(tmp_path / "llama")
+    names = [str(tmp_path / "llama"), spelling.format(tmp_path / "llama")]
+    with pytest.raises(NtpsError, match="is named twice"):
+        rank(task, names, settings=SETTINGS)
+
+
+def test_models_whose_paths_end_alike_are_all_ranked(models, task, tmp_path):
+    below = Path(*"12345678")
+    paths = [shutil.copytree(source, tmp_path / root / below) for source, root in zip(models, "ab", strict=False)]
+    found = rank(task, paths, settings=SETTINGS)
+    assert sorted(model.name for model in found.models) == ["1/2/3/4/5/6/7/8", "1/2/3/4/5/6/7/8 (2)"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -400,6 +400,10 @@ class TestRequests:
         with pytest.raises(NtpsError, match="given twice"):
             make_grid(["a", "a"], make_tasks(1), FAST)
 
+    def test_a_model_under_two_spellings(self, tiny_llama):
+        with pytest.raises(NtpsError, match="given twice"):
+            make_grid([str(tiny_llama), f"{tiny_llama}/"], make_tasks(1), FAST)
+
     @pytest.mark.parametrize(
         ("option", "value"),
         [
