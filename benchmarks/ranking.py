@@ -5,7 +5,7 @@ all the other texts: at its best layer and at the last one, beside TF-IDF with l
 texts. The bundled models are ranked on real texts too, beside the models named.
 
     python -m benchmarks.ranking                                         # the bundled models and tasks
-    python -m benchmarks.ranking --model DIR --model DIR --task a.jsonl --task b.jsonl --limit 600 --max-length 32 \
+    python -m benchmarks.ranking --model DIR --model DIR --task a.jsonl --task b.jsonl --limit 2000 --max-length 32 \
         --passes DIR                                                     # real ones; passes are kept in DIR
 
 Tasks that the table has already are replaced, the others stay.

@@ -298,13 +298,11 @@ def test_leaving_out_leaves_out_and_a_planted_leak_is_caught(over, monkeypatch):
 
     assert not leaks(run, over)
 
-    def peek(grid, targets, direction):  # chooses once, on everything, and then pretends
+    def peek(grid, targets):  # chooses once, on everything, and then pretends
         mean = selection._correlations(
             selection.unit(centered_ranks(grid)), selection.unit(centered_ranks(targets))
         ).mean(2)
-        chosen = np.repeat(
-            selection._score(mean, direction).argmax(1)[:, None], grid.shape[2 if over == "task" else 1], 1
-        )
+        chosen = np.repeat(np.abs(mean).argmax(1)[:, None], grid.shape[2 if over == "task" else 1], 1)
         signs = np.ones_like(chosen)
         return centered_ranks(grid)[chosen[:, 0]], chosen, signs
 
