@@ -39,7 +39,6 @@ def test_r2_and_its_standard_error_against_the_formula_of_a_ratio():
     assert found.standard_error == pytest.approx(expected)
     low, high = found.interval()
     assert [low, high] == pytest.approx([found.r2 - 1.959964 * expected, found.r2 + 1.959964 * expected])
-    assert found.interval(0.5) == pytest.approx((found.r2 - 0.67449 * expected, found.r2 + 0.67449 * expected))
     assert found.to_dict() == {"estimate": found.r2, "low": low, "high": high, "standard_error": expected}
 
 
