@@ -38,7 +38,9 @@ def run(
     permutations: Annotated[int, typer.Option(help="Shuffles of the labels for the null.")] = 200,
     seeds: Annotated[int, typer.Option(help="Repetitions, each with its own samples and folds.")] = 1,
     control: Annotated[bool, typer.Option("--control/--no-control", help="Also random weights.")] = True,
-    measure_layers: Annotated[str, typer.Option(help="Layers of probes and measures: 'default' or 'all'.")] = "default",
+    measure_layers: Annotated[
+        str, typer.Option(help="Layers of LogME, H-score and neighbours: 'default' or 'all'.")
+    ] = "default",
     prefix: shared.Prefix = "sum",
     pooling: shared.Pooling = "mean",
     center: shared.Center = False,

@@ -1,4 +1,4 @@
-"""The compute core: next-token moments, encoders, subspaces and scores in closed form; torch and nothing else."""
+"""The compute core: next-token moments, encoders, subspaces, scores in closed form; torch, SciPy, no transformers."""
 
 from ntps.core.encoders import Encoder, autoregressive_encoder, perception_encoder
 from ntps.core.heldout import HeldOut, held_out_errors, shuffled_errors

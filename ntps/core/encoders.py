@@ -145,8 +145,8 @@ def solve_encoder(B: Whitening, F: Tensor, *, columns: int = 0) -> Encoder:
         raise NtpsError(f"the cross moment has shape {tuple(F.shape)}; its first axis must be {len(B.gram)}.")
     if not torch.isfinite(F).all():
         raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
-    half = B.whiten.T @ F.to(torch.float64)
-    left, singular, _ = torch.linalg.svd(half, full_matrices=columns > min(half.shape))
+    whitened = B.whiten.T @ F.to(torch.float64)
+    left, singular, _ = torch.linalg.svd(whitened, full_matrices=columns > min(whitened.shape))
     rank = int((singular > SINGULAR_RTOL * singular[0]).sum()) if len(singular) and singular[0] > 0 else 0
     keep = max(rank, min(columns, B.rank))
     left = left[:, :keep]

@@ -329,7 +329,7 @@ def _tokens_first(mask: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def _pooled(states: Tensor, total: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """Return the pooled states (B, d) of a batch (B, T, d), tokens first, and its sums over tokens (B, d)."""
+    """Return the pooled states (B, d) of a batch (B, T, d), tokens first, whose sums over tokens are `total` (B, d)."""
     if pooling == "mean":
         return total / lengths[:, None]
     last = states[torch.arange(len(states), device=states.device), lengths - 1]

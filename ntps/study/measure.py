@@ -29,7 +29,7 @@ from ntps.study.records import SCORED, SHARES, LayerRecord, ScoreRecord
 if TYPE_CHECKING:
     from ntps.finetune.settings import TrainSettings
 
-DEPTHS = (0.5, 1.0)  # layers at which probes and other measures are taken, as shares of the depth
+DEPTHS = (0.5, 1.0)  # layers of LogME, H-score and neighbours, as shares of the depth
 DEFAULT_LIMIT = 1000
 
 
