@@ -243,8 +243,8 @@ class Task:
             NtpsError: If an index is out of range.
         """
         chosen = np.asarray(list(indices), dtype=np.int64)
-        if chosen.size and not -len(self) <= chosen.min() <= chosen.max() < len(self):
-            raise NtpsError(f"{self.name}: index {max(chosen.max(), -chosen.min())} in a task of {len(self)} texts.")
+        if (beyond := chosen[(chosen < -len(self)) | (chosen >= len(self))]).size:
+            raise NtpsError(f"{self.name}: index {beyond[0]} in a task of {len(self)} texts.")
         columns = tuple(replace(column, values=column.values[chosen]) for column in self.columns)
         return replace(self, texts=tuple(self.texts[index] for index in chosen), columns=columns)
 

@@ -390,6 +390,18 @@ def test_split_slices():
     fails("slice", name_or_path=data, split="train[x]")
 
 
+@pytest.mark.parametrize("bounds", ["20:80%", "20%:80", "-30%:", ":-3", "2:50%", "33%:66%"])
+def test_split_slices_are_read_as_datasets_reads_them(bounds):
+    """One percent sign stands for both ends there, too."""
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(200)], "label": [0, 1] * 100})
+    read = datasets.ReadInstruction.from_spec(f"train[{bounds}]").to_absolute({"train": 200})[0]
+    assert load_task(datasets.DatasetDict(train=rows), split=f"train[{bounds}]").texts == tuple(
+        f"text {i}" for i in range(200)[read.from_ : read.to]
+    )
+
+
 def test_a_limit_takes_a_seeded_sample(tmp_path):
     rng = np.random.default_rng(0)
     rows = [(f"text {index}", int(label)) for index, label in enumerate(rng.integers(0, 3, 200))]

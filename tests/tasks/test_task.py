@@ -167,8 +167,9 @@ def test_subsets_and_samples_keep_every_column():
     for n in (0, 201, 2.0, None):
         with pytest.raises(NtpsError, match="n is"):
             task.sample(n)
-    with pytest.raises(NtpsError, match="index"):
-        task.subset([200])
+    for index in (200, -201):
+        with pytest.raises(NtpsError, match=rf"index {index} in a task of 200 texts"):
+            task.subset([3, index, -1])
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
