@@ -236,7 +236,7 @@ def plot_ranking(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
 
 
 def plot_depths(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
-    """Draw R² of every layer against its share of the depth, one line per model; a dot marks each best layer.
+    """Draw R² of every layer read against its share of the depth, one line per model; a dot marks each best layer.
 
     Args:
         ranking: From `ntps.rank`.
@@ -261,7 +261,7 @@ def plot_depths(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
 
 def _by_depth(model: RankedModel) -> tuple[list[float], list[float]]:
     """Return the share of the depth and the R² of each layer."""
-    last = max(*(value.layer for value in model.layers), 1)
+    last = max(model.n_layers - 1, 1)
     return [value.layer / last for value in model.layers], [value.r2 for value in model.layers]
 
 

@@ -107,12 +107,14 @@ class _Entrant:
         model: What it was loaded from.
         name: Its short name.
         path: File of its pass.
+        n_layers: Number of its layers, read or not.
         text_index, text_group: As in its `Representations`.
     """
 
     model: Any
     name: str
     path: Path
+    n_layers: int
     text_index: np.ndarray
     text_group: np.ndarray
 
@@ -286,6 +288,7 @@ class _Reader:
             model=model,
             name=name,
             path=folder / FILE,
+            n_layers=loaded.n_layers,
             text_index=representations.text_index,
             text_group=representations.text_group,
         )
@@ -445,6 +448,7 @@ def _judge(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, s
         name=entrant.name,
         causal=representations.next_token is not None,
         n_parameters=facts["n_parameters"],
+        n_layers=entrant.n_layers,
         width=representations.widths[representations.layers.index(choice.layer)],
         seconds=representations.seconds,
         memory_bytes=facts.get("memory_bytes"),

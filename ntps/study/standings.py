@@ -74,13 +74,14 @@ class RankedModel:
         name: Its name, as short as tells it from the others.
         causal: Whether it predicts the next token, so that there is a share through V.
         n_parameters: Number of parameters.
+        n_layers: Number of its layers of hidden states, read or not.
         width: Width of its best layer.
         seconds: Time of its pass.
         memory_bytes: What the pass takes where it runs, weights included, by its plan; `None` where a kept pass does
             not say.
         n_truncated: Number of texts that were cut.
         choice: Its best layer, the layers that tie with it, and the errors of the layer chosen in each fold.
-        layers: R^2 of every layer.
+        layers: R^2 of every layer that was read.
         probe: Logistic probe of the best layer; `None` without classes.
         through_v: At the best layer; `None` for a model that is not causal.
         learning: Learning curve of the best layer; `None` where there are too few texts.
@@ -93,6 +94,7 @@ class RankedModel:
     name: str
     causal: bool
     n_parameters: int
+    n_layers: int
     width: int
     seconds: float
     memory_bytes: int | None
@@ -136,11 +138,6 @@ class RankedModel:
         """Share of texts that the logistic probe predicts right; NaN without classes."""
         return math.nan if self.probe is None else self.probe.accuracy
 
-    @property
-    def n_layers(self) -> int:
-        """Number of layers that were read."""
-        return len(self.layers)
-
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; NaN becomes `None`."""
         return jsonable(
@@ -159,6 +156,7 @@ class RankedModel:
                 "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
                 "layers": [asdict(value) for value in self.layers],
                 "n_parameters": self.n_parameters,
+                "n_layers": self.n_layers,
                 "width": self.width,
                 "seconds": self.seconds,
                 "memory_bytes": self.memory_bytes,

@@ -120,7 +120,7 @@ def ranked_model(
     choice = LayerChoice(layer=2, tied=(3,), readout=readouts[2], by_fold=np.full(n, 2))
     v = ThroughV(k_v=4, r2=r2 / 2, interval=(r2 / 2 - 0.1, r2 / 2 + 0.1), share=0.5, ntps=0.3, chance=0.25)
     return RankedModel(
-        name=name, causal=causal, n_parameters=1234567, width=16, seconds=12.34,
+        name=name, causal=causal, n_parameters=1234567, n_layers=n_layers, width=16, seconds=12.34,
         memory_bytes=1_500_000_000, n_truncated=3, choice=choice,
         layers=tuple(values), probe=classifier("logistic probe", r2 + 0.02, rng, n=n),
         through_v=v if causal else None, learning=CURVE,

@@ -66,6 +66,19 @@ def test_texts_that_every_model_gets_wrong_are_shown_by_kind(sketches, tmp_path)
     assert "<td>1234</td><td>0.3333</td><td>2.5</td>" in page and "<b>Off by</b>" in page and "Margin" not in page
 
 
+def test_depth_is_a_share_of_the_model_whichever_layers_were_read(sketches):
+    """Layers 0 to 2 of models of 13 and 5: the last one that was read is not the last one of the model."""
+    ranking = make_ranking({"deep": 0.8, "shallow": 0.6})
+    models = [
+        replace(model, layers=model.layers[:3], n_layers=13 if model.name == "deep" else 5) for model in ranking.models
+    ]
+    ax = plot_depths(replace(ranking, models=tuple(models), fresh_weights=replace(models[0], name="fresh")))
+    drawn = {line.get_label(): line.get_xdata() for line in ax.lines}
+    assert list(drawn["shallow"]) == [0, 1 / 4, 2 / 4]
+    assert list(drawn["deep"]) == list(drawn["fresh"]) == [0, 1 / 12, 2 / 12]
+    assert "n_layers" in json.dumps(models[0].to_dict())
+
+
 def test_low_values_are_drawn_larger_and_no_trend_is_promised_where_there_is_none(sketches, tmp_path):
     ranking = make_ranking({"one": 0.1, "two": 0.05})
     assert plot_depths(replace(ranking, fresh_weights=None)).get_ylim()[1] < 0.2

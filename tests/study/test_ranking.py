@@ -70,6 +70,7 @@ def test_a_causal_model_has_the_numbers_of_its_score(ranked, models, task):
             (scored.baselines[0].accuracy, scored.baselines[0].log_loss)
         )
         assert model.learning.r2 == pytest.approx(scored.learning.r2, abs=1e-9)
+        assert model.n_layers == len(scored.layers)
 
 
 def test_an_encoder_is_ranked_without_a_share_through_v(ranked, models, task):
@@ -124,8 +125,9 @@ def saved(tmp_path, name, representations):
     )
     representations.save(path)
     return _Entrant(
-        model=name, name=name, path=path, text_index=representations.text_index, text_group=representations.text_group
-    )
+        model=name, name=name, path=path, n_layers=len(representations.layers),
+        text_index=representations.text_index, text_group=representations.text_group,
+    )  # fmt: skip
 
 
 def column_ranking(tmp_path, named, **options):
@@ -230,9 +232,11 @@ def test_texts_that_one_model_cannot_read_are_left_out_for_all(tmp_path):
 
 def test_texts_that_are_equal_to_one_model_share_a_fold_for_all():
     column = LabelColumn("label", np.array([0, 1] * 3), ("a", "b"))
-    one = _Entrant(model="a", name="a", path=None, text_index=np.arange(6), text_group=np.array([0, 1, 0, 3, 4, 5]))
-    two = _Entrant(
-        model="b", name="b", path=None, text_index=np.array([0, 2, 3, 4, 5]), text_group=np.array([0, 1, 1, 3, 4])
+    texts = np.arange(6), np.array([0, 2, 3, 4, 5])
+    equal = np.array([0, 1, 0, 3, 4, 5]), np.array([0, 1, 1, 3, 4])
+    one, two = (
+        _Entrant(model=name, name=name, path=None, n_layers=2, text_index=index, text_group=group)
+        for name, index, group in zip("ab", texts, equal, strict=True)
     )
     chosen, groups = _shared_texts(column, [one, two])
     assert chosen.tolist() == [0, 2, 3, 4, 5]  # the second finds no token in text 1
@@ -272,6 +276,7 @@ def test_wrong_labels_are_found_among_the_hard_texts():
     values[swapped] = (values[swapped] + 1) % task.n_classes
     mislabelled = Task.of("topic", task.texts, values, task.classes)
     found = rank(mislabelled, ["miniworld-small"], settings=replace(SETTINGS, layers="0,-1"))
+    assert (found.best.n_layers, len(found.best.layers)) == (4, 2)
     assert {text.index for text in found.hard_texts[:3]} == set(swapped)
     for text in found.hard_texts[:3]:
         assert text.predicted == task.classes[task.labels[text.index]] and text.margin < 0
