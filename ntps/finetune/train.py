@@ -103,8 +103,13 @@ class FineTuned:
             classes: Names of the classes, written into the files.
 
         Raises:
-            NtpsError: If a file cannot be written, or another run is writing into the folder.
+            NtpsError: If the adapters were merged into the network, a file cannot be written, or another run is writing
+                into the folder.
         """
+        if self.settings.method == "lora" and self.adapter is None:
+            raise NtpsError(
+                "the adapters are merged into the network and can no longer be saved; save before you merge."
+            )
         folder = Path(folder)
         with held_folder(folder):
             self._write(folder, classes)
@@ -165,9 +170,9 @@ def fine_tune(
     one process up to rounding, but for dropout, whose masks are others.
 
     Raises:
-        NtpsError: If an option is out of range, a class has no training or no validation text, the network lacks a
-            target, the loss is not finite, the state belongs to another run, another run is writing into `output`, or
-            a batch has fewer texts than there are processes.
+        NtpsError: If the model is not causal, an option is out of range, a class has no training or no validation text,
+            the network lacks a target, the loss is not finite, the state belongs to another run, another run is
+            writing into `output`, or a batch has fewer texts than there are processes.
     """
     with training(model, train, validation, settings, seed=seed, output=output, resume=resume) as trainer:
         show = progress if trainer.processes.is_main else False
@@ -210,6 +215,10 @@ def training(
     whole(seed, 0, None, "seed")
     if resume and output is None:
         raise NtpsError("resume needs output, the folder of the run to continue.")
+    if not model.causal:
+        raise NtpsError(
+            f"{model.name} reads later tokens; fine-tuning is of language models, so a causal one is needed."
+        )
     if len(getattr(model.model, "hf_device_map", None) or {}) > 1:
         raise NtpsError(f"{model.name} is spread over devices, which training does not support; load it on one device.")
     dtype = None if settings is None else settings.dtype

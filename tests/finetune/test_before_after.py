@@ -6,12 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.models import save_tiny
 from helpers.problems import order_task
 
 import ntps
 import ntps.finetune.parts
 from ntps.errors import NtpsError
 from ntps.finetune.before_after import before_and_after, fine_tune_gain, load_for_training, repeat
+from ntps.finetune.look import look_at_training
+from ntps.finetune.loop import Trainer
 from ntps.finetune.parts import split_task
 from ntps.finetune.settings import TrainSettings
 from ntps.models.load import load_model
@@ -53,6 +56,14 @@ def leaves(value, place=""):
 
 
 class TestBeforeAndAfter:
+    def test_an_encoder_is_refused_before_training(self, task, tmp_path, monkeypatch):
+        monkeypatch.setattr(Trainer, "run", None)
+        encoder = load_model(save_tiny(tmp_path / "bert", "bert"), bidirectional=True)
+        for run in (before_and_after, look_at_training):
+            with pytest.raises(NtpsError, match=r"bert reads later tokens; fine-tuning needs a causal model"):
+                run(encoder, task, settings=FAST, output=tmp_path / "tuned")
+        assert not (tmp_path / "tuned").exists()
+
     def test_texts_are_split_once_and_stratified(self, task):
         parts = split_task(task, seed=3)
         assert [len(part) for part in parts] == [96, 24, 40]

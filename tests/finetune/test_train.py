@@ -507,6 +507,13 @@ class TestSaved:
         np.testing.assert_allclose(torch.stack(states).numpy(), before, atol=1e-5)
         assert merged.fingerprint != llama.fingerprint
 
+    def test_adapters_that_were_merged_cannot_be_saved(self, llama, parts, tmp_path):
+        tuned = fine_tune(llama, *parts, settings=replace(FAST, steps=1), progress=False)
+        tuned.merge()
+        with pytest.raises(NtpsError, match="save before you merge"):
+            tuned.save(tmp_path / "late")
+        assert not (tmp_path / "late").exists()
+
     def test_full_fine_tuning_is_saved_as_a_model(self, parts, full):
         assert full.tuned.best_step > 0
         again = load_model(str(full.folder))
