@@ -2,9 +2,10 @@
 
 The texts are split once, stratified: a quarter for the test, unless there are test texts of their own; a fifth of the
 others to choose the step by their loss; the rest for training.
-"Before" is the frozen linear probe fitted on the training texts, which is also the head that fine-tuning starts from;
-"after" is the tuned network with its head. Accuracies, scores and next-token losses of both are measured on the test
-texts, of which neither training nor the choice of the step sees anything.
+"Before" is the frozen linear probe fitted on the training texts, which is also the head that fine-tuning starts from
+unless that head, or the network, starts as random; "after" is the tuned network with its head. Accuracies, scores and
+next-token losses of both are measured on the test texts, of which neither training nor the choice of the step sees
+anything.
 """
 
 import math

@@ -30,7 +30,7 @@ class Look:
         all_steps: Number of steps of the whole run.
         n_train: Number of training texts.
         n_validation: Number of validation texts.
-        loss: Mean loss of the validation texts under the frozen probe, in nats.
+        loss: Mean loss of the validation texts under the head that training starts from, in nats.
         saved: By how much lower it is after the steps, in nats; negative where they made it worse.
         standard_error: Standard error of `saved`, paired over validation texts.
         seconds: What the look took: probe, steps and two evaluations.
@@ -49,7 +49,7 @@ class Look:
 
     @property
     def kept(self) -> float:
-        """What is saved, or 0 where the steps made it worse: then the frozen probe is kept."""
+        """What is saved, or 0 where the steps made it worse: then the head that training starts from is kept."""
         return max(self.saved, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Look:
 
 
 def saved_losses(trainer: Trainer) -> np.ndarray:
-    """Return by how much each validation text's loss (n,), in nats, lies below that under the frozen probe."""
+    """Return by how much each validation text's loss (n,), in nats, lies below that at the start."""
     return np.array(trainer.progress.initial_losses) - trainer.validate()[0]
 
 

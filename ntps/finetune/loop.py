@@ -67,7 +67,7 @@ class Trainer:
         network: The trained copy, without a language-model head.
         adapter: PEFT's wrapper around it, or `None`.
         readout: The head.
-        initial_readout: A copy of the head before the first step, which is the frozen linear probe.
+        initial_readout: A copy of the head that training starts from.
         parameters: The trained tensors by name.
         best: The trained tensors at the best step so far, on the CPU.
         progress: Step, curve and other JSON values.

@@ -81,7 +81,7 @@ class LoraResult:
         settings: Options of the training, as JSON values.
         seed: Seed of split, training and folds.
         curve: One row per evaluation, with the entries of `ntps.finetune.state.Evaluation`.
-        best_step: The step whose weights were chosen; 0 is the frozen probe itself.
+        best_step: The step whose weights were chosen; 0 is what training starts from.
         changes: One `ntps.finetune.changes.LayerChange` per layer as a mapping; empty if not requested.
         intruders: One `ntps.finetune.changes.Intruders` per linear map as a mapping; empty if not requested.
         provenance: Fingerprints, versions, split.
@@ -167,7 +167,7 @@ class LoraResult:
         else:
             text += (
                 " No evaluation lowered the validation loss by more than "
-                f"{self.settings['margin']:g} standard errors, so the probe itself was kept."
+                f"{self.settings['margin']:g} standard errors, so {_start(self.settings)} kept."
             )
         before, after = self.before.next_token_loss, self.after.next_token_loss
         if before is not None and after is not None and self.best_step:
@@ -277,6 +277,13 @@ class LoraRepeats:
 
     def _repr_html_(self) -> str:
         return html_table(_RUN_COLUMNS, self.runs) + Markup("<p>{}</p>").format(self.sentence())
+
+
+def _start(settings: dict[str, Any]) -> str:
+    """Return what training starts from, with a verb."""
+    if settings["method"] == "scratch":
+        return "the untrained random weights were"
+    return "the untrained random head was" if settings["head"] == "random" else "the probe itself was"
 
 
 def method_words(settings: dict[str, Any]) -> str:

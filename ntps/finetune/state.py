@@ -22,7 +22,7 @@ class Evaluation:
 
     Attributes:
         step: Number of steps completed.
-        loss: Mean training loss since the last evaluation; at step 0 that of the probe.
+        loss: Mean training loss since the last evaluation; at step 0 that of the head that training starts from.
         validation_loss: Mean loss of the validation texts.
         validation_accuracy: Share of them whose class is predicted right.
     """

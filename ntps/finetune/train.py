@@ -1,10 +1,10 @@
 """Fine-tune a causal language model with a linear head on mean-pooled states: a plain torch training loop.
 
 The states of a text after the final norm are averaged over its tokens, and a linear head in float32 turns the mean into
-logits for a cross-entropy. The head is initialised with the frozen linear probe (`ntps.finetune.head`). A later
-evaluation replaces that start only if its validation loss is lower by `margin` standard errors (compare the
-one-standard-error rule of Breiman et al., 1984): where there is nothing to learn, the probe stays, instead of weights
-that suit a handful of validation texts by chance.
+logits for a cross-entropy. The head starts as the linear probe of the frozen features (`ntps.finetune.head`), or with
+random weights. A later evaluation replaces that start only if its validation loss is lower by `margin` standard errors
+(compare the one-standard-error rule of Breiman et al., 1984): where there is nothing to learn, the start stays, instead
+of weights that suit a handful of validation texts by chance.
 
 All randomness comes from the seed, and torch's global generator is restored afterwards.
 """
@@ -43,7 +43,7 @@ class FineTuned:
         network: The tuned network (a copy, adapters in place), without a language-model head; on the base's device.
         adapter: PEFT's wrapper around it; `None` for other methods.
         readout: The head.
-        initial_readout: The head before the first step: the linear probe of the frozen features.
+        initial_readout: The head that training starts from.
         settings: Options of the training.
         seed: Seed of the training.
         curve: One row per evaluation, with the entries of `ntps.finetune.state.Evaluation`.

@@ -113,6 +113,20 @@ class TestBeforeAndAfter:
         assert result.after.accuracy == pytest.approx((guess == test.labels).mean())
         assert result.gain == result.after.accuracy - result.before.accuracy
 
+    @pytest.mark.parametrize(
+        ("options", "kept"),
+        [
+            ({}, "the probe itself was kept"),
+            ({"method": "probe"}, "the probe itself was kept"),
+            ({"head": "random"}, "the untrained random head was kept"),
+            ({"method": "scratch"}, "the untrained random weights were kept"),
+            ({"method": "scratch", "head": "random"}, "the untrained random weights were kept"),
+        ],
+    )
+    def test_it_says_what_was_kept_where_training_brought_nothing(self, compared, options, kept):
+        settings = replace(FAST, **options).to_dict()
+        assert f"standard errors, so {kept}." in replace(compared[0], best_step=0, settings=settings).sentence()
+
     def test_scores_are_those_of_the_test_texts(self, compared, tiny_llama, task):
         test = split_task(task)[2]
         scored = ntps.score(ntps.collect(load_model(str(tiny_llama)), test, progress=False), folds=3)
