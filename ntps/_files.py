@@ -402,6 +402,9 @@ def held_lock(path: Path, what: str, *, seconds: float = 0) -> Iterator[None]:
     lock = file_lock(path)
     try:
         lock.acquire(timeout=seconds)
+        while not _is_there(lock, path):  # its last holder removed it between our opening and our locking it
+            lock.release()
+            lock.acquire(timeout=seconds)
     except Timeout:
         raise NtpsError(f"another run is writing {what}; wait for its end, or name another output.") from None
     try:
@@ -410,6 +413,17 @@ def held_lock(path: Path, what: str, *, seconds: float = 0) -> Iterator[None]:
         with suppress(OSError):  # Windows removes no file that is open
             path.unlink()
         lock.release()
+
+
+def _is_there(lock: "FileLock", path: Path) -> bool:
+    """Whether the file that is locked is the one at the path, which the next process will lock."""
+    descriptor = lock._context.lock_file_fd  # filelock has no public name for it
+    if fcntl is None or descriptor is None:  # pragma: no cover  Windows removes no file that is open
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

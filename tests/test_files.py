@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import Timeout
 
 from ntps import _files
 from ntps._files import (
     atomic_path,
     atomic_write,
+    file_lock,
     from_json,
+    held_lock,
     jsonable,
     load_tensors,
     local_path,
@@ -391,3 +394,28 @@ class TestJson:
         digests = {sha256_files(paths) for paths in ([one], [other], [one, other], [other, one])}
         assert len(digests) == 4
         assert sha256_files([one]) in digests
+
+
+@pytest.mark.skipif(_files.fcntl is None, reason="Windows removes no file that is open")
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_lock_on_a_file_that_its_last_holder_removed_is_no_lock(tmp_path, monkeypatch, made_anew):
+    """Between opening the file and locking it, the holder may remove it; a third process locks the next one."""
+    path = tmp_path / ".lock"
+    lock, acquired = file_lock(path), []
+    acquire = lock.acquire
+
+    def overtaken(**options):
+        acquire(**options)
+        acquired.append(True)
+        if len(acquired) == 1:
+            path.unlink()
+            if made_anew:
+                path.touch()
+
+    monkeypatch.setattr(lock, "acquire", overtaken)
+    monkeypatch.setattr(_files, "file_lock", lambda _: lock)
+    with held_lock(path, "output"):
+        assert len(acquired) == 2
+        with pytest.raises(Timeout):
+            file_lock(path).acquire(timeout=0)
+    assert not path.exists()
