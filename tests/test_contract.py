@@ -26,7 +26,7 @@ import ntps
 from ntps.core import NextTokenMoments
 from ntps.tasks import LabelColumn
 
-SIGNED = re.compile(r":[<>^]?\+\d*\.\d[fe%]")  # a format without z
+SIGNED = re.compile(r":[<>^]?\+\d*\.\d[f%]")  # a format without z
 
 # Public names
 
