@@ -22,7 +22,7 @@ from ntps.study.records import GainRecord
 from ntps.study.study import run_study
 from ntps.study.table import CHANGES, GAINS, gain_row
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread", "sketches")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("gains"), pytest.mark.usefixtures("one_thread", "sketches")]
 
 PLAIN = replace(SETTINGS, control=False)
 LORA = TrainSettings(steps=4, rank=4, evaluate_every=2, learning_rate=5e-3, margin=0)
@@ -270,7 +270,7 @@ def test_command_writes_a_calibration_that_prescreening_reads(tmp_path, tiny_lla
         cli.main()
     text, errors = capsys.readouterr()
     assert stopped.value.code == 0, errors
-    assert "LoRA of rank 4, 2 steps: " in text
+    assert "LoRA of rank 2, 2 steps: " in text
     assert max(map(len, text.splitlines()[:-1])) <= 80
     fitted = load_calibration(out / "calibration.json")
     assert fitted.about["tasks"] == [f"task{n}" for n in range(6)]
