@@ -137,7 +137,7 @@ def gain_lead(study: Study, gain: Mapping[str, Any]) -> str:
     n_tuned = changes["n_tuned"]
     length = counted(training["steps"], "step") if training["epochs"] is None else f"{training['epochs']:g} epochs"
     text = f"{method_words(training)}, {length}: {n_tuned} of {counted(changes['n_cells'], 'cell')} tuned"
-    text += "; in the others the frozen probe was kept and nothing changed." if n_tuned < changes["n_cells"] else "."
+    text += "; in the others what training starts from was kept." if n_tuned < changes["n_cells"] else "."
     if n_tuned:
         below = int((frame["gain"] < 0).sum())
         text += (

@@ -69,7 +69,7 @@ def gain_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def tuned_changes(frame: "pd.DataFrame") -> dict[str, Any]:
-    """Return what training changed where any of it was kept; cells that kept the frozen probe are only counted.
+    """Return what training changed where any of it was kept; cells that kept the start are only counted.
 
     Args:
         frame: `Study.frame()` of a study with gains.

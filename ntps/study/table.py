@@ -33,7 +33,7 @@ GAIN_PREDICTORS = {
 GAINS = {
     "saved": GAIN_PREDICTORS["saved"],
     "tuned": "1 if weights of the training were kept; 0 if the head that training starts from was, and nothing changed",
-    "gain": "accuracy after LoRA minus that of the frozen probe, on the same test texts; 0 where not tuned",
+    "gain": "accuracy after LoRA minus that of the frozen probe, on the same test texts; 0 where that probe was kept",
     "gain_se": "its standard error, paired over test texts",
     "accuracy_before": "accuracy of the frozen probe on the test texts",
     "accuracy_after": "accuracy after LoRA on the test texts",
