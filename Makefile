@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # One thread for each of two workers.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # For few tests that take long: each goes to the worker that is free.
-ONE_BY_ONE := -n 2 --dist=loadgroup
+ONE_BY_ONE := -n 2 --dist=load --maxschedchunk=1
 OFFLINE := not browser and not notebooks and not gpu
 
 .PHONY: help demo test test-fast test-long test-lowest lint lab notebooks exercises wheel class wheelhouse \

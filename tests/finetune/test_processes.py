@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.forks import torchrun
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.long
 
 SCRIPT = """
 import json, os, sys

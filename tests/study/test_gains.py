@@ -22,7 +22,7 @@ from ntps.study.records import GainRecord
 from ntps.study.study import run_study
 from ntps.study.table import CHANGES, GAINS, gain_row
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("gains"), pytest.mark.usefixtures("one_thread", "sketches")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("one_thread", "sketches")]
 
 PLAIN = replace(SETTINGS, control=False)
 LORA = TrainSettings(steps=4, rank=4, evaluate_every=2, learning_rate=5e-3, margin=0)
