@@ -5,7 +5,7 @@ absolute 1e-8, and directions are taken in the ascending order of a symmetric so
 those of the *smallest* eigenvalues, for U and V alike. F F^T has at most as many positive eigenvalues as there are
 classes, so most of those U come from a null space, where rounding decides which vectors they are. That makes the order
 of operations part of the procedure: relative noise of 1e-7 in the moments moves single scores by up to 0.2
-(`python -m benchmarks.official`, `ntps paper audit`).
+(`python -m benchmarks.official`, `ntps paper audit`), and so may another processor.
 """
 
 from typing import Any
@@ -28,7 +28,8 @@ def ascending_eigenvectors(B: Tensor, F: Tensor) -> np.ndarray:
     target = cross @ cross.T
     values, vectors = scipy.linalg.eigh(gram)
     kept = values > ABSOLUTE_TOLERANCE
-    whiten = vectors[:, kept] * (1 / np.sqrt(values[kept]))
+    # Row by row in memory, as their product with a diagonal matrix leaves it: some processors round W^T A by that.
+    whiten = np.ascontiguousarray(vectors[:, kept] * (1 / np.sqrt(values[kept])))
     return whiten @ scipy.linalg.eigh(whiten.T @ target @ whiten)[1] if kept.any() else whiten
 
 
