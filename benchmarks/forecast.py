@@ -31,11 +31,12 @@ import torch
 from sklearn.linear_model import QuantileRegressor
 
 import ntps
-from benchmarks.gains import MODELS
+from ntps import miniworld
 from ntps._files import atomic_write, jsonable
 from ntps.errors import NtpsError
 from ntps.finetune import TrainSettings
 from ntps.finetune.before_after import load_for_training
+from ntps.finetune.changes import find_intruders
 from ntps.finetune.look import saved_losses
 from ntps.finetune.loop import Trainer
 from ntps.finetune.train import FineTuned
@@ -51,10 +52,12 @@ from ntps.scoring.scores import folds_of
 from ntps.study.calibration import BUNDLED, BUNDLED_STEPS
 from ntps.study.gain import mean_of_tasks
 from ntps.study.measure import probe_record
+from ntps.study.table import CHANGES
 from ntps.tasks import Task
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "benchmarks/results/forecast.csv"
+MODELS = ["miniworld-small", "miniworld-base@step150", "miniworld-base@step1000", "miniworld-base", "miniworld-large"]
 LOOKS = (5, 10, 20, 50)  # steps after which the validation loss is noted
 STRENGTHS = (0.0, 0.4, 0.7)  # `noise` of the bundled world: the share of choices that ignore their factor
 N_TEST = 1000
@@ -194,6 +197,9 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
             "gain_se": gained.std(ddof=1) / math.sqrt(len(test)), "best_step": tuned.best_step,
             **scores(frozen, test, "before"), **scores(merged, test, "after"),
         }  # fmt: skip
+        changed = find_intruders(frozen.model, merged.model) if tuned.best_step else ()
+        row["intruders"] = sum(matrix.count for matrix in changed)
+        row["intruders_of"] = sum(matrix.k for matrix in changed)
         if model.has_head:
             row["next_token_before"] = next_token_loss(model, ids)
             row["next_token_after"] = next_token_loss(model, ids, network=merged.model)
@@ -225,7 +231,7 @@ def make_runs(given: argparse.Namespace) -> None:
     """Run the cells that are not in the file yet, in random order, until the time is over."""
     bundled = not given.task
     noises = STRENGTHS if bundled else (0.0,)
-    tasks = given.task or [f"miniworld/{name}" for name in ntps.miniworld.task_names()]
+    tasks = given.task or [f"miniworld/{name}" for name in miniworld.task_names()]
     texts = given.texts or ([200, 600, 2000] if bundled else [200, 600])
     grid = itertools.product(given.model or MODELS, tasks, noises, texts, range(given.seeds))
     cells = [Cell(*each) for each in grid]
@@ -257,7 +263,13 @@ def make_table(given: argparse.Namespace) -> None:
 def read_table() -> pd.DataFrame:
     """Return the committed table, with the inputs that are made of its columns."""
     frame = pd.read_csv(TABLE)
+    frame["bundled"] = frame["model"].str.startswith("miniworld")
+    frame["tuned"] = frame["best_step"] > 0
     frame["room"] = 1 - frame["accuracy"]
+    for name, score in zip(CHANGES, (*SCORED, None), strict=True):  # scores at half the depth
+        before, after = (f"{score}_middle_{side}" if score else f"next_token_{side}" for side in ("before", "after"))
+        frame[name] = frame[after] - frame[before]
+    frame["intruder_share"] = frame["intruders"] / frame["intruders_of"] if "intruders" in frame else math.nan
     for step in LOOKS:
         frame[f"look_{step}"] = frame[f"saved_{step}"].clip(lower=0)
         frame[f"z_{step}"] = frame[f"saved_{step}"] / frame[f"saved_{step}_se"]
@@ -304,12 +316,12 @@ def error_table(frame: pd.DataFrame, over: str) -> pd.DataFrame:
 def print_errors(given: argparse.Namespace) -> None:
     """Print the errors of the committed table: all runs, and the bundled and the real ones alone."""
     frame = read_table()
-    real = ~frame["model"].str.startswith("miniworld")
-    for what, part in {"all runs": frame, "bundled models": frame[~real], "real models": frame[real]}.items():
+    bundled = frame["bundled"]
+    for what, part in {"all runs": frame, "bundled models": frame[bundled], "real models": frame[~bundled]}.items():
         if not len(part):
             continue
         mean = part.groupby("task")["gain"].mean().mean()
-        tuned = (part["best_step"] > 0).mean()
+        tuned = part["tuned"].mean()
         print(f"\n{what}: {len(part)} runs, {part['model'].nunique()} models, {part['task'].nunique()} tasks; "
               f"mean gain {100 * mean:+.1f} points, {100 * tuned:.0f} % tuned")  # fmt: skip
         for over in ("task", "model", "both"):
@@ -322,7 +334,7 @@ def print_errors(given: argparse.Namespace) -> None:
 def write_calibrations(given: argparse.Namespace) -> None:
     """Fit the calibrations that ship with the package, on the bundled models' runs, and print what they are worth."""
     frame = read_table()
-    frame = frame[frame["model"].str.startswith("miniworld")]
+    frame = frame[frame["bundled"]]
     about = {
         "world": "the bundled world, 200 to 2,000 texts",
         "training": TrainSettings(max_length=MAX_LENGTH).to_dict(),

@@ -16,7 +16,10 @@ import pandas as pd
 
 from benchmarks import forecast
 from ntps._files import atomic_write
+from ntps.study import grid_spearman
 from ntps.study.calibration import BUNDLED_STEPS, load_calibration
+from ntps.study.gain import tuned_changes
+from ntps.study.table import CHANGES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -239,8 +242,7 @@ def seeds_table() -> str:
 def looks_table() -> str:
     """Return how well a short look at training forecasts the gain on tasks and models left out."""
     frame = forecast.read_table()
-    real = ~frame["model"].str.startswith("miniworld")
-    part = frame[~real]
+    part, real = frame[frame.bundled], frame[~frame.bundled]
     task, both = (forecast.error_table(part, over) for over in ("task", "both"))
     rows = [
         "| known | error, task left out | error, both left out | less than no gain's, both left out |",
@@ -250,13 +252,13 @@ def looks_table() -> str:
         margin = f"{row.margin:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" if name != "no gain" else ""
         rows.append(f"| {name} | {task.error[name]:.1f} | {row.error:.1f} | {margin} |")
     pace = (part["seconds_20"] / part["seconds_training"]).median()
-    tuned, kept = (int((rows["best_step"] > 0).sum()) for rows in (part, frame[real]))
+    tuned, kept = (int(rows["tuned"].sum()) for rows in (part, real))
     gain = 100 * part.groupby("task")["gain"].mean().mean()
-    largest, sets = 100 * frame[real]["gain"].max(), frame[real]["task"].nunique()
+    largest, sets = 100 * real["gain"].max(), real["task"].nunique()
     return "\n".join(rows) + (
         f"\n\n{len(part)} runs of the bundled models on {part['task'].nunique()} tasks, of which {tuned} kept their "
         f"training; the mean gain over tasks is {gain:+.1f} points. The first 20 of 100 steps take {100 * pace:.0f} % "
-        f"of a training. Of {real.sum()} runs on two real models (270M and 135M, 200 or 600 texts of {sets} sets) "
+        f"of a training. Of {len(real)} runs on two real models (270M and 135M, 200 or 600 texts of {sets} sets) "
         f"{kept} kept its training, and the largest gain is {largest:+.1f} points.\n\n{_calibrations()}"
     )
 
@@ -281,71 +283,40 @@ def _signed(value: float, digits: int = 2) -> str:
 
 
 def gains_table() -> str:
-    """Return what LoRA gains on the bundled tasks where it was tuned, mean over cells, largest first."""
-    frame = pd.read_csv(RESULTS / "gains.csv").dropna(subset=["gain"])
-    tuned = frame[frame.tuned > 0]
+    """Return what LoRA gains where training was kept and what it changes there, by task, mean over runs."""
+    frame = forecast.read_table()
+    tuned, sizes = frame[frame.tuned], frame.groupby("task").size()
     mean = tuned.groupby("task").mean(numeric_only=True).sort_values("gain", ascending=False)
     ends = tuned.groupby("task").gain.agg(["min", "max", "size"])
-    cells = frame.groupby("task").size()
-    rows = [
-        "| task | tuned | probe before | gain (least to most) | NTPS | through V | all directions | next-token loss |"
-    ]
-    rows.append("|---" * 8 + "|")
+    heads = ("task", "tuned", "probe before", "gain (least to most)", "NTPS", "through V", "all directions",
+             "next-token loss", "intruders")  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for task, row in mean.iterrows():
         low, high = (_signed(value) for value in ends.loc[task, ["min", "max"]])
-        changes = [
-            _signed(row[name]) for name in ("ntps_change", "explained_change", "ceiling_change", "next_token_change")
-        ]
-        name, count = str(task).removeprefix("miniworld/"), f"{ends.loc[task, 'size']:.0f} of {cells[task]}"
+        changes = [_signed(row[name]) for name in CHANGES]
+        count = f"{ends.loc[task, 'size']:.0f} of {sizes[task]}"
+        new = "–" if pd.isna(row.intruder_share) else f"{100 * row.intruder_share:.0f} %"
         rows.append(
-            f"| {name} | {count} | {row.accuracy_before:.2f} | {_signed(row.gain)} ({low} to {high}) "
-            f"| {' | '.join(changes)} |"
+            f"| {task} | {count} | {row.accuracy_before:.2f} | {_signed(row.gain)} ({low} to {high}) "
+            f"| {' | '.join(changes)} | {new} |"
         )
-    never = [str(task).removeprefix("miniworld/") for task in cells.index if task not in mean.index]
-    models = frame.model.unique()
-    note = (
-        f"\n{len(models)} models ({', '.join(models)}), {frame.seed.nunique()} seed(s); changes are after minus "
-        f"before, over the {len(tuned)} of {len(frame)} cells in which training was kept. "
-        f"Never kept: {', '.join(never) or 'none'}."
+    bundled = frame[frame.bundled]
+    found = _changes_of(bundled)
+    changed = {name: "{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]".format(**found[name]) for name in ("gain", *CHANGES)}
+    z = (bundled.gain / bundled.gain_se)[bundled.tuned]
+    never = [str(task) for task in sizes.index if task not in mean.index]
+    return "\n".join(rows) + (
+        f"\n\nNever kept: {', '.join(never) or 'none'}. Over the {found['n_tuned']} of {found['n_cells']} runs of "
+        f"bundled models that kept their training, on average over {found['n_tasks']} tasks with 95 % t intervals, "
+        f"accuracy changes by {changed['gain']}, NTPS by {changed['ntps_change']}, R² through V by "
+        f"{changed['explained_change']}, R² of all directions by {changed['ceiling_change']}, the next-token loss by "
+        f"{changed['next_token_change']} nats. Accuracy after is below before in {(z < 0).sum()}, in {(z < -2).sum()} "
+        f"by two standard errors. Intruders were counted in {int(tuned.intruder_share.notna().sum())} of the runs."
     )
-    return "\n".join(rows) + "\n" + note
 
 
-def forecast_table() -> str:
-    """Return what goes with the gain, and the error of predicting it for tasks and models left out, in points."""
-    found = json.loads((RESULTS / "gains.json").read_text())
-    rows = [
-        "| known before training | rank correlation with the gain | error, task left out | less than no gain's "
-        "| error, model left out |",
-        "|---" * 5 + "|",
-    ]
-    names = {"ntps": "ntps", "accuracy": "accuracy", "accuracy + held back": "held_back", "accuracy + explained": ""}
-    for name in ("zero", "mean", "accuracy", "ntps", "accuracy + ntps", "accuracy + explained", "accuracy + held back"):
-        entry = found["correlations"].get(names.get(name, ""))
-        rho = f"{entry['spearman']:+.2f} [{entry['interval'][0]:+.2f}, {entry['interval'][1]:+.2f}]" if entry else ""
-        cells = []
-        for over in ("task", "model"):
-            row = found["errors"][over][name]
-            cells.append(f"{100 * row['mae']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]")
-            if over == "task":
-                margin = [f"{100 * row[key]:+.1f}" for key in ("margin", "margin_low", "margin_high")]
-                cells.append("" if name == "zero" else f"{margin[0]} [{margin[1]}, {margin[2]}]")
-        label = {"zero": "nothing: no gain", "mean": "nothing: the mean gain", "ntps": "NTPS"}.get(name, name)
-        rows.append(f"| {label.replace('ntps', 'NTPS')} | {rho} | {' | '.join(cells)} |")
-    changes = found["changes"]
-
-    def change(name: str, digits: int) -> str:
-        mean, low, high = (f"{changes[name][key]:+.{digits}f}" for key in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]"
-
-    note = (
-        f"\n{changes['n_tuned']} of {changes['n_cells']} cells were tuned, on {changes['n_tasks']} tasks. In these, on "
-        f"average over tasks, accuracy gains {change('gain', 2)}, NTPS changes by {change('ntps_change', 3)}, R² "
-        f"through V by {change('explained_change', 2)}; accuracy after is below before in "
-        f"{found['below']['after_below_before']}, in {found['below']['by_two_standard_errors']} by two standard "
-        "errors."
-    )
-    return "\n".join(rows) + "\n" + note
+def _changes_of(frame: pd.DataFrame) -> dict[str, Any]:
+    return tuned_changes(frame.astype({"tuned": int}))
 
 
 QUANTITIES = {
@@ -502,7 +473,8 @@ def claims_table() -> str:
 
     found = audit()
     holds, rows_of = found["mathematics"].numbers, {row["target"]: row for row in found["correlations"].rows}
-    gains = json.loads((RESULTS / "gains.json").read_text())
+    runs = forecast.read_table()
+    runs = runs[runs.bundled]
     quantity = {
         where: next(
             row
@@ -518,8 +490,9 @@ def claims_table() -> str:
         return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*rows_of[target][view])
 
     ours = "; ".join(f"{row['half']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] ({w})" for w, row in quantity.items())
-    with_gain, change = gains["correlations"]["ntps"], gains["changes"]["ntps_change"]
-    errors = {name: 100 * gains["errors"]["task"][name]["mae"] for name in ("zero", "ntps")}
+    wide = runs.pivot_table(index="model", columns="task", values=["ntps", "gain"])
+    with_gain, change = grid_spearman(wide["ntps"], wide["gain"]), _changes_of(runs)["ntps_change"]
+    errors = forecast.error_table(runs, "task")["error"]
     rows = [
         (
             "Both objectives have closed forms, and NTPS bounds the excess loss (Theorem 2)",
@@ -549,16 +522,16 @@ def claims_table() -> str:
             span("gain", "all"),
             f"{found['losses'].numbers['total']} of {found['losses'].numbers['cells']} gains are negative; "
             f"{span('gain', 'without both')} without the broken sets",
-            "{:+.2f} [{:+.2f}, {:+.2f}]; ".format(with_gain["spearman"], *with_gain["interval"])
-            + f"error of the forecast {errors['ntps']:.1f} points, of no gain {errors['zero']:.1f}",
-            "`python -m benchmarks.gains`",
+            "{:+.2f} [{:+.2f}, {:+.2f}]; ".format(with_gain.spearman, *with_gain.interval)
+            + f"error of the forecast {errors['NTPS']:.1f} points, of no gain {errors['no gain']:.1f}",
+            "`python -m benchmarks.forecast`",
         ),
         (
             "NTPS rises with LoRA",
             "in the first version's abstract; a later abstract of the authors lacks the sentence",
             "no figures of it were published",
             "after minus before, where training was kept: {mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**change),
-            "`python -m benchmarks.gains`",
+            "`python -m benchmarks.forecast`",
         ),
         (
             "The score of the figures is the one of the text",
@@ -635,11 +608,10 @@ TABLES = {  # block: what writes it, and the file it is made from
     "coverage": (coverage_table, RESULTS / "coverage.csv"),
     "learning": (learning_table, RESULTS / "learning_curves.csv"),
     "quantity": (quantity_table, RESULTS / "quantity.json"),
-    "gains": (gains_table, RESULTS / "gains.csv"),
-    "forecast": (forecast_table, RESULTS / "gains.json"),
+    "gains": (gains_table, forecast.TABLE),
     "looks": (looks_table, forecast.TABLE),
-    "audit": (audit_text, RESULTS / "gains.json"),
-    "claims": (claims_table, RESULTS / "gains.json"),
+    "audit": (audit_text, forecast.TABLE),
+    "claims": (claims_table, forecast.TABLE),
     "choice": (choice_table, RESULTS / "official_study.json"),
     "ranking": (ranking_table, RESULTS / "ranking.csv"),
     "official": (official_table, RESULTS / "official.csv"),
