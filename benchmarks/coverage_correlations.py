@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntps.study.ranks import grid_spearman
+from ntps.study.correlations import grid_spearman
 
 TASKS = (5, 8, 12)
 MODELS = ((1, 0.0), (4, 0.95), (4, 0.0))  # number of models, and the share of variance that they have in common

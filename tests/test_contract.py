@@ -232,9 +232,9 @@ def results():
     from ntps.models.plan import PassPlan, PassSettings
     from ntps.paper import Audit, Finding
     from ntps.scoring import layer_intervals, layer_null, linear_probe, spectrum
+    from ntps.study.correlations import spearman
     from ntps.study.plan import StudyPlan
     from ntps.study.prescreening import Prescreening, PrescreenSettings
-    from ntps.study.ranks import spearman
     from ntps.study.selection import leave_one_out_selection, select_and_correlate
 
     problem, rng = make_problem(n=60, folds=3), np.random.default_rng(0)

@@ -16,7 +16,7 @@ from ntps._text import Column, text_table, wrap
 from ntps.paper.published import TARGETS, datasets, results
 from ntps.scoring.probes import one_thread
 from ntps.study import to_grid
-from ntps.study.ranks import centered_ranks, unit
+from ntps.study.correlations import centered_ranks, unit
 
 if TYPE_CHECKING:
     import pandas as pd

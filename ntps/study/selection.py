@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ntps._files import jsonable
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.pvalues import permutation_p
-from ntps.study.ranks import as_grid, centered_ranks, draw_permutations, grid_spearman, unit
+from ntps.study.correlations import as_grid, centered_ranks, draw_permutations, grid_spearman, unit
 
 _BLOCK = 4_000_000  # numbers held at once while permuting
 

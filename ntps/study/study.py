@@ -28,10 +28,10 @@ from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models.load import find_device
 from ntps.study.cells import CellStore, run_cells
+from ntps.study.correlations import grid_spearman, spearman
 from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction, tuned_changes
 from ntps.study.grid import make_grid
 from ntps.study.measure import SHARES, StudySettings
-from ntps.study.ranks import grid_spearman, spearman
 from ntps.study.records import CellResult, GainRecord, ScoreRecord
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
 from ntps.study.table import (

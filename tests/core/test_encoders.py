@@ -56,7 +56,7 @@ def test_signs_are_fixed(both):
         assert (largest > 0).all()
 
 
-def test_ranks(both):
+def test_correlations(both):
     U, V = (encoder for encoder, _, _ in both)
     assert (U.rank, U.vectors.shape) == (4, (8, 4))
     assert (V.rank, V.vectors.shape) == (8, (8, 8))

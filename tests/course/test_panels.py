@@ -202,7 +202,7 @@ def test_bounds_panel_writes_what_rounding_left_of_zero_as_zero(representations)
     assert "e+" not in panel.reading() and "e-" not in panel.reading()
 
 
-def test_ranks_follow_the_task(representations):
+def test_correlations_follow_the_task(representations):
     pytest.importorskip("ipywidgets")
     panel = BoundsPanel(representations)
     box = panel.show()

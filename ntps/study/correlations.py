@@ -94,10 +94,10 @@ def spearman(
     tau, tau_null = _kendall(xs, ys, order)
     return Correlation(
         spearman=rho,
-        interval=rank_interval(rho, n, confidence=confidence),
+        interval=correlation_interval(rho, n, confidence=confidence),
         p_value=permutation_p(rho, rank_y[order] @ rank_x, two_sided=True, exact=exact),
         kendall=tau,
-        kendall_interval=rank_interval(tau, n, confidence=confidence, kind="kendall"),
+        kendall_interval=correlation_interval(tau, n, confidence=confidence, kind="kendall"),
         kendall_p_value=permutation_p(tau, tau_null, two_sided=True, exact=exact),
         n=n,
         n_permutations=len(order),
@@ -221,7 +221,7 @@ def adjust(p_values: ArrayLike, *, method: str = "holm") -> np.ndarray:
     return out
 
 
-def rank_interval(r: float, n: int, *, confidence: float = 0.95, kind: str = "spearman") -> tuple[float, float]:
+def correlation_interval(r: float, n: int, *, confidence: float = 0.95, kind: str = "spearman") -> tuple[float, float]:
     """Confidence interval of a rank correlation `r` of `n` points (see `spearman`); Kendall's with n = 4 is [-1, 1]."""
     if math.isnan(r):
         return math.nan, math.nan
@@ -320,12 +320,12 @@ def _joint_null(rank_x: np.ndarray, rank_y: np.ndarray, order: np.ndarray) -> np
 def _grid_interval(
     x: np.ndarray, y: np.ndarray, value: float, *, view: str, confidence: float, kind: str = "spearman"
 ) -> tuple[float, float]:
-    """Return the interval that `grid_spearman` describes; for a single model `rank_interval`."""
+    """Return the interval that `grid_spearman` describes; for a single model `correlation_interval`."""
     from scipy.stats import t as student
 
     m, t = x.shape
     if m == 1:
-        return rank_interval(value, t, confidence=confidence, kind=kind)
+        return correlation_interval(value, t, confidence=confidence, kind=kind)
     others = np.array([[j for j in range(t) if j != i] for i in range(t)])
     xs, ys = x[:, others].swapaxes(0, 1), y[:, others].swapaxes(0, 1)  # (t, models, t - 1)
     if view == "pooled":

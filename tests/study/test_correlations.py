@@ -11,12 +11,12 @@ from scipy import stats as scipy_stats
 from ntps.errors import NtpsError
 from ntps.scoring.pvalues import permutation_p
 from ntps.study import selection
-from ntps.study.ranks import (
+from ntps.study.correlations import (
     adjust,
     centered_ranks,
+    correlation_interval,
     draw_permutations,
     grid_spearman,
-    rank_interval,
     spearman,
 )
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
@@ -120,7 +120,7 @@ def test_intervals_cover_at_the_stated_rate(n, rho):
     ):
         inside = []
         for value in values:
-            low, high = rank_interval(float(value), n, kind=kind)
+            low, high = correlation_interval(float(value), n, kind=kind)
             inside.append(low <= truth <= high)
         assert 0.93 <= np.mean(inside) <= 0.998, (kind, np.mean(inside))
 
