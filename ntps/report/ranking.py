@@ -23,7 +23,7 @@ from ntps.report.plots import COLORS, MARKERS, PALETTE, as_label, legend_below, 
 from ntps.scoring.learning import LearningCurve
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.results import label_columns
-from ntps.study.standings import RankedModel, Ranking, layer_in_words, points, short_count
+from ntps.study.ranking_results import RankedModel, Ranking, layer_in_words, points, short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

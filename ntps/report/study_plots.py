@@ -8,7 +8,7 @@ import numpy as np
 from ntps._names import short_name, shortened
 from ntps.report.plots import COLORS, MARKERS, PALETTE, as_label, legend_below, new_axes
 from ntps.study.correlations import centered_ranks, unit
-from ntps.study.measure import SHARES
+from ntps.study.records import SHARES
 from ntps.study.selection import select_and_correlate
 from ntps.study.study import OPTION_DEPTHS, TARGET, Study
 from ntps.study.table import GAIN_PREDICTORS

@@ -8,8 +8,8 @@ from ntps.study.measure import StudySettings
 from ntps.study.plan import StudyPlan, plan_study
 from ntps.study.prescreening import Prescreening, PrescreenSettings, prescreen
 from ntps.study.ranking import RankSettings, rank
+from ntps.study.ranking_results import Ranking
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
-from ntps.study.standings import Ranking
 from ntps.study.study import Study, run_study
 
 __all__ = [

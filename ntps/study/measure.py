@@ -140,7 +140,7 @@ def measure(
         NtpsError: If a layer cannot be solved or has no next-token direction, or a half has too few texts for the
             folds.
     """
-    labels, probed = halves(labels_of(representations), seed)
+    labels, probed = scored_and_probed(labels_of(representations), seed)
     scoring = ScoreSettings(folds=settings.folds, seed=seed, center=settings.center, permutations=settings.permutations)
     fold_of = cast(np.ndarray, folds_of(labels, scoring))
     measured = _measured_layers(settings, representations.layers, control)
@@ -183,7 +183,7 @@ def split_halves(labels: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.
     return np.flatnonzero(half == 0), np.flatnonzero(half == 1)
 
 
-def halves(labels: Labels, seed: int) -> tuple[Labels, Labels]:
+def scored_and_probed(labels: Labels, seed: int) -> tuple[Labels, Labels]:
     """Return the labels of the texts that are scored, and of those that are probed; see `split_halves`."""
     first, second = (
         replace(labels, values=labels.values[half], rows=labels.rows[half], groups=labels.groups[half])

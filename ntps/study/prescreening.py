@@ -31,8 +31,7 @@ from ntps.scoring import ScoreSettings, labels_of, score_layers
 from ntps.scoring.scores import folds_of
 from ntps.study.calibration import BUNDLED_STEPS, Calibration, GainForecast, load_calibration
 from ntps.study.grid import load_named, name_tasks
-from ntps.study.measure import SampleSettings, held_back, probe_record
-from ntps.study.measure import halves as split_labels
+from ntps.study.measure import SampleSettings, held_back, probe_record, scored_and_probed
 from ntps.study.study import DEPTH
 from ntps.tasks import Task, TaskSource
 from ntps.tasks.given import need_classes
@@ -462,7 +461,7 @@ def frozen_inputs(
     labels = probed = labels_of(representations)
     n_texts = len(labels.values)
     if halves:
-        labels, probed = split_labels(labels, seed)
+        labels, probed = scored_and_probed(labels, seed)
     settings = ScoreSettings(folds=folds, seed=seed)
     fold_of = cast(np.ndarray, folds_of(labels, settings))
     layers, readouts = [], []

@@ -39,7 +39,7 @@ from ntps.scoring.measures import spectrum
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import Comparison, choose_layer, compare_readouts, pair_confidence
 from ntps.scoring.scores import origin_of
-from ntps.study.standings import HardText, LayerValue, RankedModel, Ranking, ThroughV
+from ntps.study.ranking_results import HardText, LayerValue, RankedModel, Ranking, ThroughV
 from ntps.tasks import LabelColumn, Task, load_task
 
 HARD_TEXTS = 20

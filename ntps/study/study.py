@@ -31,8 +31,8 @@ from ntps.study.cells import CellStore, run_cells
 from ntps.study.correlations import grid_spearman, spearman
 from ntps.study.gain import OVER, STUDY_INPUTS, gain_frame, gain_prediction, tuned_changes
 from ntps.study.grid import make_grid
-from ntps.study.measure import SHARES, StudySettings
-from ntps.study.records import CellResult, GainRecord, ScoreRecord
+from ntps.study.measure import StudySettings
+from ntps.study.records import SHARES, CellResult, GainRecord, ScoreRecord
 from ntps.study.selection import leave_one_out_selection, select_and_correlate
 from ntps.study.table import (
     CHOSEN,

@@ -12,10 +12,10 @@ from ntps.scoring.learning import LearningCurve
 from ntps.scoring.predictors import Predictor
 from ntps.scoring.readouts import LayerChoice, Readout
 from ntps.scoring.results import LayerScore, ScoreResult
-from ntps.study.measure import SHARES, StudySettings
+from ntps.study.measure import StudySettings
 from ntps.study.ranking import in_order
-from ntps.study.records import CellResult
-from ntps.study.standings import HardText, LayerValue, RankedModel, Ranking, ThroughV
+from ntps.study.ranking_results import HardText, LayerValue, RankedModel, Ranking, ThroughV
+from ntps.study.records import SHARES, CellResult
 from ntps.study.study import Study
 from ntps.study.table import PROBE
 

@@ -27,7 +27,7 @@ from ntps.report import (
 from ntps.report.page import draw_picture
 from ntps.report.plots import COLORS, PALETTE, setting_name
 from ntps.report.study_plots import option_map
-from ntps.study.measure import SHARES
+from ntps.study.records import SHARES
 from ntps.study.study import OPTION_DEPTHS
 
 

@@ -12,7 +12,7 @@ from helpers.results import EVIL, make_ranking
 
 from ntps.errors import NtpsError
 from ntps.report import plot_depths, plot_learning, plot_ranking, write_ranking
-from ntps.study.standings import HardText
+from ntps.study.ranking_results import HardText
 
 
 def test_one_ranking(tmp_path):

@@ -21,7 +21,7 @@ from ntps.models import passes
 from ntps.models.processes import Processes
 from ntps.study import RankSettings, rank, ranking
 from ntps.study.ranking import _Entrant, _rank_column, _shared_texts, rank_columns
-from ntps.study.standings import points, ranges, short_count
+from ntps.study.ranking_results import points, ranges, short_count
 from ntps.tasks import LabelColumn, Task
 
 pytestmark = pytest.mark.slow

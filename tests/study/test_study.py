@@ -23,14 +23,15 @@ from ntps._files import atomic_path, from_json, sha256_json
 from ntps._names import clean
 from ntps.errors import NtpsError
 from ntps.models import collect, load_model
+from ntps.models.plan import layer_at
 from ntps.report.study import write_study
 from ntps.report.study_plots import NAMES, option_map, plot_against
 from ntps.scoring import assign_folds, labels_of, score
 from ntps.study.cells import CellStore, run_cells
 from ntps.study.correlations import spearman
 from ntps.study.grid import Cell, make_grid, name_tasks
-from ntps.study.measure import SHARES, StudySettings, layer_at, split_halves
-from ntps.study.records import CellResult, LayerRecord
+from ntps.study.measure import StudySettings, split_halves
+from ntps.study.records import SHARES, CellResult, LayerRecord
 from ntps.study.study import OPTION_DEPTHS, TARGETS, run_study
 from ntps.tasks import load_task
 

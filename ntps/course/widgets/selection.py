@@ -9,7 +9,7 @@ from ntps.errors import NtpsError
 from ntps.report.plots import MARKERS
 from ntps.study import Study, select_and_correlate
 from ntps.study.correlations import centered_ranks, unit
-from ntps.study.measure import SHARES
+from ntps.study.records import SHARES
 from ntps.study.selection import Selection
 from ntps.study.study import OPTION_DEPTHS
 
