@@ -168,7 +168,7 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
 
         def correct() -> np.ndarray:
             features = pooled_features(frozen, trainer.network, ids)
-            return trainer.readout.predict(features.numpy()) == test.labels
+            return trainer.head.predict(features.numpy()) == test.labels
 
         before = correct()
         seconds = 0.0
@@ -185,8 +185,8 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
         row["seconds_training"] = seconds + time.perf_counter() - mark
         after = correct()
         tuned = FineTuned(
-            base=frozen, network=trainer.network.eval(), adapter=trainer.adapter, readout=trainer.readout,
-            initial_readout=trainer.initial_readout, settings=trainer.settings, seed=cell.seed, curve=[],
+            base=frozen, network=trainer.network.eval(), adapter=trainer.adapter, head=trainer.head,
+            initial_head=trainer.initial_head, settings=trainer.settings, seed=cell.seed, curve=[],
             best_step=trainer.progress.best_step, n_trained=0,
         )  # fmt: skip
         merged = tuned.merge()

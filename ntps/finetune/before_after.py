@@ -22,7 +22,7 @@ from ntps._version import __version__
 from ntps.errors import NtpsError, one_of, whole
 from ntps.finetune.adapters import describe_targets
 from ntps.finetune.changes import LayerChange, find_intruders, layer_change
-from ntps.finetune.head import Readout, fit_readout
+from ntps.finetune.head import Head, fit_head
 from ntps.finetune.look import saved_losses
 from ntps.finetune.loop import Trainer
 from ntps.finetune.parts import parts_of
@@ -118,7 +118,7 @@ def before_and_after(
         for side in (frozen, merged)
     )
     scores, changes = _compare_layers(before, after, scoring, chosen, with_changes="changes" in analyses)
-    predicted = probe.predict(before.layer(last)), tuned.readout.predict(after.layer(last))
+    predicted = probe.predict(before.layer(last)), tuned.head.predict(after.layer(last))
     losses: tuple[float | None, float | None] = (None, None)
     if loaded.has_head:
         ids = encode(loaded, test.texts, settings.max_length)
@@ -300,17 +300,15 @@ def _loaded(model: str | os.PathLike[str] | LanguageModel, settings: TrainSettin
     return load_for_training(model, dtype=settings.dtype)
 
 
-def _frozen_probes(
-    model: LanguageModel, tuned: FineTuned, train: "Task", validation: "Task"
-) -> tuple[Readout, Readout]:
+def _frozen_probes(model: LanguageModel, tuned: FineTuned, train: "Task", validation: "Task") -> tuple[Head, Head]:
     """Return probes of the frozen model fitted on the training texts, and on training and validation texts."""
     ids = encode(model, [*train.texts, *validation.texts], tuned.settings.max_length)
     features = pooled_features(model, model.model, ids)
     labels, n_classes = np.concatenate([train.labels, validation.labels]), train.n_classes
-    larger = fit_readout(features, labels, n_classes, seed=tuned.seed)
+    larger = fit_head(features, labels, n_classes, seed=tuned.seed)
     if tuned.settings.method == "scratch" or tuned.settings.head == "random":  # they start from something else
-        return fit_readout(features[: len(train)], train.labels, n_classes, seed=tuned.seed), larger
-    return tuned.initial_readout.cpu(), larger
+        return fit_head(features[: len(train)], train.labels, n_classes, seed=tuned.seed), larger
+    return tuned.initial_head.cpu(), larger
 
 
 def _compare_layers(

@@ -1,4 +1,4 @@
-"""`Readout`: a linear head on pooled features, initialised with the frozen linear probe or at random."""
+"""`Head`: a linear head on pooled features, initialised with the frozen linear probe or at random."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ntps.scoring.probes import CS, check_features, choose_c, column_scaling, one_thread, quiet_fits
 
 
-class Readout(torch.nn.Module):
+class Head(torch.nn.Module):
     """Linear head in float32: logits = W ((x - mean) * scale) + b.
 
     Mean and scale are fixed. W is trained in standardised coordinates, so that the few very large channels of
@@ -43,13 +43,13 @@ class Readout(torch.nn.Module):
         return weight.float().cpu(), (self.bias.double() - weight @ self.mean.double()).float().cpu()
 
 
-def random_readout(d: int, n_classes: int) -> Readout:
+def random_head(d: int, n_classes: int) -> Head:
     """Return a head on features as they are, drawn as `torch.nn.Linear` is, from torch's global generator."""
     layer = torch.nn.Linear(d, n_classes)
-    return Readout(layer.weight.detach(), layer.bias.detach(), torch.zeros(d), torch.ones(d))
+    return Head(layer.weight.detach(), layer.bias.detach(), torch.zeros(d), torch.ones(d))
 
 
-def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int = 0) -> Readout:
+def fit_head(features: Any, labels: np.ndarray, n_classes: int, *, seed: int = 0) -> Head:
     """Fit the linear probe of `ntps.linear_probe` (standardise, logistic regression, cross-validated C) as a head.
 
     Args:
@@ -74,7 +74,7 @@ def fit_readout(features: Any, labels: np.ndarray, n_classes: int, *, seed: int 
         weights, bias = np.vstack([-weights / 2, weights / 2]), np.concatenate([-bias / 2, bias / 2])
     all_weights, all_biases = np.zeros((n_classes, x.shape[1])), np.full(n_classes, -20.0)
     all_weights[present], all_biases[present] = weights, bias
-    return Readout(
+    return Head(
         torch.as_tensor(all_weights, dtype=torch.float32),
         torch.as_tensor(all_biases, dtype=torch.float32),
         mean=torch.as_tensor(mean, dtype=torch.float32),

@@ -13,7 +13,7 @@ import torch
 from ntps.core import NonFiniteError
 from ntps.errors import NtpsError
 from ntps.finetune import adapters
-from ntps.finetune.head import fit_readout, random_readout
+from ntps.finetune.head import fit_head, random_head
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.state import FILE, Evaluation, Progress, State, read_state, write_state
 from ntps.models.forward import encode, halving, pool, pooled_features
@@ -66,8 +66,8 @@ class Trainer:
         settings: The options, for this model's width.
         network: The trained copy, without a language-model head.
         adapter: PEFT's wrapper around it, or `None`.
-        readout: The head.
-        initial_readout: A copy of the head that training starts from.
+        head: The head.
+        initial_head: A copy of the head that training starts from.
         parameters: The trained tensors by name.
         best: The trained tensors at the best step so far, on the CPU.
         progress: Step, curve and other JSON values.
@@ -108,20 +108,20 @@ class Trainer:
         for text in (~features.isfinite().all(1)).nonzero():
             raise NonFiniteError(model.n_layers - 1, int(text), train.texts[int(text)])
         if settings.head == "random":
-            readout = random_readout(features.shape[1], train.n_classes)
+            head = random_head(features.shape[1], train.n_classes)
         else:
-            readout = self.processes.of_main(lambda: fit_readout(features, train.labels, train.n_classes, seed=seed))
-        readout.dropout = settings.head_dropout
-        self.readout = readout.eval().to(model.device)
-        self.initial_readout = copy.deepcopy(self.readout)
+            head = self.processes.of_main(lambda: fit_head(features, train.labels, train.n_classes, seed=seed))
+        head.dropout = settings.head_dropout
+        self.head = head.eval().to(model.device)
+        self.initial_head = copy.deepcopy(self.head)
         with torch.no_grad():
-            logits = self.readout(features.to(model.device)).cpu()
+            logits = self.head(features.to(model.device)).cpu()
         self.initial_loss = float(_cross_entropy(logits, self.labels.cpu()))
         frozen = settings.method == "probe"  # then features never change, and are computed once
         self.features = features.to(model.device) if frozen else None
         self.validation_features = pooled_features(model, self.network, self.validation_ids) if frozen else None
         trained = {f"network.{name}": p for name, p in self.network.named_parameters() if p.requires_grad}
-        trained |= {f"head.{name}": p for name, p in self.readout.named_parameters()}
+        trained |= {f"head.{name}": p for name, p in self.head.named_parameters()}
         self.parameters: dict[str, torch.Tensor] = trained
         self.optimizer = _optimizer(settings, self.parameters.values())
         self.best: dict[str, torch.Tensor] = {}
@@ -200,11 +200,11 @@ class Trainer:
         size, n_texts = self.progress.micro_batch, sum(len(batch) for batch in batches)
         batches = [self.processes.share(batch) for batch in batches]
         micro_batches = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
-        self.readout.train()
+        self.head.train()
         losses = self.processes.together(
             lambda: [loss for _, loss in halving(micro_batches, lambda batch: self._add_gradients(batch, n_texts))]
         )
-        self.readout.eval()
+        self.head.eval()
         if len(losses) > len(micro_batches):  # memory ran out: the next steps start with what fits
             self.progress.micro_batch = max(1, size // 2)
         own = [parameter.grad is not None for parameter in self.parameters.values()]
@@ -222,7 +222,7 @@ class Trainer:
         else:
             with _autocast(self.model.device):
                 features = pool(self.model, self.network, [self.ids[index] for index in batch])
-        loss = _cross_entropy(self.readout(features), self.labels[batch], "sum") / n_texts
+        loss = _cross_entropy(self.head(features), self.labels[batch], "sum") / n_texts
         # Not loss.backward(): where memory runs out half-way, it has added to some gradients already.
         parameters = list(self.parameters.values())
         for parameter, gradient in zip(
@@ -244,7 +244,7 @@ class Trainer:
             features = pooled_features(self.model, self.network, self.validation_ids)
 
         def judge() -> tuple[np.ndarray, float]:
-            logits = self.readout(features.to(self.model.device)).cpu()
+            logits = self.head(features.to(self.model.device)).cpu()
             right = (logits.argmax(1) == self.validation_labels).double().mean()
             return _cross_entropy(logits, self.validation_labels, "none").double().numpy(), float(right)
 

@@ -22,7 +22,7 @@ from ntps._files import atomic_write, held_folder, json_text, save_tensors
 from ntps._text import progress as progress_bar
 from ntps.errors import NtpsError, whole
 from ntps.finetune import adapters
-from ntps.finetune.head import Readout
+from ntps.finetune.head import Head
 from ntps.finetune.loop import Trainer
 from ntps.finetune.settings import TrainSettings
 from ntps.models.forward import encode, pooled_features
@@ -42,8 +42,8 @@ class FineTuned:
         base: The model that was fine-tuned; its weights are unchanged.
         network: The tuned network (a copy, adapters in place), without a language-model head; on the base's device.
         adapter: PEFT's wrapper around it; `None` for other methods.
-        readout: The head.
-        initial_readout: The head that training starts from.
+        head: The head.
+        initial_head: The head that training starts from.
         settings: Options of the training.
         seed: Seed of the training.
         curve: One row per evaluation, with the entries of `ntps.finetune.state.Evaluation`.
@@ -54,8 +54,8 @@ class FineTuned:
     base: "LanguageModel"
     network: Any
     adapter: Any
-    readout: Readout
-    initial_readout: Readout
+    head: Head
+    initial_head: Head
     settings: TrainSettings
     seed: int
     curve: list[dict[str, Any]]
@@ -73,7 +73,7 @@ class FineTuned:
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """Return the class index (n,) of each text."""
-        return self.readout.predict(self.features(texts))
+        return self.head.predict(self.features(texts))
 
     def merge(self) -> "LanguageModel":
         """Return the tuned model as an ordinary one, with the adapters added to the weights.
@@ -120,7 +120,7 @@ class FineTuned:
             adapters.write_adapter(self.adapter, folder, str(self.base.source.get("path", self.base.name)))
         elif self.settings.method in ("full", "scratch"):
             adapters.write_network(self.network, self.base.tokenizer, folder)
-        weight, bias = self.readout.folded()
+        weight, bias = self.head.folded()
         header = {"kind": "ntps-head", "classes": list(classes), "pooling": "mean over tokens"}
         save_tensors(folder / "head.safetensors", {"weight": weight, "bias": bias}, header)
         record = {
@@ -186,8 +186,8 @@ def fine_tune(
             base=model,
             network=trainer.network.eval(),
             adapter=trainer.adapter,
-            readout=trainer.readout,
-            initial_readout=trainer.initial_readout,
+            head=trainer.head,
+            initial_head=trainer.initial_head,
             settings=trainer.settings,
             seed=seed,
             curve=[asdict(evaluation) for evaluation in trainer.progress.curve],

@@ -25,7 +25,7 @@ from ntps.errors import NtpsError
 from ntps.finetune import adapters
 from ntps.finetune.adapters import linear_modules, target_names
 from ntps.finetune.before_after import before_and_after
-from ntps.finetune.head import fit_readout
+from ntps.finetune.head import fit_head
 from ntps.finetune.loop import Trainer, clearly_lower, epoch_batches
 from ntps.finetune.settings import RECIPES, TrainSettings
 from ntps.finetune.state import Progress
@@ -79,7 +79,7 @@ class TestReadout:
         rng = np.random.default_rng(0)
         x = (rng.normal(size=(90, 6)) * [1, 100, 0.01, 1, 1, 0] + 5).astype(np.float32)
         y = (x[:, [0, 3]] - 5).argmax(1) + (x[:, 4] > 5.5)
-        head = fit_readout(x, y, 3)
+        head = fit_head(x, y, 3)
         scaled, _ = standardize(x, x)
         guesses = [LogisticRegression(C=c, tol=1e-6, max_iter=2000).fit(scaled, y).predict_proba(scaled) for c in CS]
         mine = torch.softmax(head(torch.from_numpy(x)), 1).detach().numpy()
@@ -90,7 +90,7 @@ class TestReadout:
 
     def test_two_classes_and_one_without_texts(self):
         x = np.concatenate([np.zeros((20, 2)), np.ones((20, 2))]) + np.random.default_rng(0).normal(size=(40, 2)) / 9
-        head = fit_readout(x, np.repeat([0, 2], 20), 3)
+        head = fit_head(x, np.repeat([0, 2], 20), 3)
         assert head.predict(x).tolist() == [0] * 20 + [2] * 20
 
 
@@ -110,7 +110,7 @@ class TestTraining:
         ids = llama.tokenize(parts[1].texts).ids
         with torch.no_grad():
             states = [llama.hidden_states(*llama.pad([row]))[-1][0].mean(0) for row in ids]
-        logits = tuned.initial_readout(torch.stack(states))
+        logits = tuned.initial_head(torch.stack(states))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(parts[1].labels.copy())).item()
         assert tuned.curve[0]["validation_loss"] == pytest.approx(loss, rel=1e-4)
         losses = [row["validation_loss"] for row in tuned.curve]
@@ -128,7 +128,7 @@ class TestTraining:
             for step in itertools.chain([0], trainer.run()):
                 if step % 5 == 0:
                     states = ntps.models.forward.pooled_features(llama, trainer.network, trainer.validation_ids)
-                    head = trainer.readout if step else trainer.initial_readout
+                    head = trainer.head if step else trainer.initial_head
                     losses.append(torch.nn.functional.cross_entropy(head(states), labels, reduction="none"))
             losses = torch.stack(losses).detach().double().numpy()
             saved = losses[0] - losses[1:]
@@ -341,7 +341,7 @@ class TestResume:
         tuned = fine_tune(llama, *parts, settings=settings, output=tmp_path, resume=True, progress=False)
         assert curve(tuned) == curve(whole)
         assert np.array_equal(tuned.features(parts[1].texts), whole.features(parts[1].texts))
-        assert torch.equal(tuned.readout.weight, whole.readout.weight)
+        assert torch.equal(tuned.head.weight, whole.head.weight)
         assert list(Trainer(llama, *parts, settings, folder=tmp_path, resume=True).run()) == []
         again = fine_tune(llama, *parts, settings=settings, output=tmp_path, resume=True, progress=False)
         assert curve(again) == curve(whole)
@@ -645,19 +645,19 @@ class TestRecipes:
             if "lora_" in name
         }
         assert adapted == {"q_proj", "k_proj", "v_proj"}
-        assert torch.equal(tuned.initial_readout.scale, torch.ones(24)) and not tuned.initial_readout.mean.any()
-        assert tuned.initial_readout.weight.abs().max() <= 24**-0.5
-        assert not torch.equal(tuned.initial_readout.weight, tuned.readout.weight)
+        assert torch.equal(tuned.initial_head.scale, torch.ones(24)) and not tuned.initial_head.mean.any()
+        assert tuned.initial_head.weight.abs().max() <= 24**-0.5
+        assert not torch.equal(tuned.initial_head.weight, tuned.head.weight)
 
     def test_the_head_drops_inputs_in_training_alone(self, llama, parts):
         settings = TrainSettings.recipe("paper-probe", epochs=1, head_dropout=0.5, batch_size=16, dtype=None)
         tuned = fine_tune(llama, *parts, settings=settings, progress=False)
         x = torch.ones(3, 24)
-        assert torch.equal(tuned.readout(x), tuned.readout(x))
-        tuned.readout.train()
-        assert not torch.equal(tuned.readout(x), tuned.readout(x))
+        assert torch.equal(tuned.head(x), tuned.head(x))
+        tuned.head.train()
+        assert not torch.equal(tuned.head(x), tuned.head(x))
         other = fine_tune(llama, *parts, settings=replace(settings, head_dropout=0.0), progress=False)
-        assert not torch.equal(other.readout.weight, tuned.readout.weight)
+        assert not torch.equal(other.head.weight, tuned.head.weight)
 
 
 class TestRefused:

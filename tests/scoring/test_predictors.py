@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from ntps.finetune.head import fit_readout
+from ntps.finetune.head import fit_head
 from ntps.scoring import assign_folds, linear_probe
 from ntps.scoring import predictors as module
 from ntps.scoring.predictors import PROBE_CS, TFIDF_CS, judge, means, probe_layers, tfidf
@@ -214,4 +214,4 @@ def test_many_classes_of_few_texts_are_no_reason_to_warn():
         assert probe_layers(lambda _: x, labels, fold_of, np.zeros(20, dtype=int)).shape == (20, 14)
         assert 0 <= linear_probe(x, labels).accuracy <= 1 and 0 <= knn_accuracy(x, labels) <= 1
         assert training_probe(x, labels)
-        assert fit_readout(x, labels, 14)
+        assert fit_head(x, labels, 14)
