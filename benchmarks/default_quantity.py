@@ -83,7 +83,7 @@ def values_of(study: Study, column: str, target: str, depth: float) -> np.ndarra
 
 def judged(study: Study, target: str) -> list[dict[str, Any]]:
     """Return one row per quantity."""
-    wanted, fresh = values_of(study, target, target, 0.5), controls(study)
+    wanted, control = values_of(study, target, target, 0.5), controls(study)
     rows = []
     for name in QUANTITIES:
         half, last = (values_of(study, name, target, depth) for depth in DEPTHS)
@@ -98,10 +98,10 @@ def judged(study: Study, target: str) -> list[dict[str, Any]]:
             if enough:
                 chosen = leave_one_out_selection(options, wanted, over=over, n_permutations=1)
                 row[f"left_out_{over}"] = chosen.spearman
-        if fresh.cells:
-            random, theirs = (values_of(fresh, column, target, 0.5) for column in (name, target))
-            if np.isfinite(random).all():
-                row["fresh_weights"] = grid_spearman(random, theirs, n_permutations=1).spearman
+        if control.cells:
+            values, their_wanted = (values_of(control, column, target, 0.5) for column in (name, target))
+            if np.isfinite(values).all():
+                row["fresh_weights"] = grid_spearman(values, their_wanted, n_permutations=1).spearman
         rows.append(row)
     return rows
 

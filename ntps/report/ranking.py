@@ -249,8 +249,8 @@ def plot_depths(ranking: Ranking, ax: "Axes | None" = None) -> "Axes":
         best = [value.layer for value in model.layers].index(model.layer)
         ax.plot(depths[best], values[best], "o", color=style["color"], ms=9, mfc="none", mew=1.6)
     if ranking.fresh_weights is not None:
-        fresh = ranking.fresh_weights
-        ax.plot(*_by_depth(fresh), ":", color=COLORS["random"], label=as_label(fresh.name))
+        control = ranking.fresh_weights
+        ax.plot(*_by_depth(control), ":", color=COLORS["random"], label=as_label(control.name))
     ax.set(xlabel="depth: 0 is the embedding, 1 the last layer", ylabel="R² on held-out texts", xlim=(-0.03, 1.03))
     values = [value.r2 for model in (*ranking.models, *filter(None, [ranking.fresh_weights])) for value in model.layers]
     highest = 1.03 if max(values) > 0.5 else 1.1 * max(*values, 0.1)  # low values are shown larger

@@ -178,10 +178,10 @@ def _score_labels(
             readouts[name].append(readout)
     if control is not None:
         values_only = replace(settings, permutations=0, intervals=False)
-        of_control = score_layers(control, labels_of(control, labels), values_only, layers=layers)
+        control_layers = score_layers(control, labels_of(control, labels), values_only, layers=layers)
         scored = [
-            replace(pretrained, control={name: getattr(random.score, name) for name in CONTROLLED})
-            for pretrained, random in zip(scored, of_control, strict=True)
+            replace(pretrained, control={name: getattr(of_control.score, name) for name in CONTROLLED})
+            for pretrained, of_control in zip(scored, control_layers, strict=True)
         ]
     result = score_result(representations, resolved, settings, scored)
     fold_of = folds_of(resolved, settings)

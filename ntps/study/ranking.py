@@ -382,8 +382,8 @@ def _rank_column(
     if not (settings.control and best.choice.holds):
         return ranking
     winner = next(entrant for entrant in entrants if entrant.name == best.name)
-    fresh = _fresh_weights(winner, labels_for(winner), fold_of, task, reader)
-    return replace(ranking, fresh_weights=fresh)
+    control = _control(winner, labels_for(winner), fold_of, task, reader)
+    return replace(ranking, fresh_weights=control)
 
 
 def in_order(
@@ -482,18 +482,16 @@ def _through_v(representations: Representations, labels: Labels, layer: int, set
     )
 
 
-def _fresh_weights(
-    entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, reader: _Reader
-) -> RankedModel | None:
+def _control(entrant: _Entrant, labels: Labels, fold_of: np.ndarray, task: Task, reader: _Reader) -> RankedModel | None:
     """Return the architecture of a model with random weights, judged alike; `None`, and a message, where it fails."""
     name = f"{entrant.name}, random weights"
     logger.info("%s: the control for pretraining.", name)
     try:
-        fresh = reader.read(name, entrant.model, random_weights=True)
+        control = reader.read(name, entrant.model, random_weights=True)
     except Exception as error:
         logger.warning("%s: %s", name, _why(name, error))
         return None
-    return reader.processes.of_main(lambda: _judge(fresh, labels, fold_of, task, reader.settings))
+    return reader.processes.of_main(lambda: _judge(control, labels, fold_of, task, reader.settings))
 
 
 def _hard_texts(task: Task, labels: Labels, chosen: np.ndarray, models: Sequence[RankedModel]) -> tuple[HardText, ...]:

@@ -333,8 +333,8 @@ class Ranking:
     @property
     def table_rows(self) -> list[RankedModel | Predictor]:
         """The models, then the baselines."""
-        fresh = [] if self.fresh_weights is None else [self.fresh_weights]
-        return [*self.models, *fresh, *self.baselines]
+        control = [] if self.fresh_weights is None else [self.fresh_weights]
+        return [*self.models, *control, *self.baselines]
 
     def _place(self, row: RankedModel | Predictor) -> str:
         return str(self.group_of(row)) if row in self.models else ""
@@ -414,7 +414,7 @@ class Ranking:
         return next((row for row in self.baselines if row.name == "TF-IDF"), None)
 
     def _beside(self) -> list[str]:
-        """Say how the best model stands to what reads words alone, by one kind of probe, and to fresh weights."""
+        """Say how the best model stands to what reads words alone, by one kind of probe, and to random weights."""
         sentences = []
         words = self._words
         if words is not None:

@@ -72,9 +72,9 @@ def score_row(score: ScoreRecord, control: ScoreRecord | None, depth: float) -> 
     row |= {column: measures.get(name, math.nan) for column, name in MEASURES.items()}
     row |= {name: score.probe[name] for name in (*PROBE, *TRAINING) if name in score.probe}
     if control is not None:
-        random_layer = control.at_depth(depth)
-        row |= {f"{name}_random": getattr(random_layer, name) for name in RANDOM}
-        row["explained_gain"] = layer.explained_heldout - random_layer.explained_heldout
+        control_layer = control.at_depth(depth)
+        row |= {f"{name}_random": getattr(control_layer, name) for name in RANDOM}
+        row["explained_gain"] = layer.explained_heldout - control_layer.explained_heldout
         row |= {f"{name}_random": control.probe[name] for name in ("balanced_accuracy", "r2")}
     return row
 
