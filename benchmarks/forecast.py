@@ -153,6 +153,17 @@ def scores(model: LanguageModel, test: Task, side: str) -> dict[str, float]:
     return {f"{name}_{where}_{side}": getattr(score, name) for where, score in named for name in SCORED}
 
 
+def evaluated(trainer: Trainer, step: int, gained: np.ndarray) -> dict[str, float]:
+    """Return what the weights of a step save on validation texts and gain on the test texts."""
+    saved, curve = saved_losses(trainer), trainer.progress.curve
+    return {
+        f"at_{step}_saved": float(saved.mean()),
+        f"at_{step}_saved_se": float(saved.std(ddof=1) / math.sqrt(len(saved))),
+        f"at_{step}_validation_gain": curve[-1].validation_accuracy - curve[0].validation_accuracy,
+        f"at_{step}_gain": float(gained.mean()),
+    }
+
+
 def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
     """Run one cell; a dictionary of JSON values, `error` alone where it could not be run."""
     started = time.perf_counter()
@@ -180,6 +191,10 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
                 row[f"saved_{step}"] = float(saved.mean())
                 row[f"saved_{step}_se"] = float(saved.std(ddof=1) / math.sqrt(len(saved)))
                 row[f"seconds_{step}"] = seconds
+                mark = time.perf_counter()
+            if step % settings.evaluate_every == 0:  # what another rule of keeping would have kept
+                seconds += time.perf_counter() - mark
+                row |= evaluated(trainer, step, correct() - before.astype(float))
                 mark = time.perf_counter()
         row["validation_loss"] = trainer.progress.curve[0].validation_loss
         row["seconds_training"] = seconds + time.perf_counter() - mark

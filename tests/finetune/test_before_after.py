@@ -127,6 +127,16 @@ class TestBeforeAndAfter:
         settings = replace(FAST, **options).to_dict()
         assert f"standard errors, so {kept}." in replace(compared[0], best_step=0, settings=settings).sentence()
 
+    def test_a_start_that_was_kept_says_what_a_margin_of_0_would_have_kept(self, compared):
+        def told(*losses):
+            looks = [{"step": 10 * i, "loss": 1.0, "validation_loss": loss, "validation_accuracy": 0.5 + 0.1 * i}
+                     for i, loss in enumerate(losses)]  # fmt: skip
+            return replace(compared[0], best_step=0, curve=looks).sentence()
+
+        kept = "A margin of 0 would have kept step 10, with 60.0 % of the validation texts right instead of 50.0 %."
+        assert kept in told(0.7, 0.6, 0.65)
+        assert "A margin of 0" not in told(0.7, 0.8, 0.7)
+
     def test_scores_are_those_of_the_test_texts(self, compared, tiny_llama, task):
         test = split_task(task)[2]
         scored = ntps.score(ntps.collect(load_model(str(tiny_llama)), test, progress=False), folds=3)
