@@ -74,6 +74,7 @@ SETS = {  # inputs of linear forecasts
     "20 steps, held back": ("room", "held_back", "look_20", "z_20"),
     "20 steps, all of these": (*FROZEN, "look_20", "z_20"),
 }
+MARGINS = (0.0, 1.0, 1.5, 2.0, 2.5)  # standard errors by which the validation loss must fall
 SCORED = ("ntps", "explained_heldout", "ceiling_heldout")
 
 
@@ -308,6 +309,28 @@ def left_out(frame: pd.DataFrame, inputs: Sequence[str], over: str) -> np.ndarra
         # More than the room cannot be gained, and less than the frozen probe is not kept.
         predicted[here] = fitted.predict(design[here]).clip(0, 1 - frame["accuracy"].to_numpy()[here])
     return predicted
+
+
+def margin_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what each margin of keeping would have kept, over the runs that noted what every look gained.
+
+    Columns, each task counted once: the share of runs whose training is kept, also on labels that are noise alone, the
+    gain in points, and how many runs lose more than a point.
+    """
+    looks = range(25, 101, 25)
+    noted = frame.dropna(subset=[f"at_{step}_gain" for step in looks])
+    saved, se, gain = (
+        noted[[f"at_{step}_{name}" for step in looks]].to_numpy() for name in ("saved", "saved_se", "gain")
+    )
+    rows = {}
+    for margin in MARGINS:
+        allowed = np.where(saved > margin * se, saved, -np.inf)  # of these, the lowest loss
+        kept = np.isfinite(allowed).any(1)
+        gained = np.where(kept, gain[np.arange(len(noted)), allowed.argmax(1)], 0.0)
+        found = pd.DataFrame({"kept": kept, "gain": 100 * gained}).groupby(noted["task"].to_numpy()).mean()
+        rows[margin] = {"kept": found["kept"].mean(), "kept on noise": found["kept"].get("noise", math.nan),
+                        "gain": found["gain"].mean(), "lose a point": int((gained < -0.01).sum())}  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def error_table(frame: pd.DataFrame, over: str) -> pd.DataFrame:
