@@ -9,7 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
-from ntps.errors import NtpsError
+from ntps.errors import NtpsError, whole
+
+MOST_THREADS = 1024  # beyond which the system may refuse them, and OpenMP then ends the process
 
 
 def world() -> tuple[int, int]:
@@ -77,6 +79,29 @@ def refuse_processes(what: str, instead: str = "start it without torchrun") -> N
         raise NtpsError(f"{what} runs in one process; {instead}.")
 
 
+def use_threads(count: int | None) -> None:
+    """Let torch and the BLAS libraries use this many threads, in this process and in those that it starts.
+
+    What is too small for a second thread still takes one: see `ntps.scoring.probes.one_thread`. In Python,
+    `torch.set_num_threads` does the same for what takes long.
+
+    Args:
+        count: Number of threads, at least 1; `None` leaves all as it is.
+
+    Raises:
+        NtpsError: If it is out of range.
+    """
+    if count is None:
+        return
+    whole(count, 1, MOST_THREADS, "threads")
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(count)  # where it was loaded before
+    threadpool_limits(limits=count)
+
+
 @contextmanager
 def process_pool(count: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes that end at once with the block, or with this process, even if it is killed.
@@ -100,11 +125,10 @@ def _begin(alive: Connection, threads: int) -> None:
     """Prepare a process of a pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all processes of a terminal; the first one answers
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    import torch
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    use_threads(threads)
     from tqdm import tqdm
 
-    torch.set_num_threads(threads)  # for a main module that has loaded torch before
     tqdm.set_lock(threading.RLock())  # by default a semaphore of the system's, which this process would leave behind
 
 

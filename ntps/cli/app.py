@@ -12,10 +12,20 @@ from typing import Annotated, Any
 import typer
 
 from ntps._names import one_line
-from ntps._processes import is_main_process, refuse_processes
+from ntps._processes import is_main_process, refuse_processes, use_threads
 from ntps._version import __version__
 from ntps.cli import lora_command, paper_command, prescreen_command, rank_command, score_command, study_command
-from ntps.cli.options import JsonFile, Quiet, claim_outputs, emit, name_options, plain_output, say, show_messages
+from ntps.cli.options import (
+    JsonFile,
+    Quiet,
+    Threads,
+    claim_outputs,
+    emit,
+    name_options,
+    plain_output,
+    say,
+    show_messages,
+)
 from ntps.errors import NtpsError
 
 app = typer.Typer(
@@ -167,9 +177,11 @@ def list_command(context: typer.Context, json_file: JsonFile = None) -> None:
 def demo_command(
     context: typer.Context,
     output: Annotated[str, typer.Option(help="Folder of the report.")] = "report",
+    threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
     """Score the bundled model on the bundled tasks, beside the same model before pretraining."""
+    use_threads(threads)
     refuse_processes("the demo")
     folder = claim_outputs(context, output)[0]
 

@@ -7,7 +7,7 @@ import typer
 
 from ntps._files import atomic_write, json_text
 from ntps._names import shareable
-from ntps._processes import is_main_process
+from ntps._processes import is_main_process, use_threads
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, whole
 
@@ -38,6 +38,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of sample, split, training and folds.")] = 0,
     seeds: Annotated[int, typer.Option(help="Repeat under this many seeds, starting from --seed.")] = 1,
     device: shared.Device = None,
+    threads: shared.Threads = None,
     loading: dict[str, Any],
     output: Annotated[str | None, typer.Option(help="Folder for training state, adapter, head and lora.json.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the state in --output.")] = False,
@@ -45,6 +46,7 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Fine-tune with LoRA, and compare accuracy and scores before and after."""
+    use_threads(threads)
     whole(seed, 0, None, "seed")
     whole(seeds, 1, None, "seeds")
     if limit is not None:

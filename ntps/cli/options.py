@@ -76,6 +76,9 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 Tokenizer = Annotated[str | None, typer.Option(help="Another tokenizer: directory or hub name.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of this process: torch and BLAS.  [default: what they choose]")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what the pass will read and take; no model runs.")]
 JsonFile = Annotated[str | None, typer.Option("--json", help="Write the result as JSON; - for standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, messages or table.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ntps._names import shareable
-from ntps._processes import refuse_processes
+from ntps._processes import refuse_processes, use_threads
 from ntps.cli import options as shared
 from ntps.errors import whole
 
@@ -45,6 +45,7 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
+    threads: shared.Threads = None,
     loading: dict[str, Any],
     output: Annotated[
         str | None, typer.Option(help="Folder for the states of the looks; ntps lora --resume goes on from them.")
@@ -53,6 +54,7 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Rank tasks by what LoRA is expected to gain on them, from a pass and a short look at training."""
+    use_threads(threads)
     whole(batch_size, 1, None, "batch_size")
     if budget is not None:
         whole(budget, 1, None, "budget")

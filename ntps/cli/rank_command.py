@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._processes import is_main_process
+from ntps._processes import is_main_process, use_threads
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, one_of, whole
 
@@ -47,6 +47,7 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
+    threads: shared.Threads = None,
     loading: dict[str, Any],
     output: Annotated[str | None, typer.Option(help="Folder of the report; the passes in it are reused.")] = None,
     json_file: shared.JsonFile = None,
@@ -55,6 +56,7 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Rank models by how well their best layer predicts your labels: which model, which layer, how many labels."""
+    use_threads(threads)
     whole(batch_size, 1, None, "batch_size")
     whole(seed, 0, None, "seed")
     if not model and models is None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ntps._processes import is_main_process
+from ntps._processes import is_main_process, use_threads
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, whole
 
@@ -31,6 +31,7 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
+    threads: shared.Threads = None,
     device_map: Annotated[str | None, typer.Option(help="'auto' spreads a large model.")] = None,
     loading: dict[str, Any],
     center: shared.Center = False,
@@ -63,6 +64,7 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Score a causal language model on a labelled text set, layer by layer."""
+    use_threads(threads)
     whole(batch_size, 1, None, "batch_size")
     whole(seed, 0, None, "seed")
     if control and (random_weights or device_map is not None):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ntps._files import atomic_write, jsonable
-from ntps._processes import refuse_processes
+from ntps._processes import refuse_processes, use_threads
 from ntps._text import counted, wrap
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, one_of
@@ -57,6 +57,7 @@ def run(
     batch_size: shared.BatchSize = 32,
     dtype: shared.Dtype = None,
     device: shared.Device = None,
+    threads: shared.Threads = None,
     loading: dict[str, Any],
     workers: Annotated[int, typer.Option(help="Processes on this machine that divide the cells.")] = 1,
     dask: Annotated[
@@ -69,6 +70,7 @@ def run(
     quiet: shared.Quiet = False,
 ) -> None:
     """Score models on tasks, resumable, and say what predicts a probe's accuracy on other texts."""
+    use_threads(threads)
     refuse_processes("ntps study", "start it as often as you like with the same output, but without torchrun")
     folder, json_path = shared.claim_outputs(context, output, json_file, inputs=[*model, *task], shared=True)
     assert folder is not None

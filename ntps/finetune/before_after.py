@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ntps._files import jsonable
 from ntps._version import __version__
@@ -149,6 +150,7 @@ def before_and_after(
             "revision": loaded.revision,
             "dtype": loaded.dtype,
             "device": loaded.device.type,
+            "threads": torch.get_num_threads(),
             "task_fingerprint": task.fingerprint,
             "task_source": task.source,
             "classes": list(task.classes),
@@ -348,7 +350,6 @@ def _side(labels: np.ndarray, predicted: np.ndarray, next_token_loss: float | No
 
 def _versions() -> dict[str, str]:
     import peft
-    import torch
     import transformers
 
     return {

@@ -158,6 +158,7 @@ def collect(
                 "dtype": model.dtype,
                 "batch_size": batch_size,
                 "device": str(model.device),
+                "threads": torch.get_num_threads(),
             },
             "version": __version__,
             "key": key,

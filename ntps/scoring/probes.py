@@ -201,7 +201,7 @@ def knn_accuracy(features: ArrayLike, labels: ArrayLike, *, folds: Folds = "auto
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Context in which BLAS and OpenMP use one thread.
+    """Context in which BLAS and OpenMP use one thread, whatever was set; afterwards as many as before.
 
     A fit takes thousands of small products. Spread over threads on a busy machine, these wait for each other: measured
     with two cores, 41 s against 1 s.

@@ -38,6 +38,20 @@ def test_commands_share_the_options_and_their_defaults(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_threads_are_set_before_anything_is_computed(tiny_llama, tmp_path, monkeypatch, capsys, command):
+    asked = []
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", lambda limits: asked.append(limits))
+    words = arguments(command, tiny_llama, tmp_path / "gone.csv", tmp_path)
+    status, err = call(monkeypatch, capsys, *words)
+    assert status == 2 and "gone.csv" in err and asked == []
+    call(monkeypatch, capsys, *words, "--threads", "3")
+    assert asked == [3, 3]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("content", "options", "words"),
     [

@@ -147,6 +147,7 @@ def test_metadata_says_what_made_them(model, task):
     assert metadata["settings"] == {
         "layers": [0, 1, 2, 3], "max_length": 9, "pooling": "mean", "prefix": "mean", "matmul_precision": "auto",
         "state_dtype": "float32", "dtype": "float32", "batch_size": 5, "device": "cpu",
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
     assert json.loads(json.dumps(metadata)) == metadata
 
