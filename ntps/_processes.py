@@ -79,6 +79,16 @@ def refuse_processes(what: str, instead: str = "start it without torchrun") -> N
         raise NtpsError(f"{what} runs in one process; {instead}.")
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process work by itself inside the block, as if torchrun had not started it beside others."""
+    kept = {name: os.environ.pop(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= kept
+
+
 def use_threads(count: int | None) -> None:
     """Let torch and the BLAS libraries use this many threads, in this process and in those that it starts.
 

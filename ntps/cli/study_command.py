@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ntps._files import atomic_write, jsonable
-from ntps._processes import refuse_processes, use_threads
+from ntps._processes import is_main_process, use_threads, world
 from ntps._text import counted, wrap
 from ntps.cli import options as shared
 from ntps.errors import NtpsError, one_of
@@ -18,8 +18,8 @@ EXAMPLES = (
     "Examples:  ntps study --model miniworld-base --model miniworld-base@step1000 --task miniworld/topic "
     "--task miniworld/tense --task miniworld/sentiment --task miniworld/intent  |  files: "
     "--task stars=reviews.tsv:text=review,label=rating --task notes.csv:no-header,text=1,label=2  |  "
-    "several processes: --workers 4, or, on a cluster, --dask tcp://host:8786, or the same command started as often as "
-    "you like on one shared --output; the processes divide the cells between them"
+    "several processes: --workers 4, or torchrun, or, on a cluster, --dask tcp://host:8786, or the same command "
+    "started as often as you like on one shared --output; the processes divide the cells between them"
 )
 
 logger = logging.getLogger(__name__)
@@ -71,12 +71,13 @@ def run(
 ) -> None:
     """Score models on tasks, resumable, and say what predicts a probe's accuracy on other texts."""
     use_threads(threads)
-    refuse_processes("ntps study", "start it as often as you like with the same output, but without torchrun")
+    if world()[0] > 1 and not shared.was_typed(context, "output"):
+        raise NtpsError("ntps study in several processes needs --output, a folder that all of them see.")
     folder, json_path = shared.claim_outputs(context, output, json_file, inputs=[*model, *task], shared=True)
     assert folder is not None
     if target == "gain" and not lora:
         raise NtpsError("--target gain needs --lora: gains come from fine-tuning.")
-    if quiet:
+    if quiet or not is_main_process():
         shared.hide_messages()
 
     from ntps.report import write_study
@@ -114,7 +115,8 @@ def run(
     common: dict[str, Any] = {"settings": settings, "device": device, "batch_size": batch_size}
     if dry_run:
         plan = plan_study(model, tasks, output=folder, lora=tuning, **common)
-        shared.emit(plan.to_dict(), json_path, plan, quiet)
+        if is_main_process():
+            shared.emit(plan.to_dict(), json_path, plan, quiet)
         return
     with study_executor(model, workers=workers, dask=dask, **common) as executor:
         study = run_study(
@@ -126,6 +128,8 @@ def run(
             progress=False if quiet else None,
             **common,
         )
+    if not is_main_process():
+        return
     cells = (replace(cell, reason=shared.in_options(context, cell.reason)) for cell in study.cells)
     study = without_paths(replace(study, cells=tuple(cells)))
     result = study.to_dict(target=target)

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 
-from ntps._processes import process_pool
+from ntps._processes import process_pool, refuse_processes
 from ntps.errors import NtpsError, whole
 from ntps.models.load import find_device, outline_model
 from ntps.models.plan import DEFAULT_MAX_LENGTH, PassSettings, free_memory, plan_of, size_text
@@ -52,9 +52,12 @@ def study_executor(
 
     Raises:
         NtpsError: If `workers` is out of range, several would share a GPU or need more memory than is free, the address
-            has workers of its own, Dask is not installed, or nobody answers at the address within five seconds.
+            has workers of its own, torchrun has started processes, Dask is not installed, or nobody answers at the
+            address within five seconds.
     """
     whole(workers, 1, None, "workers")
+    if workers > 1 or dask is not None:
+        refuse_processes("what starts workers", "leave out workers and dask, or torchrun")
     if dask not in (None, "local") and workers != 1:
         raise NtpsError(f"workers is {workers}, but the cluster at dask={dask} has its own; leave out one of the two.")
     if workers > 1:
@@ -77,8 +80,8 @@ def _must_fit(
     place = find_device(device)
     if place.type != "cpu":
         raise NtpsError(
-            f"workers is {workers}, but {place} is one GPU: each would hold a model there and wait for the others; use "
-            "one worker for each GPU, started by itself with the same output."
+            f"workers is {workers}, but {place} is one GPU: each would hold a model there and wait for the others; let "
+            "torchrun start one process for each GPU."
         )
     one, free = PROCESS_BYTES, free_memory()
     for model in models:

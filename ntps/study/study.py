@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntps._files import json_text, jsonable
-from ntps._processes import refuse_processes
+from ntps._processes import alone, is_main_process, refuse_processes, world
 from ntps._version import __version__
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
@@ -356,7 +356,7 @@ def run_study(
     """Compute the missing cells of a grid, and return the study.
 
     Any number of processes, on any machines that see the folder, may run the same study or others in it: each computes
-    cells that no other is computing, and all return the whole study.
+    cells that no other is computing, and all return the whole study. torchrun may start them, each then on its own GPU.
 
     Args:
         models: Names or directories, each once.
@@ -370,17 +370,22 @@ def run_study(
         executor: Whose workers compute the cells, each with a network of its own; by default this process does. Any
             executor will do whose workers see `output`, models and weights under the same names and have the same
             version of ntps (see `study_executor`). Cells that it loses are computed here: the result is the same.
-        progress: Whether to show a progress bar on stderr; by default when it is a terminal.
+        progress: Whether to show a progress bar on stderr; by default when it is a terminal. Of several processes under
+            torchrun the first one shows it.
 
     Raises:
         NtpsError: If an option is out of range, a name is given twice, the folder cannot be written, a worker has
-            another version of ntps or does not see the folder, or every cell failed.
+            another version of ntps or does not see the folder, torchrun and an executor both divide the cells, or every
+            cell failed.
     """
-    # Under torchrun processes wait for each other within every pass.
-    refuse_processes("a study", "start as many as you like with the same output, but without torchrun")
     settings = settings or StudySettings()
     whole(batch_size, 1, None, "batch_size")
-    find_device(device)
+    if executor is not None:
+        refuse_processes("a study with an executor")
+    place = find_device(device)
+    if world()[0] > 1:
+        device = str(place)
+        progress = progress if is_main_process() else False
     if not isinstance(executor, Executor | None):
         raise NtpsError(f"executor is a {type(executor).__name__}; give a concurrent.futures.Executor.")
     store = CellStore(output)
@@ -388,9 +393,10 @@ def run_study(
     grid = make_grid(models, tasks, settings, lora=lora)
     if all(cell.reason for cell in grid.cells):  # nothing can be computed: say so at once
         raise NtpsError(grid.cells[0].reason)
-    cells = run_cells(
-        grid, store, settings, lora=lora, device=device, batch_size=batch_size, executor=executor, show=progress
-    )
+    with alone():  # it computes whole cells, and takes no part in the passes of the others
+        cells = run_cells(
+            grid, store, settings, lora=lora, device=device, batch_size=batch_size, executor=executor, show=progress
+        )
     if not any(cell.done for cell in cells):
         raise NtpsError(f"every cell failed; the first because: {cells[0].reason}")
     names = tuple(dict.fromkeys(cell.task for cell in cells))

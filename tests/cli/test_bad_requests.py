@@ -406,7 +406,8 @@ def test_the_counter_counts(place, forwards, monkeypatch, capsys):
 
 PROCESSES = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
 ALONE = [
-    "study --model MODEL --task reviews.csv",
+    "study --model MODEL --task reviews.csv --output new --workers 2",
+    "study --model MODEL --task reviews.csv --output new --dask local",
     "prescreen MODEL --task reviews.csv",
     "demo",
 ]
@@ -425,6 +426,19 @@ def test_what_is_for_one_process_says_so_once(line, rank, place, forwards, monke
     assert (end.value.code, out) == (2, "")
     assert err.count("\n") == (1 if rank == "0" else 0)
     assert ("torchrun" in err) == (rank == "0")
+    assert forwards == [] and listing(place) == before
+
+
+def test_a_study_in_several_processes_needs_a_folder(place, forwards, monkeypatch, capsys):
+    for name, value in PROCESSES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["ntps", "study", "--model", "MODEL", "--task", "reviews.csv"])
+    before = listing(place)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code, capsys.readouterr().err) == (
+        2, "ntps: ntps study in several processes needs --output, a folder that all of them see.\n",
+    )  # fmt: skip
     assert forwards == [] and listing(place) == before
 
 

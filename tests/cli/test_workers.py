@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from helpers.forks import torchrun
 from helpers.kill_study import make_tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -48,6 +49,51 @@ def test_the_same_words_as_in_one_process(tmp_path, words):
     assert [cell["status"] for cell in said[0][0]["cells"]].count("failed") == 1
     assert len(lines[1]) == len(set(lines[1])) and set(lines[1]) == set(lines[0])
     assert any("60 of 60 texts" in line for line in lines[1]) and any("task2" in line for line in lines[1])
+
+
+TORCHRUN = """
+import os, sys
+import torch
+import ntps.report.study as pages
+from ntps.cli import app
+from ntps.report.page import Picture
+from ntps.study import cells
+torch.set_num_threads(1)
+pages.draw_picture = lambda file, alt, *_, **__: Picture(file, alt, b"")
+os.chdir({place!r})
+plain = cells.measure
+
+def measure(representations, *rest, **options):
+    with open("{output}.log", "a") as log:
+        print(os.getpid(), representations.task.name, options["control"], file=log)
+    return plain(representations, *rest, **options)
+
+cells.measure = measure
+sys.argv = ["ntps", *{words!r}, "--output", "{output}", "--json", "{output}.json"]
+app.main()
+"""
+
+
+def test_torchrun_s_processes_share_the_cells(tmp_path, words, forks):
+    """The first one says and writes what one process would, the other nothing; no cell is computed twice."""
+    words = [word for word in words if word != "--no-control"]
+    said, contents, computed = [], [], []
+    for output, several in (("several", torchrun(2)), ("one", [{}])):
+        done = forks.run(TORCHRUN.format(place=str(tmp_path), words=words, output=output), *several)
+        assert [each.returncode for each in done] == [0] * len(several), done[-1].stderr[-2000:]
+        assert [(each.stdout, each.stderr) for each in done[1:]] == [("", "")] * (len(several) - 1)
+        assert done[0].stderr.count("task2, seed 0 failed") == 1
+        said.append(done[0].stdout.replace(f"{output}/", ""))
+        contents.append(json.loads((tmp_path / f"{output}.json").read_text()))
+        computed.append([line.split() for line in (tmp_path / f"{output}.log").read_text().splitlines()])
+    assert said[0] == said[1] and "task2" in said[0]
+    assert contents[0] == contents[1]
+    cells = [sorted(cell for _, *cell in lines) for lines in computed]
+    assert cells[0] == cells[1] == [[task, control] for task in ("task0", "task1") for control in ("False", "True")]
+    assert len({process for process, *_ in computed[0]}) == 2
+    names = [sorted(str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*")) for name in
+             ("several", "one")]  # fmt: skip
+    assert names[0] == names[1] and not [name for name in names[0] if "/." in name or name.startswith(".")]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])

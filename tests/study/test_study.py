@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.forks import torchrun
 from helpers.kill_study import SETTINGS, make_tasks, other_labels
 from helpers.results import make_study
 from markupsafe import escape
@@ -435,10 +437,11 @@ class TestRequests:
             run(tmp_path / "out", [str(tiny_llama)], [str(tmp_path / "gone.csv")])
         assert said() == []
 
-    def test_torchrun_is_refused(self, tmp_path, tiny_llama, monkeypatch):
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(NtpsError, match="torchrun"):
-            run(tmp_path, [str(tiny_llama)])
+    def test_torchrun_and_an_executor_exclude_each_other(self, tmp_path, tiny_llama, monkeypatch):
+        for name, value in torchrun(2)[1].items():
+            monkeypatch.setenv(name, value)
+        with ThreadPoolExecutor(1) as executor, pytest.raises(NtpsError, match=r"executor.*torchrun"):
+            run(tmp_path, [str(tiny_llama)], executor=executor)
 
     def test_output_is_a_file(self, tmp_path):
         (tmp_path / "x").write_text("")
