@@ -183,7 +183,6 @@ STUDY = [
     (f"--model MODEL --task TASK --workers {10**6}", "at most"),
     (f"--model MODEL --task TASK --workers {10**6} --dask local", "at most"),
     ("--model MODEL --task TASK --workers 2 --dask tcp://127.0.0.1:1", "--dask tcp://127.0.0.1:1 has its own"),
-    ("--model MODEL --task TASK --dask tcp://127.0.0.1:1", "--dask is 'tcp://127.0.0.1:1'"),
     ("--model MODEL --task TASK --dask nowhere", "--dask is 'nowhere'"),
     ("--model MODEL --task TASK --dask ''", "--dask is ''"),
 ]

@@ -78,6 +78,7 @@ def test_advice_names_options_of_the_command(
     assert "_column" not in err and "header=" not in err and "=True" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["study", "prescreen"])
 def test_reasons_within_a_result_name_options_too(tiny_llama, tmp_path, monkeypatch, capsys, command):
     """One task fails, the other does not: the reason is part of the table and of the JSON."""
@@ -95,6 +96,7 @@ def test_reasons_within_a_result_name_options_too(tiny_llama, tmp_path, monkeypa
     assert all("--label-column" in text and "label_column (known" not in text for text in written)
 
 
+@pytest.mark.slow
 def test_reasons_of_models_that_fail_name_options_too(tiny_llama, tmp_path, monkeypatch, capsys):
     config = json.loads((tiny_llama / "config.json").read_text())
     own = shutil.copytree(tiny_llama, tmp_path / "own")

@@ -23,13 +23,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.long
 def test_killed_at_random_moments_they_finish_the_same(tmp_path, tiny_llama):
-    """Ten kills of each command, half of them with SIGTERM, which also cleans up at once."""
+    """Six kills of each command, half of them with SIGTERM, which also cleans up at once."""
     script = [sys.executable, str(ROOT / "helpers" / "kill_study.py"), "commands", str(tmp_path), str(tiny_llama)]
-    done = subprocess.run([*script, "10", "0"], env=ENV, stdout=subprocess.PIPE, timeout=600, check=True)
+    done = subprocess.run([*script, "6", "0"], env=ENV, stdout=subprocess.PIPE, timeout=600, check=True)
     report = json.loads(done.stdout)
     assert report.keys() == {"score", "study", "study-lora", "lora"}
     for name, found in report.items():
-        assert found["killed"] >= 10, name
+        assert found["killed"] >= 6, name
         assert found["equal"], name
         assert found["files_equal"], name
         assert found["left"] == found["left_by_sigterm"] == [], name

@@ -704,6 +704,7 @@ def test_solutions_pass(check, capsys):
     assert capsys.readouterr().out.startswith("✓")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("check", "wrong", "says"), WRONG, ids=[f"{c.__name__}-{s[:20]}" for c, _, s in WRONG])
 def test_wrong_answers_are_diagnosed(check, wrong, says):
     with pytest.raises(CheckFailed, match=says):
@@ -726,6 +727,7 @@ def test_every_check_says_when_there_is_no_answer(check, answer, says):
         check(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("check", "answer"), STYLES, ids=[f"{c.__name__}-{i}" for i, (c, _) in enumerate(STYLES)])
 def test_right_answers_in_other_styles_pass(check, answer, capsys):
     check(answer)

@@ -1,9 +1,11 @@
 """Processes that torchrun starts fine-tune together: with what one of them does alone, and no one waits in vain."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from helpers.forks import torchrun
 
 pytestmark = pytest.mark.long
@@ -16,14 +18,17 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from helpers.problems import order_task
+import ntps.finetune.head as head
+import ntps.scoring.probes as probes
 from ntps.errors import NtpsError
 from ntps.finetune import before_and_after
 from ntps.finetune.before_after import load_for_training
 from ntps.finetune.loop import Trainer
 from ntps.finetune.settings import TrainSettings
+head.choose_c = probes.choose_c = lambda *_: 0.1  # two thirds of the time
 rank, out = os.environ.get("RANK", "alone"), Path({out!r})
 model, task = load_for_training({model!r}, device="cpu"), order_task(101)
-settings = TrainSettings(steps=30, rank=4, batch_size=7, evaluate_every=10, learning_rate=1e-2, dropout=0, margin=0)
+settings = TrainSettings(steps=12, rank=4, batch_size=7, evaluate_every=4, learning_rate=1e-2, dropout=0, margin=0)
 options = dict(settings=settings, folds=3, analyses=(), progress=False)
 
 def trained(name, **more):
@@ -41,7 +46,7 @@ trained("full", settings=replace(settings, method="full", learning_rate=1e-3))
 trained("accumulated", settings=replace(settings, accumulation=2, clip_norm=0.1))
 trained("dropout", settings=replace(settings, dropout=0.3))
 whole = Trainer.run
-Trainer.run = lambda self: whole(self, stop=14)
+Trainer.run = lambda self: whole(self, stop=6)
 trained("resumed", output="own")
 Trainer.run = whole
 trained("resumed", output="own", resume=True)
@@ -65,13 +70,18 @@ if rank != "alone":
 
 
 @pytest.fixture(scope="module")
-def found(tiny_llama, tmp_path_factory, forks):
+def found(tiny_llama, common, forks):
     """What each process found, by the name of the run: that of one process alone, and of both of two."""
-    out = tmp_path_factory.mktemp("processes")
+    out = common / "processes"
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]), model=str(tiny_llama), out=str(out))
-    for processes in ([{}], torchrun(2)):
-        for finished in forks.run(script, *processes):
-            assert finished.returncode == 0, finished.stderr[-3000:]
+    with FileLock(common / "processes.lock"):  # for all workers that run these tests
+        if not (out / "done").exists():
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            for processes in ([{}], torchrun(2)):
+                for finished in forks.run(script, *processes):
+                    assert finished.returncode == 0, finished.stderr[-3000:]
+            (out / "done").touch()
 
     def of(name):
         return [json.loads((out / f"{name}-{rank}.json").read_text()) for rank in ("alone", 0, 1)]
@@ -83,7 +93,7 @@ def found(tiny_llama, tmp_path_factory, forks):
 def test_two_train_as_one(found, name):
     alone, *both = found[0](name)
     for run in both:
-        assert [row["step"] for row in run["curve"]] == [0, 10, 20, 30]
+        assert [row["step"] for row in run["curve"]] == [0, 4, 8, 12]
         for theirs, ours in zip(run["curve"], alone["curve"], strict=True):
             assert theirs == pytest.approx(ours, rel=1e-3)
         assert run["best_step"] == alone["best_step"] > 0
