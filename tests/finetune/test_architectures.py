@@ -55,6 +55,7 @@ def as_expected(row):
     assert bool(row.adapted) is (row.lora == "yes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "left_out"),
     [
@@ -71,6 +72,7 @@ def test_what_cannot_be_adapted_is_left_out_and_named(name, left_out):
     assert left_out in row.left_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dots1", "mamba"])
 def test_an_adapter_is_read_again_by_its_directory(name, tmp_path):
     """PEFT changes names and modules of some architectures when it reads an adapter; ours must come back as it was."""

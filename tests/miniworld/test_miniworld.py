@@ -174,6 +174,7 @@ def test_first_mentioned_knob_makes_a_hero():
     assert abs(share(tame) - 0.5) < 0.05
 
 
+@pytest.mark.slow
 def test_vocabulary_knob_cuts_the_lists():
     few = set(" ".join(sample_documents(2000, vocabulary=1).texts).lower().split())
     many = set(" ".join(sample_documents(2000).texts).lower().split())
