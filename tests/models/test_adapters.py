@@ -45,7 +45,6 @@ def adapted(request, tiny_llama, tmp_path_factory):
     return folder, states
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("head", [False, True])
 def test_a_base_and_an_adapter_are_named_together_or_by_the_adapter(tiny_llama, adapted, head, monkeypatch):
     folder, wanted = adapted
