@@ -3,8 +3,8 @@
     from ntps.course import checks
     checks.projector(my_projector)
 
-A check prints one line when all is well and raises `CheckFailed` with one sentence when it is not; in a notebook only
-the sentence shows. Arguments are NumPy arrays; the function may return arrays, tensors or lists.
+A check prints one line when all is well and raises `CheckFailed` with one sentence, what is wrong, when it is not; in a
+notebook only the sentence shows. Arguments are NumPy arrays; the function may return arrays, tensors or lists.
 """
 
 from ntps.course.checks.linear import (

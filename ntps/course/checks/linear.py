@@ -50,11 +50,7 @@ def _random_gram(rng: np.random.Generator, d: int) -> np.ndarray:
 
 
 def next_token_encoder(function: Callable[..., Any]) -> None:
-    """Check `function(C0, C1, k)`: V, (d, k), the k best directions for predicting the next state.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(C0, C1, k)`: V, (d, k), the k best directions for predicting the next state."""
     rng = np.random.default_rng(0)
     d, k = 7, 3
     C0, C1 = _random_gram(rng, d), rng.standard_normal((d, d)) * np.geomspace(1, 0.3, d)
@@ -124,9 +120,6 @@ def perception_by_regression(function: Callable[..., Any]) -> None:
     """Check `function(x, y, k)`: (d, k) directions that span U_k, found by regression alone.
 
     x is (n, d), y is (n, c).
-
-    Raises:
-        CheckFailed: With what is wrong.
     """
     rng = np.random.default_rng(1)
     n, d, c, k = 400, 6, 4, 2
@@ -191,11 +184,7 @@ def perception_by_regression(function: Callable[..., Any]) -> None:
 
 
 def projector(function: Callable[..., Any]) -> None:
-    """Check `function(V)`: the (d, d) orthogonal projector on the span of V's columns, without a pseudo-inverse.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(V)`: the (d, d) orthogonal projector on the span of V's columns, without a pseudo-inverse."""
     rng = np.random.default_rng(2)
     d, k = 6, 2
     V = rng.standard_normal((d, k)) * np.array([2.0, 0.3])
@@ -226,11 +215,7 @@ def projector(function: Callable[..., Any]) -> None:
 
 
 def ntps(function: Callable[..., Any]) -> None:
-    """Check `function(U, V)`: the score of U (d, a) against the span of V (d, b).
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(U, V)`: the score of U (d, a) against the span of V (d, b)."""
     rng = np.random.default_rng(3)
     d = 8
     U = rng.standard_normal((d, 3)) * np.array([3.0, 1.0, 0.2])
@@ -286,11 +271,7 @@ def ntps(function: Callable[..., Any]) -> None:
 
 
 def chance_by_simulation(function: Callable[..., Any]) -> None:
-    """Check `function(U, k, draws, seed)`: scores (draws,) of U against random subspaces of dimension k.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(U, k, draws, seed)`: scores (draws,) of U against random subspaces of dimension k."""
     rng = np.random.default_rng(4)
     d, k, draws = 20, 5, 2000
     U = rng.standard_normal((d, 2)) * np.array([4.0, 0.5]) + 2.0
@@ -352,9 +333,6 @@ def breaking_scale(function: Callable[..., Any]) -> None:
 
     A reader sees scale * feature; what is predicted, next state and label, stays in its old units. Then V and U are
     divided by the scales, and no loss changes, whatever the positive scales are.
-
-    Raises:
-        CheckFailed: With what is wrong.
     """
     rng = np.random.default_rng(5)
     d, c, k = 8, 1, 2
@@ -396,11 +374,7 @@ def breaking_scale(function: Callable[..., Any]) -> None:
 
 
 def excess_between_bounds(function: Callable[..., Any]) -> None:
-    """Check `function(M, X, V)`: (lower, exact, upper), the whitened bounds and the excess loss, with k_U = rank(X).
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(M, X, V)`: (lower, exact, upper), the whitened bounds and the excess loss, with k_U = rank(X)."""
     rng = np.random.default_rng(6)
     for d, c, k in ((6, 2, 3), (8, 3, 3), (5, 1, 2)):
         M, X, V = _random_gram(rng, d), rng.standard_normal((d, c)), rng.standard_normal((d, k))
@@ -455,11 +429,7 @@ def excess_between_bounds(function: Callable[..., Any]) -> None:
 
 
 def above_chance(function: Callable[..., Any]) -> None:
-    """Check `function(score, k, d)`: the score read against chance, 0 at k/d and 1 at 1.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(score, k, d)`: the score read against chance, 0 at k/d and 1 at 1."""
     value = as_number(call(function, 0.25, 32, 128), "the result")
     require(abs(value) < 1e-6, f"a score of k/d is chance and must give 0; yours gives {value:.3f}.")
     top = as_number(call(function, 1.0, 32, 128), "the result")
@@ -481,11 +451,7 @@ def above_chance(function: Callable[..., Any]) -> None:
 
 
 def smallest_rank(function: Callable[..., Any]) -> None:
-    """Check `function(ranks, explained, share)`: the first rank at which `share` of the last value is reached.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(ranks, explained, share)`: the first rank at which `share` of the last value is reached."""
     # No rank is the position of one, one share lies between two values, and the values are no increments.
     ranks, explained = [8, 16, 32, 64, 128], [0.05, 0.2, 0.4, 0.45, 0.5]
     for share, right in ((0.8, 32), (0.5, 32), (0.9, 64), (1.0, 128), (0.05, 8)):

@@ -9,11 +9,7 @@ from ntps.course.checks.runner import as_array, call, close, diagnose, passed, r
 
 
 def merged_weight(function: Callable[..., Any]) -> None:
-    """Check `function(W, B, A, alpha)`: the (m, n) weight with an adapter of factors (m, r) and (r, n) added in.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(W, B, A, alpha)`: the (m, n) weight with an adapter of factors (m, r) and (r, n) added in."""
     rng = np.random.default_rng(0)
     for m, n, r, alpha in ((5, 7, 2, 8.0), (6, 6, 3, 1.5)):
         W, B, A = rng.standard_normal((m, n)), rng.standard_normal((m, r)), rng.standard_normal((r, n))
@@ -133,9 +129,6 @@ def intruder_indices(function: Callable[..., Any]) -> None:
 
     Of the tuned matrix's k strongest left singular vectors those whose largest |cosine| with any original one is below
     epsilon.
-
-    Raises:
-        CheckFailed: With what is wrong.
     """
     k, epsilon = 5, 0.6
     cases = []
@@ -200,9 +193,6 @@ def gain_without_task(function: Callable[..., Any]) -> None:
     """Check `function(accuracy, gain, task)`: the predicted gains (models,) of a task, from a line fitted without it.
 
     accuracy and gain are (models, tasks).
-
-    Raises:
-        CheckFailed: With what is wrong.
     """
     for seed in range(3):
         accuracy, gain = _gains(seed)
@@ -265,11 +255,7 @@ def gain_without_task(function: Callable[..., Any]) -> None:
 
 
 def left_out_errors(function: Callable[..., Any]) -> None:
-    """Check `function(accuracy, gain)`: mean absolute errors (of the line, of the mean gain), each task left out.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(accuracy, gain)`: mean absolute errors (of the line, of the mean gain), each task left out."""
     for seed in range(3):
         accuracy, gain = _gains(10 + seed, t=6)
         line, mean = np.empty_like(gain), np.empty_like(gain)

@@ -9,11 +9,7 @@ from ntps.course.checks.runner import as_number, call, close, diagnose, passed, 
 
 
 def permutation_p(function: Callable[..., Any]) -> None:
-    """Check `function(observed, null)`: the one-sided permutation p-value of a score, large scores being evidence.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(observed, null)`: the one-sided permutation p-value of a score, large scores being evidence."""
     null = np.random.default_rng(0).normal(size=99)
     for observed in (float(np.sort(null)[-10]), float(null.max()) + 1, float(null.min()) - 1):
         hits = int((null >= observed).sum())
@@ -51,11 +47,7 @@ def permutation_p(function: Callable[..., Any]) -> None:
 
 
 def choose_without(function: Callable[..., Any]) -> None:
-    """Check `function(values, accuracy, task)`: the option with the largest |Spearman| on the tasks other than `task`.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(values, accuracy, task)`: the option of largest |Spearman| on the tasks other than `task`."""
     rng = np.random.default_rng(1)
     n_options, n_tasks = 20, 9
     for trial in range(12):
@@ -106,11 +98,7 @@ def choose_without(function: Callable[..., Any]) -> None:
 
 
 def judged_on(function: Callable[..., Any]) -> None:
-    """Check `function(accuracies, sizes)`: the part of which all accuracies are whole fractions, or "none".
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(accuracies, sizes)`: the part of which all accuracies are whole fractions, or "none"."""
     rng = np.random.default_rng(2)
     for trial in range(12):
         train, test = int(rng.integers(1000, 60_000)), int(rng.integers(100, 900))
@@ -148,11 +136,7 @@ def judged_on(function: Callable[..., Any]) -> None:
 
 
 def joined_questions(function: Callable[..., Any]) -> None:
-    """Check `function(rows)`: the text of every row is its first question, a space, and its second.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(rows)`: the text of every row is its first question, a space, and its second."""
     for n in (1, 2, 5):
         rows = [{"question_1": f"why {i}?", "question_2": f"how {i}?"} for i in range(n)]
         result = call(function, [dict(row) for row in rows])

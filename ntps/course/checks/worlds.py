@@ -16,9 +16,6 @@ def lucky_coin(function: Callable[..., Any]) -> None:
     """Check `function(score_of, n)`: labels (n,) of 0 and 1 that mean nothing and have an NTPS of 0.65 or more.
 
     `score_of(labels)` returns the NTPS of labels of n texts that the learner does not see.
-
-    Raises:
-        CheckFailed: With what is wrong.
     """
     n, d, k = 60, 8, 3
     rng = np.random.default_rng(7)
@@ -48,11 +45,7 @@ def lucky_coin(function: Callable[..., Any]) -> None:
 
 
 def misleading_world(function: Callable[..., Any]) -> None:
-    """Check `function()`: (next_angle, label_angle, stretch) of a world of NTPS below 0.05 that keeps 80 % of a label.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function()`: (next_angle, label_angle, stretch) of a world of NTPS below 0.05 keeping 80 % of a label."""
     angles = as_array(call(function), (3,), "(next-token angle, label angle, stretch)")
     first, second, stretch = (float(value) for value in angles)
     require(0.2 - 1e-9 <= stretch <= 5 + 1e-9, f"the stretch is {stretch:g}; panel A allows 0.2 to 5.")
@@ -72,11 +65,7 @@ def misleading_world(function: Callable[..., Any]) -> None:
 
 
 def impressive_noise(function: Callable[..., Any]) -> None:
-    """Check `function(n, seed)`: features (n, d) and a coin (n,) with R² of 0.9 in sample, d below n.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(n, seed)`: features (n, d) and a coin (n,) with R² of 0.9 in sample, d below n."""
     n = 120
     for seed in (0, 1):
         x, y = _texts(call(function, n, seed), n, "features")
@@ -99,11 +88,7 @@ def impressive_noise(function: Callable[..., Any]) -> None:
 
 
 def choice_from_noise(function: Callable[..., Any]) -> None:
-    """Check `function(n_tasks, seed)`: scores (options, n_tasks) of noise whose best |Spearman| is 0.85 with anything.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(n_tasks, seed)`: scores (options, n_tasks) of noise, the best |Spearman| 0.85 with anything."""
     n_tasks, most = 10, 10_000
     best, elsewhere = [], []
     previous = None
@@ -143,11 +128,7 @@ def choice_from_noise(function: Callable[..., Any]) -> None:
 
 
 def hidden_label(function: Callable[..., Any]) -> None:
-    """Check `function(n, seed)`: states (n, d) and labels (n,) of which neighbours know all and a linear probe nothing.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(n, seed)`: states (n, d) and labels (n,) that neighbours know and a linear probe does not."""
     n = 200
     for seed in (0, 1):
         x, y = _texts(call(function, n, seed), n, "states")
@@ -171,11 +152,7 @@ def hidden_label(function: Callable[..., Any]) -> None:
 
 
 def unseen_change(function: Callable[..., Any]) -> None:
-    """Check `function(W)`: a weight (m, n) as far from W as W is from zero, or further, without an intruder.
-
-    Raises:
-        CheckFailed: With what is wrong.
-    """
+    """Check `function(W)`: a weight (m, n) as far from W as W is from zero, or further, without an intruder."""
     k, epsilon = 10, 0.6
     for seed, shape in ((0, (24, 24)), (1, (20, 36))):
         W = np.random.default_rng(seed).standard_normal(shape)
