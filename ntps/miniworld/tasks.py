@@ -1,12 +1,10 @@
 """The tasks of the bundled world, from those that next-token prediction must learn to those it has no use for.
 
 All tasks of one seed, split and setting of the knobs share their documents and differ in the labels only. The Bayes
-accuracy of a task is that of a perfect observer of the text who knows the language; `bayes_accuracy` computes it.
+accuracy of a task is that of a perfect observer of the text who knows the language; the tests compute it.
 """
 
-import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,9 +13,7 @@ import numpy as np
 
 from ntps.errors import NtpsError, one_of
 from ntps.miniworld.factors import FACTORS
-from ntps.miniworld.grammar import SENTENCES
 from ntps.miniworld.language import Sample, sample_documents
-from ntps.miniworld.likelihood import factor_gain, posterior
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class TaskInfo:
             where the text shows the label outright, and 0.5 for noise.
         care: How much next-token prediction has to care: "a lot", "somewhat", "a little" or "not at all".
         gain: Gain for next-token prediction from inferring the label with the default knobs, in nats per document,
-            rounded to two decimals: see `prediction_gain`.
+            rounded to two decimals: what a predictor that infers it saves.
     """
 
     name: str
@@ -142,9 +138,7 @@ def task_labels(name: str, sample: Sample, *, seed: int = 0, split: str = "train
     return np.array([coin.random() < 0.5 for _ in range(len(sample))], dtype=np.int64)
 
 
-@lru_cache(maxsize=4)
-def _documents(n: int, seed: int, split: str, knobs: tuple[tuple[str, Any], ...]) -> Sample:
-    return sample_documents(n, seed=seed, split=split, **dict(knobs))
+_documents = lru_cache(maxsize=4)(sample_documents)
 
 
 def make_task(name: str, *, n: int = 2000, seed: int = 0, split: str = "train", **knobs: Any) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def make_task(name: str, *, n: int = 2000, seed: int = 0, split: str = "train", 
         raise NtpsError(
             f"n is {n!r}; task {name} has {len(info.classes)} classes and needs a whole number at least as large."
         )
-    sample = _documents(int(n), seed, split, tuple(sorted(knobs.items())))
+    sample = _documents(int(n), seed=seed, split=split, **knobs)
     return {
         "texts": list(sample.texts),
         "labels": task_labels(name, sample, seed=seed, split=split),
@@ -201,53 +195,3 @@ def describe_task(name: str) -> dict[str, Any]:
         "care": info.care,
         "bayes": info.bayes,
     }
-
-
-def bayes_accuracy(name: str, *, n: int = 20000, seed: int = 0, split: str = "validation", **knobs: Any) -> float:
-    """Compute the accuracy that a perfect observer of the text would reach.
-
-    For a factor it is the mean, over `n` documents, of the largest posterior probability, exact for each document;
-    labels that the text shows outright give 1; the coin gives 0.5.
-
-    Raises:
-        NtpsError: If the task or a knob is unknown or out of range.
-    """
-    one_of(name, TASKS, "miniworld task")
-    sample = _documents(n, seed, split, tuple(sorted(knobs.items())))
-    if name in FACTORS:
-        return float(posterior(sample, name).max(axis=1).mean())
-    return 0.5 if name == "noise" else 1.0
-
-
-def _entropy(chance: float) -> float:
-    return -chance * math.log(chance) - (1 - chance) * math.log(1 - chance) if 0 < chance < 1 else 0.0
-
-
-def _counting_gain(seen: Callable[[int], int]) -> float:
-    """Return the nats per document that a predictor of the end saves if it knows `seen(sentences so far)`."""
-
-    def cost(group: Callable[[int], int]) -> float:
-        total = 0.0
-        for value in {group(count) for count in range(1, max(SENTENCES) + 1)}:
-            counts = [count for count in range(1, max(SENTENCES) + 1) if group(count) == value]
-            reached = sum(n >= count for n in SENTENCES for count in counts) / len(SENTENCES)
-            ended = sum(n == count for n in SENTENCES for count in counts) / len(SENTENCES)
-            total += reached * _entropy(ended / reached)
-        return total
-
-    return cost(lambda count: 0) - cost(seen)
-
-
-def prediction_gain(name: str, *, n: int = 5000, seed: int = 0, split: str = "validation", **knobs: Any) -> float:
-    """Compute what inferring a task's label is worth to next-token prediction, in nats per document.
-
-    For a factor see `ntps.miniworld.likelihood.factor_gain`. For the length and its parity it is what a predictor of
-    the end of the text saves by counting sentences, or by telling even from odd; for all others 0.
-
-    Raises:
-        NtpsError: If the task or a knob is unknown or out of range.
-    """
-    one_of(name, TASKS, "miniworld task")
-    if name in FACTORS:
-        return factor_gain(_documents(n, seed, split, tuple(sorted(knobs.items()))), name)
-    return {"length": _counting_gain(int), "parity": _counting_gain(lambda count: count % 2)}.get(name, 0.0)

@@ -12,19 +12,16 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from helpers.observer import bayes_accuracy, entropy_rate, posterior, prediction_gain
 from scipy import stats
 
 from ntps.errors import NtpsError
 from ntps.miniworld import (
     FACTORS,
     Knobs,
-    bayes_accuracy,
     describe_task,
-    entropy_rate,
     log_likelihood,
     make_task,
-    posterior,
-    prediction_gain,
     sample_documents,
     task_labels,
     task_names,
@@ -356,7 +353,6 @@ def test_tasks_share_their_documents_and_differ_in_labels():
     [
         (lambda: make_task("weather"), "miniworld task is 'weather'; choose one of: topic, tense"),
         (lambda: describe_task("weather"), "choose one of: topic"),
-        (lambda: bayes_accuracy("weather"), "choose one of: topic"),
         (lambda: make_task("topic", n=7), "n is 7; task topic has 8 classes"),
         (lambda: make_task("topic", n=10.5), "n is 10.5"),
         (lambda: make_task("topic", n="many"), "n is 'many'"),
