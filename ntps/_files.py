@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -290,7 +290,15 @@ def sha256_json(content: Mapping[str, Any], *, leave_out: str = "checksum") -> s
 
 
 def jsonable(value: Any) -> Any:
-    """Return a value as JSON values: at any depth, non-finite numbers become `None`, tuples and arrays become lists."""
+    """Return a value as JSON values.
+
+    At any depth, non-finite numbers become `None`, tuples and arrays become lists, and dataclasses become dictionaries
+    of their fields, of a `Record` of those that it keeps.
+    """
+    if isinstance(value, Record):
+        return value.to_dict()
+    if is_dataclass(value):
+        return jsonable(_fields(value))
     if isinstance(value, Mapping):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -363,7 +371,35 @@ def from_json(kind: Any, value: Any, name: str = "the record") -> Any:
     raise NtpsError(f"{name} is {value!r}; {getattr(kind, '__name__', kind)} is needed.")
 
 
-_hints = lru_cache(typing.get_type_hints)
+@lru_cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields by name."""
+    hints = typing.get_type_hints(kind)
+    return {each.name: hints[each.name] for each in fields(kind)}
+
+
+class Record:
+    """What a result's dataclass inherits: its fields as JSON values, without those named in `left_out`."""
+
+    left_out: typing.ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; numbers that are not finite become `None`."""
+        content = _fields(self)
+        return {name: jsonable(content[name]) for name in content if name not in self.left_out}
+
+    def to_json(self) -> str:
+        """Return `to_dict()` as JSON text."""
+        return json_text(self.to_dict())
+
+
+def picked(value: Any, *names: str) -> dict[str, Any]:
+    """Return some attributes of an object, by name."""
+    return {name: getattr(value, name) for name in names}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return picked(value, *(each.name for each in fields(value)))
 
 
 def json_text(content: Any) -> str:

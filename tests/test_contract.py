@@ -23,6 +23,7 @@ from helpers.problems import make_problem, representations_of, solve, word_task
 from helpers.results import make_ranking, make_study, score_result
 
 import ntps
+from ntps._files import Record
 from ntps.core import NextTokenMoments
 from ntps.tasks import LabelColumn
 
@@ -289,6 +290,7 @@ def results():
         (spectrum(rng.normal(size=(40, 6))), set()),
         (fixed(), set()),
         (Audit(findings=(Finding(key="k", title="t", numbers={"n": math.nan}),)), set()),
+        (Finding(key="k", title="t", numbers={"n": math.nan}), {"columns"}),
         (Prescreening(model="m", rows=({"task": "t", "gain": math.nan},), budget=None, calibrations=(fixed(),),
                       settings=PrescreenSettings(), training=TrainSettings(), seconds=1.0), {"rows"}),
     ]  # fmt: skip
@@ -305,7 +307,10 @@ def result_classes():
         value
         for module in modules()
         for value in vars(module).values()
-        if inspect.isclass(value) and value.__module__ == module.__name__ and hasattr(value, "to_dict")
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and hasattr(value, "to_dict")
+        and value is not Record
     }
     return sorted(found, key=lambda kind: kind.__name__)
 

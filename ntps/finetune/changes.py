@@ -23,13 +23,13 @@ Fine-tuning: An Illusion of Equivalence*, arXiv 2410.21228 (2024), Algorithm 1.
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ntps._files import jsonable
+from ntps._files import Record, jsonable
 from ntps.core import Solved, explained_curve, held_out_errors, ntps_table, principal_angles
 from ntps.errors import NtpsError, in_range
 from ntps.finetune.adapters import linear_modules
@@ -39,7 +39,7 @@ TOP_VECTORS = 10  # singular vectors of a matrix that are examined
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class Parts(Record):
     """A change and its four parts, which add up to it; see the module's docstring.
 
     Attributes:
@@ -69,7 +69,7 @@ class Parts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerChange:
+class LayerChange(Record):
     """What changed at one layer.
 
     Attributes:
@@ -91,10 +91,6 @@ class LayerChange:
     ntps: Parts
     explained: Parts
     held_out: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; numbers that are not finite become `None`."""
-        return jsonable({**vars(self), "ntps": self.ntps.to_dict(), "explained": self.explained.to_dict()})
 
 
 def split_change(value: Callable[[int, int, int], float]) -> Parts:
@@ -191,7 +187,7 @@ def _channel_scale(M: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intruders:
+class Intruders(Record):
     """The intruder dimensions of one weight matrix.
 
     Attributes:
@@ -211,10 +207,6 @@ class Intruders:
     ranks: tuple[int, ...]
     cosines: tuple[float, ...]
     relative_change: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; numbers that are not finite become `None`."""
-        return jsonable(asdict(self))
 
 
 def intruder_dimensions(

@@ -4,11 +4,11 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.errors import whole
 from ntps.finetune.loop import Trainer
 from ntps.finetune.parts import parts_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(Record):
     """What the first steps of a run showed.
 
     Attributes:
@@ -51,10 +51,6 @@ class Look:
     def kept(self) -> float:
         """What is saved, or 0 where the steps made it worse: then the head that training starts from is kept."""
         return max(self.saved, 0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return jsonable(vars(self))
 
 
 def saved_losses(trainer: Trainer) -> np.ndarray:

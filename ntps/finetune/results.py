@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ntps._files import json_text, jsonable
+from ntps._files import Record, jsonable, picked
 from ntps._names import short_name
 from ntps._text import Column, html_table, text_table, wrap
 from ntps.scoring.readouts import CONFIDENCE
@@ -39,7 +39,7 @@ _RUN_COLUMNS = (  # of a `LoraResult`
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class Side(Record):
     """A model before or after fine-tuning, judged on the test texts.
 
     Attributes:
@@ -67,7 +67,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class LoraResult:
+class LoraResult(Record):
     """A model before and after fine-tuning, judged on the same texts.
 
     Attributes:
@@ -119,14 +119,8 @@ class LoraResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; numbers that are not finite become `None`."""
-        sides = {"before": self.before.to_dict(), "after": self.after.to_dict()}
-        return jsonable(
-            {"schema_version": SCHEMA_VERSION, "kind": "ntps-lora", **vars(self), "gain": self.gain, **sides}
-        )
-
-    def to_json(self) -> str:
-        """Return `to_dict()` as JSON text."""
-        return json_text(self.to_dict())
+        head = {"schema_version": SCHEMA_VERSION, "kind": "ntps-lora"}
+        return jsonable({**head, **vars(self), "gain": self.gain})
 
     def to_text(self) -> str:
         """Return two tables of at most 80 columns and sentences that explain them."""
@@ -202,7 +196,7 @@ class LoraResult:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class LoraRepeats:
+class LoraRepeats(Record):
     """The same fine-tuning under several seeds, each with its own split, adapters and order.
 
     Attributes:
@@ -242,25 +236,15 @@ class LoraRepeats:
             {
                 "schema_version": SCHEMA_VERSION,
                 "kind": "ntps-lora",
-                "model": first.model,
-                "task": first.task,
-                "n_train": first.n_train,
-                "n_validation": first.n_validation,
-                "n_test": first.n_test,
+                **picked(first, "model", "task", "n_train", "n_validation", "n_test"),
                 "before": means("before"),
                 "after": means("after"),
-                "gain": self.gain,
-                "gain_standard_error": self.gain_standard_error,
-                "gain_interval": list(self.gain_interval),
+                **picked(self, "gain", "gain_standard_error", "gain_interval"),
                 "confidence": CONFIDENCE,
                 "settings": first.settings,
-                "seeds": [run.to_dict() for run in self.runs],
+                "seeds": self.runs,
             }
         )
-
-    def to_json(self) -> str:
-        """Return `to_dict()` as JSON text."""
-        return json_text(self.to_dict())
 
     def to_text(self) -> str:
         """Return a table of at most 80 columns, one row per seed, and a sentence."""

@@ -1,10 +1,10 @@
 """`TrainSettings`: the options of fine-tuning with their defaults and ranges."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ntps._files import jsonable
+from ntps._files import Record, jsonable
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models.pretrained import DTYPES
 
@@ -37,7 +37,7 @@ REFERENCE_WIDTH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(Record):
     """Options of fine-tuning, checked when they are made.
 
     Attributes:
@@ -184,7 +184,7 @@ class TrainSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; `learning_rate` is the rate used."""
-        return jsonable({**asdict(self), "learning_rate": self.step_size})
+        return jsonable({**vars(self), "learning_rate": self.step_size})
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

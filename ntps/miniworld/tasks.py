@@ -184,14 +184,4 @@ def describe_task(name: str) -> dict[str, Any]:
         NtpsError: If there is no such task.
     """
     info = TASKS[one_of(name, TASKS, "miniworld task")]
-    return {
-        "name": info.name,
-        "n_classes": len(info.classes),
-        "classes": info.classes,
-        "description": info.description,
-        "question": info.question,
-        "reason": info.reason,
-        "gain": info.gain,
-        "care": info.care,
-        "bayes": info.bayes,
-    }
+    return {**vars(info), "n_classes": len(info.classes), "description": info.description}

@@ -7,13 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import sha256_json
+from ntps._files import Record, jsonable, picked, sha256_json
 from ntps._names import one_line
 from ntps._text import counted
 from ntps._version import __version__
@@ -32,7 +32,7 @@ STATE_DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassSettings:
+class PassSettings(Record):
     """Settings of a pass: all that shapes representations but model and texts.
 
     Attributes:
@@ -55,10 +55,6 @@ class PassSettings:
         one_of(self.prefix, PREFIXES, "prefix")
         one_of(self.matmul_precision, PRECISIONS, "matmul_precision")
         one_of(self.state_dtype, STATE_DTYPES, "state_dtype")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {**asdict(self), "layers": list(self.layers)}
 
     def key(self, model_fingerprint: str, dtype: str, texts_fingerprint: str) -> str:
         """Return a digest of all that the representations depend on: equal keys mean equal representations.
@@ -148,7 +144,7 @@ def device_memory(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassPlan:
+class PassPlan(Record):
     """What a pass of a model over texts will read and take.
 
     Attributes:
@@ -211,7 +207,7 @@ class PassPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {**asdict(self), "layers": list(self.layers), "needs": self.needs, "beside_model": self.beside_model}
+        return jsonable({**vars(self), **picked(self, "needs", "beside_model")})
 
     def __str__(self) -> str:
         """Return at most 12 lines of at most 80 columns."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import jsonable
+from ntps._files import Record, jsonable
 from ntps._text import Column, text_table, wrap
 from ntps.paper.published import TARGETS, datasets, results
 from ntps.scoring.probes import one_thread
@@ -31,7 +31,7 @@ FRACTIONS, LAYERS = 19, 17  # options that the released code computes for its sm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Record):
     """One finding, with its evidence.
 
     Attributes:
@@ -42,6 +42,8 @@ class Finding:
         text: What the table shows, and what it means, a sentence or two each.
         numbers: Further numbers by name.
     """
+
+    left_out = ("columns",)
 
     key: str
     title: str
@@ -57,7 +59,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audit:
+class Audit(Record):
     """All findings, what holds first."""
 
     findings: tuple[Finding, ...]
@@ -81,10 +83,7 @@ class Audit:
             {
                 "schema_version": 1,
                 "kind": "ntps-paper-audit",
-                "findings": [
-                    {name: getattr(finding, name) for name in ("key", "title", "rows", "text", "numbers")}
-                    for finding in self.findings
-                ],
+                "findings": self.findings,
             }
         )
 

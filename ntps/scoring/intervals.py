@@ -2,18 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.core import Solved
 from ntps.errors import NtpsError
 from ntps.scoring.readouts import CONFIDENCE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
+class Interval(Record):
     """A jackknife interval.
 
     Attributes:
@@ -30,10 +29,6 @@ class Interval:
     low: float = math.nan
     high: float = math.nan
     bias: float = math.nan
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; NaN becomes `None`."""
-        return jsonable(vars(self))
 
 
 def layer_intervals(solved: Solved, k_u: int, k_v: int) -> dict[str, Interval]:

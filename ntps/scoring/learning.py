@@ -6,12 +6,11 @@ in proportion (of several labels, the rarest that a text has; texts with real va
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.core import held_out_errors
 from ntps.scoring.readouts import Readout, compare_readouts
 
@@ -23,7 +22,7 @@ SHRINKAGE_ERROR = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningCurve:
+class LearningCurve(Record):
     """R^2 on held-out texts by number of training texts.
 
     Attributes:
@@ -43,10 +42,6 @@ class LearningCurve:
     twice: float
     interval: tuple[float, float]
     gain_interval: tuple[float, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; NaN becomes `None`."""
-        return jsonable(vars(self))
 
 
 def learning_curve(

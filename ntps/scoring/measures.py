@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.errors import NtpsError, in_range
 from ntps.scoring.probes import check_features, check_finite, column_scaling, one_thread
 
@@ -165,7 +165,7 @@ def reduced_rank_r2(features: ArrayLike, labels: ArrayLike, *, rank: int | None 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum:
+class Spectrum(Record):
     """How features spread over their directions; no label is read.
 
     Attributes:
@@ -179,10 +179,6 @@ class Spectrum:
     effective_rank: float
     decay: float
     loudest: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return JSON values; NaN becomes `None`."""
-        return jsonable(vars(self))
 
 
 def spectrum(features: ArrayLike) -> Spectrum:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntps._files import jsonable
+from ntps._files import Record, picked
 from ntps.core import Solved, nested_basis, shuffled_errors
 from ntps.scoring.pvalues import TIE, permutation_p
 
@@ -23,7 +23,7 @@ _BLOCK = 8_000_000  # numbers of one product held at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class Null:
+class Null(Record):
     """One quantity, and its distribution under shuffled labels.
 
     Attributes:
@@ -36,6 +36,8 @@ class Null:
         values: All permuted values (B,).
     """
 
+    left_out = ("values",)
+
     observed: float
     mean: float
     std: float
@@ -44,13 +46,9 @@ class Null:
     quantiles: tuple[float, float, float]
     values: np.ndarray = field(repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values without the array; NaN becomes `None`."""
-        return jsonable({key: value for key, value in vars(self).items() if key != "values"})
-
 
 @dataclass(frozen=True, kw_only=True)
-class LayerNull:
+class LayerNull(Record):
     """The permutation null of one layer.
 
     Attributes:
@@ -80,8 +78,7 @@ class LayerNull:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        row = {"layer": self.layer, "k_u": self.k_u, "k_v": self.k_v, "permutations": self.permutations}
-        return {**row, **self.quantities()}
+        return {**picked(self, "layer", "k_u", "k_v", "permutations"), **self.quantities()}
 
 
 def layer_null(

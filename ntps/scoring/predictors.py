@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.core.heldout import choose_elsewhere
 from ntps.scoring.probes import class_scores, logistic_path, one_thread, standardize
 from ntps.scoring.readouts import Readout, share_interval
@@ -24,7 +24,7 @@ _Features = Callable[[np.ndarray, np.ndarray], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictor:
+class Predictor(Record):
     """How well labels are predicted of texts that the predictor was not fitted on.
 
     Attributes:
@@ -42,6 +42,8 @@ class Predictor:
         predicted: (n,) class number predicted for each text; `None` without classes.
     """
 
+    left_out = ("readout", "margins", "predicted")
+
     name: str
     accuracy: float
     balanced_accuracy: float
@@ -52,11 +54,6 @@ class Predictor:
     readout: Readout = field(repr=False, compare=False)
     margins: np.ndarray | None = field(default=None, repr=False, compare=False)
     predicted: np.ndarray | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values without what it says of single texts; NaN becomes `None`."""
-        of_texts = ("readout", "margins", "predicted")
-        return jsonable({key: value for key, value in vars(self).items() if key not in of_texts})
 
 
 def judge(name: str, probabilities: np.ndarray, labels: np.ndarray, reference: Readout) -> Predictor:

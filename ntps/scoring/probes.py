@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.core.heldout import r2_of
 from ntps.errors import NtpsError, whole
 from ntps.scoring.labels import assign_folds
@@ -30,7 +30,7 @@ Folds = int | str | Iterable[Any]  # a number or "auto", a fold index per text, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeResult:
+class ProbeResult(Record):
     """How well a linear probe predicts texts it was not fitted on.
 
     Attributes:
@@ -68,10 +68,6 @@ class ProbeResult:
     d: int
     n_classes: int
     folds: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values; `nan` becomes `None`."""
-        return jsonable(vars(self))
 
 
 def linear_probe(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntps._files import jsonable
+from ntps._files import Record, jsonable
 from ntps.core.heldout import choose_elsewhere, r2_of
 from ntps.errors import NtpsError
 
@@ -20,7 +20,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Readout:
+class Readout(Record):
     """Out-of-fold squared errors of one way to read the labels of a set of texts.
 
     Attributes:
@@ -64,7 +64,7 @@ class Readout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Record):
     """The difference between two readouts of the same texts.
 
     Attributes:

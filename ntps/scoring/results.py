@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from markupsafe import Markup
 
-from ntps._files import json_text, jsonable
+from ntps._files import Record, jsonable, picked
 from ntps._names import short_name, shortened
 from ntps._text import (
     BAR_WIDTH,
@@ -200,7 +200,7 @@ class LabelValue:
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class ScoreResult:
+class ScoreResult(Record):
     """The scores of a model's layers on one task, with their settings and origin.
 
     Attributes:
@@ -321,35 +321,23 @@ class ScoreResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-able values; numbers that are not finite become `None`."""
-        layers = []
-        for scored in self.layers:
-            row = asdict(scored)
-            layers.append({key: value for key, value in row.items() if value is not None or key not in _OPTIONAL})
-        provenance = {k: v for k, v in self.metadata.items() if k not in ("model", "task", "settings")}
+        layers = [
+            {name: value for name, value in vars(scored).items() if value is not None or name not in _OPTIONAL}
+            for scored in self.layers
+        ]
         return jsonable(
             {
                 "schema_version": SCHEMA_VERSION,
-                "model": self.model,
-                "task": self.task,
-                "n_texts": self.n_texts,
-                "n_tokens": self.n_tokens,
-                "kind": self.kind,
+                **picked(self, "model", "task", "n_texts", "n_tokens", "kind"),
                 "n_classes": self.n_classes or None,
                 "d": self.layers[0].d,
-                "convention": self.convention,
-                "best": None if self.best is None else asdict(self.best),
-                "baselines": [predictor.to_dict() for predictor in self.baselines],
-                "labels": [asdict(label) for label in self.labels],
-                "learning_curve": None if self.learning is None else self.learning.to_dict(),
+                **picked(self, "convention", "best", "baselines", "labels"),
+                "learning_curve": self.learning,
                 "settings": self.settings,
-                "provenance": provenance,
+                "provenance": {k: v for k, v in self.metadata.items() if k not in ("model", "task", "settings")},
                 "layers": layers,
             }
         )
-
-    def to_json(self) -> str:
-        """Return `to_dict()` as JSON text."""
-        return json_text(self.to_dict())
 
     def to_text(self) -> str:
         """Return a table of at most 80 columns and sentences that explain it."""

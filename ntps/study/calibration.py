@@ -13,14 +13,14 @@ generated language says little about film reviews. `about` says what it was fitt
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import from_json, json_text, jsonable, local_path, read_json, sha256_json
+from ntps._files import Record, from_json, jsonable, local_path, read_json, sha256_json
 from ntps._version import __version__
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.finetune.settings import LOOK_STEPS
@@ -72,7 +72,7 @@ class GainForecast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Record):
     """A fitted regression of the gain.
 
     Attributes:
@@ -162,12 +162,8 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with a checksum."""
         header = {"kind": "ntps-calibration", "schema": CALIBRATION_SCHEMA, "version": __version__}
-        content = jsonable({**header, **asdict(self)})
+        content = jsonable({**header, **vars(self)})
         return {**content, "checksum": sha256_json(content)}
-
-    def to_json(self) -> str:
-        """Return `to_dict()` as JSON text."""
-        return json_text(self.to_dict())
 
     @classmethod
     def from_dict(cls, content: Any, source: str = "the calibration") -> "Calibration":

@@ -8,7 +8,7 @@ matrix product.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.scoring.pvalues import TIE, permutation_p
 
@@ -24,7 +24,7 @@ EXACT_UP_TO = 7  # 7! = 5,040 permutations: fewer than are drawn at random for m
 
 
 @dataclass(frozen=True, kw_only=True)
-class Correlation:
+class Correlation(Record):
     """A rank correlation with its uncertainty.
 
     Attributes:
@@ -55,10 +55,6 @@ class Correlation:
     exact: bool = False
     confidence: float = 0.95
     reason: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary: `nan` becomes `None`, intervals become lists."""
-        return jsonable(asdict(self))
 
 
 def spearman(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ntps._files import Record, jsonable
 from ntps._names import shortened
 from ntps._text import Column, counted, text_table, wrap
 from ntps.errors import NtpsError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyPlan:
+class StudyPlan(Record):
     """What a study will compute and take.
 
     Attributes:
@@ -39,14 +40,7 @@ class StudyPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {
-            "kind": "ntps-study-plan",
-            "n_cells": self.n_cells,
-            "n_done": self.n_done,
-            "n_trainings": self.n_trainings,
-            "passes": [plan.to_dict() for plan in self.passes],
-            "refused": self.refused,
-        }
+        return jsonable({"kind": "ntps-study-plan", **vars(self)})
 
     def __str__(self) -> str:
         """Return a table of at most 80 columns: the missing passes of each model."""

@@ -11,13 +11,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ntps._files import from_json, json_text, jsonable
+from ntps._files import Record, from_json, jsonable, picked
 from ntps._names import file_names, short_name
 from ntps._processes import refuse_processes
 from ntps._text import WIDTH, counted, duration, listed, wrap
@@ -70,7 +70,7 @@ class PrescreenSettings(SampleSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prescreening:
+class Prescreening(Record):
     """Tasks by expected gain, best first, those that failed last.
 
     Attributes:
@@ -111,19 +111,11 @@ class Prescreening:
                 "schema_version": SCHEMA_VERSION,
                 "kind": "ntps-prescreening",
                 "version": __version__,
-                "model": self.model,
-                "budget": self.budget,
-                "settings": asdict(self.settings),
-                "training": self.training.to_dict(),
-                "seconds": self.seconds,
-                "tasks": list(self.rows),
-                "calibrations": [each.to_dict() for each in self.calibrations],
+                **picked(self, "model", "budget", "settings", "training", "seconds"),
+                "tasks": self.rows,
+                "calibrations": self.calibrations,
             }
         )
-
-    def to_json(self) -> str:
-        """Return `to_dict()` as JSON text."""
-        return json_text(self.to_dict())
 
     @property
     def basis(self) -> str:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ntps._files import json_text, jsonable
+from ntps._files import Record, jsonable, picked
 from ntps._names import shortened
 from ntps._text import WIDTH, Column, counted, fixed, html_table, interval_text, listed, percent, text_table, wrap
 from ntps.scoring.learning import LearningCurve
@@ -67,7 +67,7 @@ class ThroughV:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RankedModel:
+class RankedModel(Record):
     """One model's place in a ranking.
 
     Attributes:
@@ -140,27 +140,14 @@ class RankedModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; NaN becomes `None`."""
+        last = ("n_parameters", "n_layers", "width", "seconds", "memory_bytes", "n_truncated")
         return jsonable(
             {
-                "name": self.name,
-                "causal": self.causal,
-                "layer": self.layer,
-                "tied": self.tied,
-                "r2": self.r2,
-                "interval": self.interval,
+                **picked(self, "name", "causal", "layer", "tied", "r2", "interval"),
                 "holds": self.choice.holds,
-                "probe": None if self.probe is None else self.probe.to_dict(),
-                "labels": [asdict(label) for label in self.labels],
-                "through_v": None if self.through_v is None else asdict(self.through_v),
-                "learning_curve": None if self.learning is None else self.learning.to_dict(),
-                "spectrum": None if self.spectrum is None else self.spectrum.to_dict(),
-                "layers": [asdict(value) for value in self.layers],
-                "n_parameters": self.n_parameters,
-                "n_layers": self.n_layers,
-                "width": self.width,
-                "seconds": self.seconds,
-                "memory_bytes": self.memory_bytes,
-                "n_truncated": self.n_truncated,
+                **picked(self, "probe", "labels", "through_v"),
+                "learning_curve": self.learning,
+                **picked(self, "spectrum", "layers", *last),
             }
         )
 
@@ -190,7 +177,7 @@ class HardText:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Ranking:
+class Ranking(Record):
     """Models in order, best first, on one label column of a task.
 
     Attributes:
@@ -255,36 +242,24 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         """Return the ranking as JSON values; numbers that are not finite become `None`."""
         models = [
-            {**model.to_dict(), "group": self.group_of(model), "behind": self._behind(model)} for model in self.models
+            {**model.to_dict(), "group": self.group_of(model), "behind": self.behind.get(model.name)}
+            for model in self.models
         ]
         return jsonable(
             {
                 "schema_version": SCHEMA_VERSION,
-                "task": self.task,
-                "label_column": self.label_column,
-                "kind": self.kind,
+                **picked(self, "task", "label_column", "kind"),
                 "classes": self.classes or None,
                 "class_sizes": self.class_sizes or None,
-                "n_texts": self.n_texts,
-                "n_left_out": self.n_left_out,
+                **picked(self, "n_texts", "n_left_out"),
                 "best": self.best.name if self.holds else None,
                 "summary": self.sentences(),
                 "groups": self.groups,
                 "models": models,
                 "failed": [{"name": name, "reason": reason} for name, reason in self.failed.items()],
-                "baselines": [predictor.to_dict() for predictor in self.baselines],
-                "fresh_weights": None if self.fresh_weights is None else self.fresh_weights.to_dict(),
-                "hard_texts": [asdict(text) for text in self.hard_texts],
-                "settings": self.settings,
+                **picked(self, "baselines", "fresh_weights", "hard_texts", "settings"),
             }
         )
-
-    def _behind(self, model: RankedModel) -> dict[str, Any] | None:
-        return self.behind[model.name].to_dict() if model.name in self.behind else None
-
-    def to_json(self) -> str:
-        """Return `to_dict()` as JSON text."""
-        return json_text(self.to_dict())
 
     def to_dataframe(self) -> "pd.DataFrame":
         """Return one row per model, best first."""

@@ -4,10 +4,10 @@ A number that is not finite is `null` in JSON and NaN here.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from ntps._files import from_json, jsonable
+from ntps._files import Record, from_json
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.models.plan import layer_at
@@ -217,7 +217,7 @@ class CellId:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellResult(CellId):
+class CellResult(CellId, Record):
     """One cell of a study, computed or failed.
 
     Attributes:
@@ -249,10 +249,6 @@ class CellResult(CellId):
     def done(self) -> bool:
         """Whether there is a result."""
         return self.status == "done"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return jsonable(asdict(self))
 
     @classmethod
     def from_dict(cls, content: Any) -> "CellResult":

@@ -7,13 +7,12 @@ absolute rank correlation is about 0.7. Two answers: a null that repeats the cho
 """
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntps._files import jsonable
+from ntps._files import Record
 from ntps.errors import NtpsError, one_of
 from ntps.scoring.pvalues import permutation_p
 from ntps.study.correlations import as_grid, centered_ranks, draw_permutations, grid_spearman, unit
@@ -22,7 +21,7 @@ _BLOCK = 4_000_000  # numbers held at once while permuting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Record):
     """The best of several options, judged on the points it was chosen on, beside the null of that choice.
 
     Attributes:
@@ -39,6 +38,8 @@ class Selection:
         n, n_models, n_options, n_permutations: Numbers of tasks, models, options and permutations.
     """
 
+    left_out = ("null", "correlations")
+
     spearman: float
     interval: tuple[float, float]
     p_value: float
@@ -52,13 +53,9 @@ class Selection:
     n_options: int
     n_permutations: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary without the two arrays; `nan` becomes `None`."""
-        return jsonable({key: value for key, value in asdict(self).items() if key not in ("null", "correlations")})
-
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutSelection:
+class HeldOutSelection(Record):
     """The result of options that were chosen without the task or model they are judged on.
 
     Attributes:
@@ -74,6 +71,8 @@ class HeldOutSelection:
         n, n_models, n_options, n_permutations: Numbers of tasks, models, options and permutations.
     """
 
+    left_out = ("positions",)
+
     spearman: float
     interval: tuple[float, float]
     p_value: float
@@ -87,10 +86,6 @@ class HeldOutSelection:
     n_models: int
     n_options: int
     n_permutations: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary without the positions; `nan` becomes `None`."""
-        return jsonable({key: value for key, value in asdict(self).items() if key != "positions"})
 
 
 def select_and_correlate(

@@ -14,14 +14,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntps._files import json_text, jsonable
+from ntps._files import json_text, jsonable, picked
 from ntps._processes import alone, is_main_process, refuse_processes, world
 from ntps._version import __version__
 from ntps.core.official import FRACTIONS
@@ -118,7 +118,7 @@ class Study:
         return self._frames[depth]
 
     def _row(self, cell: CellResult, depth: float) -> dict[str, Any]:
-        row: dict[str, Any] = {name: getattr(cell, name) for name in ("model", "task", "seed", "status", "reason")}
+        row: dict[str, Any] = picked(cell, "model", "task", "seed", "status", "reason")
         if cell.score is not None:
             row |= score_row(cell.score, self._scores.get((cell.model, cell.task, cell.seed, True)), depth)
         if self.lora is None:
@@ -280,18 +280,16 @@ class Study:
             correlations, refused = self.correlations(target=target, n_permutations=n_permutations), None
         except NtpsError as error:
             correlations, refused = {}, str(error)
-        names = ("model", "task", "seed", "control", "kind", "status", "reason")
         return jsonable(
             {
                 "schema_version": SCHEMA_VERSION,
                 "kind": "ntps-study",
                 "version": __version__,
-                "models": list(self.models),
-                "tasks": list(self.tasks),
+                **picked(self, "models", "tasks"),
                 "seeds": self.settings.seeds,
-                "settings": asdict(self.settings),
+                "settings": self.settings,
                 "target": target,
-                "cells": [{name: getattr(cell, name) for name in names} for cell in self.cells],
+                "cells": [cell.position | picked(cell, "status", "reason") for cell in self.cells],
                 "rows": self._frame(DEPTH).to_dict("records"),
                 "correlations": correlations,
                 "refused": refused,
