@@ -171,32 +171,17 @@ def _dtype_on(device: Any, config: Any, dtype: str | None, name: str) -> str | N
     return dtype
 
 
-def model_fingerprint(
-    name_or_path: str | os.PathLike[str],
-    *,
-    tokenizer: Any = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    gguf_file: str | None = None,
-    random_weights: bool = False,
-    seed: int | None = None,
-) -> str:
+def model_fingerprint(name_or_path: str | os.PathLike[str], *, tokenizer: Any = None, **given: Any) -> str:
     """Return the `fingerprint` that `load_model` gives under the same options, without loading weights.
 
     Raises:
         NtpsError: If the model's files or configuration are missing, damaged, or not those of a causal model.
     """
-    options = LoadOptions(
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        gguf_file=gguf_file,
-        random_weights=random_weights,
-        seed=seed,
-    )
+    options = LoadOptions(**given)
     location = _locate(name_or_path, options)
     commit = None if location.local else read_config(location, options)[1]
     if tokenizer is not None:
-        tokenizer = resolve_tokenizer(tokenizer, location.name, trust_remote_code)
+        tokenizer = resolve_tokenizer(tokenizer, location.name, options.trust_remote_code)
     return _digest(location, commit, options, tokenizer)
 
 

@@ -4,16 +4,17 @@ import base64
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ntps._files import jsonable
+from ntps._files import atomic_write, held_folder, jsonable
 from ntps._names import clean, shareable
 from ntps._text import Column, html_table
 from ntps._version import __version__
@@ -94,6 +95,14 @@ def render(template: str, *, title: str, heading: str, **content: Any) -> str:
     """
     page = _environment().get_template(template)
     return clean(page.render(title=title, heading=heading, version=__version__, **content))
+
+
+def write_files(folder: str | Path, pictures: Iterable[Picture], texts: Mapping[str, str]) -> list[Path]:
+    """Write pictures, and texts by their files' names, each atomically; the files of two runs are not mixed."""
+    folder = Path(folder)
+    with held_folder(folder, seconds=PATIENCE):
+        drawn = [atomic_write(folder / picture.file, picture.png) for picture in pictures]
+        return drawn + [atomic_write(folder / name, text) for name, text in texts.items()]
 
 
 def settings_table(settings: Mapping[str, Any]) -> Markup:

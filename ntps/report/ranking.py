@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ntps._files import atomic_write, held_folder, json_text
+from ntps._files import json_text
 from ntps._names import file_names, shareable, short_name
 from ntps._text import Column, fixed, html_table, interval_text
 from ntps.errors import NtpsError
 from ntps.report.page import (
-    PATIENCE,
     draw_picture,
     render,
     settings_table,
     tables_csv,
+    write_files,
 )
 from ntps.report.plots import COLORS, MARKERS, PALETTE, as_label, legend_below, new_axes
 from ntps.scoring.learning import LearningCurve
@@ -68,7 +68,6 @@ def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> 
     Raises:
         NtpsError: If there is no ranking, or the folder cannot be written.
     """
-    folder = Path(folder)
     rankings = [rankings] if isinstance(rankings, Ranking) else list(rankings)
     if not rankings:
         raise NtpsError("rankings is empty; give at least one Ranking.")
@@ -81,13 +80,8 @@ def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> 
     table = tables_csv([ranking.to_dataframe() for ranking in rankings], names)
     dicts = [shareable(ranking.to_dict()) for ranking in rankings]
     pictures = [picture for section in sections for picture in section["pictures"]]
-    with held_folder(folder, seconds=PATIENCE):
-        return [
-            *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-            atomic_write(folder / "ranking.json", json_text(dicts if several else dicts[0])),
-            atomic_write(folder / "ranking.csv", table),
-            atomic_write(folder / "report.html", page),
-        ]
+    numbers = json_text(dicts if several else dicts[0])
+    return write_files(folder, pictures, {"ranking.json": numbers, "ranking.csv": table, "report.html": page})
 
 
 def _section(ranking: Ranking, suffix: str) -> dict[str, Any]:

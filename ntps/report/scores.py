@@ -8,16 +8,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ntps._files import atomic_write, held_folder, json_text
+from ntps._files import json_text
 from ntps._names import clean, file_names, shareable, short_name
 from ntps._text import Column, html_table, interval_text
 from ntps.errors import NtpsError
 from ntps.report.page import (
-    PATIENCE,
     draw_picture,
     render,
     settings_table,
     tables_csv,
+    write_files,
 )
 from ntps.report.plots import plot_curve, plot_layers
 from ntps.scoring.learning import LearningCurve
@@ -64,7 +64,6 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
         NtpsError: If there is no result, several are not of one model and different label columns, or the folder cannot
             be written.
     """
-    folder = Path(folder)
     results = [results] if isinstance(results, ScoreResult) else list(results)
     names = _section_names(results)
     several = len(results) > 1
@@ -79,13 +78,8 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
     table = tables_csv([result.to_dataframe() for result in results], names)
     dicts = [shareable(result.to_dict()) for result in results]
     pictures = [section[kind] for section in sections for kind in ("layers", "curve")]
-    with held_folder(folder, seconds=PATIENCE):
-        return [
-            *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-            atomic_write(folder / "scores.json", json_text(dicts if several else dicts[0])),
-            atomic_write(folder / "scores.csv", table),
-            atomic_write(folder / "report.html", page),
-        ]
+    numbers = json_text(dicts if several else dicts[0])
+    return write_files(folder, pictures, {"scores.json": numbers, "scores.csv": table, "report.html": page})
 
 
 def _section_names(results: Sequence[ScoreResult]) -> list[str]:

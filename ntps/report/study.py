@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from ntps._files import atomic_write, held_folder, json_text
+from ntps._files import json_text
 from ntps._names import distinct, shareable, short_name
 from ntps._text import Column, counted, html_table
 from ntps.finetune.results import method_words
-from ntps.report.page import PATIENCE, Picture, csv_text, draw_picture, render, settings_table
+from ntps.report.page import Picture, csv_text, draw_picture, render, settings_table, write_files
 from ntps.report.study_plots import NAMES, plot_against, plot_choice, plot_models, plot_options, small_multiples
 from ntps.study.study import Study
 from ntps.study.table import GAINS
@@ -46,7 +46,7 @@ def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | No
     Raises:
         NtpsError: If the folder cannot be written.
     """
-    folder, study = Path(folder), without_paths(study)
+    study = without_paths(study)
     result = shareable(result or study.to_dict())
     pictures = list(_pictures(study, result["correlations"], result["target"]))
     frame = study.frame()
@@ -64,13 +64,8 @@ def write_study(study: Study, folder: str | Path, *, result: dict[str, Any] | No
         failed=_failed_table([cell for cell in result["cells"] if cell["status"] != "done"]),
         settings=settings_table(result["settings"]),
     )
-    with held_folder(folder, seconds=PATIENCE):
-        return [
-            atomic_write(folder / "study.json", json_text(result)),
-            *(atomic_write(folder / picture.file, picture.png) for picture in pictures),
-            atomic_write(folder / "study.csv", csv_text(frame)),
-            atomic_write(folder / "report.html", page),
-        ]
+    texts = {"study.json": json_text(result), "study.csv": csv_text(frame), "report.html": page}
+    return write_files(folder, pictures, texts)
 
 
 def without_paths(study: Study) -> Study:

@@ -159,7 +159,8 @@ def grid_spearman(
         reason = "every model has a constant predictor or target"
         return Correlation(n=t, n_models=m, confidence=confidence, reason=reason)
     value = float((rank_x * rank_y).sum())
-    null = _joint_null(rank_x, rank_y, order)
+    cross = rank_x.T @ rank_y  # (tasks, tasks); a permutation of the tasks takes one entry of each row
+    null = cross[np.arange(t), order].sum(1)
     null_mean = float((rank_x.sum(1) * rank_y.sum(1)).sum() / t)  # over all joint permutations, in closed form
     left_out = np.flatnonzero(~defined)
     kendall: dict[str, Any] = {}
@@ -305,12 +306,6 @@ def _kendall(x: np.ndarray, y: np.ndarray, order: np.ndarray) -> tuple[float, np
         block = order[start : start + step]
         null[start : start + step] = 2 * (signs_y[block[:, i], block[:, j]].astype(np.float32) @ weights)
     return float(np.clip((signs_x * signs_y).sum(dtype=float) / norm, -1, 1)), null / norm
-
-
-def _joint_null(rank_x: np.ndarray, rank_y: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Statistic of every joint task permutation: sum_t K[t, perm(t)], with K the tasks-by-tasks cross product."""
-    cross = rank_x.T @ rank_y
-    return cross[np.arange(cross.shape[0]), order].sum(1)
 
 
 def _grid_interval(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ntps._files import from_json, jsonable
+from ntps._files import from_json, jsonable, picked
 from ntps.core import HeldOut, official_curve
 from ntps.core.moments import POOLINGS, PREFIXES
 from ntps.errors import NtpsError, one_of, whole
@@ -111,9 +111,7 @@ class StudySettings(SampleSettings):
 
     def of_gains(self) -> dict[str, Any]:
         """Return the options that a cell of kind `"gain"` depends on, beside the training settings."""
-        return {
-            name: getattr(self, name) for name in ("limit", "max_length", "folds", "dtype", "test_split")
-        } | self.loading()
+        return picked(self, "limit", "max_length", "folds", "dtype", "test_split") | self.loading()
 
     def training(self, lora: "TrainSettings | None") -> "TrainSettings | None":
         """Return the options of fine-tuning, with texts cut as they are for scores unless these options cut them."""
@@ -121,7 +119,7 @@ class StudySettings(SampleSettings):
 
     def loading(self) -> dict[str, Any]:
         """Return the options of `ntps.load_model` that a model's fingerprint depends on."""
-        return {name: getattr(self, name) for name in ("tokenizer", "revision", "trust_remote_code")}
+        return picked(self, "tokenizer", "revision", "trust_remote_code")
 
 
 def measure(
@@ -143,7 +141,10 @@ def measure(
     labels, probed = scored_and_probed(labels_of(representations), seed)
     scoring = ScoreSettings(folds=settings.folds, seed=seed, center=settings.center, permutations=settings.permutations)
     fold_of = cast(np.ndarray, folds_of(labels, scoring))
-    measured = _measured_layers(settings, representations.layers, control)
+    layers = representations.layers
+    measured = {layers[-1]} if control else {layers[layer_at(depth, len(layers))] for depth in DEPTHS}
+    if settings.measure_layers == "all" and not control:
+        measured = set(layers)
     scores: list[LayerScore] = []
     records, readouts = [], []
     for scored in score_layers(representations, labels, scoring, shares=SHARES):
@@ -212,7 +213,7 @@ def probe_record(
     fold_of = cast(np.ndarray, folds_of(labels, settings))
     probe = linear_probe(states, labels.values, folds=fold_of, random_state=settings.seed)
     names = ("accuracy", "balanced_accuracy", "macro_f1", "r2", "above_majority", "majority_rate")
-    row: dict[str, Any] = {name: getattr(probe, name) for name in names}
+    row = picked(probe, *names)
     row |= {f"{name}_se": probe.standard_errors[name] for name in names[:4]}
     return jsonable(row | (training_probe(states, labels.values) if training else {}))
 
@@ -226,12 +227,6 @@ def _measures(states: np.ndarray, labels: np.ndarray, fold_of: np.ndarray) -> di
         "h_score_shrunk": h_score(states, labels, shrinkage="ledoit-wolf"),
         "knn_above_majority": knn_accuracy(states, labels, folds=fold_of) - majority_rate,
     }
-
-
-def _measured_layers(settings: StudySettings, layers: tuple[int, ...], control: bool) -> set[int]:
-    if control:
-        return {layers[-1]}
-    return set(layers) if settings.measure_layers == "all" else {layers[layer_at(d, len(layers))] for d in DEPTHS}
 
 
 def _record(scored: ScoredLayer, measures: dict[str, Any] | None, convention: str) -> LayerRecord:

@@ -14,10 +14,8 @@ from helpers.pages import check_page
 from helpers.problems import make_problem, representations_of
 from helpers.results import EVIL, make_ranking, make_study, score_result
 
-import ntps.report.ranking
-import ntps.report.scores
-import ntps.report.study
 from ntps.errors import NtpsError
+from ntps.report import page as pages
 from ntps.report import write_ranking, write_report, write_study
 from ntps.scoring import score
 
@@ -235,12 +233,11 @@ def test_any_name_stands_on_the_page(tmp_path):
 def test_reports_of_two_runs_are_not_mixed(tmp_path, monkeypatch, kind):
     """The second comes while the first is half-way, and waits: all files are its own."""
     if kind == "scores":
-        module, write, contents = ntps.report.scores, write_report, [score_result(task=name) for name in ("one", "two")]
+        write, contents = write_report, [score_result(task=name) for name in ("one", "two")]
     elif kind == "ranking":
-        module, write = ntps.report.ranking, write_ranking
-        contents = [make_ranking(label_column=name) for name in ("one", "two")]
+        write, contents = write_ranking, [make_ranking(label_column=name) for name in ("one", "two")]
     else:
-        module, contents = ntps.report.study, [make_study(models=(name, "b"), n_tasks=3) for name in ("one", "two")]
+        contents = [make_study(models=(name, "b"), n_tasks=3) for name in ("one", "two")]
 
         def write(study, folder):
             write_study(study, folder, result=study.to_dict(n_permutations=9))
@@ -248,7 +245,7 @@ def test_reports_of_two_runs_are_not_mixed(tmp_path, monkeypatch, kind):
     for content, folder in zip(contents, ("one", "two"), strict=True):
         write(content, tmp_path / folder)
     half_way, at_the_door = threading.Event(), threading.Event()
-    write_file, hold = module.atomic_write, module.held_folder
+    write_file, hold = pages.atomic_write, pages.held_folder
 
     def slow(path, data):
         if threading.current_thread() is first and path.suffix == ".csv":
@@ -262,8 +259,8 @@ def test_reports_of_two_runs_are_not_mixed(tmp_path, monkeypatch, kind):
             at_the_door.set()
         return hold(folder, **options)
 
-    monkeypatch.setattr(module, "atomic_write", slow)
-    monkeypatch.setattr(module, "held_folder", seen)
+    monkeypatch.setattr(pages, "atomic_write", slow)
+    monkeypatch.setattr(pages, "held_folder", seen)
     first = threading.Thread(target=write, args=(contents[0], tmp_path / "both"))
     first.start()
     assert half_way.wait(60)
