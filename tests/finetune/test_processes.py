@@ -44,7 +44,14 @@ def trained(name, **more):
 trained("lora", output="own")
 trained("full", settings=replace(settings, method="full", learning_rate=1e-3))
 trained("accumulated", settings=replace(settings, accumulation=2, clip_norm=0.1))
+gradients, seeds = Trainer._add_gradients, set()
+def noted(self, batch, n_texts):
+    seeds.add(torch.initial_seed())
+    return gradients(self, batch, n_texts)
+Trainer._add_gradients = noted
 trained("dropout", settings=replace(settings, dropout=0.3))
+Trainer._add_gradients = gradients
+(out / f"seeds-{{rank}}.json").write_text(json.dumps(sorted(seeds)))
 whole = Trainer.run
 Trainer.run = lambda self: whole(self, stop=6)
 trained("resumed", output="own")
@@ -53,7 +60,6 @@ trained("resumed", output="own", resume=True)
 trained("single", settings=replace(settings, batch_size=1))
 
 # What fails in one process fails in all.
-gradients = Trainer._add_gradients
 if rank == "1":
     def no_memory(self, batch, n_texts):
         raise NtpsError("no memory here")
@@ -113,6 +119,8 @@ def test_dropout_falls_on_other_inputs_in_each(found):
     with_dropout, without = of("dropout")[1]["curve"], of("lora")[1]["curve"]
     assert with_dropout[0] == without[0]
     assert with_dropout[-1] != without[-1]
+    alone, first, second = of("seeds")  # one for each step
+    assert first == alone and len(second) == 12 and not set(first) & set(second)
 
 
 def test_the_main_one_writes_what_one_alone_does(found):

@@ -165,6 +165,7 @@ def test_what_cannot_be_added(tiny_llama, tiny_gpt2, adapted, tmp_path):
     assert load_model(f"{tiny_llama}+{tmp_path / 'wide'}").n_layers == 4  # an adapted head is loaded and left out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["IA3Config", "LoHaConfig", "LoKrConfig"])
 @pytest.mark.parametrize("head", [True, False])
 def test_the_kin_of_lora(tiny_llama, tmp_path, kind, head):

@@ -350,6 +350,7 @@ OPTIONS = {  # a value per keyword, what shows that it took effect, and the sour
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", sorted(SOURCES))
 @pytest.mark.parametrize("keyword", list(inspect.signature(load_model).parameters)[1:])
 def test_every_keyword_takes_effect_or_is_refused(keyword, source, tiny_llama, fake_miniworld):

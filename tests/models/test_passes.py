@@ -236,6 +236,7 @@ def limit_memory(monkeypatch, owner, name, most, count=len):
     return tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3, 5])
 @pytest.mark.parametrize("batch_size", [4, 7, 32])
 def test_running_out_of_memory_halves_the_batch(model, task, whole, monkeypatch, most, batch_size):
@@ -247,6 +248,7 @@ def test_running_out_of_memory_halves_the_batch(model, task, whole, monkeypatch,
     assert np.allclose(whole.states, found.states, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3, 8])
 @pytest.mark.parametrize("last", [0, 2, 3])
 def test_running_out_of_memory_between_layers_adds_no_layer_twice(model, task, whole, monkeypatch, most, last):

@@ -125,6 +125,7 @@ def test_many_states_are_on_disk(tiny_llama, monkeypatch):
     assert (after.disk_bytes, after.host_bytes["states"]) == (before.host_bytes["states"], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"max_length": 2}, {"layers": 0}])
 def test_a_plan_is_at_most_12_lines_of_80_columns(tiny_llama, options):
     lines = str(plan_pass(str(tiny_llama), TEXTS * 1000, **options)).split("\n")
@@ -132,6 +133,7 @@ def test_a_plan_is_at_most_12_lines_of_80_columns(tiny_llama, options):
     assert max(map(len, lines[1:])) <= 80
 
 
+@pytest.mark.slow
 def test_what_is_too_large_is_refused_with_the_smallest_change_that_fits(tiny_llama, free, monkeypatch):
     path = str(tiny_llama)
     whole = plan_pass(path, TEXTS, device="cpu").needs["memory"]
