@@ -82,6 +82,7 @@ def strict_warnings():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
 @pytest.mark.usefixtures("strict_warnings")
 def test_any_name_is_drawn_as_it_is(name):
