@@ -31,6 +31,7 @@ def test_one_ranking(tmp_path):
     assert pd.read_csv(tmp_path / "ranking.csv").model.tolist() == [model.name for model in ranking.models]
 
 
+@pytest.mark.slow
 def test_several_label_columns(tmp_path):
     write_ranking([make_ranking(), make_ranking({"a": 0.5}, label_column="stars / five")], tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -94,6 +95,7 @@ def test_low_values_are_drawn_larger_and_no_trend_is_promised_where_there_is_non
         assert ("twice as many, expected" in page) == expected and ("give no trend" in page) != expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plot", [plot_ranking, plot_depths, plot_learning])
 @pytest.mark.parametrize("names", [("one",), tuple(f"$model_{number}$ " + "x" * 60 for number in range(12))])
 def test_pictures_of_one_and_of_many_models(plot, names):
