@@ -23,7 +23,7 @@ VARIANCE_RTOL = 1e-14
 # the label frequencies, which is right for labels that have nothing to do with the states.
 RIDGES = tuple(10.0 ** (half / 2) for half in range(-16, 11))
 _EIGENVALUE_RTOL = 1e-13
-_BLOCK = 4_000_000  # numbers of one product held at once
+_BLOCK = 1_000_000  # numbers of one product held at once
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +35,9 @@ class HeldOut:
 
     Attributes:
         ks: The requested numbers of next-token directions.
-        errors: (len(ks), n) squared error of each text's out-of-fold prediction from the first k directions.
+        explained: R^2 through the first k directions, for each of `ks`; NaN for constant targets.
+        by_text: Those of `ks` whose errors were kept text by text.
+        errors: (len(by_text), n) squared error of each text's out-of-fold prediction from the first k directions.
         ceiling_errors: (n,) the same from all d directions.
         baseline: (n,) squared error of predicting the mean target of the other folds.
         predicted: (n,) target with the largest out-of-fold prediction from all directions: the class, if one-hot.
@@ -43,6 +45,8 @@ class HeldOut:
     """
 
     ks: tuple[int, ...]
+    explained: tuple[float, ...]
+    by_text: tuple[int, ...]
     errors: Tensor = field(repr=False)
     ceiling_errors: Tensor = field(repr=False)
     baseline: Tensor = field(repr=False)
@@ -54,22 +58,15 @@ class HeldOut:
         """R^2 through all d directions; NaN for constant targets."""
         return r2_of(self.ceiling_errors, self.baseline)
 
-    @property
-    def explained(self) -> tuple[float, ...]:
-        """R^2 through the first k directions, for each of `ks`."""
-        return tuple(self.at(k) for k in self.ks)
-
     def errors_at(self, k: int) -> Tensor:
         """Return the errors (n,) through the first k directions; NaN for k = 0.
 
         Raises:
-            NtpsError: If k is not among `ks`.
+            NtpsError: If k is not among `by_text`.
         """
         if k == 0:
             return torch.full_like(self.baseline, math.nan)
-        if k not in self.ks:
-            raise NtpsError(f"no held-out value was computed for k = {k}; there are {', '.join(map(str, self.ks))}.")
-        return self.errors[self.ks.index(k)]
+        return self.errors[_place(k, self.by_text)]
 
     def at(self, k: int) -> float:
         """Return R^2 through the first k directions; NaN for k = 0 or constant targets.
@@ -77,7 +74,18 @@ class HeldOut:
         Raises:
             NtpsError: If k is not among `ks`.
         """
-        return r2_of(self.errors_at(k), self.baseline)
+        return self.explained[_place(k, self.ks)] if k else math.nan
+
+
+def _place(k: int, ks: tuple[int, ...]) -> int:
+    """Return the place of k.
+
+    Raises:
+        NtpsError: If there is none.
+    """
+    if k not in ks:
+        raise NtpsError(f"no held-out value was kept for k = {k}; there are {', '.join(map(str, ks))}.")
+    return ks.index(k)
 
 
 def r2_of(errors: Tensor | np.ndarray, baseline: Tensor | np.ndarray) -> float:
@@ -93,6 +101,7 @@ def held_out_errors(
     V: Tensor,
     ks: Sequence[int],
     *,
+    by_text: Sequence[int] | None = None,
     part: Tensor | None = None,
     ridges: Sequence[float] = RIDGES,
     separate: bool = False,
@@ -110,22 +119,26 @@ def held_out_errors(
         fold_of: (n,) fold of each text; at least two folds.
         V: (d, r) next-token directions, best first.
         ks: Numbers of directions, each in [1, r].
+        by_text: Those of `ks` whose errors to keep text by text, all by default; of the others R^2 alone is kept. Each
+            takes memory for (len(ridges), n) numbers, and so do all d directions.
         part: (n,) whether a text may be trained on; all by default. Every text is judged all the same.
         ridges: Penalties in units of the mean variance of the standardised states.
-        separate: Whether each target has its own penalty; for one-hot labels, all have one. It takes memory for
-            (len(ks) + 1, len(ridges), n, c) numbers.
+        separate: Whether each target has its own penalty; for one-hot labels, all have one. What is kept by text then
+            takes c times the memory.
         keep_fitted: Whether to return predictions, which takes memory for (len(ridges), n, c) numbers.
 
     Raises:
         NtpsError: If there are fewer than two folds.
     """
     n, d = len(states), states.shape[1]
-    sizes = sorted({*ks, d})
-    errors = torch.zeros(len(sizes), len(ridges), n, targets.shape[1] if separate else 1, dtype=torch.float64)
+    sizes, by_text, folds = sorted({*ks, d}), tuple(ks if by_text is None else by_text), fold_of.unique()
+    own = targets.shape[1] if separate else 1
+    losses = torch.zeros(len(sizes), len(folds), len(ridges), own, dtype=torch.float64)
+    errors = {k: torch.zeros(len(ridges), n, own, dtype=torch.float64) for k in {*by_text, d}}
     predicted = torch.zeros(len(ridges), n, dtype=torch.int32)
     kept = torch.zeros(len(ridges), *targets.shape, dtype=torch.float64) if keep_fitted else None
     baseline = torch.zeros(n, dtype=torch.float64)
-    for split in splits(states, fold_of, V=V[:, : max(ks, default=0)], part=part):
+    for number, split in enumerate(splits(states, fold_of, V=V[:, : max(ks, default=0)], part=part)):
         train, test = targets[split.train], targets[split.test]
         mean = train.mean(0)
         baseline[split.test] = (test - mean).square().sum(1)
@@ -133,22 +146,32 @@ def held_out_errors(
         for index, k in enumerate(sizes):
             for rows, fitted in split.ridge(cross[:k], ridges):
                 values = fitted + mean
-                errors[index][:, split.test[rows]] = _by_penalty((test[rows] - values).square(), separate)
+                found = _by_penalty((test[rows] - values).square(), separate)
+                losses[index, number] += found.sum(1)
+                if k in errors:
+                    errors[k][:, split.test[rows]] = found
                 if k == d:
                     predicted[:, split.test[rows]] = values.argmax(2).int()
                     if kept is not None:
                         kept[:, split.test[rows]] = values
-    chosen = torch.stack([choose_elsewhere(losses, fold_of) for losses in errors])  # (sizes, n, c or 1)
-    picked = errors.gather(1, chosen[:, None])[:, 0].sum(2)
+    fold_index = torch.searchsorted(folds, fold_of)
+    chosen = {k: best_elsewhere(losses[index]) for index, k in enumerate(sizes)}  # (folds, c or 1)
+    total = {k: losses[index].gather(1, chosen[k][:, None]).sum() for index, k in enumerate(sizes)}
+    picked = {}
+    for k in list(errors):
+        picked[k] = errors.pop(k).gather(0, chosen[k][fold_index][None])[0].sum(1)
     if float(baseline.sum()) <= VARIANCE_RTOL * float(targets.square().sum()):
-        baseline, picked = torch.zeros_like(baseline), torch.zeros_like(picked)
+        baseline, picked = torch.zeros_like(baseline), {k: torch.zeros_like(baseline) for k in picked}
+    of_text = chosen[d][fold_index][None]  # (1, n, c or 1)
     return HeldOut(
         ks=tuple(ks),
-        errors=picked[[sizes.index(k) for k in ks]],
-        ceiling_errors=picked[-1],
+        explained=tuple(r2_of(picked.get(k, total[k]), baseline) for k in ks),
+        by_text=by_text,
+        errors=torch.stack([picked[k] for k in by_text]) if by_text else baseline.new_empty(0, n),
+        ceiling_errors=picked[d],
         baseline=baseline,
-        predicted=predicted.gather(0, chosen[-1:, :, 0])[0].long(),
-        fitted=None if kept is None else kept.gather(0, chosen[-1:].expand(-1, *targets.shape))[0],
+        predicted=predicted.gather(0, of_text[..., 0])[0].long(),
+        fitted=None if kept is None else kept.gather(0, of_text.expand(-1, *targets.shape))[0],
     )
 
 
@@ -167,10 +190,22 @@ def choose_elsewhere(losses: Tensor, fold_of: Tensor) -> Tensor:
     Returns:
         (n, ...) option indices, equal within a fold.
     """
-    chosen = torch.zeros(losses.shape[1:], dtype=torch.long)
-    for fold in fold_of.unique():
-        chosen[fold_of == fold] = losses[:, fold_of != fold].sum(1).argmin(0)
-    return chosen
+    folds = fold_of.unique()
+    sums = torch.stack([losses[:, fold_of == fold].sum(1) for fold in folds])
+    return best_elsewhere(sums)[torch.searchsorted(folds, fold_of)]
+
+
+def best_elsewhere(losses: Tensor) -> Tensor:
+    """Return for each fold the option with the smallest loss on all other folds.
+
+    Args:
+        losses: (folds, options, ...) loss of each option on each fold.
+
+    Returns:
+        (folds, ...) option indices.
+    """
+    fold = torch.arange(len(losses))
+    return torch.stack([losses[fold != own].sum(0).argmin(0) for own in fold])
 
 
 def shuffled_errors(
@@ -265,12 +300,24 @@ class Split:
     @cached_property
     def _mean_and_scale(self) -> tuple[Tensor, Tensor]:
         """(d,) means, and 1 / standard deviation or 0 for a channel that is constant up to rounding."""
-        states = self.states[self.train]
-        largest, smallest = states.amax(0).double(), states.amin(0).double()
-        rounding = torch.finfo(states.dtype).eps * torch.maximum(largest.abs(), smallest.abs())
+        n, d = len(self.train), self.states.shape[1]
+        total, squares = torch.zeros(2, d, dtype=torch.float64)
+        largest, smallest = torch.full_like(total, -math.inf), torch.full_like(total, math.inf)
+        for _, states in self._blocks(self.train):
+            largest, smallest = largest.maximum(states.amax(0)), smallest.minimum(states.amin(0))
+            total += states.double().sum(0)
+        mean = total / n
+        for _, states in self._blocks(self.train):
+            squares += (states.double() - mean).square().sum(0)
+        rounding = torch.finfo(self.states.dtype).eps * torch.maximum(largest.abs(), smallest.abs())
         varies = largest - smallest > 4 * rounding
-        states = states.double()
-        return states.mean(0), torch.where(varies, 1 / states.std(0, correction=0).where(varies, 1.0), 0.0)
+        return mean, torch.where(varies, 1 / (squares / n).sqrt().where(varies, 1.0), 0.0)
+
+    def _blocks(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield places among rows, and their states: memory for copies of all of them is more than a pass takes."""
+        step = max(1, _BLOCK // self.states.shape[1])
+        for start in range(0, len(rows), step):
+            yield slice(start, start + step), self.states[rows[start : start + step]]
 
     @cached_property
     def _rotation(self) -> Tensor | None:
@@ -283,8 +330,11 @@ class Split:
     def coordinates(self, rows: Tensor) -> Tensor:
         """Return the coordinates (len(rows), d) of some texts, float64."""
         mean, scale = self._mean_and_scale
-        standardized = (self.states[rows].double() - mean) * scale
-        return standardized if self._rotation is None else standardized @ self._rotation
+        result = torch.empty(len(rows), len(mean), dtype=torch.float64)
+        for place, states in self._blocks(rows):
+            standardized = (states.double() - mean) * scale
+            result[place] = standardized if self._rotation is None else standardized @ self._rotation
+        return result
 
     @cached_property
     def _test_coordinates(self) -> Tensor:

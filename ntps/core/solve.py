@@ -145,15 +145,21 @@ class Solved:
         members = [torch.nonzero(self.fold_of == fold)[:, 0] for fold in self.fold_of.unique().tolist()]
         return tuple(PooledMoments.of(self.states[rows], self.targets[rows]) for rows in members)
 
-    def held_out(self, ks: Sequence[int]) -> HeldOut:
-        """Return out-of-fold errors through V's first k directions, for each of `ks`, and through all directions.
+    def held_out(self, ks: Sequence[int], *, by_text: Sequence[int] | None = None) -> HeldOut:
+        """Return what V's first k directions, for each of `ks`, and all directions read on texts held out.
+
+        Args:
+            ks: Numbers of directions.
+            by_text: Those whose errors to keep text by text; see `held_out_errors`.
 
         Raises:
             NtpsError: If there are no folds.
         """
         if self.fold_of is None:
             raise NtpsError("this layer was solved without folds.")
-        return held_out_errors(self.states, self.targets, self.fold_of, self.V.vectors, ks, separate=self.separate)
+        return held_out_errors(
+            self.states, self.targets, self.fold_of, self.V.vectors, ks, by_text=by_text, separate=self.separate
+        )
 
     def without_fold(self, fold: int) -> Solved:
         """Return the solution without the texts of one fold: the label side is solved anew, V is kept.

@@ -14,6 +14,7 @@ from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
+from ntps.models.processes import freed_memory_returned
 from ntps.scoring.headline import baselines_of, best_layer, curve_of, label_values, predictions_of, probe_of
 from ntps.scoring.intervals import Interval, layer_intervals
 from ntps.scoring.labels import Labels, LabelSource, assign_folds, labels_of
@@ -159,6 +160,7 @@ def score_task(
     return [_score_labels(representations, column, settings, control, None) for column in representations.task.columns]
 
 
+@freed_memory_returned(torch.device("cpu"))
 def _score_labels(
     representations: Representations,
     labels: LabelSource,
@@ -283,7 +285,7 @@ def score_layers(
         if solved.fold_of is not None:
             _, k_v = chosen_ranks(solved, None, settings.k_v)
             ranks = {*curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
-            held_out = solved.held_out(sorted(ranks))
+            held_out = solved.held_out(sorted(ranks), by_text=[k_v] if k_v else [])
             readouts = readouts_of(held_out, solved.layer, k_v, labels.groups, origin)
         scored = read_layer(
             solved,

@@ -86,7 +86,7 @@ def test_torchrun_s_processes_share_the_cells(tmp_path, words, forks):
         said.append(done[0].stdout.replace(f"{output}/", ""))
         contents.append(json.loads((tmp_path / f"{output}.json").read_text()))
         computed.append([line.split() for line in (tmp_path / f"{output}.log").read_text().splitlines()])
-    assert said[0] == said[1] and "task2" in said[0]
+    assert said[0] == said[1] and "2 failed" in said[0]
     assert contents[0] == contents[1]
     cells = [sorted(cell for _, *cell in lines) for lines in computed]
     assert cells[0] == cells[1] == [[task, control] for task in ("task0", "task1") for control in ("False", "True")]

@@ -81,6 +81,18 @@ def test_a_solution_holds_out_through_its_own_v():
         found.at(3)
 
 
+def test_errors_are_kept_text_by_text_where_they_are_asked_for():
+    problem = classes(60, 7)
+    every, one, none = (held_out(*problem, [1, 3, 6], by_text=by_text) for by_text in (None, [3], []))
+    for found in (one, none):
+        assert found.explained == pytest.approx(every.explained, abs=1e-14) and found.ceiling == every.ceiling
+        assert torch.equal(found.ceiling_errors, every.ceiling_errors)
+    assert torch.equal(one.errors_at(3), every.errors_at(3))
+    assert (len(every.errors), len(one.errors), len(none.errors)) == (3, 1, 0)
+    with pytest.raises(NtpsError, match="k = 6; there are 3"):
+        one.errors_at(6)
+
+
 def test_texts_left_out_of_training_are_judged_all_the_same():
     states, targets, folds, V = classes(60, 7)
     part = np.arange(60) % 3 > 0
