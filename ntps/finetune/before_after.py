@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ntps._files import jsonable
+from ntps._files import jsonable, picked
 from ntps._version import __version__
 from ntps.errors import NtpsError, one_of, whole
 from ntps.finetune.adapters import describe_targets
@@ -251,7 +251,7 @@ def fine_tune_gain(
     )  # fmt: skip
 
     def headline(score: LayerScore) -> dict[str, Any]:
-        return {name: getattr(score, name) for name in ("ntps", "explained_heldout", "ceiling_heldout")}
+        return picked(score, "ntps", "explained_heldout", "ceiling_heldout")
 
     return jsonable(
         {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntps._files import sha256_json
+from ntps._files import picked, sha256_json
 from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of, whole
@@ -182,7 +182,7 @@ def _score_labels(
         values_only = replace(settings, permutations=0, intervals=False)
         control_layers = score_layers(control, labels_of(control, labels), values_only, layers=layers)
         scored = [
-            replace(pretrained, control={name: getattr(of_control.score, name) for name in CONTROLLED})
+            replace(pretrained, control=picked(of_control.score, *CONTROLLED))
             for pretrained, of_control in zip(scored, control_layers, strict=True)
         ]
     result = score_result(representations, resolved, settings, scored)

@@ -237,7 +237,7 @@ def _record(scored: ScoredLayer, measures: dict[str, Any] | None, convention: st
         raise NtpsError(f"layer {score.layer} has no next-token direction; the texts are too few or too short.")
     # There, because a study always has folds and permutations.
     held_out, null, intervals = cast(HeldOut, held_out), cast(dict, score.null), cast(dict, score.interval)
-    content: dict[str, Any] = {name: getattr(score, name) for name in SCORED}
+    content = picked(score, *SCORED)
     for name in ("ntps", "ceiling_heldout"):
         content |= {f"{name}_z": null[name]["z"], f"{name}_p": null[name]["p_value"]}
     content["intervals"] = {name: (interval["low"], interval["high"]) for name, interval in intervals.items()}

@@ -22,6 +22,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ntps._files import picked
 from ntps._names import distinct, one_line, short_name, shortened
 from ntps._text import duration
 from ntps.core.moments import POOLINGS
@@ -96,7 +97,7 @@ class RankSettings:
 
     def loading(self) -> dict[str, Any]:
         """Return the options of `ntps.load_model`."""
-        return {name: getattr(self, name) for name in ("dtype", "tokenizer", "revision", "trust_remote_code")}
+        return picked(self, "dtype", "tokenizer", "revision", "trust_remote_code")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ntps._files import Record, from_json
+from ntps._files import Record, from_json, picked
 from ntps.core.official import FRACTIONS
 from ntps.errors import NtpsError, in_range, one_of
 from ntps.models.plan import layer_at
@@ -213,7 +213,7 @@ class CellId:
     @property
     def position(self) -> dict[str, Any]:
         """Model, task, seed, control and kind."""
-        return {name: getattr(self, name) for name in ("model", "task", "seed", "control", "kind")}
+        return picked(self, "model", "task", "seed", "control", "kind")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from ntps._files import picked
 from ntps.scoring.results import share_above_chance
 from ntps.study.records import PROBE, SCORED, GainRecord, ScoreRecord
 
@@ -61,11 +62,10 @@ def score_row(score: ScoreRecord, control: ScoreRecord | None, depth: float) -> 
         depth: Share of the depth at which scores and measures are read; a layer whose measures were not taken has NaN.
     """
     layer = score.at_depth(depth)
-    row: dict[str, Any] = {name: getattr(score, name) for name in COUNTS}
-    row |= {name: getattr(layer, name) for name in SCORED}
+    row = picked(score, *COUNTS) | picked(layer, *SCORED)
     row["held_back"] = score.held_back
     row["above_chance"] = share_above_chance(layer.ntps, layer.chance)
-    row |= {name: getattr(layer, name) for name in ("ntps_z", "ntps_p", "ceiling_heldout_z", "ceiling_heldout_p")}
+    row |= picked(layer, "ntps_z", "ntps_p", "ceiling_heldout_z", "ceiling_heldout_p")
     for name, (low, high) in layer.intervals.items():
         row |= {f"{name}_low": low, f"{name}_high": high}
     measures = layer.measures or {}
@@ -92,12 +92,9 @@ def gain_row(gain: GainRecord | None, layer: int | None) -> dict[str, Any]:
     if gain is None:
         return dict.fromkeys(GAINS, math.nan)
     row = dict.fromkeys(GAINS, math.nan) | {
-        "saved": gain.saved,
+        **picked(gain, "saved", "gain", "accuracy_before", "accuracy_after"),
         "tuned": float(gain.best_step > 0),
-        "gain": gain.gain,
         "gain_se": gain.standard_error,
-        "accuracy_before": gain.accuracy_before,
-        "accuracy_after": gain.accuracy_after,
     }
     tuned = None if layer is None else gain.at(layer)
     if gain.best_step == 0:
