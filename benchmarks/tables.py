@@ -263,6 +263,19 @@ def looks_table() -> str:
     )
 
 
+def margins_table() -> str:
+    """Return what each margin of keeping would have kept, over the bundled models' runs that noted every look."""
+    frame = forecast.read_table()
+    table = forecast.margin_table(frame[frame.bundled])
+    rows = ["| margin | kept | kept on noise | gain, points | lose more than a point |", "|---" * 5 + "|"]
+    for margin, row in table.iterrows():
+        rows.append(
+            f"| {margin:g} | {100 * row.kept:.0f} % | {100 * row['kept on noise']:.0f} % | {row.gain:+z.1f} "
+            f"| {row['lose a point']:.0f} |"
+        )
+    return "\n".join(rows) + f"\n\n{int(frame.at_100_gain.notna().sum())} runs."
+
+
 def _calibrations() -> str:
     """Return what the calibrations that ship are worth."""
     abouts = {steps: load_calibration(steps=steps).about for steps in BUNDLED_STEPS}
@@ -610,6 +623,7 @@ TABLES = {  # block: what writes it, and the file it is made from
     "quantity": (quantity_table, RESULTS / "quantity.json"),
     "gains": (gains_table, forecast.TABLE),
     "looks": (looks_table, forecast.TABLE),
+    "margins": (margins_table, forecast.TABLE),
     "audit": (audit_text, forecast.TABLE),
     "claims": (claims_table, forecast.TABLE),
     "choice": (choice_table, RESULTS / "official_study.json"),
