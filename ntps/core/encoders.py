@@ -166,7 +166,6 @@ def perception_encoder(
     *,
     rtol: float = POOLED_RTOL,
     max_rank: int | None = None,
-    diagonal: Tensor | None = None,
     columns: int = 0,
 ) -> Encoder:
     """Solve min over E, W of E||y - W E^T x||^2 (the paper's supervised encoder).
@@ -176,13 +175,12 @@ def perception_encoder(
         X: (d, c) cross moment with the labels, E[x y^T].
         rtol: Relative tolerance, see `whitening`.
         max_rank: Largest rank M can have, the number of texts.
-        diagonal: See `whitening`.
         columns: See `solve_encoder`. At most c directions have an eigenvalue, so further ones are arbitrary.
 
     Returns:
         Encoder with at most c columns, or `columns` if that is more.
     """
-    return solve_encoder(whitening(M, rtol=rtol, max_rank=max_rank, diagonal=diagonal), X, columns=columns)
+    return solve_encoder(whitening(M, rtol=rtol, max_rank=max_rank), X, columns=columns)
 
 
 def autoregressive_encoder(

@@ -261,11 +261,11 @@ def draw_permutations(n: int, count: int, random_state: int) -> tuple[np.ndarray
     return rng.permuted(np.broadcast_to(np.arange(n, dtype=np.int16), (count, n)), axis=1), False
 
 
-def as_grid(values: ArrayLike, what: str, *, least: int = 4) -> np.ndarray:
-    """Return a finite float array whose last axis has at least `least` tasks; one dimension becomes one model."""
+def as_grid(values: ArrayLike, what: str) -> np.ndarray:
+    """Return a finite float array whose last axis has at least four tasks; one dimension becomes one model."""
     array = np.atleast_2d(np.asarray(values, dtype=float))
-    if array.shape[-1] < least:
-        raise NtpsError(f"{what} has {array.shape[-1]} tasks; a correlation needs at least {least}.")
+    if array.shape[-1] < 4:
+        raise NtpsError(f"{what} has {array.shape[-1]} tasks; a correlation needs at least 4.")
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise NtpsError(f"{what} is not finite at index {where}; leave that model or task out.")

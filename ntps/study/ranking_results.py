@@ -319,7 +319,7 @@ class Ranking(Record):
         columns, rows = self.columns(), self.table_rows
         for room in (40, 30, 24, 20, 16, _SHORTEST_NAME):
             columns[1] = Column("model", _name_in(room), words=True)
-            lines = text_table(columns, rows, gap=2)
+            lines = text_table(columns, rows)
             if max(map(len, lines)) <= WIDTH:
                 break
         paragraphs = [wrap(paragraph) for paragraph in (*self.sentences(), *self.notes())]
