@@ -23,7 +23,6 @@ myst_heading_anchors = 6
 default_role = "code"
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_default_options = {"inherited-members": "ValueError"}  # `to_dict` and `to_json` too
 napoleon_use_ivar = True
 
 html_theme = "sphinx_book_theme"
