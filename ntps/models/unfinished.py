@@ -20,7 +20,7 @@ from ntps.errors import NtpsError
 KIND = "ntps-unfinished-pass-1"
 CHUNK_SECONDS = 60.0
 _SHARE = 20  # a chunk takes at least this many times what keeping the last one took
-_BLOCK = 1 << 24  # bytes of pooled states that are gathered at a time
+_BLOCK = 1 << 22  # bytes of pooled states that are gathered at a time
 
 logger = logging.getLogger(__name__)
 
