@@ -1,7 +1,8 @@
-"""Tables of labelled text from the hub: text files by the readers of local files, everything else by `datasets`.
+"""Tables of labelled text from the hub: its files by the readers of local files, everything else by `datasets`.
 
-`datasets` reads a CSV file as pandas does: NA is no value to it, and 007 is 7. So it only says which files there are.
-Its answer is kept for work offline once all of them are in the local cache.
+`datasets` reads a CSV file as pandas does: NA is no value to it, and 007 is 7; and it downloads every split. So it only
+says which files there are, and those of the split that is read are downloaded: all of them, as a sample is drawn at
+random from all rows. Its answer is kept for work offline once they are in the local cache.
 """
 
 import json
@@ -16,17 +17,16 @@ from ntps import _hub
 from ntps._files import atomic_write, from_json, read_json, sha256_json
 from ntps.errors import NtpsError
 from ntps.tasks.files import EXTENSIONS
-from ntps.tasks.sources import declared_classes, from_dataset, from_files, own_reading
+from ntps.tasks.sources import choose_split, declared_classes, from_dataset, from_files, own_reading
 from ntps.tasks.tables import Table
 
-_TEXT = tuple(extension for extension in EXTENSIONS if extension != ".parquet")
 _ADDRESS = re.compile(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)")
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TextFiles:
-    """The files of a data set that consists of text files.
+class _Files:
+    """The files of a data set that consists of tables.
 
     Attributes:
         repository: Name on the hub.
@@ -41,13 +41,13 @@ class _TextFiles:
     declared: dict[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, builder: Any) -> "_TextFiles | None":
-        """Return the files that a builder of `datasets` would read, unless some are no text or need its options."""
+    def of(cls, builder: Any) -> "_Files | None":
+        """Return the files that a builder of `datasets` would read, unless some are no tables or need its options."""
         splits: dict[str, tuple[str, ...]] = {}
         commits = set()
         for split, addresses in (builder.config.data_files or {}).items():
             found = [_ADDRESS.fullmatch(str(address)) for address in addresses]
-            if not all(match and Path(match[3]).suffix.lower() in _TEXT for match in found):
+            if not all(match and Path(match[3]).suffix.lower() in EXTENSIONS for match in found):
                 return None
             splits[str(split)] = tuple(match[3] for match in found if match)
             commits |= {(match[1], match[2]) for match in found if match}
@@ -57,14 +57,14 @@ class _TextFiles:
         ((repository, commit),) = commits
         return cls(repository=repository, commit=commit, splits=splits, declared=declared)
 
-    def local(self, *, online: bool) -> dict[str, list[Path]]:
-        """Return the files of each split in the local cache; `online`, those that it lacks are downloaded."""
+    def local(self, split: str, *, online: bool) -> dict[str, list[Path]]:
+        """Return the splits, with files for one: in the local cache; `online`, those that it lacks are downloaded."""
         from huggingface_hub import hf_hub_download
 
         options: Any = {"repo_type": "dataset", "revision": self.commit, "local_files_only": not online}
         return {
-            split: [Path(hf_hub_download(self.repository, path, **options)) for path in paths]
-            for split, paths in self.splits.items()
+            name: [Path(hf_hub_download(self.repository, path, **options)) for path in paths if name == split]
+            for name, paths in self.splits.items()
         }
 
 
@@ -102,16 +102,16 @@ def _read(name: str, config: str | None, split: str | None, revision: str | None
     files = None
     if not online:
         with suppress(NtpsError):  # none is there
-            files = from_json(_TextFiles, read_json(kept))
+            files = from_json(_Files, read_json(kept))
     if files is None:
         builder = datasets.load_dataset_builder(name, config, revision=revision)
-        files = _TextFiles.of(builder)
+        files = _Files.of(builder)
     if files is None:
         builder.download_and_prepare()
         if builder.info.builder_name == "csv":
             logger.warning("%s was read by the reader of datasets, to which NA is no value and 007 is 7.", name)
         return from_dataset(builder.as_dataset(), name, split)
-    paths = files.local(online=online)
+    paths = files.local(choose_split(tuple(files.splits), name, split)[1], online=online)
     if online:
         with suppress(NtpsError):  # a cache that may only be read
             atomic_write(kept, json.dumps(asdict(files)))

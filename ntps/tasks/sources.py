@@ -83,7 +83,7 @@ def from_files(files: Mapping[str, Sequence[Path]], name: str, split: str | None
     Raises:
         NtpsError: If there is no such split, or a file cannot be read.
     """
-    split, base, bounds = _choose_split(tuple(files), name, split)
+    split, base, bounds = choose_split(tuple(files), name, split)
     other = next((file for file in files[base] if file.suffix.lower() not in EXTENSIONS), None)
     if other is not None:
         kinds = ", ".join(EXTENSIONS)
@@ -142,7 +142,7 @@ def from_dataset(loaded: Any, name: str, split: str | None) -> Table:
     bounds = None
     if isinstance(loaded, datasets.DatasetDict):
         splits = tuple(map(str, loaded))
-        split, base, bounds = _choose_split(splits, name, split)
+        split, base, bounds = choose_split(splits, name, split)
         rows = loaded[base]
     elif isinstance(loaded, datasets.Dataset):
         rows, splits = loaded, (str(loaded.split),) if loaded.split else ()
@@ -186,7 +186,7 @@ def declared_classes(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _choose_split(splits: Sequence[str], name: str, split: str | None) -> tuple[str, str, str | None]:
+def choose_split(splits: Sequence[str], name: str, split: str | None) -> tuple[str, str, str | None]:
     """Return a split as it was named, the split it is of, and the bounds of a slice of it.
 
     Raises:

@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from helpers.forks import Forks
 from helpers.models import save_tiny
@@ -222,22 +224,33 @@ def test_text_files_on_the_hub_are_read_as_files_are(served, tmp_path):
             path = tmp_path / "hub/datasets/org" / name / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
-    options = {name: {} for name in SETS}
+    whole = [["NA", "null", "1.0", "2024-01-01"], ["007", "7", "007", "7"]]
+    for split, (texts, labels) in (("train", whole), ("test", [["a"], ["0"]])):
+        path = tmp_path / f"hub/datasets/org/columns/{split}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), path)
+    options = {name: {} for name in (*SETS, "columns")}
     program = READ.replace("SETS", repr(options))
     online = load(served, program)
-    whole = [["NA", "null", "1.0", "2024-01-01"], ["007", "7", "007", "7"]]
-    for name in ("words", "semicolons", "tabs", "lines", "parts"):
+    for name in ("words", "semicolons", "tabs", "lines", "parts", "columns"):
         assert online[name] == whole, name
     assert online["declared"] == [["NA", "null"], ["neg", "pos"]]
     assert online["named"] == [["a", "b"], ["x", "y"]]  # its card asks for another way of reading, which is said
     assert [line.split()[0] for line in online["logged"]] == ["org/named"]
+    names = {path.name for path in (tmp_path / "home").rglob("*")}
+    assert names >= {"train.tsv", "train.parquet"} and not names & {"test.tsv", "test.parquet"}  # no split but the one
+    options_of_test = {"tabs": {"split": "test"}}
+    tested = load(served, READ.replace("SETS", repr(options_of_test)))["tabs"]
+    assert tested == [["a", "b"], ["0", "1"]]
 
     served.shutdown()
     served.server_close()
     assert load(served, program) == online
-    options = {"tabs": {"split": "test"}, "words": {"split": "test"}, "parts": {"revision": "other"}}
+    options = {"columns": {"split": "test"}, "words": {"split": "test"}, "parts": {"revision": "other"}}
+    options |= options_of_test
     other = load(served, READ.replace("SETS", repr(options)))
-    assert other["tabs"] == [["a", "b"], ["0", "1"]]
+    assert other["tabs"] == tested
+    assert "cache" in other["columns"]  # this split was not read before
     assert "org/words has: train" in other["words"]
     assert "cache" in other["parts"]
 
