@@ -8,8 +8,8 @@
 
 A run takes n labelled texts as a user has them: frozen quantities are read from all n, training and the choice of the
 step too, and the gain is judged on other texts. Cells are run in random order and written one line each, so a grid that
-is stopped is a sample of the whole, and is continued by the same command. `--device cuda` and `--workers N` put several
-runs on one card.
+is stopped is a sample of the whole, and is continued by the same command; cells of the table are not run again.
+`--device cuda` and `--workers N` put several runs on one card.
 """
 
 import argparse
@@ -244,7 +244,7 @@ def run_all(cells: list[Cell], steps: int, device: str, workers: int) -> Iterato
 
 
 def make_runs(given: argparse.Namespace) -> None:
-    """Run the cells that are not in the file yet, in random order, until the time is over."""
+    """Run the cells that are neither in the table nor in the file yet, in random order, until the time is over."""
     bundled = not given.task
     noises = STRENGTHS if bundled else (0.0,)
     tasks = given.task or [f"miniworld/{name}" for name in miniworld.task_names()]
@@ -252,7 +252,8 @@ def make_runs(given: argparse.Namespace) -> None:
     grid = itertools.product(given.model or MODELS, tasks, noises, texts, range(given.seeds))
     cells = [Cell(*each) for each in grid]
     lines = given.output.read_text().splitlines() if given.output.exists() else []
-    known = {tuple(row[name] for name in Cell.__dataclass_fields__) for row in map(json.loads, lines)}
+    table = pd.read_csv(TABLE)[list(Cell.__dataclass_fields__)].to_dict("records") if TABLE.exists() else []
+    known = {tuple(row[name] for name in Cell.__dataclass_fields__) for row in [*table, *map(json.loads, lines)]}
     cells = [cell for cell in cells if cell.key not in known]
     order = np.random.default_rng(0).permutation(len(cells))
     started = time.perf_counter()
@@ -265,13 +266,15 @@ def make_runs(given: argparse.Namespace) -> None:
 
 
 def make_table(given: argparse.Namespace) -> None:
-    """Write the finished runs of several files as one table."""
+    """Add the finished runs of several files to the table."""
     rows = [json.loads(line) for file in given.runs for line in file.read_text().splitlines()]
     failed = [row for row in rows if "error" in row]
     for row in failed:
         print(f"left out: {row['model']} on {row['task']}, {row['n_texts']} texts: {row['error']}")
     frame = pd.DataFrame([row for row in rows if "error" not in row])
-    frame = frame.sort_values(list(Cell.__dataclass_fields__)).drop_duplicates(list(Cell.__dataclass_fields__))
+    frame = pd.concat([pd.read_csv(TABLE), frame]) if TABLE.exists() else frame
+    keys = list(Cell.__dataclass_fields__)
+    frame = frame.drop_duplicates(keys, keep="last").sort_values(keys)
     atomic_write(TABLE, frame.to_csv(index=False, float_format="%.5g"))
     print(f"{len(frame)} runs, {len(failed)} left out")
 

@@ -139,13 +139,14 @@ def large_table() -> str:
         speed = 60e-6 * row["tokens"] / row["collect"]["cpu_seconds"]
         cells = [f"{row['texts']:,}", f"{row['tokens']:,}", *(f"{size / 1e6:,.0f}" for size in sizes), f"{speed:.1f}"]
         rows.append(f"| {' | '.join(cells)} | {row['disk'] / 1e6:,.0f} |")
-    first, last = measured["rows"][0], measured["rows"][-1]
-    ratios = [last["collect"][name] / first["collect"][name] for name in ("peak", "peak_without_files")]
+    first, *more = measured["rows"]
+    least = first["collect"]["peak_without_files"]
+    ratios = [f"{row['texts']:,} texts take {row['collect']['peak_without_files'] / least:.2f}" for row in more]
     machine = measured["machine"]
     return "\n".join(rows) + (
-        f"\n\nThe process that reads {last['texts']:,} texts is {ratios[0]:.2f} times as large as that of "
-        f"{first['texts']:,}, and {ratios[1]:.2f} times without mapped files (aim: 1.2 for 100,000). Measured with one "
-        f"thread of a busy machine, torch {machine['torch']}, ntps {machine['ntps']}; the rate is by processor time."
+        f"\n\nTo read, {' and '.join(ratios)} times the memory of {first['texts']:,}, process and model included and "
+        f"without mapped files (aim: 1.2 for 100,000). Measured with one thread of a busy machine, torch "
+        f"{machine['torch']}, ntps {machine['ntps']}; the rate is by processor time."
     )
 
 
@@ -284,8 +285,9 @@ def _calibrations() -> str:
     )
     frozen = abouts[0]
     return (
-        "`ntps prescreen` reads least squares in the probe's accuracy, what is held back, and the loss saved: on tasks "
-        f"left out {100 * frozen['mean_absolute_error']:.1f} points from the frozen model and {errors} steps, where "
+        "`ntps prescreen` reads least squares in the probe's accuracy, what is held back, and the loss saved, fitted "
+        f"on the first {frozen['runs']} of these runs: on tasks left out "
+        f"{100 * frozen['mean_absolute_error']:.1f} points from the frozen model and {errors} steps, where "
         "the mean gain of other tasks, which least squares without inputs predict, errs by "
         f"{100 * frozen['mean_absolute_error_of_the_mean_gain']:.1f}."
     )

@@ -88,7 +88,7 @@ def test_torchrun_s_processes_share_the_cells(tmp_path, words, forks):
         computed.append([line.split() for line in (tmp_path / f"{output}.log").read_text().splitlines()])
     assert said[0] == said[1] and "2 failed" in said[0]
     assert contents[0] == contents[1]
-    cells = [sorted(cell for _, *cell in lines) for lines in computed]
+    cells = [sorted(cell for _, *cell in lines if cell[0] != "task2") for lines in computed]  # which may be tried again
     assert cells[0] == cells[1] == [[task, control] for task in ("task0", "task1") for control in ("False", "True")]
     assert len({process for process, *_ in computed[0]}) == 2
     names = [sorted(str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*")) for name in
