@@ -232,6 +232,7 @@ def main() -> None:
         measured = benches[name]()
         result["ratios"].update(measured.pop("ratios"))
         result.update(measured)
+        result.setdefault("versions", {})[name] = __version__
         atomic_write(RESULTS, json.dumps(result, indent=2) + "\n")
     for ratio, value in result["ratios"].items():
         print(f"{ratio:28s} {value:8.2f}")

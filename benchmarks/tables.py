@@ -62,6 +62,9 @@ def speed_table() -> str:
     machine = measured["machine"]
     where = f"{machine['threads']} threads of a {machine['processor']} processor"
     note = f"\nMeasured on {machine['gpu'] or where}, torch {machine['torch']}, ntps {machine['ntps']}."
+    older = {name: made for name, made in measured["versions"].items() if made != machine["ntps"]}
+    if older:
+        note += f" Of an older version: {', '.join(f'{name} ({made})' for name, made in older.items())}."
     if "study" in measured:
         study, training = measured["study"], measured["training"]
         note += (
