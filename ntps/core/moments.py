@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ntps.errors import NtpsError, in_range, one_of
 
 PREFIXES = ("sum", "mean", "last")
 POOLINGS = ("mean", "last")
 PRECISIONS = ("auto", "highest", "high", "medium")
+_STRIPS = 4  # of a symmetric product
 
 
 class NonFiniteError(NtpsError):
@@ -349,14 +350,16 @@ def check_finite(pooled: Tensor, layers: Sequence[int]) -> None:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """Return rows^T rows, at least its upper triangle: on a CPU the symmetric product takes half the work."""
-    if rows.device.type != "cpu":
-        return _product(rows, rows)
-    from scipy.linalg import blas
+    """Return the upper triangle of rows^T rows, in strips that spare three eighths of the work.
 
-    rows = rows.float() if rows.dtype == torch.bfloat16 else rows
-    product = blas.ssyrk if rows.dtype == torch.float32 else blas.dsyrk
-    return torch.from_numpy(product(1.0, rows.numpy().T, lower=1).T)
+    BLAS has a routine that spares half, but a second BLAS beside torch's keeps threads of its own, which wait for work
+    by spinning: with two threads on two cores an update then took three times as long.
+    """
+    width = rows.shape[1]
+    strip = -(-width // _STRIPS)
+    starts = range(0, width, strip)
+    products = [_product(rows[:, start : start + strip], rows[:, start:]) for start in starts]
+    return torch.cat([nn.functional.pad(each, (start, 0)) for start, each in zip(starts, products, strict=True)])
 
 
 def _product(rows: Tensor, others: Tensor) -> Tensor:
