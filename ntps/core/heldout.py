@@ -327,34 +327,40 @@ class Split:
         scale = self._mean_and_scale[1]
         return torch.linalg.qr(self.V / scale.where(scale > 0, torch.inf)[:, None], mode="complete")[0]
 
-    def coordinates(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield places among rows, and the coordinates (texts, d) of these texts, float64."""
+    def _standardized(self, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield places among rows, and the standardised states (texts, d) of these texts, float64."""
         mean, scale = self._mean_and_scale
         for place, states in self._blocks(rows):
-            standardized = (states.double() - mean) * scale
-            yield place, standardized if self._rotation is None else standardized @ self._rotation
+            yield place, (states.double() - mean) * scale
+
+    def _rotated(self, standardized: Tensor) -> Tensor:
+        return standardized if self._rotation is None else standardized @ self._rotation
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """Return the coordinates (len(rows), d) of some texts, float64."""
+        result = torch.empty(len(rows), self.states.shape[1], dtype=torch.float64)
+        for place, standardized in self._standardized(rows):
+            result[place] = self._rotated(standardized)
+        return result
 
     @cached_property
     def _test_coordinates(self) -> Tensor:
-        result = torch.empty(len(self.test), self.states.shape[1], dtype=torch.float64)
-        for place, rows in self.coordinates(self.test):
-            result[place] = rows
-        return result
+        return self.coordinates(self.test)
 
     @cached_property
     def _gram(self) -> Tensor:
         """(d, d) Gram of the training texts."""
         result = torch.zeros(2 * self.states.shape[1:], dtype=torch.float64)
-        for _, rows in self.coordinates(self.train):
+        for _, rows in self._standardized(self.train):
             result += rows.T @ rows
-        return result
+        return self._rotated(self._rotated(result).T)
 
     def cross(self, targets: Tensor) -> Tensor:
         """Return Z^T Y (d, m) of the training texts' coordinates Z and their centred targets Y (n_train, m)."""
-        result = torch.zeros(self.states.shape[1], targets.shape[1], dtype=torch.float64)
-        for place, rows in self.coordinates(self.train):
-            result += rows.T @ targets[place]
-        return result
+        result = torch.zeros(targets.shape[1], self.states.shape[1], dtype=torch.float64)
+        for place, rows in self._standardized(self.train):
+            result += targets[place].T @ rows
+        return self._rotated(result).T
 
     def eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
         """Decompose the first k coordinates Z_k of the training texts.
@@ -365,7 +371,7 @@ class Split:
         if k <= len(self.train):
             values, basis = torch.linalg.eigh(self._gram[:k, :k])
         else:
-            rows = torch.cat([rows[:, :k] for _, rows in self.coordinates(self.train)])
+            rows = self.coordinates(self.train)[:, :k]
             values, vectors = torch.linalg.eigh(rows @ rows.T)
             basis = rows.T @ vectors / values.clamp_min(torch.finfo(torch.float64).tiny).sqrt()
         keep = values > _EIGENVALUE_RTOL * len(values) * values[-1:].clamp_min(0.0)
