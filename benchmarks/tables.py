@@ -289,7 +289,7 @@ def _calibrations() -> str:
     frozen = abouts[0]
     return (
         "`ntps prescreen` reads least squares in the probe's accuracy, what is held back, and the loss saved, fitted "
-        f"on the first {frozen['runs']} of these runs: on tasks left out "
+        f"on {frozen['runs']} of these runs: on tasks left out "
         f"{100 * frozen['mean_absolute_error']:.1f} points from the frozen model and {errors} steps, where "
         "the mean gain of other tasks, which least squares without inputs predict, errs by "
         f"{100 * frozen['mean_absolute_error_of_the_mean_gain']:.1f}."

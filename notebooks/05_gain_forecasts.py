@@ -187,7 +187,7 @@ show("05.2")
 # The next cheapest thing is a [look](glossary.md#look): take the first steps of the very training that would follow, and see by how much they lower the loss of the [validation texts](glossary.md#fine-tuning). That training takes a hundred steps, so a look of 20 is a fifth of it.
 # It need not be wasted: given a folder as `output`, `prescreen` leaves the state of each look there, and `ntps lora --resume` goes on from it.
 #
-# `prescreen` takes a look of 20 steps unless it is told otherwise, and brings a calibration for 0, 20 and 50 steps, 0 being the frozen model alone. What each is worth was measured on 170 runs of five models on twelve tasks, the gains on each task predicted from those on the others.
+# `prescreen` takes a look of 20 steps unless it is told otherwise, and brings a calibration for 0, 20 and 50 steps, 0 being the frozen model alone. What each is worth was measured on 305 runs of five models on twelve tasks, the gains on each task predicted from those on the others.
 #
 # > **Predict.** Always forecasting the mean gain of other tasks errs by five points. After how many of the hundred steps is the error less than half of that?
 
@@ -209,7 +209,7 @@ halved = worth.index[worth["error"] < worth["error of the mean gain"] / 2][0]
 outcome("05.2 steps that halve the error of the mean gain", int(halved))
 
 # %% [markdown]
-# **Answer.** After 20. Errors are in points of accuracy, on tasks left out; `low` and `high` are a 95 % interval, over tasks, of the column before them. The longer the look, the smaller the error. But the mean gain is the easier bar: always expecting *no* gain errs by less, and none of the three
+# **Answer.** After 50. Errors are in points of accuracy, on tasks left out; `low` and `high` are a 95 % interval, over tasks, of the column before them. The longer the look, the smaller the error. But the mean gain is the easier bar: always expecting *no* gain errs by less, and none of the three
 # is shown to beat that. In all three rows the interval holds zero. Most of these runs gained nothing, so whoever always says so is seldom far off, and twelve tasks are few. A look narrows the question; it does not answer it.
 #
 # For models and texts of your own kind, fit your own: `ntps study --lora --model ... --task ... --output mine` runs the gains and writes `mine/calibration.json`, and `ntps prescreen ... --calibration mine/calibration.json` reads it.
@@ -354,7 +354,7 @@ folder.cleanup()
 # |---|---|
 # | NTPS before fine-tuning predicts the gain | not shown to beat *no gain*, and within a point of the probe's accuracy, on the published figures |
 # | what earlier layers know and the last one dropped tells the gain | as a forecast for new tasks it is not shown to beat *no gain* |
-# | the first steps of training tell the gain | after 20 of 100 the error is less than half that of the mean gain; *no gain*, which errs less than the mean gain does, is not shown to be beaten |
+# | the first steps of training tell the gain | after 20 of 100 the error is a little more than half that of the mean gain, after 50 less; *no gain*, which errs less than the mean gain does, is not shown to be beaten |
 # | a calibration carries over to another model and other texts | no: on three of five sets it promised gains that did not come |
 #
 # This is the end of the course. You have derived two encoders, compared their spans, turned the score into a loss, learned what a null is for, and tuned a model with both eyes open. What to keep is short: the score is a question
@@ -364,7 +364,7 @@ folder.cleanup()
 #
 # - A forecast of the gain must beat "no gain" and "gains fall with the probe's accuracy" on tasks left out, and should say when it does not know.
 # - On the published figures no line, in NTPS or in the probe's accuracy, is shown to beat "no gain"; two data sets hold nearly all of it.
-# - From the frozen model our forecast is about three fifths of what is held back. After twenty steps of training its error is less than half that of the mean gain, and "no gain" is still not shown to be beaten.
+# - From the frozen model our forecast is about three fifths of what is held back. After fifty of a hundred steps of training its error is less than half that of the mean gain, and "no gain" is still not shown to be beaten.
 # - A calibration speaks for tasks and texts of the kind it was fitted on.
 # - Report a gain with the number of test texts, the seeds, what the probe alone reached, and what the next token costs afterwards.
 #

@@ -161,9 +161,10 @@ CLAIMS: dict[str, list[str]] = {
         "abs(calibration.coefficients[1]) < 0.05 and 0.55 < calibration.coefficients[2] < 0.65",
         "forecasts.set_index('task').loc[['miniworld/watermark', 'miniworld/noise']]"
         ".eval('held_back.max() > 0.3 and held_back.min() < 0.01 and accuracy.max() - accuracy.min() < 0.1')",
-        "halved == 20 and worth['error'].is_monotonic_decreasing and 4.5 < worth['error of the mean gain'].min()",
+        "halved == 50 and worth['error'].is_monotonic_decreasing and 4.5 < worth['error of the mean gain'].min()",
+        "worth['error'][20] < 0.6 * worth['error of the mean gain'][20]",
         "worth['error of no gain'].max() < worth['error of the mean gain'].min() - 1",
-        "(worth['low'] < 0).all() and (worth['high'] > 0).all() and calibration.about['runs'] == 170",
+        "(worth['low'] < 0).all() and (worth['high'] > 0).all() and calibration.about['runs'] == 305",
         "all(forecasts[forecasts.task == 'miniworld/' + name].eval('low <= @run.gain <= high').item()"
         " for name, run in runs.items())",
         "set(forecasts.task[forecasts.chosen]) == {'miniworld/watermark', 'miniworld/first_mentioned'}",
