@@ -251,8 +251,8 @@ say(
 # **Answer.** On one, by next to nothing. Accuracies, gains and forecasts are in points; the last four columns are after minus before. Where they are all zero, at no evaluation step were the weights better than at the start, and the frozen probe was kept. Five sets and one seed are little. But the
 # pattern is that of the bundled world: where training found something, held-out shares rose, raw NTPS hardly moved, and the next token costs more.
 #
-# The forecasts fail their test. Where nothing is held back, on news topics, they rightly promise next to nothing, and the one clear gain lies inside its interval, which holds no gain as well. But on the three other sets an earlier layer reads the labels better than the
-# last one, so the calibration is sure that LoRA pays, and these sets gained nothing or next to nothing. With more steps some of them might have; these runs cannot say. Intervals of 80 % that hold two gains of five are of no use: fit a calibration on texts of your own kind, or train.
+# The forecasts do not pass their test. Where nothing is held back, on news topics, they rightly promise next to nothing, and the gain on film reviews lies inside an interval that holds no gain as well. On the three other sets an earlier layer reads the labels better than the
+# last one, so the calibration is sure that LoRA pays. On the tweets it did, by as much as was promised; the two others gained nothing. With more steps they might have; these runs cannot say. Where the forecast was sure, it was right once in three times: fit a calibration on texts of your own kind, or train.
 #
 # ## 4. Your own model, your own data
 #
@@ -355,7 +355,7 @@ folder.cleanup()
 # | NTPS before fine-tuning predicts the gain | not shown to beat *no gain*, and within a point of the probe's accuracy, on the published figures |
 # | what earlier layers know and the last one dropped tells the gain | as a forecast for new tasks it is not shown to beat *no gain* |
 # | the first steps of training tell the gain | after 20 of 100 the error is a little more than half that of the mean gain, after 50 less; *no gain*, which errs less than the mean gain does, is not shown to be beaten |
-# | a calibration carries over to another model and other texts | no: on three of five sets it promised gains that did not come |
+# | a calibration carries over to another model and other texts | not reliably: of three sets on which it was sure of a gain, one gained |
 #
 # This is the end of the course. You have derived two encoders, compared their spans, turned the score into a loss, learned what a null is for, and tuned a model with both eyes open. What to keep is short: the score is a question
 # about directions; held-out R² and controls give it an answer.
@@ -401,7 +401,7 @@ folder.cleanup()
 # **5.** A calibration is tested on the tasks that it was fitted on, and nine of ten gains lie inside its intervals. How often will it hold on new tasks?
 # <details><summary>Answer</summary>
 #
-# That cannot be read from it: the line has seen these gains. The honest count comes from tasks left out, and it still speaks for tasks drawn from the same kind. On another model and other texts, part 3 counted two of five.
+# That cannot be read from it: the line has seen these gains. The honest count comes from tasks left out, and it still speaks for tasks drawn from the same kind. On another model and other texts, part 3 counted three of five.
 #
 # </details>
 #

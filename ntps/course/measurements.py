@@ -50,8 +50,7 @@ def real_lora() -> "pd.DataFrame":
 
     480 training, 120 validation and 200 test texts cut at 64 tokens, 60 steps on a CPU; the weights with the lowest
     validation loss were kept (`--margin 0`). `best_step` is 0 where that was the frozen probe: not tuned, so after is
-    before. `attrs["command"]` made each run, `python -m benchmarks.real_model` the table. The runs are of version 0.1:
-    its held-out shares come from readouts that were not standardised, before and after alike.
+    before. `attrs["command"]` made each run, `python -m benchmarks.real_model` the table.
     """
     return _read("real_lora.csv", LORA_COMMAND)
 

@@ -340,5 +340,5 @@ def test_the_bundled_calibrations_say_what_they_were_fitted_on(steps):
 def test_a_longer_look_says_more():
     errors = [load_calibration(steps=steps).about["mean_absolute_error"] for steps in BUNDLED_STEPS]
     assert errors == sorted(errors, reverse=True)
-    about = load_calibration(steps=20).about
+    about = load_calibration(steps=50).about
     assert about["mean_absolute_error"] < about["mean_absolute_error_of_the_mean_gain"] / 2
