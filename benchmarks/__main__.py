@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import forward_only, race, real_or_stand_in
+from benchmarks.common import described, forward_only, race, real_or_stand_in
 from benchmarks.evidence import bench_permutations, bench_study, bench_training, bench_workers
 from benchmarks.released import ReleasedMoments
 from benchmarks.released import run as released_run
@@ -134,7 +134,7 @@ def bench_end_to_end(model_name: str | None, task_name: str | None, texts: int) 
     return {
         "ratios": {"end_to_end": other / mine},
         "end_to_end": {
-            "model": "real 270M model" if model_name else "random weights, the shape of Gemma 3 270M",
+            "model": described(model_name),
             "texts": len(task),
             "tokens": tokens,
             "seconds": mine,
@@ -150,7 +150,7 @@ def bench_forward(model_name: str | None, task_name: str | None) -> dict[str, An
     mine, alone = race(lambda: collect(model, task, progress=False), forward_only(model, task), 4)
     return {
         "ratios": {"forward_with_moments": mine / alone},
-        "forward": {"texts": len(task), "seconds": mine, "alone_seconds": alone},
+        "forward": {"model": described(model_name), "texts": len(task), "seconds": mine, "alone_seconds": alone},
     }
 
 
@@ -184,7 +184,13 @@ def bench_ranker(task_name: str | None, model_name: str | None, texts: int) -> d
     mine = time.perf_counter() - start
     return {
         "ratios": {"transformer_ranker": theirs / mine},
-        "transformer_ranker": {"version": version("transformer-ranker"), "seconds": theirs, "our_seconds": mine},
+        "transformer_ranker": {
+            "model": described(model_name),
+            "texts": texts,
+            "version": version("transformer-ranker"),
+            "seconds": theirs,
+            "our_seconds": mine,
+        },
     }
 
 

@@ -58,6 +58,11 @@ def real_or_stand_in(
     return load_model(with_head.model.model, tokenizer=with_head.tokenizer), with_head, stand_in_task(texts)
 
 
+def described(model_name: str | None) -> str:
+    """Return what the table calls the model of `real_or_stand_in`."""
+    return "real 270M model" if model_name else "random weights, the shape of Gemma 3 270M"
+
+
 def forward_only(model: LanguageModel, task: Task) -> Callable[[], None]:
     """Return a call that runs the model over the texts, longest first in batches of 32, and keeps nothing."""
     ids = model.tokenize(task.texts, 512).ids

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.common import forward_only, race, real_or_stand_in
+from benchmarks.common import described, forward_only, race, real_or_stand_in
 from benchmarks.default_quantity import MODELS, TASKS
 from ntps import StudySettings, TrainSettings, collect, fine_tune, load_model, load_task, permutation_null, run_study
 from ntps.finetune.loop import Trainer, epoch_batches
@@ -27,7 +27,7 @@ def bench_permutations(model_name: str | None, task_name: str | None) -> dict[st
     mine, other = race(lambda: permutation_null(representations, permutations=200), forward_only(model, task), 2)
     return {
         "ratios": {"permutations_200_over_forward": mine / other},
-        "permutations": {"texts": len(task), "seconds": mine, "forward_seconds": other},
+        "permutations": {"model": described(model_name), "texts": len(task), "seconds": mine, "forward_seconds": other},
     }
 
 
