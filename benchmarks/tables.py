@@ -453,7 +453,7 @@ def learning_table() -> str:
             f"| {group.inside.mean():.0%} | {group.share_of_pass.mean():.1%} |"
         )
 
-    rows += [line(model, f"{n}", group) for (model, n), group in frame.groupby(["model", "texts"], sort=False)]
+    rows += [line(model, f"{n}", group) for (model, n), group in frame.groupby(["model", "texts"])]
     return "\n".join([*rows, line("all", "", frame)])
 
 
