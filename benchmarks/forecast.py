@@ -73,6 +73,10 @@ SETS = {  # inputs of linear forecasts
     **{f"{step} steps": ("room", f"look_{step}", f"z_{step}") for step in LOOKS},
     "20 steps, held back": ("room", "held_back", "look_20", "z_20"),
     "20 steps, all of these": (*FROZEN, "look_20", "z_20"),
+    **{
+        f"... without {words}": (*(each for each in FROZEN if each != name), "look_20", "z_20")
+        for name, words in zip(FROZEN[1:], ("NTPS", "share through V", "learning curve", "held back"), strict=True)
+    },
 }
 MARGINS = (0.0, 1.0, 1.5, 2.0, 2.5)  # standard errors by which the validation loss must fall
 SCORED = ("ntps", "explained_heldout", "ceiling_heldout")
