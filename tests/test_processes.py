@@ -1,9 +1,13 @@
 """How many threads this process uses."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
+from helpers import forks
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ntps._processes import MOST_THREADS, use_threads
@@ -45,3 +49,10 @@ def test_numbers_of_threads_that_are_refused(restored, count):
     with pytest.raises(NtpsError, match="threads is"):
         use_threads(count)
     assert counts() == before
+
+
+def test_a_process_that_fails_leaves_no_other_waiting(monkeypatch):
+    monkeypatch.setattr(forks, "GRACE", 0.1)
+    programs = ("import time; time.sleep(60)", "raise SystemExit(3)", "pass")
+    processes = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    assert forks.exit_codes([process.pid for process in processes]) == [-signal.SIGKILL, 3, 0]

@@ -5,11 +5,15 @@ A fork has the imports of its parent and nothing else of it: the parent computes
 
 import json
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,13 +23,22 @@ IMPORTS = (
     "transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 
+GRACE = 60  # seconds that processes have after another one of them has failed, as torchrun ends them
+
 
 def torchrun(count):
     """The variables that torchrun sets for each of several processes on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def _free_port():
+    """A port that the system gives to nobody who asks for any: one of those could be taken before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class Forks:
@@ -74,6 +87,22 @@ def _fork(program, variables, folder):
         os._exit(code)
 
 
+def exit_codes(started):
+    """The exit codes of processes; those that others leave waiting by failing are killed."""
+    codes, deadline = {}, float("inf")
+    while len(codes) < len(started):
+        for process in set(started) - set(codes):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                codes[process] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                os.kill(process, signal.SIGKILL)
+        if any(codes.values()):
+            deadline = min(deadline, time.monotonic() + GRACE)
+        time.sleep(0.005)
+    return [codes[process] for process in started]
+
+
 def _main(imports):
     for name in imports:
         __import__(name)
@@ -84,7 +113,7 @@ def _main(imports):
             for place in folders:
                 place.mkdir()
             started = [_fork(program, *each) for each in zip(several, folders, strict=True)]
-            codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+            codes = exit_codes(started)
             done = [
                 {"returncode": code, **{name: (place / name).read_text() for name in ("stdout", "stderr")}}
                 for code, place in zip(codes, folders, strict=True)
