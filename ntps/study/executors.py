@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +107,20 @@ def _dask(address: str, workers: int) -> Iterator[Executor]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise NtpsError("dask needs its package distributed; install it: pip install 'ntps[cluster]'.") from error
+
+    class ClosedClient(Client):
+        """A client that is closed where its start fails.
+
+        Left to Python's collector it may be closed while another one starts, whose lock both wait for then.
+        """
+
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)
+            except BaseException:
+                self.close()
+                raise
+
     with ExitStack() as stack:
         scheduler = address
         if address == "local":
@@ -118,7 +133,7 @@ def _dask(address: str, workers: int) -> Iterator[Executor]:
             )
             scheduler = stack.enter_context(own)
         try:
-            client = stack.enter_context(Client(scheduler, timeout=ANSWER_SECONDS, set_as_default=False))
+            client = stack.enter_context(ClosedClient(scheduler, timeout=ANSWER_SECONDS, set_as_default=False))
         except Exception as error:  # of the address, the network or the scheduler
             raise NtpsError(
                 f"dask is {address!r}, where no scheduler answers within {ANSWER_SECONDS} seconds "
