@@ -119,7 +119,7 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "clip_norm": (_option(float, "Largest norm of the gradient; 0 for any."), 1.0),
     "optimizer": (_option(str, "adamw, or adafactor (the paper's)."), "adamw"),
     "target": (_option(str, "Modules with adapters: all-linear, paper (q, k, v), or names with commas."), "all-linear"),
-    "start_layer": (_option(int, "First block with adapters, from 0."), 0),
+    "start_layer": (_option(str, "First block with adapters, from 0; auto: from where labels get lost."), 0),
     "head": (_option(str, "Start of the head: probe (converged), or random."), "probe"),
     "head_dropout": (_option(float, "Share of the head's inputs dropped in training."), 0.0),
     "method": (_option(str, "lora, full, probe (the head alone) or scratch."), "lora"),
@@ -274,6 +274,8 @@ def train_settings(context: typer.Context, recipe: str | None, values: dict[str,
     chosen = {name.removeprefix("lora_"): value for name, value in chosen.items()}
     if chosen.get("target", "paper") not in TARGETS:
         chosen["target"] = tuple(name.strip() for name in chosen["target"].split(","))
+    with suppress(ValueError, KeyError):  # what is no number is judged with the other settings
+        chosen["start_layer"] = int(chosen["start_layer"])
     if chosen.get("clip_norm") == 0:
         chosen["clip_norm"] = None
     return TrainSettings(**chosen) if recipe is None else TrainSettings.recipe(recipe, **chosen)

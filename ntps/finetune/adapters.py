@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 
@@ -165,7 +165,7 @@ def describe_targets(network: Any, settings: TrainSettings) -> dict[str, Any]:
     Raises:
         NtpsError: As `target_names`.
     """
-    chosen = target_names(network, settings.target, settings.start_layer)
+    chosen = target_names(network, settings.target, cast(int, settings.start_layer))
     left_out = {reason: _by_ending(names) for reason, names in adaptable_modules(network)[1].items()}
     return {"modules": _by_ending(chosen), "left_out": left_out}
 
@@ -185,7 +185,7 @@ def attach(network: Any, settings: TrainSettings) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    names = target_names(network, settings.target, settings.start_layer)
+    names = target_names(network, settings.target, cast(int, settings.start_layer))  # "auto" has become one
     linear = linear_modules(network)
     config = LoraConfig(
         task_type="FEATURE_EXTRACTION",

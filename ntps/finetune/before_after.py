@@ -104,12 +104,12 @@ def before_and_after(
     train, validation, test, n_skipped = parts_of(loaded, task, test, settings, seed=seed)
     chosen = parse_layers(layers, loaded.n_layers)
     assign_folds(test.labels, folds, seed=seed)  # refused now, not after training
-    adapted = describe_targets(frozen.model, settings) if settings.method == "lora" else None
 
     tuned = fine_tune(
         frozen, train, validation, settings=settings, seed=seed, output=output, resume=resume, observe=observe,
         progress=progress,
     )  # fmt: skip
+    adapted = describe_targets(frozen.model, tuned.settings) if settings.method == "lora" else None
     probe, larger_probe = _frozen_probes(frozen, tuned, train, validation)
     merged = tuned.merge()
 

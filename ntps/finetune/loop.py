@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 from ntps.core import NonFiniteError
 from ntps.errors import NtpsError
 from ntps.finetune import adapters
+from ntps.finetune.depth import start_of_loss
 from ntps.finetune.head import fit_head, random_head
 from ntps.finetune.settings import TrainSettings
 from ntps.finetune.state import FILE, Evaluation, Progress, State, read_state, write_state
@@ -63,7 +65,7 @@ class Trainer:
     the main one alone writes.
 
     Attributes:
-        settings: The options, for this model's width.
+        settings: The options, for this model and these texts.
         network: The trained copy, without a language-model head.
         adapter: PEFT's wrapper around it, or `None`.
         head: The head.
@@ -90,13 +92,17 @@ class Trainer:
             NtpsError: If a text has no token, the network lacks a target, or the state is damaged or of another run.
         """
         self.model, self.seed, self.folder, self.processes = model, seed, folder, Processes(model.device)
-        self.settings = settings = settings.for_width(model.width).for_texts(len(train))
+        settings = settings.for_width(model.width).for_texts(len(train))
         smallest = len(train) // math.ceil(len(train) / settings.batch_size)  # batch, of those of `epoch_batches`
         if smallest < self.processes.count:
             raise NtpsError(
                 f"{self.processes.count} processes share batches of {smallest} texts; start fewer, or give a larger "
                 "batch_size or more texts."
             )
+        if settings.method == "lora" and settings.start_layer == "auto":
+            start = start_of_loss(model, train, max_length=settings.max_length, seed=seed)
+            settings = replace(settings, start_layer=start)
+        self.settings = settings
         torch.manual_seed(seed)
         self.ids = encode(model, train.texts, settings.max_length)
         self.validation_ids = encode(model, validation.texts, settings.max_length)

@@ -179,6 +179,9 @@ class LoraResult(Record):
             text += f" Adapters went to {sum(adapted['modules'].values())} modules ({', '.join(adapted['modules'])})"
             others = (f"{', '.join(names)} ({reason})" for reason, names in adapted["left_out"].items())
             text += f", and not to {'; '.join(others)}."
+        start = self.settings.get("start_layer")
+        if adapted and start:
+            text += f" The blocks before block {start} have no adapters."
         if self.intruders:
             count, examined = (sum(row[key] for row in self.intruders) for key in ("count", "k"))
             text += f" {count} of the {examined} top singular vectors of its matrices are intruders."

@@ -50,7 +50,8 @@ class TrainSettings(Record):
         dropout: Share of an adapter's inputs dropped in training, from 0 to 0.999.
         target: Modules that get adapters: `"all-linear"`, `"paper"` (query, key and value, joint or separate), or a
             tuple of endings of module names.
-        start_layer: First block, counted from 0, whose modules get adapters.
+        start_layer: First block, counted from 0, whose modules get adapters; `"auto"` is that after which the training
+            texts' labels are read worse, or 0 if they are nowhere (see `ntps.finetune.depth`).
         head: How the linear head starts: `"probe"`, the converged logistic probe of standardised features, or
             `"random"`, on features as they are.
         head_dropout: Share of the head's inputs dropped in training, from 0 to 0.999.
@@ -87,7 +88,7 @@ class TrainSettings(Record):
     alpha: float = 32
     dropout: float = 0.05
     target: str | tuple[str, ...] = "all-linear"
-    start_layer: int = 0
+    start_layer: int | str = 0
     head: str = "probe"
     head_dropout: float = 0.0
     learning_rate: float | None = None
@@ -114,7 +115,10 @@ class TrainSettings(Record):
         one_of(self.schedule, SCHEDULES, "schedule")
         if self.dtype is not None:
             one_of(self.dtype, DTYPES, "dtype")
-        whole(self.start_layer, 0, None, "start_layer")
+        if isinstance(self.start_layer, str):
+            one_of(self.start_layer, ("auto",), "start_layer, where it is no number,")
+        else:
+            whole(self.start_layer, 0, None, "start_layer")
         for name in ("steps", "rank", "batch_size", "accumulation", "evaluate_every"):
             whole(getattr(self, name), 1, None, name)
         for name, least in (("max_length", 2), ("patience", 1), ("epochs", 1)):

@@ -43,7 +43,7 @@ def trained(name, **more):
 
 trained("lora", output="own")
 trained("full", settings=replace(settings, method="full", learning_rate=1e-3))
-trained("accumulated", settings=replace(settings, accumulation=2, clip_norm=0.1))
+trained("accumulated", settings=replace(settings, accumulation=2, clip_norm=0.1, start_layer="auto"))
 gradients, seeds = Trainer._add_gradients, set()
 def noted(self, batch, n_texts):
     seeds.add(torch.initial_seed())
