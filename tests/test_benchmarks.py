@@ -119,7 +119,7 @@ class TestForecast:
         model, task = ntps.load_model("miniworld-small"), ntps.load_task("miniworld/topic", n=100, seed=3)
         row = forecast.frozen_quantities(model, task, 1)
         found = frozen_inputs(ntps.collect(model, task, max_length=forecast.MAX_LENGTH, progress=False), seed=1)
-        for name in ("accuracy", "majority_rate", "held_back", "ntps", "explained_heldout"):
+        for name in ("accuracy", "majority_rate", "held_back", "ntps", "explained_heldout", "slope"):
             assert row[name] == found[name], name
 
     @pytest.mark.parametrize("over", ["task", "model", "both"])

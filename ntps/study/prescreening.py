@@ -9,7 +9,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,8 @@ from ntps.finetune.settings import LOOK_STEPS, TrainSettings
 from ntps.models import LanguageModel, Representations, collect, load_model
 from ntps.models.plan import layer_at
 from ntps.scoring import ScoreSettings, labels_of, score_layers
+from ntps.scoring.headline import curve_of
+from ntps.scoring.readouts import choose_layer
 from ntps.scoring.scores import folds_of
 from ntps.study.calibration import BUNDLED_STEPS, Calibration, GainForecast, load_calibration
 from ntps.study.grid import load_named, name_tasks
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 2
-COLUMNS = ("rank", "task", "expected", "low", "high", "verdict", "chosen", "accuracy", "held_back", "saved", "next")
+COLUMNS = ("rank", "task", "expected", "low", "high", "verdict", "chosen", "accuracy", "held_back", "slope", "saved",
+           "next")  # fmt: skip
 FROZEN = ("accuracy", "majority_rate", "ntps", "explained_heldout", "ceiling_heldout", "held_back", "n_texts",
           "n_classes")  # fmt: skip
 MEASURED = (*FROZEN, "saved")
@@ -77,10 +80,12 @@ class Prescreening(Record):
         model: The model's name.
         rows: One dictionary per task: `task`, `status` ("done" or "failed"), `reason`; if done `n_texts`, `n_classes`,
             `accuracy`, `majority_rate`, `ntps` and `explained_heldout` (half the depth), `ceiling_heldout` (last
-            layer), `held_back`, `expected`, `low`, `high` (gain in accuracy), `verdict`, `sentence`, `outside`,
-            `chosen` (within the budget); `steps` of the look (0 without one), `saved` (nats, `None` without), `seconds`
-            (spent on the task), `seconds_left` (what the rest of its training would take), `gain_per_minute`
-            (`expected` over that; both `None` without a look) and `next`, the next cheapest thing to try, in words.
+            layer), `held_back`, `profile` (held-out R^2 of each layer), `slope` (what the last doubling of training
+            texts added to that of the best layer; NaN where they are too few for a curve), `expected`, `low`, `high`
+            (gain in accuracy), `verdict`, `sentence`, `outside`, `chosen` (within the budget); `steps` of the look (0
+            without one), `saved` (nats, `None` without), `seconds` (spent on the task), `seconds_left` (what the rest
+            of its training would take), `gain_per_minute` (`expected` over that; both `None` without a look) and
+            `next`, the next cheapest thing to try, in words.
         budget: Number of tasks that may be fine-tuned; `None` for no limit.
         calibrations: Those behind the forecasts, by `steps`.
         settings: Options of the prescreening.
@@ -146,7 +151,7 @@ class Prescreening(Record):
             star = f" ({listed(row['outside'])} outside what was fitted)" if row["outside"] else ""
             name = row["task"] if len(row["task"]) <= width else "…" + row["task"][1 - width :]
             first = f"{mark} {name:{width}}  {row['accuracy']:.2f}  {gain:>5}  "
-            said = [row["sentence"] + star, *([f"next: {row['next']}"] if row["next"] else [])]
+            said = [row["sentence"] + star, _reading(row), *([f"next: {row['next']}"] if row["next"] else [])]
             beside = [line for sentence in said for line in wrap(sentence, WIDTH - len(first))]
             starts = [first, *[" " * len(first)] * (len(beside) - 1)]
             lines += [start + line for start, line in zip(starts, beside, strict=True)]
@@ -405,7 +410,7 @@ def _freeze(
                     frozen_inputs(representations, halves=fitted.halves, folds=settings.folds, seed=seed)
                     for seed in range(settings.seed, settings.seed + settings.seeds)
                 ]
-                candidate.inputs = {name: _mean([each[name] for each in measured]) for name in FROZEN}
+                candidate.inputs = {name: _mean([each[name] for each in measured]) for name in measured[0]}
                 if not fitted.steps:
                     candidate.forecast = fitted.forecast(candidate.inputs)
             except Exception as error:
@@ -414,8 +419,19 @@ def _freeze(
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Return the mean over seeds; a number of texts or classes as it is."""
-    return values[0] if isinstance(values[0], int) else float(np.mean(values))
+    """Return the mean over seeds, layer by layer of a profile; a number of texts or classes as it is."""
+    return values[0] if isinstance(values[0], int) else np.mean(values, axis=0).tolist()
+
+
+def _reading(row: Mapping[str, Any]) -> str:
+    """Return which layer reads a task's labels best, and whether more texts would help, in words."""
+    profile = row["profile"]
+    best, last = int(np.argmax(profile)), len(profile) - 1
+    if profile[best] <= 0:
+        return "no layer reads the labels"
+    text = f"layer {best} of {last} reads best: R2 {profile[best]:.2f}"
+    text += "" if best == last else f", the last {profile[last]:.2f}"
+    return text if math.isnan(row["slope"]) else f"{text}; the last doubling of texts gave {row['slope']:+z.2f}"
 
 
 def _basis(fitted: Calibration) -> str:
@@ -461,6 +477,8 @@ def frozen_inputs(
         layers.append(row.score)
         readouts.append(row.readouts["all"])
     middle = layers[layer_at(DEPTH, len(layers))]
+    choice = choose_layer(representations.layers, readouts, fold_of)
+    curve = curve_of(representations, labels, fold_of, choice, seed=seed)
     probe = probe_record(representations, probed, settings)
     return {
         "n_texts": n_texts,
@@ -471,4 +489,6 @@ def frozen_inputs(
         "explained_heldout": middle.explained_heldout,
         "ceiling_heldout": layers[-1].ceiling_heldout,
         "held_back": held_back(representations.layers, readouts, fold_of),
+        "profile": [readout.r2 for readout in readouts],
+        "slope": math.nan if curve is None else curve.r2[-1] - curve.r2[-2],
     }

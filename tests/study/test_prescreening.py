@@ -32,6 +32,19 @@ def test_inputs_are_those_of_a_study(found, tiny_llama, tmp_path):
     for row in found.rows:
         for name in ("accuracy", "majority_rate", "ntps", "explained_heldout", "held_back", "n_texts", "n_classes"):
             assert row[name] == pytest.approx(frame.loc[row["task"], name], rel=1e-4, abs=1e-4), name
+        (cell,) = [each for each in study.cells if each.task == row["task"] and not each.control]
+        assert row["profile"] == pytest.approx([layer.ceiling_heldout for layer in cell.score.layers], abs=1e-4)
+
+
+def test_which_layer_reads_best_and_what_more_texts_would_bring(found):
+    rows = [{**found.rows[0], "profile": profile, "slope": slope} for profile, slope in (
+        ((-0.1, 0.4, 0.3), 0.05), ((0.1, 0.2, 0.4), float("nan")), ((-0.2, -0.1, 0.0), 0.0),
+    )]  # fmt: skip
+    said = [" ".join(str(replace(found, rows=(row,))).split()) for row in rows]
+    assert "layer 1 of 2 reads best: R2 0.40, the last 0.30; the last doubling of texts gave +0.05" in said[0]
+    assert "layer 2 of 2 reads best: R2 0.40 next:" in said[1]
+    assert "no layer reads the labels" in said[2]
+    assert json.loads(replace(found, rows=(rows[1],)).to_json())["tasks"][0]["slope"] is None
 
 
 def test_best_first_and_each_by_the_calibration(found):
