@@ -38,14 +38,17 @@ class Whitening:
     """A symmetric positive matrix B (d, d) cut to its numerical range, of rank r.
 
     Attributes:
-        gram: B in float64.
         whiten: W (d, r): W^T B W = I, with columns in the range of B.
         half: H (r, d): H^T H = B and H W = I; a square root of B.
     """
 
-    gram: Tensor
     whiten: Tensor
     half: Tensor
+
+    @property
+    def d(self) -> int:
+        """The height of B."""
+        return self.whiten.shape[0]
 
     @property
     def rank(self) -> int:
@@ -54,10 +57,12 @@ class Whitening:
 
     @cached_property
     def _extremes(self) -> tuple[float, float]:
-        values = torch.linalg.eigvalsh(self.gram)
-        largest = max(float(values[-1]), 0.0)
-        rounding = len(values) * torch.finfo(torch.float64).eps * largest
-        return (max(float(values[0]) - rounding, 0.0) if self.rank == len(values) else 0.0), largest
+        if not self.rank:
+            return 0.0, 0.0
+        values = torch.linalg.eigvalsh(self.half @ self.half.T)  # those of B that are not zero
+        largest = float(values[-1])
+        rounding = self.d * torch.finfo(torch.float64).eps * largest
+        return (max(float(values[0]) - rounding, 0.0) if self.rank == self.d else 0.0), largest
 
     @property
     def smallest(self) -> float:
@@ -91,22 +96,66 @@ def whitening(B: Tensor, *, rtol: float, max_rank: int | None = None, diagonal: 
     if not torch.isfinite(B).all():
         raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
     B = B.to(torch.float64)
-    squares = B.diagonal() if diagonal is None else diagonal.to(B)
-    used = torch.nonzero(squares > torch.finfo(torch.float64).tiny)[:, 0]
-    units = squares[used].sqrt()[:, None]
+    used, units = _used_channels(B.diagonal() if diagonal is None else diagonal.to(B))
     values, vectors = torch.linalg.eigh(B[used][:, used] / units / units.T)
     values, vectors = values.flip(0), vectors.flip(1)
+    noise = -NOISE_MARGIN * float(values[-1]) if len(used) else 0.0
+    return _cut(values, vectors, used, units, len(B), rtol=rtol, noise=noise, max_rank=max_rank)
+
+
+def row_whitening(rows: Tensor, diagonal: Tensor, *, rtol: float) -> Whitening:
+    """Decompose B = A^T A of rows A (n, d), fewer than columns, as `whitening` does, without forming B.
+
+    At width 2048 the singular values of 1,000 rows take half of the time of the eigenvalues of B, those of 500 a fifth.
+
+    Args:
+        rows: A (n, d), converted to float64.
+        diagonal: (d,) squared scale of each channel, as for `whitening`.
+        rtol: Relative tolerance of the eigenvalues of B, in (0, 1).
+
+    Raises:
+        NtpsError: If an entry is not finite.
+    """
+    rows = rows.to(torch.float64)
+    if not torch.isfinite(rows).all():
+        raise NtpsError("the pooled states are not finite; collect them again in float32 or float64.")
+    used, units = _used_channels(diagonal)
+    _, singular, vectors = torch.linalg.svd(rows[:, used] / units.T, full_matrices=False)
+    values, noise = singular.square(), 0.0
+    if len(values):
+        noise = float(values[0]) * (max(rows.shape) * torch.finfo(torch.float64).eps) ** 2
+    return _cut(values, vectors.T, used, units, rows.shape[1], rtol=rtol, noise=noise)
+
+
+def _used_channels(squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the channels (m,) whose square (d,) is not zero, and their scales (m, 1)."""
+    used = torch.nonzero(squares > torch.finfo(torch.float64).tiny)[:, 0]
+    return used, squares[used].sqrt()[:, None]
+
+
+def _cut(
+    values: Tensor,
+    vectors: Tensor,
+    used: Tensor,
+    units: Tensor,
+    d: int,
+    *,
+    rtol: float,
+    noise: float = 0.0,
+    max_rank: int | None = None,
+) -> Whitening:
+    """Keep the eigenvectors (m, r) whose eigenvalues (r,), descending, are none of rounding; undo the scaling."""
     rank = 0
-    if len(used):
-        threshold = max(rtol * max(float(values[0]), 1.0), -NOISE_MARGIN * float(values[-1]))
-        rank = min(int((values > threshold).sum()), len(used) if max_rank is None else max_rank)
+    if len(values):
+        threshold = max(rtol * max(float(values[0]), 1.0), noise)
+        rank = min(int((values > threshold).sum()), len(values) if max_rank is None else max_rank)
     roots, kept = values[:rank].sqrt(), vectors[:, :rank]
-    whiten, half = B.new_zeros(len(B), rank), B.new_zeros(rank, len(B))
+    whiten, half = values.new_zeros(d, rank), values.new_zeros(rank, d)
     whiten[used], half[:, used] = kept / units / roots, (kept * units * roots).T
-    if rank < len(used):  # of all W with W^T B W = I, the shortest: the one without a part that B maps to zero
-        null = torch.linalg.qr(vectors[:, rank:] / units)[0]
-        whiten[used] -= null @ (null.T @ whiten[used])
-    return Whitening(gram=B, whiten=whiten, half=half)
+    if rank < len(used):  # of all W with W^T B W = I, the shortest: the one in the range of B, that of H^T
+        basis = torch.linalg.qr(half[:, used].T)[0]
+        whiten[used] = basis @ (basis.T @ whiten[used])
+    return Whitening(whiten=whiten, half=half)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -141,8 +190,8 @@ def solve_encoder(B: Whitening, F: Tensor, *, columns: int = 0) -> Encoder:
     Raises:
         NtpsError: If the shapes do not fit, or F is not finite.
     """
-    if F.ndim != 2 or F.shape[0] != len(B.gram):
-        raise NtpsError(f"the cross moment has shape {tuple(F.shape)}; its first axis must be {len(B.gram)}.")
+    if F.ndim != 2 or F.shape[0] != B.d:
+        raise NtpsError(f"the cross moment has shape {tuple(F.shape)}; its first axis must be {B.d}.")
     if not torch.isfinite(F).all():
         raise NtpsError("the moments are not finite; collect them again in float32 or float64.")
     whitened = B.whiten.T @ F.to(torch.float64)

@@ -22,7 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntps.core.encoders import POOLED_RTOL, Encoder, Whitening, layer_autoregressive_encoder, solve_encoder, whitening
+from ntps.core.encoders import (
+    POOLED_RTOL,
+    Encoder,
+    Whitening,
+    layer_autoregressive_encoder,
+    row_whitening,
+    solve_encoder,
+    whitening,
+)
 from ntps.core.heldout import VARIANCE_RTOL, HeldOut, held_out_errors
 from ntps.core.moments import LayerMoments
 from ntps.core.pooled import PooledMoments
@@ -236,9 +244,14 @@ def _solve_labels(
     *, pooled: PooledMoments, V: Encoder, center: bool, k_u: int, pooled_rtol: float, **inputs: Any
 ) -> Solved:
     """Solve the perception encoder and all that depends on it; `inputs` are further attributes of the solution."""
-    plain = whitening(pooled.M, rtol=pooled_rtol, max_rank=pooled.n)
-    about_means = pooled.centered()
-    centered = whitening(about_means.M, rtol=pooled_rtol, max_rank=pooled.n - 1, diagonal=pooled.M.diagonal())
+    about_means, squares = pooled.centered(), pooled.M.diagonal()
+    if 2 * pooled.n < pooled.d:  # faster from there on
+        rows = inputs["states"].double() / math.sqrt(pooled.n)
+        plain = row_whitening(rows, squares, rtol=pooled_rtol)
+        centered = row_whitening(rows - rows.mean(0), squares, rtol=pooled_rtol)
+    else:
+        plain = whitening(pooled.M, rtol=pooled_rtol)
+        centered = whitening(about_means.M, rtol=pooled_rtol, max_rank=pooled.n - 1, diagonal=squares)
     gram, cross = (centered, about_means.X) if center else (plain, pooled.X)
     U = solve_encoder(gram, cross, columns=k_u)
     basis = nested_basis(gram.half @ V.vectors)

@@ -8,8 +8,9 @@ from helpers.problems import make_problem, pooled_tensor, solve, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ntps.core.solve
 from ntps.core import PooledMoments, autoregressive_encoder, perception_encoder
-from ntps.core.encoders import layer_autoregressive_encoder, solve_encoder, whitening
+from ntps.core.encoders import layer_autoregressive_encoder, row_whitening, solve_encoder, whitening
 from ntps.errors import NtpsError
 
 
@@ -220,13 +221,16 @@ def test_an_encoder_does_not_depend_on_the_scales_of_its_inputs(seed, powers, fe
     assert torch.allclose(scaled.eigenvalues, plain.eigenvalues, rtol=1e-6, atol=1e-9 * float(plain.eigenvalues[0]))
 
 
-@pytest.mark.parametrize("n", [5, 12, 200])
-def test_what_whitening_promises(n):
+@pytest.mark.parametrize(("n", "rows"), [(5, False), (12, False), (200, False), (1, True), (5, True), (11, True)])
+def test_what_whitening_promises(n, rows):
     """W^T B W = I, H W = I, H^T H = B, W in the range of B; a channel that is always 0 takes no part."""
     x = np.random.default_rng(0).normal(size=(n, 12)) * 10.0 ** np.linspace(-2, 2, 12)
     x[:, 3] = 0
     B = torch.from_numpy(x.T @ x / n)
-    made = whitening(B, rtol=1e-12, max_rank=n)
+    if rows:
+        made = row_whitening(torch.from_numpy(x) / n**0.5, B.diagonal(), rtol=1e-12)
+    else:
+        made = whitening(B, rtol=1e-12, max_rank=n)
     identity = torch.eye(made.rank, dtype=torch.float64)
     assert made.rank == min(n, 11)
     assert torch.allclose(made.half @ made.whiten, identity, rtol=0, atol=1e-9)
@@ -238,6 +242,57 @@ def test_what_whitening_promises(n):
     assert torch.allclose(made.whiten, torch.linalg.pinv(made.half), rtol=1e-6, atol=1e-7)
     assert made.largest == pytest.approx(float(torch.linalg.matrix_norm(B, 2)))
     assert made.smallest == 0.0
+
+
+@pytest.mark.parametrize("kind", ["plain", "loud", "repeated", "constant", "nothing"])
+def test_rows_are_decomposed_like_their_gram(kind):
+    x = np.random.default_rng(1).normal(size=(20, 60))
+    x *= {"loud": 10.0 ** np.linspace(-3, 3, 60), "nothing": 0.0}.get(kind, 1.0)
+    if kind == "repeated":
+        x[10:] = x[:10]
+    if kind == "constant":
+        x[:, 7], x[:, 8] = 1e4, 1e-3
+    states = torch.from_numpy(x)
+    pooled = PooledMoments.of(states, torch.ones(20, 1))
+    squares = pooled.M.diagonal()
+    for B, rows, most in ((pooled.M, states, 20), (pooled.centered().M, states - states.mean(0), 19)):
+        gram = whitening(B, rtol=1e-12, max_rank=most, diagonal=squares)
+        made = row_whitening(rows / 20**0.5, squares, rtol=1e-12)
+        assert made.rank == gram.rank == {"repeated": most // 2, "nothing": 0}.get(kind, most)
+        varying = [channel for channel in range(60) if kind != "constant" or channel not in (7, 8)]
+        for mine, theirs in ((made.half.T @ made.half, B), (made.whiten @ made.whiten.T, gram.whiten @ gram.whiten.T)):
+            mine, theirs = mine[varying][:, varying], theirs[varying][:, varying]
+            scale = theirs.diagonal().clamp_min(1e-12).sqrt()
+            assert ((mine - theirs).abs() <= 1e-6 * torch.outer(scale, scale)).all()
+        assert made.largest == pytest.approx(gram.largest) and made.smallest == gram.smallest == 0.0
+
+
+def test_rows_with_a_number_that_is_not_finite():
+    with pytest.raises(NtpsError, match="not finite"):
+        row_whitening(torch.full((2, 5), float("inf")), torch.ones(5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_few_texts_of_a_wide_model_are_solved_from_their_rows(center, monkeypatch):
+    problem, asked = make_problem(n=12, d=30, folds=3), []
+    own = ntps.core.solve.row_whitening
+    monkeypatch.setattr(ntps.core.solve, "row_whitening", lambda *given, **more: asked.append(1) or own(*given, **more))
+    mine = solve(problem, center=center, folds=True)
+    folds = [mine.without_fold(fold) for fold in range(3)]
+    assert len(asked) == 2 * 4
+
+    def from_gram(rows, squares, *, rtol):
+        return whitening(rows.T @ rows, rtol=rtol, diagonal=squares)
+
+    monkeypatch.setattr(ntps.core.solve, "row_whitening", from_gram)
+    theirs = solve(problem, center=center, folds=True)
+    for one, other in zip((mine, *folds), (theirs, *(theirs.without_fold(fold) for fold in range(3))), strict=True):
+        assert (one.U.rank, one.plain.rank, one.centered.rank) == (other.U.rank, other.plain.rank, other.centered.rank)
+        for name in ("table", "whitened_table"):  # classes of one size, which few texts can tell apart, turn freely
+            assert torch.allclose(getattr(one, name)[:, -1], getattr(other, name)[:, -1], atol=1e-7), name
+        for name in ("explained", "r2"):
+            assert torch.allclose(getattr(one, name), getattr(other, name), atol=1e-7), name
+        assert one.ceiling == pytest.approx(other.ceiling, abs=1e-9)
 
 
 def test_duplicated_features_do_not_raise_the_rank():
