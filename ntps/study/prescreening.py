@@ -79,13 +79,13 @@ class Prescreening(Record):
     Attributes:
         model: The model's name.
         rows: One dictionary per task: `task`, `status` ("done" or "failed"), `reason`; if done `n_texts`, `n_classes`,
-            `accuracy`, `majority_rate`, `ntps` and `explained_heldout` (half the depth), `ceiling_heldout` (last
-            layer), `held_back`, `profile` (held-out R^2 of each layer), `slope` (what the last doubling of training
-            texts added to that of the best layer; NaN where they are too few for a curve), `expected`, `low`, `high`
-            (gain in accuracy), `verdict`, `sentence`, `outside`, `chosen` (within the budget); `steps` of the look (0
-            without one), `saved` (nats, `None` without), `seconds` (spent on the task), `seconds_left` (what the rest
-            of its training would take), `gain_per_minute` (`expected` over that; both `None` without a look) and
-            `next`, the next cheapest thing to try, in words.
+            `accuracy`, `room` (1 - accuracy), `majority_rate`, `ntps` and `explained_heldout` (half the depth),
+            `ceiling_heldout` (last layer), `held_back`, `profile` (held-out R^2 of each layer), `slope` (what the last
+            doubling of training texts added to that of the best layer; NaN where they are too few for a curve),
+            `expected`, `low`, `high` (gain in accuracy), `verdict`, `sentence`, `outside`, `chosen` (within the
+            budget); `steps` of the look (0 without one), `saved` (nats, `None` without), `seconds` (spent on the task),
+            `seconds_left` (what the rest of its training would take), `gain_per_minute` (`expected` over that; both
+            `None` without a look) and `next`, the next cheapest thing to try, in words.
         budget: Number of tasks that may be fine-tuned; `None` for no limit.
         calibrations: Those behind the forecasts, by `steps`.
         settings: Options of the prescreening.
@@ -144,17 +144,17 @@ class Prescreening(Record):
         ]
         width = max([4, *(len(row["task"]) for row in done)])
         width = min(width, 28)
-        lines.append(f"  {'task':{width}}  probe  gain  verdict")
+        lines.append(f"  {'task':{width}}  probe  room  gain  verdict")
         for row in done:
             mark = "*" if row["chosen"] and self.budget is not None else " "
             gain = f"{100 * row['expected']:+z.0f}"
             star = f" ({listed(row['outside'])} outside what was fitted)" if row["outside"] else ""
             name = row["task"] if len(row["task"]) <= width else "…" + row["task"][1 - width :]
-            first = f"{mark} {name:{width}}  {row['accuracy']:.2f}  {gain:>5}  "
-            said = [row["sentence"] + star, _reading(row), *([f"next: {row['next']}"] if row["next"] else [])]
-            beside = [line for sentence in said for line in wrap(sentence, WIDTH - len(first))]
-            starts = [first, *[" " * len(first)] * (len(beside) - 1)]
-            lines += [start + line for start, line in zip(starts, beside, strict=True)]
+            first = f"{mark} {name:{width}}  {row['accuracy']:.2f}  {100 * row['room']:4.0f}  {gain:>4}  "
+            verdict = wrap(row["sentence"] + star, WIDTH - len(first))
+            lines.append(first + ("\n" + " " * len(first)).join(verdict))
+            for sentence in (_reading(row), f"next: {row['next']}" if row["next"] else ""):
+                lines += ["    " + line for line in wrap(sentence, WIDTH - 4)]
         for row in self.rows:
             if row["status"] != "done":
                 lines += ["", *wrap(f"{row['task']} failed: {row['reason']}")]
@@ -348,6 +348,7 @@ class _Candidate:
         left = float(np.mean([look.seconds_left for look in self.looks])) if self.looks else None
         longer = next((n for n in BUNDLED_STEPS if n > steps), None) if bundled else None
         pace = left / (self.looks[0].all_steps - steps) if left else None  # none is left of a run looked at whole
+        per_minute = forecast.expected / left * 60 if left else None
         if forecast.verdict == "little":
             following = ""
         elif forecast.verdict == "unknown" and longer is not None:
@@ -355,11 +356,12 @@ class _Candidate:
             following += "" if pace is None else f", about {duration(pace * (longer - steps))}"
         else:
             following = f"train, about {duration(left)}" if left else "train"
+            following += "" if per_minute is None else f", {100 * per_minute:+z.1f} points a minute"
         return {
-            "task": self.name, "status": "done", "reason": None, "saved": None, **self.inputs, **vars(forecast),
-            "outside": list(forecast.outside), "sentence": forecast.sentence, "steps": steps, "seconds": self.seconds,
-            "seconds_left": left, "gain_per_minute": None if not left else forecast.expected / left * 60,
-            "next": following,
+            "task": self.name, "status": "done", "reason": None, "saved": None, **self.inputs,
+            "room": 1 - self.inputs["accuracy"], **vars(forecast), "outside": list(forecast.outside),
+            "sentence": forecast.sentence, "steps": steps, "seconds": self.seconds, "seconds_left": left,
+            "gain_per_minute": per_minute, "next": following,
         }  # fmt: skip
 
 
@@ -430,8 +432,8 @@ def _reading(row: Mapping[str, Any]) -> str:
     if profile[best] <= 0:
         return "no layer reads the labels"
     text = f"layer {best} of {last} reads best: R2 {profile[best]:.2f}"
-    text += "" if best == last else f", the last {profile[last]:.2f}"
-    return text if math.isnan(row["slope"]) else f"{text}; the last doubling of texts gave {row['slope']:+z.2f}"
+    text += "" if best == last else f" (last {profile[last]:.2f})"
+    return text if math.isnan(row["slope"]) else f"{text}; doubling the texts gave {row['slope']:+z.2f}"
 
 
 def _basis(fitted: Calibration) -> str:

@@ -41,7 +41,7 @@ def test_which_layer_reads_best_and_what_more_texts_would_bring(found):
         ((-0.1, 0.4, 0.3), 0.05), ((0.1, 0.2, 0.4), float("nan")), ((-0.2, -0.1, 0.0), 0.0),
     )]  # fmt: skip
     said = [" ".join(str(replace(found, rows=(row,))).split()) for row in rows]
-    assert "layer 1 of 2 reads best: R2 0.40, the last 0.30; the last doubling of texts gave +0.05" in said[0]
+    assert "layer 1 of 2 reads best: R2 0.40 (last 0.30); doubling the texts gave +0.05" in said[0]
     assert "layer 2 of 2 reads best: R2 0.40 next:" in said[1]
     assert "no layer reads the labels" in said[2]
     assert json.loads(replace(found, rows=(rows[1],)).to_json())["tasks"][0]["slope"] is None
@@ -85,6 +85,9 @@ def test_a_look_is_the_start_of_the_run_that_would_follow(looked, tiny_llama):
     assert (row["expected"], row["low"], row["high"]) == (forecast.expected, forecast.low, forecast.high)
     assert row["seconds"] > 0 and row["seconds_left"] > 0
     assert row["gain_per_minute"] == pytest.approx(row["expected"] / row["seconds_left"] * 60)
+    assert row["room"] == 1 - row["accuracy"]
+    if row["next"].startswith("train"):
+        assert f"{100 * row['gain_per_minute']:+z.1f} points a minute" in row["next"]
     options = {"settings": TRAINING, "folds": 3, "analyses": (), "progress": False}
     whole = before_and_after(model, task, **options)
     continued = before_and_after(model, task, output=folder / "task0", resume=True, **options)
