@@ -28,6 +28,13 @@ _METRIC_COLUMNS = (  # of rows (name, before, after)
     Column("after", lambda row: row[2]),
     Column("change", lambda row: f"{row[2] - row[1]:+z.3f}"),
 )
+_CURVE_COLUMNS = (  # of an evaluation
+    Column("step", lambda row: str(row["step"])),
+    Column("training loss", lambda row: row["loss"]),
+    Column("validation loss", lambda row: row["validation_loss"]),
+    Column("validation accuracy", lambda row: row["validation_accuracy"]),
+)
+_MOST_EVALUATIONS = 12  # in a table
 _RUN_COLUMNS = (  # of a `LoraResult`
     Column("seed", lambda run: str(run.seed)),
     Column("accuracy before", lambda run: run.before.accuracy),
@@ -123,10 +130,17 @@ class LoraResult(Record):
         return jsonable({**head, **vars(self), "gain": self.gain})
 
     def to_text(self) -> str:
-        """Return two tables of at most 80 columns and sentences that explain them."""
+        """Return three tables of at most 80 columns and sentences that explain them."""
         metrics = [f"  {line}" for line in text_table(_METRIC_COLUMNS, self._metrics())]
         layers = text_table(self._layer_columns(), self._layers())
-        return "\n".join([*metrics, "", *layers, "", *wrap(self.sentence())])
+        curve = text_table(_CURVE_COLUMNS, self._evaluations())
+        return "\n".join([*metrics, "", *layers, "", *curve, "", *wrap(self.sentence())])
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        """Return the evaluations of training, or as many as a table bears, the chosen one among them."""
+        last = len(self.curve) - 1
+        places = {round(place) for place in np.linspace(0, last, min(last + 1, _MOST_EVALUATIONS))}
+        return [row for place, row in enumerate(self.curve) if place in places or row["step"] == self.best_step]
 
     def _metrics(self) -> Iterator[tuple[str, float, float]]:
         for key, name in _METRICS.items():
@@ -195,6 +209,9 @@ class LoraResult(Record):
 
     def _repr_html_(self) -> str:
         tables = html_table(_METRIC_COLUMNS, self._metrics()) + html_table(self._layer_columns(), self._layers())
+        evaluations = self._evaluations()
+        chosen = next((row for row in evaluations if row["step"] == self.best_step), None)
+        tables += html_table(_CURVE_COLUMNS, evaluations, best=chosen)
         return Markup("<p><b>{}</b></p>{}<p>{}</p>").format(self.title, tables, self.sentence())
 
 

@@ -432,7 +432,7 @@ def _reading(row: Mapping[str, Any]) -> str:
     if profile[best] <= 0:
         return "no layer reads the labels"
     text = f"layer {best} of {last} reads best: R2 {profile[best]:.2f}"
-    text += "" if best == last else f" (last {profile[last]:.2f})"
+    text += "" if best == last else f" (last {profile[last]:z.2f})"
     return text if math.isnan(row["slope"]) else f"{text}; doubling the texts gave {row['slope']:+z.2f}"
 
 

@@ -1,6 +1,7 @@
 """Before and after: what is compared is the same, what is reported is what an independent computation gives."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -189,6 +190,20 @@ class TestBeforeAndAfter:
         assert f"{100 * compared[0].gain:+z.1f} points" in text
         assert f"{compared[0].after.accuracy:.3f}" in text
         assert "<table>" in compared[0]._repr_html_()
+        for evaluation in compared[0].curve:
+            numbers = (evaluation[name] for name in ("loss", "validation_loss", "validation_accuracy"))
+            assert re.search(
+                rf"^ *{evaluation['step']} +" + " +".join(f"{number:.3f}" for number in numbers), text, re.M
+            )
+
+    def test_a_long_curve_is_thinned_in_tables_alone(self, compared):
+        row = compared[0].curve[0]
+        long = replace(compared[0], curve=tuple({**row, "step": 25 * step} for step in range(201)), best_step=75)
+        table = str(long).partition("validation accuracy\n")[2].partition("\n\n")[0]
+        shown = [int(line.split()[0]) for line in table.splitlines()]
+        assert shown[0] == 0 and 75 in shown and shown[-1] == 5000 and len(shown) == 13
+        assert len(json.loads(long.to_json())["curve"]) == 201
+        assert "font-weight:bold" in long._repr_html_()
 
     def test_a_loaded_model_without_a_head_has_no_next_token_loss_and_stays_as_it_is(self, tiny_llama, task, compared):
         model = load_model(str(tiny_llama))
