@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="directory or name of a real model of 270M parameters")
     parser.add_argument("--task", help="real texts for it")
-    parser.add_argument("--texts", type=int, default=500, help="texts end to end")
+    parser.add_argument("--texts", type=int, default=200, help="texts end to end")
     parser.add_argument("--only", help="names of benchmarks, with commas; the others keep their last figures")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -235,7 +235,9 @@ def main() -> None:
         "ntps": __version__,
     }
     for name in chosen:
+        started = time.perf_counter()
         measured = benches[name]()
+        print(f"{name} measured in {time.perf_counter() - started:.0f} s", file=sys.stderr)
         result["ratios"].update(measured.pop("ratios"))
         result.update(measured)
         result.setdefault("versions", {})[name] = __version__
