@@ -62,14 +62,14 @@ def bench_training(real: str | None, texts: str | None) -> dict[str, Any]:
         "training_over_one_text_a_batch": rates["lora"] / rates["lora, one text"],
         "training_over_all_weights": rates["lora"] / rates["full"],
     }
-    measured: dict[str, Any] = {"seconds_100_steps": whole, "tokens_per_second": rates}
+    measured: dict[str, Any] = {"training": {"seconds_100_steps": whole, "tokens_per_second": rates}}
     if real and texts:
         model = load_model(real, dtype="float32")
         train, validation, _ = split_task(load_task(texts, limit=150))
         own = {name: speed(model, train, validation, 5, **kinds[name], max_length=32) for name in ("lora", "full")}
         ratios["training_over_all_weights_real"] = own["lora"] / own["full"]
-        measured["real"] = {"model": Path(real).name, "tokens_per_second": own}
-    return {"ratios": ratios, "training": measured}
+        measured["training_real"] = {"model": Path(real).name, "tokens_per_second": own}
+    return {"ratios": ratios, **measured}
 
 
 def bench_study() -> dict[str, Any]:
