@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ntps.models.language_model import LanguageModel
 
 FILE = "representations.safetensors"
+MANY_UNKNOWN = 0.1  # share of tokens that a tokenizer does not know beyond which it is said
 SLOW_BATCH = 5.0  # seconds of a batch beside which a GPU's start does not matter
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def collect(
     tokens = processes.together(lambda: _tokens(model, texts, settings, name))
     lengths = tokens.lengths
     if processes.is_main:
-        _log_losses(tokens, settings.max_length)
+        _log_losses(model, tokens, settings.max_length)
     alone = processes.count == 1 and not hasattr(model.model, "hf_device_map")  # several share memory, or have several
     plan = (plan_that_fits if alone else plan_of)(model, lengths, settings, batch_size)
     batches = processes.share(plan_batches(lengths, plan.batch_size))
@@ -149,6 +150,7 @@ def collect(
             "max_length": settings.max_length,
             "n_skipped": int((lengths == 0).sum()),
             "n_truncated": tokens.n_truncated,
+            "n_unknown": _unknown(model, tokens),
             "pooling": "mean over tokens" if settings.pooling == "mean" else "last token",
             "n_parameters": model.n_parameters,
             "memory_bytes": plan.needs.get(plan.device, plan.needs["memory"]),
@@ -294,14 +296,25 @@ def _after(batches: Sequence[np.ndarray], done: int) -> list[np.ndarray]:
     return left
 
 
-def _log_losses(tokens: Tokens, max_length: int) -> None:
-    """Log how many texts were left out or cut."""
+def _unknown(model: "LanguageModel", tokens: Tokens) -> int:
+    """Return how many tokens stand for words that the tokenizer does not know."""
+    names = ("bos", "eos", "pad", "cls", "sep")
+    others = [getattr(model.tokenizer, f"{name}_token_id", None) for name in names]  # one of which some take for it
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    return 0 if unknown is None or unknown in others else int((tokens.ids == unknown).sum())
+
+
+def _log_losses(model: "LanguageModel", tokens: Tokens, max_length: int) -> None:
+    """Log how many texts were left out or cut, and how many tokens say nothing if they are many."""
     n, left_out = len(tokens.lengths), int((tokens.lengths == 0).sum())
     if left_out:
         logger.warning("%d of %d texts have no token and were left out.", left_out, n)
     if tokens.n_truncated:
         message = "%d of %d texts are longer than %d tokens and were cut."
         logger.warning(message, tokens.n_truncated, n, max_length)
+    unknown = _unknown(model, tokens)
+    if unknown > MANY_UNKNOWN * len(tokens.ids):
+        logger.warning("%d of %d tokens stand for words that %s does not know.", unknown, len(tokens.ids), model.name)
 
 
 class _Foresight:

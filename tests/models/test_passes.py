@@ -931,3 +931,17 @@ for turn in range(8):
     made = Representations.load(tmp_path / "representations.safetensors")
     fresh = collect(load_model(tiny_llama, device="cpu"), task, prefix=made.metadata["settings"]["prefix"])
     np.testing.assert_array_equal(made.next_token.cross, fresh.next_token.cross)
+
+
+@pytest.mark.parametrize(("words", "unknown", "said"), [("good film", 0, False), ("good zyx film", 10, True)])
+def test_words_that_the_tokenizer_does_not_know(tiny_llama, caplog, words, unknown, said):
+    model = load_model(str(tiny_llama))
+    found = collect(model, [words] * 10, progress=False)
+    assert found.metadata["n_unknown"] == unknown
+    assert (f"{unknown} of {found.n_tokens} tokens stand for words that" in caplog.text) == said
+
+
+def test_an_unknown_token_that_has_another_meaning_is_not_counted(tiny_llama):
+    model = load_model(str(tiny_llama))
+    model.tokenizer.unk_token = model.tokenizer.bos_token
+    assert collect(model, ["good zyx film"], progress=False).metadata["n_unknown"] == 0
