@@ -464,10 +464,10 @@ class ScoreResult(Record):
             facts = self.metadata
             sizes = dict(zip(facts.get("classes", ()), facts.get("class_sizes", ()), strict=False))
             notes += held_out_limits(self.kind, self.n_texts, sizes, self.settings.get("folds", 0))
-        if self.metadata.get("n_repeated"):
+        if repeated := self.metadata.get("n_repeated"):
             notes.append(
-                f"{self.metadata['n_repeated']:,} of {self.n_texts:,} texts have the same tokens as another one; such "
-                "texts share a fold and count once in intervals."
+                f"{repeated:,} of {self.n_texts:,} texts {'has' if repeated == 1 else 'have'} the same tokens as "
+                "another one; such texts share a fold and count once in intervals."
             )
         if self.metadata.get("n_unlabelled"):
             notes.append(f"{self.metadata['n_unlabelled']:,} texts without a label were left out.")
