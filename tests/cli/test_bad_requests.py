@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.gains import fixed
-from helpers.models import WORDS
+from helpers.models import FILMS
 
 from ntps.cli import app as cli
 
@@ -334,7 +334,7 @@ def kept(tmp_path_factory, tiny_llama):
     """A folder with everything that a request may name."""
     folder = tmp_path_factory.mktemp("place")
     shutil.copytree(tiny_llama, folder / "MODEL")
-    rows = [f"a good film {WORDS[40 + n % 7]} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(40)]
+    rows = [f"{text},{'yes' if n % 2 else 'no'}" for n, text in enumerate(FILMS[:40])]
     (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     (folder / "one_class.csv").write_text("text,label\na,x\nb,x\n")
     (folder / "one_value.csv").write_text("text,label\na,0.5\nb,0.5\n")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.models import save_tiny
+from helpers.models import FILMS, save_tiny
 
 ROOT = Path(__file__).parents[1]
 ENV = {
@@ -55,7 +55,7 @@ ntps.cli.app.main()
 @pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, forks, number, status):
-    rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(60)]
+    rows = [f"{text},{'yes' if n % 2 else 'no'}" for n, text in enumerate(FILMS)]
     (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     program = SIGNALLED.format(folder=str(tmp_path), number=int(number), model=str(tiny_llama))
     (done,) = forks.run(program)
@@ -90,7 +90,7 @@ ntps.cli.app.main()
 @pytest.mark.long
 def test_a_ranking_killed_in_a_later_model_reads_no_earlier_one_again(tmp_path, tiny_llama, forks):
     save_tiny(tmp_path / "second", "gpt2")
-    rows = [f"a good film {n % 7} tree{' the' * (n // 7)},{'yes' if n % 2 else 'no'}" for n in range(60)]
+    rows = [f"{text},{'yes' if n % 2 else 'no'}" for n, text in enumerate(FILMS)]
     (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     models = ["--model", str(tiny_llama), "--model", "second"]
 

@@ -7,14 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from helpers.models import WORDS
+from helpers.models import FILMS
 
 from ntps.cli import app as cli
 from ntps.cli import options
 
 pytestmark = pytest.mark.slow
 
-TEXTS = [f"a good film {WORDS[40 + n % 7]} tree{' the' * (n // 7)}" for n in range(40)]
+TEXTS = FILMS[:40]
 
 
 @pytest.fixture

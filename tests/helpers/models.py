@@ -9,6 +9,7 @@ _LINE = (
     "red blue green old new long short cat dog bird tree house car train rain sun"
 )
 WORDS = _LINE.split()
+FILMS = [f"a good film {WORDS[40 + n % 7]} tree{' the' * (n // 7)}" for n in range(60)]  # all different
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
