@@ -31,6 +31,7 @@ from ntps.scoring.readouts import Readout, choose_layer, compare_readouts, share
 RESULT = Path(__file__).parent / "results" / "coverage.csv"
 FRESH = 4_000
 LAYERS = 6
+MANY_LAYERS = 12
 REAL = "real values"
 NAMED, NOISE_LABELS = "a best layer is named", "labels without meaning"
 Key = tuple[str, int, int, int, str]  # interval, n, d, classes, what
@@ -54,6 +55,12 @@ ACCURACIES = [
     {"n": 300, "d": 64, "classes": 2, "repeats": 0.3, "what": "30 % of texts are repeats"},
 ]
 GAINS = [{"n": n, "d": d, "classes": c} for n, d, c in ((200, 64, 2), (300, 64, 5), (1000, 64, 2), (1000, 200, 5))]
+BEST = f"R2 of the best of {MANY_LAYERS} layers"
+BESTS = [
+    {"n": n, "d": d, "classes": c, "signal": signal, "what": what}
+    for n, d, c in ((100, 64, 2), (300, 64, 2), (1000, 64, 2))
+    for signal, what in ((3.0, ""), (1.0, "weak labels"))
+]
 NOISE = [{"n": n, "d": d, "classes": c} for n, d, c in ((100, 64, 2), (300, 64, 5), (300, 200, 2))]
 
 
@@ -112,8 +119,11 @@ class World:
 
 def readout_and_truth(
     states: torch.Tensor, labels: np.ndarray, groups: np.ndarray, fresh: tuple[torch.Tensor, np.ndarray], seed: int
-) -> tuple[Readout, float, np.ndarray]:
-    """Return the readout of all directions, the R^2 that its folds reach on fresh texts, and the folds."""
+) -> tuple[Readout, np.ndarray, np.ndarray]:
+    """Return the readout of all directions, its and the baseline's errors on fresh texts (folds, 2), and the folds.
+
+    Errors are weighted by the texts of each fold; see `reached`.
+    """
     targets, fresh_targets = (_targets(each, labels) for each in (labels, fresh[1]))
     fold_of = assign_folds(labels, groups=groups, seed=seed)
     assert fold_of is not None
@@ -121,7 +131,7 @@ def readout_and_truth(
     each = targets.shape[1] if labels.ndim == 2 else 1  # several labels: each has its own penalty
     errors = torch.zeros(len(RIDGES), len(labels), each, dtype=torch.float64)
     baseline = torch.zeros(len(labels), dtype=torch.float64)
-    reached = []
+    beyond_folds = []
     both = torch.cat([states, fresh[0]])
     for split in splits(states, folds):
         mean = targets[split.train].mean(0)
@@ -136,12 +146,21 @@ def readout_and_truth(
             residuals[:, rows] = squared if each > 1 else squared.sum(2, keepdim=True)
         errors[:, split.test] = residuals[:, : len(split.test)]
         fresh_baseline = float(truth[len(split.test) :].square().sum())
-        reached.append((split.test, residuals[:, len(split.test) :].sum(1), fresh_baseline))
+        beyond_folds.append((split.test, residuals[:, len(split.test) :].sum(1), fresh_baseline))
     chosen = choose_elsewhere(errors, folds)
     picked = errors.gather(0, chosen[None])[0].sum(1)
-    on_fresh = sum(len(test) * float(sums.gather(0, chosen[test[0]][None]).sum()) for test, sums, _ in reached)
+    on_fresh = [
+        (len(test) * float(sums.gather(0, chosen[test[0]][None]).sum()), len(test) * total)
+        for test, sums, total in beyond_folds
+    ]
     readout = Readout(name="", errors=picked.numpy(), baseline=baseline.numpy(), groups=groups)
-    return readout, 1 - on_fresh / sum(len(test) * total for test, _, total in reached), fold_of
+    return readout, np.array(on_fresh), fold_of
+
+
+def reached(on_fresh: np.ndarray) -> float:
+    """Return the R^2 on fresh texts of a readout's folds (folds, 2)."""
+    errors, baseline = on_fresh.sum(0)
+    return float(1 - errors / baseline)
 
 
 def _targets(values: np.ndarray, labels: np.ndarray) -> torch.Tensor:
@@ -172,8 +191,8 @@ def coverage_rows(replications: int, done: Container[Key]) -> Iterator[dict[str,
             half, half_truth, _ = readout_and_truth(
                 x[:, : cell.d // 2], labels, groups, (fresh[:, : cell.d // 2], fresh_labels), replication
             )
-            hits += covers(whole.interval(), truth)
-            pairs += covers(compare_readouts(whole, half).interval, truth - half_truth)
+            hits += covers(whole.interval(), reached(truth))
+            pairs += covers(compare_readouts(whole, half).interval, reached(truth) - reached(half_truth))
             values.append(whole.r2)
         common = {"n": cell.n, "d": cell.d, "classes": cell.classes, "what": cell.what, "nominal": 0.95}
         r2 = {"mean R2": round(float(np.mean(values)), 3), "replications": replications}
@@ -195,13 +214,13 @@ def accuracy_rows(replications: int, done: Container[Key]) -> Iterator[dict[str,
             fresh = world.features(fresh_labels).numpy()
             fold_of = assign_folds(labels, groups=groups, seed=replication)
             assert fold_of is not None
-            right, reached = 0, 0.0
+            right, on_fresh = 0, 0.0
             for fold in np.unique(fold_of):
                 train, test = fold_of != fold, fold_of == fold
                 classifier = RidgeClassifier(alpha=float(cell.d)).fit(x[train].numpy(), labels[train])
                 right += int((classifier.predict(x[test].numpy()) == labels[test]).sum())
-                reached += test.mean() * float((classifier.predict(fresh) == fresh_labels).mean())
-            hits += covers(share_interval(right / cell.n, len(np.unique(groups))), reached)
+                on_fresh += test.mean() * float((classifier.predict(fresh) == fresh_labels).mean())
+            hits += covers(share_interval(right / cell.n, len(np.unique(groups))), on_fresh)
             values.append(right / cell.n)
         yield {
             "interval": ACCURACY, "n": cell.n, "d": cell.d, "classes": cell.classes, "what": cell.what,
@@ -235,6 +254,40 @@ def gain_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any
         yield {
             "interval": GAIN, "n": cell.n, "d": cell.d, "classes": cell.classes, "what": cell.what, "nominal": 0.95,
             "reached": hits / len(forecast), "replications": replications,
+        }  # fmt: skip
+
+
+def best_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any]]:
+    """Yield how often the interval of the best layer, chosen without each fold, holds what its readouts reach."""
+    for number, options in enumerate(BESTS):
+        cell = Cell(**options)
+        if (BEST, cell.n, cell.d, cell.classes, cell.what) in done:
+            continue
+        hits, values, above = 0, [], []
+        for replication in range(replications):
+            world = World(np.random.default_rng([9, number, replication]), cell)
+            x, labels, groups = world.texts()
+            fresh_labels = world.rng.choice(labels, FRESH)
+            fresh = world.features(fresh_labels)
+
+            def layer(states: torch.Tensor, rng: np.random.Generator = world.rng) -> torch.Tensor:
+                return states + 0.5 * torch.from_numpy(rng.standard_normal(states.shape)).float()
+
+            layers = [
+                readout_and_truth(layer(x), labels, groups, (layer(fresh), fresh_labels), replication)
+                for _ in range(MANY_LAYERS)
+            ]
+            fold_of = layers[0][2]
+            choice = choose_layer(range(MANY_LAYERS), [readout for readout, *_ in layers], fold_of)
+            by_fold = [int(choice.by_fold[fold_of == fold][0]) for fold in np.unique(fold_of)]
+            truth = reached(np.stack([layers[best][1][fold] for fold, best in enumerate(by_fold)]))
+            hits += covers(choice.readout.interval(), truth)
+            values.append(choice.readout.r2)
+            above.append(choice.readout.r2 - truth)
+        yield {
+            "interval": BEST, "n": cell.n, "d": cell.d, "classes": cell.classes, "what": cell.what, "nominal": 0.95,
+            "reached": hits / replications, "replications": replications, "mean R2": round(float(np.mean(values)), 3),
+            "above": round(float(np.mean(above)), 3),
         }  # fmt: skip
 
 
@@ -280,7 +333,7 @@ def main() -> None:
     earlier = pd.read_csv(RESULT).fillna({"what": ""}) if RESULT.exists() else pd.DataFrame({"replications": []})
     rows = earlier[earlier.replications.eq(count) & earlier.get("d", pd.Series()).notna()].to_dict("records")
     done = {(row["interval"], int(row["n"]), int(row["d"]), int(row["classes"]), row["what"]) for row in rows}
-    every = (noise_rows, accuracy_rows, gain_rows, coverage_rows)
+    every = (noise_rows, accuracy_rows, gain_rows, coverage_rows, best_rows)
     for row in chain.from_iterable(rows_of(count, done) for rows_of in every):
         print(row, flush=True)
         rows.append(row)

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_of_loss(model: "LanguageModel", train: "Task", *, max_length: int | None, seed: int) -> int:
-    """Return the number of the first block after which a linear readout of the training texts' labels is worse.
+    """Return the first block whose output reads the training texts' labels worse than an earlier layer.
 
     Args:
         model: From `ntps.load_model`.
@@ -33,9 +33,7 @@ def start_of_loss(model: "LanguageModel", train: "Task", *, max_length: int | No
         NtpsError: If a text has no token.
     """
     representations, processes = collect(model, train, max_length=max_length, progress=False), Processes(model.device)
-    labels = labels_of(representations)
-
-    last = representations.layers[-1]
+    labels, last = labels_of(representations), representations.layers[-1]
 
     def choose() -> int:
         fold_of = assign_folds(labels.values, groups=labels.groups, seed=seed)
