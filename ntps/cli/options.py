@@ -274,7 +274,7 @@ def train_settings(context: typer.Context, recipe: str | None, values: dict[str,
     chosen = {name.removeprefix("lora_"): value for name, value in chosen.items()}
     if chosen.get("target", "paper") not in TARGETS:
         chosen["target"] = tuple(name.strip() for name in chosen["target"].split(","))
-    with suppress(ValueError, KeyError):  # what is no number is judged with the other settings
+    with suppress(ValueError, KeyError):  # TrainSettings knows the word auto, and refuses others
         chosen["start_layer"] = int(chosen["start_layer"])
     if chosen.get("clip_norm") == 0:
         chosen["clip_norm"] = None

@@ -115,9 +115,11 @@ class TrainSettings(Record):
         one_of(self.schedule, SCHEDULES, "schedule")
         if self.dtype is not None:
             one_of(self.dtype, DTYPES, "dtype")
-        if isinstance(self.start_layer, str):
-            one_of(self.start_layer, ("auto",), "start_layer, where it is no number,")
-        else:
+        if self.start_layer != "auto":
+            if isinstance(self.start_layer, str):
+                raise NtpsError(
+                    f"start_layer is {self.start_layer!r}; it must be auto or a whole number of at least 0."
+                )
             whole(self.start_layer, 0, None, "start_layer")
         for name in ("steps", "rank", "batch_size", "accumulation", "evaluate_every"):
             whole(getattr(self, name), 1, None, name)
