@@ -207,7 +207,7 @@ LORA = [
     ("MODEL TASK --target ,", "--target"),
     ("MODEL TASK --rank 4 --target no_such_module", "no_such_module"),
     ("MODEL TASK --rank 4 --start-layer 9", "--start-layer is 9; the last block"),
-    ("MODEL TASK --start-layer late", "--start-layer is 'late'; it must be auto or a number"),
+    ("MODEL TASK --start-layer late", "--start-layer is 'late'; it must be auto or a whole number"),
     ("MODEL TASK --start-layer -1", "--start-layer is -1"),
     ("MODEL TASK --start-layer 1.5", "--start-layer"),
     ("MODEL TASK --accumulation 0", "--accumulation"),

@@ -122,5 +122,5 @@ def test_only_training_texts_decide(drowning, task, monkeypatch):
 
 
 def test_what_is_neither_a_number_nor_auto():
-    with pytest.raises(NtpsError, match="start_layer is 'late'; it must be auto or a number of at least 0"):
+    with pytest.raises(NtpsError, match="start_layer is 'late'; it must be auto or a whole number of at least 0"):
         TrainSettings(start_layer="late")
