@@ -2,6 +2,7 @@
 
     python -m benchmarks.forecast run --output runs.jsonl                 # the bundled grid: hours on two cores
     python -m benchmarks.forecast run --output runs.jsonl --model DIR --task set.jsonl ... --texts 200 600
+    python -m benchmarks.forecast run ... --recipe paper --steps 1000     # the authors' LoRA
     python -m benchmarks.forecast table runs.jsonl ...                    # benchmarks/results/forecast.csv
     python -m benchmarks.forecast errors                                  # of the committed table
     python -m benchmarks.forecast calibrate                               # on it: ntps/study/data
@@ -9,7 +10,8 @@
 A run takes n labelled texts as a user has them: frozen quantities are read from all n, training and the choice of the
 step too, and the gain is judged on other texts. Cells are run in random order and written one line each, so a grid that
 is stopped is a sample of the whole, and is continued by the same command; cells of the table are not run again.
-`--device cuda` and `--workers N` put several runs on one card.
+`--device cuda` and `--workers N` put several runs on one card. The gain is over the converged probe of the frozen
+model, also where training starts from a random head; forecasts and calibrations are of our recipe's runs alone.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from ntps.errors import NtpsError
 from ntps.finetune import TrainSettings
 from ntps.finetune.before_after import load_for_training
 from ntps.finetune.changes import find_intruders
+from ntps.finetune.head import Head, fit_head
 from ntps.finetune.look import saved_losses
 from ntps.finetune.loop import Trainer
 from ntps.finetune.train import FineTuned
@@ -84,23 +87,30 @@ SCORED = ("ntps", "explained_heldout", "ceiling_heldout")
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a model, a task at one strength, a number of texts and a seed."""
+    """One run: a model, a task at one strength, a number of texts, a seed and a recipe, `"ours"` or `"paper"`."""
 
     model: str
     task: str
     noise: float
     n_texts: int
     seed: int
+    recipe: str = "ours"
 
     @property
-    def key(self) -> tuple[str, str, float, int, int]:
+    def key(self) -> tuple[str, str, float, int, int, str]:
         """What its line in the file is known by."""
-        return Path(self.model).name, Path(self.task).stem, self.noise, self.n_texts, self.seed
+        return Path(self.model).name, Path(self.task).stem, self.noise, self.n_texts, self.seed, self.recipe
+
+    def settings(self, steps: int) -> TrainSettings:
+        """Return the options of its training."""
+        if self.recipe == "ours":
+            return TrainSettings(steps=steps, max_length=MAX_LENGTH)
+        return TrainSettings.recipe(self.recipe, steps=steps, max_length=MAX_LENGTH)
 
 
 @lru_cache(maxsize=len(MODELS))
-def loaded_model(name: str, device: str) -> LanguageModel:
-    return load_for_training(name, device=device)
+def loaded_model(name: str, device: str, dtype: str | None) -> LanguageModel:
+    return load_for_training(name, device=device, dtype=dtype)
 
 
 @lru_cache(maxsize=4)
@@ -108,13 +118,13 @@ def read_task(name: str) -> Task:
     return ntps.load_task(name)
 
 
-def texts_of(cell: Cell) -> tuple[Task, Task]:
-    """Return the texts of a cell, and other texts to judge it on."""
+def texts_of(cell: Cell, n_test: int) -> tuple[Task, Task]:
+    """Return the texts of a cell, and at most `n_test` other texts to judge it on."""
     if cell.task.startswith("miniworld/"):
         given = {"n": cell.n_texts, "noise": cell.noise, "seed": cell.seed}
-        return ntps.load_task(cell.task, **given), ntps.load_task(cell.task, **given | {"n": N_TEST, "split": "test"})
+        return ntps.load_task(cell.task, **given), ntps.load_task(cell.task, **given | {"n": n_test, "split": "test"})
     task = read_task(cell.task)
-    n_test = min(N_TEST, len(task) - cell.n_texts)
+    n_test = min(n_test, len(task) - cell.n_texts)
     rest, test = task.split(n_test / len(task), seed=cell.seed)
     if len(rest) > cell.n_texts:
         rest = rest.split(1 - cell.n_texts / len(rest), seed=cell.seed)[0]
@@ -169,24 +179,32 @@ def evaluated(trainer: Trainer, step: int, gained: np.ndarray) -> dict[str, floa
     }
 
 
-def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
+def probe_of(trainer: Trainer, train: Task) -> Head:
+    """Return the converged probe of the frozen features, from which our recipe starts."""
+    if trainer.settings.head == "probe":
+        return trainer.initial_head
+    features = pooled_features(trainer.model, trainer.network, trainer.ids)
+    return fit_head(features, train.labels, train.n_classes, seed=trainer.seed)
+
+
+def run(cell: Cell, steps: int, device: str, n_test: int) -> dict[str, Any]:
     """Run one cell; a dictionary of JSON values, `error` alone where it could not be run."""
     started = time.perf_counter()
     try:
-        model = loaded_model(cell.model, device)
-        task, test = texts_of(cell)
+        settings = cell.settings(steps)
+        model = loaded_model(cell.model, device, settings.dtype)
+        task, test = texts_of(cell, n_test)
         frozen = replace(model, model=without_head(model.model))
         row = frozen_quantities(frozen, task, cell.seed)
-        settings = TrainSettings(steps=steps, max_length=MAX_LENGTH)
         train, validation = task.split(settings.validation, seed=cell.seed)
         trainer = Trainer(frozen, train, validation, settings, seed=cell.seed)
         ids = encode(frozen, test.texts, MAX_LENGTH)
 
-        def correct() -> np.ndarray:
+        def correct(head: Head) -> np.ndarray:
             features = pooled_features(frozen, trainer.network, ids)
-            return trainer.head.predict(features.numpy()) == test.labels
+            return head.predict(features.numpy()) == test.labels
 
-        before = correct()
+        before = correct(probe_of(trainer, train))
         seconds = 0.0
         mark = time.perf_counter()
         for step in trainer.run():
@@ -197,13 +215,15 @@ def run(cell: Cell, steps: int, device: str) -> dict[str, Any]:
                 row[f"saved_{step}_se"] = float(saved.std(ddof=1) / math.sqrt(len(saved)))
                 row[f"seconds_{step}"] = seconds
                 mark = time.perf_counter()
-            if step % settings.evaluate_every == 0:  # what another rule of keeping would have kept
+            if (
+                cell.recipe == "ours" and step % settings.evaluate_every == 0
+            ):  # what another rule of keeping would have kept
                 seconds += time.perf_counter() - mark
-                row |= evaluated(trainer, step, correct() - before.astype(float))
+                row |= evaluated(trainer, step, correct(trainer.head) - before.astype(float))
                 mark = time.perf_counter()
         row["validation_loss"] = trainer.progress.curve[0].validation_loss
         row["seconds_training"] = seconds + time.perf_counter() - mark
-        after = correct()
+        after = correct(trainer.head)
         tuned = FineTuned(
             base=frozen, network=trainer.network.eval(), adapter=trainer.adapter, head=trainer.head,
             initial_head=trainer.initial_head, settings=trainer.settings, seed=cell.seed, curve=[],
@@ -234,14 +254,14 @@ def start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def run_all(cells: list[Cell], steps: int, device: str, workers: int) -> Iterator[dict[str, Any]]:
+def run_all(cells: list[Cell], workers: int, *, steps: int, device: str, n_test: int) -> Iterator[dict[str, Any]]:
     if workers == 1:
-        yield from (run(cell, steps, device) for cell in cells)
+        yield from (run(cell, steps, device, n_test) for cell in cells)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
     try:
-        for done in as_completed([pool.submit(run, cell, steps, device) for cell in cells]):
+        for done in as_completed([pool.submit(run, cell, steps, device, n_test) for cell in cells]):
             yield done.result()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -253,7 +273,7 @@ def make_runs(given: argparse.Namespace) -> None:
     noises = STRENGTHS if bundled else (0.0,)
     tasks = given.task or [f"miniworld/{name}" for name in miniworld.task_names()]
     texts = given.texts or ([200, 600, 2000] if bundled else [200, 600])
-    grid = itertools.product(given.model or MODELS, tasks, noises, texts, range(given.seeds))
+    grid = itertools.product(given.model or MODELS, tasks, noises, texts, range(given.seeds), [given.recipe])
     cells = [Cell(*each) for each in grid]
     lines = given.output.read_text().splitlines() if given.output.exists() else []
     table = pd.read_csv(TABLE)[list(Cell.__dataclass_fields__)].to_dict("records") if TABLE.exists() else []
@@ -261,8 +281,9 @@ def make_runs(given: argparse.Namespace) -> None:
     cells = [cell for cell in cells if cell.key not in known]
     order = np.random.default_rng(0).permutation(len(cells))
     started = time.perf_counter()
+    options = {"steps": given.steps, "device": given.device, "n_test": given.test}
     with given.output.open("a") as file:
-        for row in run_all([cells[index] for index in order], given.steps, given.device, given.workers):
+        for row in run_all([cells[index] for index in order], given.workers, **options):
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
             if given.seconds and time.perf_counter() - started > given.seconds:
@@ -283,9 +304,10 @@ def make_table(given: argparse.Namespace) -> None:
     print(f"{len(frame)} runs, {len(failed)} left out")
 
 
-def read_table() -> pd.DataFrame:
-    """Return the committed table, with the inputs that are made of its columns."""
+def read_table(recipe: str = "ours") -> pd.DataFrame:
+    """Return the committed runs of a recipe, with the inputs that are made of the table's columns."""
     frame = pd.read_csv(TABLE)
+    frame = frame[frame["recipe"] == recipe].reset_index(drop=True)
     frame["bundled"] = frame["model"].str.startswith("miniworld")
     frame["tuned"] = frame["best_step"] > 0
     frame["room"] = 1 - frame["accuracy"]
@@ -400,7 +422,9 @@ def main() -> None:
     command.add_argument("--task", nargs="+")
     command.add_argument("--texts", type=int, nargs="+")
     command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--recipe", choices=("ours", "paper"), default="ours")
     command.add_argument("--steps", type=int, default=100)
+    command.add_argument("--test", type=int, default=N_TEST, help="number of texts that judge the gain, at most")
     command.add_argument("--device", default="cpu")
     command.add_argument("--workers", type=int, default=1)
     command.add_argument("--seconds", type=float, help="start no run after this time")
