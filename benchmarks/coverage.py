@@ -131,7 +131,7 @@ def readout_and_truth(
     each = targets.shape[1] if labels.ndim == 2 else 1  # several labels: each has its own penalty
     errors = torch.zeros(len(RIDGES), len(labels), each, dtype=torch.float64)
     baseline = torch.zeros(len(labels), dtype=torch.float64)
-    beyond_folds = []
+    beyond_folds, loo_errors = [], []
     both = torch.cat([states, fresh[0]])
     for split in splits(states, folds):
         mean = targets[split.train].mean(0)
@@ -140,8 +140,11 @@ def readout_and_truth(
             states=both, train=split.train, test=torch.cat([split.test, torch.arange(len(labels), len(both))])
         )
         truth = torch.cat([targets[split.test], fresh_targets]) - mean
+        cross = beyond.cross(targets[split.train] - mean)
+        left_out = beyond.loo_errors(cross, targets[split.train] - mean, torch.from_numpy(groups)[split.train], RIDGES)
+        loo_errors.append((left_out if each > 1 else left_out.sum(1, keepdim=True)).amin(0).sum())
         residuals = torch.zeros(len(RIDGES), len(truth), each, dtype=torch.float64)
-        for rows, fitted in beyond.ridge(beyond.cross(targets[split.train] - mean), RIDGES):
+        for rows, fitted in beyond.ridge(cross, RIDGES):
             squared = (truth[rows] - fitted).square()
             residuals[:, rows] = squared if each > 1 else squared.sum(2, keepdim=True)
         errors[:, split.test] = residuals[:, : len(split.test)]
@@ -153,7 +156,13 @@ def readout_and_truth(
         (len(test) * float(sums.gather(0, chosen[test[0]][None]).sum()), len(test) * total)
         for test, sums, total in beyond_folds
     ]
-    readout = Readout(name="", errors=picked.numpy(), baseline=baseline.numpy(), groups=groups)
+    readout = Readout(
+        name="",
+        errors=picked.numpy(),
+        baseline=baseline.numpy(),
+        groups=groups,
+        loo_errors=torch.stack(loo_errors),
+    )
     return readout, np.array(on_fresh), fold_of
 
 
@@ -258,7 +267,7 @@ def gain_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any
 
 
 def best_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any]]:
-    """Yield how often the interval of the best layer, chosen without each fold, holds what its readouts reach."""
+    """Yield how often the interval of the layer that is chosen on the other folds' texts holds what it reaches."""
     for number, options in enumerate(BESTS):
         cell = Cell(**options)
         if (BEST, cell.n, cell.d, cell.classes, cell.what) in done:
@@ -308,9 +317,11 @@ def noise_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, An
             for _ in range(LAYERS):  # layers of one model have much in common
                 layer = (x + 0.5 * torch.from_numpy(world.rng.standard_normal(x.shape))).float()
                 none = torch.zeros(cell.d, 0, dtype=torch.float64)
-                held_out = held_out_errors(layer, targets, torch.from_numpy(fold_of), none, ())
+                folds = torch.from_numpy(fold_of)
+                held_out = held_out_errors(layer, targets, folds, none, (), groups=torch.from_numpy(groups))
                 errors, baseline = held_out.ceiling_errors.numpy(), held_out.baseline.numpy()
-                readouts.append(Readout(name="", errors=errors, baseline=baseline, groups=groups))
+                common = {"baseline": baseline, "groups": groups, "loo_errors": held_out.loo_errors}
+                readouts.append(Readout(name="", errors=errors, **common))
             named += choose_layer(range(LAYERS), readouts, fold_of).holds
         yield {
             "interval": NAMED,

@@ -42,6 +42,8 @@ class HeldOut:
         baseline: (n,) squared error of predicting the mean target of the other folds.
         predicted: (n,) target with the largest out-of-fold prediction from all directions: the class, if one-hot.
         fitted: (n, c) the predictions themselves from all directions, where they were asked for.
+        loo_errors: (folds,) for each fold the summed squared error, from all directions, of the texts of the *other*
+            folds, each left out of the readout together with its equals; `None` without `groups`.
     """
 
     ks: tuple[int, ...]
@@ -52,6 +54,7 @@ class HeldOut:
     baseline: Tensor = field(repr=False)
     predicted: Tensor = field(repr=False)
     fitted: Tensor | None = field(default=None, repr=False)
+    loo_errors: Tensor | None = field(default=None, repr=False)
 
     @property
     def ceiling(self) -> float:
@@ -106,6 +109,7 @@ def held_out_errors(
     ridges: Sequence[float] = RIDGES,
     separate: bool = False,
     keep_fitted: bool = False,
+    groups: Tensor | None = None,
 ) -> HeldOut:
     """Evaluate readouts of V's first k directions, and of all d, on folds they were not fitted on.
 
@@ -126,6 +130,8 @@ def held_out_errors(
         separate: Whether each target has its own penalty; for one-hot labels, all have one. What is kept by text then
             takes c times the memory.
         keep_fitted: Whether to return predictions, which takes memory for (len(ridges), n, c) numbers.
+        groups: (n,) equal numbers for equal texts; if given, leave-one-out errors are returned too. They know nothing
+            of the fold, so whatever is chosen by them may be judged on it.
 
     Raises:
         NtpsError: If there are fewer than two folds.
@@ -138,11 +144,15 @@ def held_out_errors(
     predicted = torch.zeros(len(ridges), n, dtype=torch.int32)
     kept = torch.zeros(len(ridges), *targets.shape, dtype=torch.float64) if keep_fitted else None
     baseline = torch.zeros(n, dtype=torch.float64)
+    loo_errors = None if groups is None else torch.zeros(len(folds), dtype=torch.float64)
     for number, split in enumerate(splits(states, fold_of, V=V[:, : max(ks, default=0)], part=part)):
         train, test = targets[split.train], targets[split.test]
         mean = train.mean(0)
         baseline[split.test] = (test - mean).square().sum(1)
         cross = split.cross(train - mean)
+        if groups is not None and loo_errors is not None:
+            left_out = split.loo_errors(cross, train - mean, groups[split.train], ridges)
+            loo_errors[number] = _by_penalty(left_out, separate).amin(0).sum()
         for index, k in enumerate(sizes):
             for rows, fitted in split.ridge(cross[:k], ridges):
                 values = fitted + mean
@@ -172,6 +182,7 @@ def held_out_errors(
         baseline=baseline,
         predicted=predicted.gather(0, of_text[..., 0])[0].long(),
         fitted=None if kept is None else kept.gather(0, of_text.expand(-1, *targets.shape))[0],
+        loo_errors=loo_errors,
     )
 
 
@@ -320,6 +331,11 @@ class Split:
             yield slice(start, start + step), self.states[rows[start : start + step]]
 
     @cached_property
+    def _unit(self) -> float:
+        """The trace of the training texts' Gram over d: what a penalty of 1 is."""
+        return len(self.train) * float((self._mean_and_scale[1] > 0).double().mean())
+
+    @cached_property
     def _rotation(self) -> Tensor | None:
         if self.V is None or not self.V.numel():
             return None
@@ -362,12 +378,19 @@ class Split:
             result += targets[place].T @ rows
         return self._rotated(result).T
 
+    @cached_property
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        return self._decompose(self.states.shape[1])
+
     def eigenbasis(self, k: int) -> tuple[Tensor, Tensor]:
         """Decompose the first k coordinates Z_k of the training texts.
 
         Returns:
             Orthonormal E (k, r) and the eigenvalues (r,) of E^T Z_k^T Z_k E, which is diagonal.
         """
+        return self._whole if k == self.states.shape[1] else self._decompose(k)
+
+    def _decompose(self, k: int) -> tuple[Tensor, Tensor]:
         if k <= len(self.train):
             values, basis = torch.linalg.eigh(self._gram[:k, :k])
         else:
@@ -389,11 +412,50 @@ class Split:
         """
         k, targets = cross.shape
         basis, values = self.eigenbasis(k)
-        unit = len(self.train) * float((self._mean_and_scale[1] > 0).double().mean())
-        penalties = unit * torch.tensor(ridges, dtype=torch.float64)
+        penalties = self._unit * torch.tensor(ridges, dtype=torch.float64)
         projected = basis.T @ cross  # (r, m)
         step = max(1, _BLOCK // max(1, len(ridges) * targets))
         for start in range(0, len(self.test), step):
             rows = slice(start, start + step)
             inside = self._test_coordinates[rows, :k] @ basis
             yield rows, torch.stack([(inside / (values + penalty)) @ projected for penalty in penalties])
+
+    def loo_errors(self, cross: Tensor, targets: Tensor, groups: Tensor, ridges: Sequence[float]) -> Tensor:
+        """Return the squared error of each training text by the readout without it and its equals, summed over texts.
+
+        In closed form: with the leverage h of a text (intercept included), m equals with residuals e_1 ... e_m leave
+        e_i + h (e_1 + ... + e_m) / (1 - m h) when they are all left out. Means and scales keep them.
+
+        Args:
+            cross: (d, c) from `cross`.
+            targets: (n_train, c) centred targets.
+            groups: (n_train,) equal numbers for equal texts.
+            ridges: Penalties in units of the mean variance of the standardised states.
+
+        Returns:
+            (len(ridges), c) float64.
+        """
+        basis, values = self._whole
+        weights = 1 / (values + self._unit * torch.tensor(ridges, dtype=torch.float64)[:, None])  # (ridges, r)
+        readout = weights[:, :, None] * (basis.T @ cross)  # (ridges, r, c)
+        directions = basis if self._rotation is None else self._rotation @ basis
+        result = torch.zeros(len(ridges), targets.shape[1], dtype=torch.float64)
+        step = max(1, _BLOCK // (self.states.shape[1] + result.numel()))
+        for rows, group in _whole_groups(groups, step):
+            inside = torch.cat([states @ directions for _, states in self._standardized(self.train[rows])])
+            leverage = inside.square() @ weights.T + 1 / len(self.train)  # (texts, ridges)
+            residuals = targets[rows] - inside @ readout
+            sizes = group.bincount()[group].double()
+            sums = torch.zeros_like(residuals[:, : int(group[-1]) + 1]).index_add_(1, group, residuals)[:, group]
+            left = (1 - sizes[:, None] * leverage).clamp_min(torch.finfo(torch.float64).eps)
+            result += (residuals + (leverage / left).T[..., None] * sums).square().sum(1)
+        return result
+
+
+def _whole_groups(groups: Tensor, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of about `step` texts, equal texts (`groups`) together, and the number of each row's group from 0."""
+    order = groups.argsort(stable=True)
+    _, counts = groups[order].unique_consecutive(return_counts=True)
+    block = ((counts.cumsum(0) - 1) // step).repeat_interleave(counts)
+    for rows in order.split(block.unique_consecutive(return_counts=True)[1].tolist()):
+        yield rows, groups[rows].unique_consecutive(return_inverse=True)[1]

@@ -153,12 +153,15 @@ class Solved:
         members = [torch.nonzero(self.fold_of == fold)[:, 0] for fold in self.fold_of.unique().tolist()]
         return tuple(PooledMoments.of(self.states[rows], self.targets[rows]) for rows in members)
 
-    def held_out(self, ks: Sequence[int], *, by_text: Sequence[int] | None = None) -> HeldOut:
+    def held_out(
+        self, ks: Sequence[int], *, by_text: Sequence[int] | None = None, groups: Tensor | None = None
+    ) -> HeldOut:
         """Return what V's first k directions, for each of `ks`, and all directions read on texts held out.
 
         Args:
             ks: Numbers of directions.
             by_text: Those whose errors to keep text by text; see `held_out_errors`.
+            groups: (n,) equal numbers for equal texts, for leave-one-out errors.
 
         Raises:
             NtpsError: If there are no folds.
@@ -166,7 +169,14 @@ class Solved:
         if self.fold_of is None:
             raise NtpsError("this layer was solved without folds.")
         return held_out_errors(
-            self.states, self.targets, self.fold_of, self.V.vectors, ks, by_text=by_text, separate=self.separate
+            self.states,
+            self.targets,
+            self.fold_of,
+            self.V.vectors,
+            ks,
+            by_text=by_text,
+            separate=self.separate,
+            groups=groups,
         )
 
     def without_fold(self, fold: int) -> Solved:

@@ -52,12 +52,14 @@ def layer_readouts(
         fold_of: (n,) fold of each labelled text.
         origin: Fingerprint of texts, labels and folds.
     """
-    folds = torch.from_numpy(fold_of)
+    folds, groups = torch.from_numpy(fold_of), torch.from_numpy(labels.groups)
     readouts = []
     for layer in representations.layers:
         states = torch.from_numpy(labels.states(representations, layer))
         none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
-        held_out = held_out_errors(states, labels.targets, folds, none, (), separate=labels.kind == "multilabel")
+        held_out = held_out_errors(
+            states, labels.targets, folds, none, (), separate=labels.kind == "multilabel", groups=groups
+        )
         readouts.append(
             Readout(
                 name=f"layer {layer}",
@@ -65,6 +67,7 @@ def layer_readouts(
                 baseline=held_out.baseline.numpy(),
                 groups=labels.groups,
                 origin=origin,
+                loo_errors=held_out.loo_errors,
             )
         )
     return readouts

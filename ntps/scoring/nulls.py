@@ -139,7 +139,8 @@ def r2_of_sums(fold_sums: np.ndarray) -> np.ndarray:
 def choice_p(nulls: Sequence[LayerNull]) -> float:
     """Return the p-value of the held-out R^2 of a layer that is chosen, in each fold, by the errors on the others.
 
-    The choice is repeated for every shuffle of the labels, which all layers share.
+    The choice is repeated for every shuffle of the labels, which all layers share, so it flatters shuffled labels as
+    much as the true ones: leave-one-out errors of every shuffle would cost more and change nothing.
     """
     sums = np.stack([null.fold_sums for null in nulls if null.fold_sums is not None])  # (layers, B + 1, folds, 2)
     errors = sums[..., 0]

@@ -127,6 +127,8 @@ def readouts_of(held_out: HeldOut, layer: int, k_v: int, groups: np.ndarray, ori
         baseline=held_out.baseline.numpy(),
         groups=groups,
         origin=origin,
+        loo_errors=held_out.loo_errors,
     )
-    through_v = replace(through_all, name=f"layer {layer} through V", errors=held_out.errors_at(k_v).numpy())
+    errors = held_out.errors_at(k_v).numpy()
+    through_v = replace(through_all, name=f"layer {layer} through V", errors=errors, loo_errors=None)
     return {"all": through_all, "v": through_v}

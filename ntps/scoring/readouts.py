@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from ntps._files import Record, jsonable
-from ntps.core.heldout import choose_elsewhere, r2_of
+from ntps.core.heldout import r2_of
 from ntps.errors import NtpsError
 
 # Readouts of different folds share training texts, so errors of different texts are not independent: their standard
@@ -29,6 +29,8 @@ class Readout(Record):
         baseline: (n,) squared error of predicting the label frequencies of the other folds.
         groups: (n,) equal numbers for equal texts, which count as one observation.
         origin: Fingerprint of texts, labels and folds: only readouts of one origin are compared.
+        loo_errors: (folds,) leave-one-out errors on the texts of the other folds; see `ntps.core.HeldOut`. By them a
+            layer is chosen.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Readout(Record):
     baseline: np.ndarray = field(repr=False)
     groups: np.ndarray = field(repr=False)
     origin: str = ""
+    loo_errors: torch.Tensor | None = field(default=None, repr=False)
 
     @cached_property
     def r2(self) -> float:
@@ -161,8 +164,8 @@ class LayerChoice:
     Attributes:
         layer: The layer with the smallest error on all texts.
         tied: Further layers whose error is within one paired standard error of that.
-        readout: Errors of the layer that was chosen without the fold it is judged on: its R^2 is not flattered by the
-            choice.
+        readout: Errors, on each fold, of the layer that was chosen on the other folds' texts alone: its R^2 is not
+            flattered by the choice.
         by_fold: (n,) for each text the layer chosen without its fold.
     """
 
@@ -178,16 +181,20 @@ class LayerChoice:
 
 
 def choose_layer(layers: Sequence[int], readouts: Sequence[Readout], fold_of: np.ndarray) -> LayerChoice:
-    """Choose a layer, for each fold by the errors on all other folds.
+    """Choose a layer, for each fold by the leave-one-out errors on the texts of all other folds.
+
+    Out-of-fold errors would not do: readouts that were fitted on the fold make them, so its chance products with other
+    folds count twice, and the R^2 of the best of twelve equal layers reads 0.03 to 0.08 too high with 100 texts.
 
     Args:
         layers: Layer numbers.
-        readouts: One per layer, of the same texts.
+        readouts: One per layer, of the same texts, with leave-one-out errors.
         fold_of: (n,) fold of each text.
     """
     errors = np.stack([readout.errors for readout in readouts])
     numbers = np.asarray(layers)
-    by_fold = choose_elsewhere(torch.from_numpy(errors), torch.from_numpy(fold_of)).numpy()
+    loo_errors = torch.stack([cast(torch.Tensor, readout.loo_errors) for readout in readouts])
+    by_fold = loo_errors.argmin(0).numpy()[np.unique(fold_of, return_inverse=True)[1]]
     first = readouts[0]
     best = int(errors.sum(1).argmin())
     tied = [

@@ -279,13 +279,13 @@ def score_layers(
         NtpsError: As `score`.
     """
     fold_of = folds_of(labels, settings)
-    origin = origin_of(representations, labels, fold_of)
+    origin, groups = origin_of(representations, labels, fold_of), torch.from_numpy(labels.groups)
     for solved in solve_layers(representations, labels, settings, layers=layers):
         held_out, readouts, null = None, {}, None
         if solved.fold_of is not None:
             _, k_v = chosen_ranks(solved, None, settings.k_v)
             ranks = {*curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
-            held_out = solved.held_out(sorted(ranks), by_text=[k_v] if k_v else [])
+            held_out = solved.held_out(sorted(ranks), by_text=[k_v] if k_v else [], groups=groups)
             readouts = readouts_of(held_out, solved.layer, k_v, labels.groups, origin)
         scored = read_layer(
             solved,

@@ -130,6 +130,72 @@ def test_a_penalty_is_chosen_by_the_other_folds():
     assert chosen[:2].tolist() == [1, 1] and chosen[2:].tolist() == [1, 1]
 
 
+# Errors of texts left out one by one
+
+
+def refitted_without(states, targets, group, penalty):
+    """Squared errors (n, c) of a ridge readout with a free intercept, fitted anew without each text and its equals."""
+    z = (states - states.mean(0)) / np.where(np.ptp(states, axis=0) > 0, states.std(0), np.inf)
+    errors = np.empty_like(targets)
+    for left_out in np.unique(group):
+        rest = group != left_out
+        mean_z, mean_y = z[rest].mean(0), targets[rest].mean(0)
+        a, b = z[rest] - mean_z, targets[rest] - mean_y
+        readout = np.linalg.solve(a.T @ a + penalty * np.eye(z.shape[1]), a.T @ b)
+        errors[~rest] = np.square(targets[~rest] - mean_y - (z[~rest] - mean_z) @ readout)
+    return errors
+
+
+@pytest.mark.parametrize("block", [module._BLOCK, 1, 300], ids=["one block", "blocks of one text", "of a few"])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize(("n", "d", "repeats"), [(40, 7, 0), (24, 40, 0), (36, 5, 12), (20, 30, 15)])
+def test_texts_left_out_equal_a_readout_refitted_without_each(n, d, repeats, separate, block, monkeypatch):
+    """By closed form for all at once: more texts than directions and fewer, texts that occur several times."""
+    monkeypatch.setattr(module, "_BLOCK", block)
+    states, targets, folds, V = classes(n, d, seed=n)
+    group, ridges = np.arange(n), (1e-3, 0.1, 10.0)
+    if repeats:
+        group[-repeats:] = np.random.default_rng(0).integers(0, n - repeats, repeats)
+        states, folds = states[group], folds[group]
+    found = held_out(states, targets, folds, V, [2], ridges=ridges, separate=separate, groups=torch.from_numpy(group))
+    for index, fold in enumerate(np.unique(folds)):
+        train = folds != fold
+        errors = [
+            refitted_without(states[train], targets[train], group[train], ridge * train.sum()).sum(0)
+            for ridge in ridges
+        ]
+        expected = np.min(errors, axis=0).sum() if separate else np.sum(errors, axis=1).min()
+        assert found.loo_errors[index].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_texts_left_out_know_nothing_of_the_fold_and_all_of_the_others():
+    states, targets, folds, V = classes(60, 8)
+    groups = torch.arange(60)
+    before = held_out(states, targets, folds, V, (), groups=groups).loo_errors
+    for fold in range(4):
+        inside = folds == fold
+        other_states, other_targets = states.copy(), targets.copy()
+        other_states[inside] = 1e3 * np.random.default_rng(fold).normal(size=(inside.sum(), 8))
+        other_targets[inside] = np.roll(targets[inside], 1, axis=1)
+        after = held_out(other_states, other_targets, folds, V, (), groups=groups).loo_errors
+        assert after[fold] == before[fold]
+        assert (after != before).sum() == 3
+
+
+def test_equal_texts_are_left_out_together():
+    """Labels of repeated texts that say nothing are read from the copy, unless it is left out too."""
+    rng = np.random.default_rng(0)
+    group = np.tile(np.arange(40), 2)
+    states, targets, folds = rng.normal(size=(40, 60))[group], np.eye(2)[rng.integers(0, 2, 40)][group], group % 4
+    none = torch.zeros(60, 0, dtype=torch.float64).numpy()
+    together, alone = (
+        held_out(states, targets, folds, none, (), groups=torch.from_numpy(each)).loo_errors.sum()
+        for each in (group, np.arange(80))
+    )
+    assert alone < 0.1 * together
+    assert held_out(states, targets, folds, none, ()).loo_errors is None
+
+
 # What does not matter
 
 

@@ -14,11 +14,11 @@ from ntps.scoring.headline import best_layer
 from ntps.scoring.readouts import FOLD_FACTOR, LayerChoice, Readout, choose_layer, compare_readouts
 
 
-def readout(errors, *, baseline=None, groups=None, origin="a", name="layer 1"):
+def readout(errors, *, baseline=None, groups=None, origin="a", name="layer 1", loo_errors=None):
     errors = np.asarray(errors, dtype=float)
     baseline = np.ones(len(errors)) if baseline is None else np.asarray(baseline, dtype=float)
     groups = np.arange(len(errors)) if groups is None else np.asarray(groups)
-    return Readout(name=name, errors=errors, baseline=baseline, groups=groups, origin=origin)
+    return Readout(name=name, errors=errors, baseline=baseline, groups=groups, origin=origin, loo_errors=loo_errors)
 
 
 def noisy(level, n=400, *, seed=0, **options):
@@ -164,28 +164,29 @@ def test_more_comparisons_are_judged_more_widely():
 # The best layer
 
 
-def choose(errors, fold_of, layers=None, baseline=None):
-    readouts = [readout(row, baseline=baseline, name=f"layer {index}") for index, row in enumerate(errors)]
+def choose(errors, fold_of, layers=None, loo_errors=None):
+    loo_errors = torch.zeros(len(errors), len(set(fold_of))) if loo_errors is None else torch.from_numpy(loo_errors)
+    readouts = [
+        readout(row, name=f"layer {layer}", loo_errors=loo)
+        for layer, (row, loo) in enumerate(zip(errors, loo_errors, strict=True))
+    ]
     return choose_layer(layers or range(len(readouts)), readouts, np.asarray(fold_of))
 
 
-def test_a_folds_own_errors_never_decide_its_layer():
-    rng = np.random.default_rng(0)
-    errors, fold_of = rng.uniform(0, 1, (4, 60)), np.arange(60) % 5
-    before = choose(errors, fold_of, layers=[2, 3, 5, 7])
-    for fold in range(5):
-        inside = fold_of == fold
-        others = errors[:, ~inside].sum(1)
-        assert set(before.by_fold[inside]) == {[2, 3, 5, 7][others.argmin()]}
-        for layer in range(4):
-            wild = errors.copy()
-            wild[:, inside] = 1e6
-            wild[layer, inside] = -1e6
-            after = choose(wild, fold_of, layers=[2, 3, 5, 7])
-            assert np.array_equal(after.by_fold[inside], before.by_fold[inside])
-            assert after.layer == [2, 3, 5, 7][layer]  # on all texts, they do count
-    place = [[2, 3, 5, 7].index(layer) for layer in before.by_fold]
-    assert np.array_equal(before.readout.errors, errors[place, np.arange(60)])
+def test_leave_one_out_errors_alone_decide_a_folds_layer():
+    rng, layers = np.random.default_rng(0), [2, 3, 5, 7]
+    fold_of = np.array([1, 2, 4, 7, 9])[np.arange(60) % 5]  # folds need not be numbered from 0
+    errors, loo_errors = rng.uniform(0, 1, (4, 60)), rng.uniform(0, 1, (4, 5))
+    found = choose(errors, fold_of, layers, loo_errors)
+    place = loo_errors.argmin(0)[np.arange(60) % 5]
+    assert found.by_fold.tolist() == [layers[layer] for layer in place]
+    assert np.array_equal(found.readout.errors, errors[place, np.arange(60)])
+    for layer in range(4):
+        wild = errors.copy()
+        wild[layer] = -1e6
+        after = choose(wild, fold_of, layers, loo_errors)
+        assert after.layer == layers[layer]  # out-of-fold errors name the best of all texts
+        assert np.array_equal(after.by_fold, found.by_fold)
 
 
 def test_layers_within_one_paired_standard_error_tie():
@@ -204,13 +205,14 @@ def test_no_layer_is_best_where_no_interval_is_above_nought():
     baseline = rng.uniform(0.5, 1.5, 100)
     for shift, there in ((0.02, False), (-0.3, True)):
         errors = baseline + shift + 0.3 * rng.normal(size=100)
-        readouts = [readout(errors, baseline=baseline)]
+        readouts = [readout(errors, baseline=baseline, loo_errors=torch.zeros(5))]
         best, choice = best_layer([4], readouts, fold_of, [])
         assert isinstance(choice, LayerChoice) and choice.holds == there
         assert (best is not None) == there
     assert (best.layer, best.tied, best.p_value) == (4, (), None)
     assert (best.r2, best.interval) == (choice.readout.r2, choice.readout.interval())
-    none, choice = best_layer([4], [readout(np.zeros(100), baseline=np.zeros(100))], fold_of, [])
+    constant = readout(np.zeros(100), baseline=np.zeros(100), loo_errors=torch.zeros(5))
+    none, choice = best_layer([4], [constant], fold_of, [])
     assert none is None and math.isnan(choice.readout.r2)
 
 
@@ -218,13 +220,15 @@ def simulated(seed, signal, n=120, d=16, layers=5):
     """Held-out readouts of layers of which each carries the same signal in noise of its own."""
     rng = np.random.default_rng(seed)
     labels, fold_of = rng.permutation(np.arange(n) % 2), rng.permutation(np.arange(n) % 5)
-    targets, folds, V = torch.from_numpy(np.eye(2)[labels]), torch.from_numpy(fold_of), torch.zeros(d, 0)
+    targets, folds, V = torch.from_numpy(np.eye(2)[labels]), torch.from_numpy(fold_of), torch.zeros(d, 0).double()
     readouts = []
     for layer in range(layers):
         states = rng.normal(size=(n, d))
         states[:, 0] += signal * (2 * labels - 1)
-        found = held_out_errors(torch.from_numpy(states), targets, folds, V.double(), (), ridges=(0.1, 1.0, 100.0, 1e5))
-        readouts.append(readout(found.ceiling_errors.numpy(), baseline=found.baseline.numpy(), name=f"layer {layer}"))
+        options = {"ridges": (0.1, 1.0, 100.0, 1e5), "groups": torch.arange(n)}
+        found = held_out_errors(torch.from_numpy(states), targets, folds, V, (), **options)
+        errors, baseline = found.ceiling_errors.numpy(), found.baseline.numpy()
+        readouts.append(readout(errors, baseline=baseline, name=f"layer {layer}", loo_errors=found.loo_errors))
     best, choice = best_layer(range(layers), readouts, fold_of, [])
     return best, choice, [each.r2 for each in readouts]
 

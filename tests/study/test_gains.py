@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from helpers.kill_study import SETTINGS, make_tasks
 
 import ntps.finetune.before_after
@@ -148,8 +149,12 @@ def test_held_back_is_chosen_out_of_fold():
         rng = np.random.default_rng(seed)
         shared, n = rng.normal(0, 0.1, 300), 300
         baseline, groups = np.ones(n), np.arange(n)
-        errors = np.clip(0.7 + shared + rng.normal(0, 0.4, (12, n)), 0, None)
-        readouts = [Readout(name=str(i), errors=row, baseline=baseline, groups=groups) for i, row in enumerate(errors)]
+        errors, left_out = (np.clip(0.7 + shared + rng.normal(0, 0.4, (12, n)), 0, None) for _ in range(2))
+        loo_errors = [torch.tensor([row[np.arange(n) % 5 != fold].sum() for fold in range(5)]) for row in left_out]
+        common = {"baseline": baseline, "groups": groups}
+        readouts = [
+            Readout(name=str(i), errors=row, loo_errors=loo_errors[i], **common) for i, row in enumerate(errors)
+        ]
         chosen.append(held_back(range(12), readouts, np.arange(n) % 5))
         seeming.append(max(readout.r2 for readout in readouts) - readouts[-1].r2)
     assert abs(np.mean(chosen)) < 0.015
