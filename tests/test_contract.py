@@ -258,7 +258,7 @@ def results():
         (shown, {"metadata", "choice", "readouts", "learning"}),  # arrays; `learning_curve` stands for the last
         (shown.baselines[0], {"readout", "margins", "predicted"}),
         (shown.learning, set()),
-        (shown.readout(), {"name", "errors", "baseline", "groups", "origin"}),  # R^2, its error and interval instead
+        (shown.readout(), {"name", "errors", "baseline", "groups", "origin", "loo_errors"}),  # R^2 and interval instead
         (ntps.compare(shown.readout(0), shown.readout(1)), set()),
         (null, {"fold_sums"}),
         (null.ntps, {"values"}),

@@ -61,10 +61,7 @@ def held_out_limits(kind: str, n_texts: int, sizes: Mapping[str, int], folds: in
     notes = [NO_ACCURACY[kind]] if kind in NO_ACCURACY else []
     if n_texts < _FEW:
         far = ", less where a few values lie far from the others" if kind == "regression" else ""
-        notes.append(
-            f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %{far}. That of the best layer holds about "
-            "80 % where many layers read equally well."
-        )
+        notes.append(f"With fewer than {_FEW} texts, 95 % intervals hold about 90 %{far}.")
     rare = [f"{name!r} ({size})" for name, size in sizes.items() if 0 < size < folds]
     if rare:
         named = listed(rare[:5] + ([f"{len(rare) - 5} more"] if len(rare) > 5 else []))
@@ -165,8 +162,8 @@ class Best:
     Attributes:
         layer: The layer with the largest held-out R^2.
         tied: Further layers within one paired standard error of it.
-        r2: Held-out R^2 of the layer chosen, in each fold, by the errors on the other folds: choosing does not flatter
-            it.
+        r2: Held-out R^2 of the layer chosen, for each fold, on the texts of the other folds alone: choosing does not
+            flatter it.
         interval: 95 % interval of `r2`.
         p_value: Of `r2` under shuffled labels, the choice repeated for each shuffle; `None` without permutations.
     """
@@ -274,7 +271,7 @@ class ScoreResult(Record):
         """Return the out-of-fold errors of a layer's readout, for `ntps.compare`.
 
         Args:
-            layer: Layer number; by default, the layer chosen in each fold by the errors on the other folds.
+            layer: Layer number; by default, the layer chosen for each fold on the other folds' texts.
             through: `"all"` directions, or `"v"`, the first k_v next-token directions.
 
         Raises:

@@ -358,7 +358,7 @@ def solve_layers(
 def compare(a: ScoreResult | Readout, b: ScoreResult | Readout, *, confidence: float = CONFIDENCE) -> Comparison:
     """Compare two models, layers or ways to read a layer on the same texts, paired text by text.
 
-    A result stands for its best layer, chosen in each fold by the errors on the others; `ScoreResult.readout` gives any
+    A result stands for its best layer, chosen for each fold on the others' texts; `ScoreResult.readout` gives any
     other layer, or the readout through V. `tied_groups` sorts more than two.
 
     Args:

@@ -1,6 +1,6 @@
 """Which of several models reads a task's labels best: every model judged on the same texts, labels and folds.
 
-A model stands for its best layer, chosen in each fold by the errors on the others; models whose difference is within
+A model stands for its best layer, chosen for each fold on the others' texts; models whose difference is within
 what the texts can tell, paired text by text and corrected for their number, form a group. NTPS is no part of the order:
 the share that goes through V says what next-token prediction has to do with it.
 """
