@@ -330,6 +330,31 @@ def gains_table() -> str:
     )
 
 
+def paper_recipe_table() -> str:
+    """Return what the paper's recipe gains and changes on real models, one row per run."""
+    frame = forecast.read_table("paper").sort_values(["model", "task", "n_texts"])
+    heads = ("model", "task", "texts", "probe before", "LoRA", "NTPS", "through V", "all directions",
+             "next-token loss", "intruders")  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in frame.itertuples():
+        changes = [_signed(getattr(row, name)) for name in CHANGES]
+        rows.append(
+            f"| {row.model} | {row.task} | {row.n_texts} | {row.accuracy_before:.2f} | {row.accuracy_after:.2f} "
+            f"| {' | '.join(changes)} | {100 * row.intruder_share:.0f} % |"
+        )
+    z = frame.gain / frame.gain_se
+    return "\n".join(rows) + (
+        f"\n\n{len(frame)} runs of {_range(frame.steps)} steps, judged on {_range(frame.n_test)} other texts: "
+        f"{int((z > 2).sum())} above the probe by two standard errors, {int((z < -2).sum())} below it by as much. "
+        f"A run takes {_range(frame.seconds / 60, '.0f')} minutes on one busy core."
+    )
+
+
+def _range(values: pd.Series, digits: str = ",.0f") -> str:
+    low, high = (format(value, digits) for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
 def _changes_of(frame: pd.DataFrame) -> dict[str, Any]:
     return tuned_changes(frame.astype({"tuned": int}))
 
@@ -624,6 +649,7 @@ TABLES = {  # block: what writes it, and the file it is made from
     "learning": (learning_table, RESULTS / "learning_curves.csv"),
     "quantity": (quantity_table, RESULTS / "quantity.json"),
     "gains": (gains_table, forecast.TABLE),
+    "paper_recipe": (paper_recipe_table, forecast.TABLE),
     "looks": (looks_table, forecast.TABLE),
     "margins": (margins_table, forecast.TABLE),
     "audit": (audit_text, forecast.TABLE),

@@ -1,5 +1,6 @@
 """Benchmarks: that for GPUs runs on a CPU in little, by the same code; forecasts are judged on others' gains."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -121,6 +122,22 @@ class TestForecast:
         found = frozen_inputs(ntps.collect(model, task, max_length=forecast.MAX_LENGTH, progress=False), seed=1)
         for name in ("accuracy", "majority_rate", "held_back", "ntps", "explained_heldout", "slope"):
             assert row[name] == found[name], name
+
+    def test_the_papers_recipe_is_held_against_the_probe_and_kept_out_of_forecasts(self, tmp_path, monkeypatch):
+        """From a random head and with the last weights, three steps end far below the frozen model's probe."""
+        monkeypatch.setattr(forecast, "LOOKS", (2,))
+        cells = [
+            forecast.Cell("miniworld-small", "miniworld/topic", 0.0, 100, 3, recipe) for recipe in ("ours", "paper")
+        ]
+        rows = [forecast.run(cell, 3, "cpu", 60) for cell in cells]
+        assert rows[1]["best_step"] == 3 and [row["n_test"] for row in rows] == [60, 60]
+        assert all(row["accuracy_before"] > 0.5 for row in rows) and rows[1]["accuracy_after"] < 0.4
+        assert rows[0]["gain"] >= 0 and rows[1]["gain"] < -0.2
+        lines = tmp_path / "runs.jsonl"
+        lines.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        monkeypatch.setattr(forecast, "TABLE", tmp_path / "forecast.csv")
+        forecast.make_table(argparse.Namespace(runs=[lines]))
+        assert [*forecast.read_table().recipe, *forecast.read_table("paper").recipe] == ["ours", "paper"]
 
     @pytest.mark.parametrize("over", ["task", "model", "both"])
     def test_what_can_be_known_is_found(self, over):
