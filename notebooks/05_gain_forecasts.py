@@ -180,7 +180,7 @@ show("05.2")
 # interval of 80 %, which may miss one time in five; the printed lines say how often it held on tasks left out. See where the two measured gains lie.
 #
 # A probe that fails can mean two things: labels that cannot be learned (the coin, `noise`) and labels that training will find. Accuracy does not tell the watermark from the coin; what earlier layers know does, and the calibration's slopes say
-# that it asks hardly anything else: **the forecast is about three fifths of what is held back**, cut off at what the probe leaves to gain, and the accuracy of the probe hardly enters. So the forecast is blind to what no layer shows in a linear way and training may find all the same.
+# that it asks hardly anything else: **the forecast is a little more than half of what is held back**, cut off at what the probe leaves to gain, and the accuracy of the probe hardly enters. So the forecast is blind to what no layer shows in a linear way and training may find all the same.
 #
 # ### A look at training
 #
@@ -364,7 +364,7 @@ folder.cleanup()
 #
 # - A forecast of the gain must beat "no gain" and "gains fall with the probe's accuracy" on tasks left out, and should say when it does not know.
 # - On the published figures no line, in NTPS or in the probe's accuracy, is shown to beat "no gain"; two data sets hold nearly all of it.
-# - From the frozen model our forecast is about three fifths of what is held back. After fifty of a hundred steps of training its error is less than half that of the mean gain, and "no gain" is still not shown to be beaten.
+# - From the frozen model our forecast is a little more than half of what is held back. After fifty of a hundred steps of training its error is less than half that of the mean gain, and "no gain" is still not shown to be beaten.
 # - A calibration speaks for tasks and texts of the kind it was fitted on.
 # - Report a gain with the number of test texts, the seeds, what the probe alone reached, and what the next token costs afterwards.
 #

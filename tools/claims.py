@@ -158,7 +158,7 @@ CLAIMS: dict[str, list[str]] = {
         "(margins.loc[(slice(None), list(inputs)), 'margin_low'] <= 0).all()",
         "margins.loc[('task', 'ntps'), 'margin_high'] < 0",
         "margins.loc[(slice(None), ['ntps', 'accuracy + ntps']), 'margin_to_accuracy'].abs().max() < 1",
-        "abs(calibration.coefficients[1]) < 0.05 and 0.55 < calibration.coefficients[2] < 0.65",
+        "abs(calibration.coefficients[1]) < 0.05 and 0.5 < calibration.coefficients[2] < 0.6",
         "forecasts.set_index('task').loc[['miniworld/watermark', 'miniworld/noise']]"
         ".eval('held_back.max() > 0.3 and held_back.min() < 0.01 and accuracy.max() - accuracy.min() < 0.1')",
         "halved == 50 and worth['error'].is_monotonic_decreasing and 4.5 < worth['error of the mean gain'].min()",
