@@ -412,13 +412,15 @@ class Split:
         """
         k, targets = cross.shape
         basis, values = self.eigenbasis(k)
-        penalties = self._unit * torch.tensor(ridges, dtype=torch.float64)
         projected = basis.T @ cross  # (r, m)
         step = max(1, _BLOCK // max(1, len(ridges) * targets))
         for start in range(0, len(self.test), step):
             rows = slice(start, start + step)
             inside = self._test_coordinates[rows, :k] @ basis
-            yield rows, torch.stack([(inside / (values + penalty)) @ projected for penalty in penalties])
+            yield (
+                rows,
+                torch.stack([inside @ (weights[:, None] * projected) for weights in self._weights(ridges, values)]),
+            )
 
     def loo_errors(self, cross: Tensor, targets: Tensor, groups: Tensor, ridges: Sequence[float]) -> Tensor:
         """Return the squared error of each training text by the readout without it and its equals, summed over texts.
@@ -436,7 +438,7 @@ class Split:
             (len(ridges), c) float64.
         """
         basis, values = self._whole
-        weights = 1 / (values + self._unit * torch.tensor(ridges, dtype=torch.float64)[:, None])  # (ridges, r)
+        weights = self._weights(ridges, values)
         readout = weights[:, :, None] * (basis.T @ cross)  # (ridges, r, c)
         directions = basis if self._rotation is None else self._rotation @ basis
         result = torch.zeros(len(ridges), targets.shape[1], dtype=torch.float64)
@@ -445,11 +447,16 @@ class Split:
             inside = torch.cat([states @ directions for _, states in self._standardized(self.train[rows])])
             leverage = inside.square() @ weights.T + 1 / len(self.train)  # (texts, ridges)
             residuals = targets[rows] - inside @ readout
-            sizes = group.bincount()[group].double()
-            sums = torch.zeros_like(residuals[:, : int(group[-1]) + 1]).index_add_(1, group, residuals)[:, group]
-            left = (1 - sizes[:, None] * leverage).clamp_min(torch.finfo(torch.float64).eps)
-            result += (residuals + (leverage / left).T[..., None] * sums).square().sum(1)
+            sizes = group.bincount().double()
+            sums = torch.zeros(len(ridges), len(sizes), targets.shape[1], dtype=torch.float64)
+            sums.index_add_(1, group, residuals)
+            left = (1 - sizes[group, None] * leverage).clamp_min(torch.finfo(torch.float64).eps)
+            result += (residuals + (leverage / left).T[..., None] * sums[:, group]).square().sum(1)
         return result
+
+    def _weights(self, ridges: Sequence[float], values: Tensor) -> Tensor:
+        """Return 1 / (eigenvalue + penalty) (len(ridges), r)."""
+        return 1 / (values + self._unit * torch.tensor(ridges, dtype=torch.float64)[:, None])
 
 
 def _whole_groups(groups: Tensor, step: int) -> Iterator[tuple[Tensor, Tensor]]:
