@@ -412,15 +412,12 @@ class Split:
         """
         k, targets = cross.shape
         basis, values = self.eigenbasis(k)
-        projected = basis.T @ cross  # (r, m)
+        projected, weights = basis.T @ cross, self._weights(ridges, values)  # (r, m), (len(ridges), r)
         step = max(1, _BLOCK // max(1, len(ridges) * targets))
         for start in range(0, len(self.test), step):
             rows = slice(start, start + step)
             inside = self._test_coordinates[rows, :k] @ basis
-            yield (
-                rows,
-                torch.stack([inside @ (weights[:, None] * projected) for weights in self._weights(ridges, values)]),
-            )
+            yield rows, torch.stack([inside @ (each[:, None] * projected) for each in weights])
 
     def loo_errors(self, cross: Tensor, targets: Tensor, groups: Tensor, ridges: Sequence[float]) -> Tensor:
         """Return the squared error of each training text by the readout without it and its equals, summed over texts.
