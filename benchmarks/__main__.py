@@ -73,7 +73,7 @@ def bench_moments() -> dict[str, Any]:
         for states, present, classes in batches:
             reference.update(tuple(states), present, classes)
 
-    mine, other = race(ours, theirs, 15)
+    mine, other = race(ours, theirs, 8)
     return {"ratios": {"moments": other / mine}, "moments": {"seconds": mine, "released_seconds": other}}
 
 
@@ -147,7 +147,7 @@ def bench_end_to_end(model_name: str | None, task_name: str | None, texts: int) 
 def bench_forward(model_name: str | None, task_name: str | None) -> dict[str, Any]:
     """Time the forward pass with moments of every layer over the forward pass alone, for 256 texts in equal batches."""
     model, _, task = real_or_stand_in(model_name, task_name, 256)
-    mine, alone = race(lambda: collect(model, task, progress=False), forward_only(model, task), 4)
+    mine, alone = race(lambda: collect(model, task, progress=False), forward_only(model, task), 3)
     return {
         "ratios": {"forward_with_moments": mine / alone},
         "forward": {"model": described(model_name), "texts": len(task), "seconds": mine, "alone_seconds": alone},
