@@ -140,7 +140,8 @@ def choice_p(nulls: Sequence[LayerNull]) -> float:
     """Return the p-value of the held-out R^2 of a layer that is chosen, in each fold, by the errors on the others.
 
     The choice is repeated for every shuffle of the labels, which all layers share, so it flatters shuffled labels as
-    much as the true ones: leave-one-out errors of every shuffle would cost more and change nothing.
+    much as the true ones. `choose_layer` goes by leave-one-out errors, which for every shuffle would cost several times
+    as much.
     """
     sums = np.stack([null.fold_sums for null in nulls if null.fold_sums is not None])  # (layers, B + 1, folds, 2)
     errors = sums[..., 0]

@@ -165,7 +165,8 @@ class Best:
         r2: Held-out R^2 of the layer chosen, for each fold, on the texts of the other folds alone: choosing does not
             flatter it.
         interval: 95 % interval of `r2`.
-        p_value: Of `r2` under shuffled labels, the choice repeated for each shuffle; `None` without permutations.
+        p_value: Of the held-out R^2 of a layer chosen by the other folds' out-of-fold errors, under shuffled labels and
+            with the choice repeated for each shuffle (see `choice_p`); `None` without permutations.
     """
 
     layer: int
