@@ -5,7 +5,7 @@
     python -m benchmarks --only study,training            # what takes longer, by name
 
 Ratios are other time over ours where more is better, and ours over the least possible where less is. Timings alternate
-between the two sides and the best of each counts: a shared machine then disturbs both alike.
+between the two sides, so that a shared machine disturbs both alike, and the best of each counts.
 """
 
 import argparse

@@ -11,14 +11,13 @@ from ntps import LanguageModel, Task, load_model, load_task
 
 
 def race(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int = 3) -> tuple[float, float]:
-    """Return the best time of each side in seconds, taken in turns after one warm-up."""
+    """Return the best time of each side in seconds, taken in turns."""
     best = [float("inf"), float("inf")]
-    for round_ in range(rounds + 1):
+    for _ in range(rounds):
         for side, call in enumerate((ours, theirs)):
             start = time.perf_counter()
             call()
-            if round_:
-                best[side] = min(best[side], time.perf_counter() - start)
+            best[side] = min(best[side], time.perf_counter() - start)
     return best[0], best[1]
 
 
@@ -51,11 +50,19 @@ def stand_in_task(texts: int) -> Task:
 def real_or_stand_in(
     model_name: str | None, task_name: str | None, texts: int
 ) -> tuple[LanguageModel, LanguageModel, Task]:
-    """Return the model without and with its head, and the texts: the real ones named, or stand-ins of that shape."""
+    """Return the model without and with its head, and the texts: the real ones named, or stand-ins of that shape.
+
+    Both models have read some texts, so that what is timed first does not wait for their weights.
+    """
     if model_name and task_name:
-        return load_model(model_name), load_model(model_name, head=True), load_task(task_name, limit=texts)
-    with_head = stand_in()
-    return load_model(with_head.model.model, tokenizer=with_head.tokenizer), with_head, stand_in_task(texts)
+        model, with_head = load_model(model_name), load_model(model_name, head=True)
+        task = load_task(task_name, limit=texts)
+    else:
+        with_head = stand_in()
+        model, task = load_model(with_head.model.model, tokenizer=with_head.tokenizer), stand_in_task(texts)
+    for each in (model, with_head):
+        each.hidden_states(*each.pad(each.tokenize(task.texts[:8], 512).ids))
+    return model, with_head, task
 
 
 def described(model_name: str | None) -> str:

@@ -181,16 +181,18 @@ class NextTokenMoments:
 
     def _products(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return a batch's terms of the past Gram and the cross moment, (d, d) each, and its pooled states (B, d)."""
-        states = states.to(self.dtype).masked_fill(~mask[:, :, None], 0.0)
-        sums = states.cumsum(1)
+        states = states.masked_fill(~mask[:, :, None], 0.0)
+        sums = states.cumsum(1, dtype=self.dtype)
         pooled = _pooled(states, sums[:, -1], mask.sum(1), pooling)
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
-        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1)  # zero where no token follows
-        following = states[:, 1:].flatten(0, 1)
-        if self.matmul_precision == "medium" and self.dtype == torch.float32:
-            past, following = past.bfloat16(), following.bfloat16()
+        narrow = self.matmul_precision == "medium" and self.dtype == torch.float32
+        past, states = (each.to(torch.bfloat16 if narrow else self.dtype) for each in (past, states))
+        # The row after a token's is the next token's; where none follows, its past is zero.
+        ends = torch.nn.functional.pad(~mask[:, 1:], (0, 1), value=True)
+        past = past.masked_fill(ends[:, :, None], 0.0).flatten(0, 1)[:-1]
+        following = states.flatten(0, 1)[1:]
         return _gram(past), _product(past, following), pooled
 
     def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from ntps.core.heldout import VARIANCE_RTOL, HeldOut, held_out_errors
 from ntps.core.moments import LayerMoments
 from ntps.core.pooled import PooledMoments
 from ntps.core.subspaces import explained_curve, nested_basis, ntps_table
+from ntps.core.threads import one_thread_if_narrow
 from ntps.errors import NtpsError
 
 
@@ -205,6 +206,7 @@ class Solved:
         )
 
 
+@one_thread_if_narrow
 def solve_layer(
     states: Tensor,
     targets: Tensor,
