@@ -133,7 +133,8 @@ def freed_memory_returned(device: torch.device) -> Iterator[None]:
     """Give memory of a CPU's large tensors back as soon as they are freed, inside the block.
 
     glibc keeps blocks of up to 32 MB for later, in pieces: a pass, or a score, then takes up to twice what its tensors
-    do. From 4 MB on, returning them costs 1 % of the time. Where `MALLOC_MMAP_THRESHOLD_` is set, it has the last word.
+    do. Returning those from 4 MB on costs 1 to 10 % of the time, by machine. Where `MALLOC_MMAP_THRESHOLD_` is set, it
+    has the last word.
     """
     set_option = None
     if device.type == "cpu" and sys.platform == "linux" and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
