@@ -187,12 +187,9 @@ class NextTokenMoments:
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
-        narrow = self.matmul_precision == "medium" and self.dtype == torch.float32
-        past, states = (each.to(torch.bfloat16 if narrow else self.dtype) for each in (past, states))
-        # The row after a token's is the next token's; where none follows, its past is zero.
-        ends = torch.nn.functional.pad(~mask[:, 1:], (0, 1), value=True)
-        past = past.masked_fill(ends[:, :, None], 0.0).flatten(0, 1)[:-1]
-        following = states.flatten(0, 1)[1:]
+        dtype = torch.bfloat16 if self.matmul_precision == "medium" and self.dtype == torch.float32 else self.dtype
+        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1).to(dtype)  # zero where no token follows
+        following = states[:, 1:].flatten(0, 1).to(dtype)
         return _gram(past), _product(past, following), pooled
 
     def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
