@@ -1,5 +1,7 @@
 """The command line, `ntps`: parsing and printing, nothing else."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -47,6 +49,7 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "agg"  # pictures are files; a backend for windows may be missing
     if sys.stderr is None:  # closed; `print` would take standard output for it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it stays open to the end
+    atexit.register(gc.freeze)  # the system takes all memory back at once; freeing object by object takes a second
     show_messages(_parameters)
     plain_output()
     with _signals() as came:
