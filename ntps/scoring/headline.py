@@ -52,8 +52,8 @@ def layer_readouts(
         fold_of: (n,) fold of each labelled text.
         origin: Fingerprint of texts, labels and folds.
     """
-    folds, groups = torch.from_numpy(fold_of), torch.from_numpy(labels.groups)
-    readouts = []
+    folds, readouts = torch.from_numpy(fold_of), []
+    groups = torch.from_numpy(labels.groups) if len(representations.layers) > 1 else None  # what a layer is chosen by
     for layer in representations.layers:
         states = torch.from_numpy(labels.states(representations, layer))
         none = torch.zeros(states.shape[1], 0, dtype=torch.float64)

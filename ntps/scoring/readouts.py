@@ -30,7 +30,7 @@ class Readout(Record):
         groups: (n,) equal numbers for equal texts, which count as one observation.
         origin: Fingerprint of texts, labels and folds: only readouts of one origin are compared.
         loo_errors: (folds,) leave-one-out errors on the texts of the other folds; see `ntps.core.HeldOut`. By them a
-            layer is chosen.
+            layer is chosen; `None` where there is one layer only.
     """
 
     name: str
@@ -188,13 +188,15 @@ def choose_layer(layers: Sequence[int], readouts: Sequence[Readout], fold_of: np
 
     Args:
         layers: Layer numbers.
-        readouts: One per layer, of the same texts, with leave-one-out errors.
+        readouts: One per layer, of the same texts, with leave-one-out errors if there is more than one.
         fold_of: (n,) fold of each text.
     """
     errors = np.stack([readout.errors for readout in readouts])
     numbers = np.asarray(layers)
-    loo_errors = torch.stack([cast(torch.Tensor, readout.loo_errors) for readout in readouts])
-    by_fold = loo_errors.argmin(0).numpy()[np.unique(fold_of, return_inverse=True)[1]]
+    by_fold = np.zeros(len(fold_of), dtype=int)
+    if len(readouts) > 1:
+        loo_errors = torch.stack([cast(torch.Tensor, readout.loo_errors) for readout in readouts])
+        by_fold = loo_errors.argmin(0).numpy()[np.unique(fold_of, return_inverse=True)[1]]
     first = readouts[0]
     best = int(errors.sum(1).argmin())
     tied = [

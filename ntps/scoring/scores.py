@@ -279,7 +279,9 @@ def score_layers(
         NtpsError: As `score`.
     """
     fold_of = folds_of(labels, settings)
-    origin, groups = origin_of(representations, labels, fold_of), torch.from_numpy(labels.groups)
+    origin = origin_of(representations, labels, fold_of)
+    several = len(representations.layers if layers is None else layers) > 1
+    groups = torch.from_numpy(labels.groups) if several else None  # what a layer is chosen by
     for solved in solve_layers(representations, labels, settings, layers=layers):
         held_out, readouts, null = None, {}, None
         if solved.fold_of is not None:
