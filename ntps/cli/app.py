@@ -49,7 +49,7 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "agg"  # pictures are files; a backend for windows may be missing
     if sys.stderr is None:  # closed; `print` would take standard output for it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it stays open to the end
-    gc.set_threshold(20_000)  # at the default, a sixth of the imports goes by looking through objects that all stay
+    gc.set_threshold(20_000, 50)  # at the default, a sixth of the imports goes by looking through objects that all stay
     atexit.register(gc.freeze)  # the system takes all memory back at once; freeing object by object takes a second
     show_messages(_parameters)
     plain_output()

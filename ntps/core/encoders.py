@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ntps.core.moments import LayerMoments
+from ntps.core.threads import one_thread_if_narrow
 from ntps.errors import NtpsError
 
 # Eigenvalues of M, scaled to a unit diagonal, below this share of the largest are rounding: M is summed in float64.
@@ -56,6 +57,7 @@ class Whitening:
         return self.whiten.shape[1]
 
     @cached_property
+    @one_thread_if_narrow
     def _extremes(self) -> tuple[float, float]:
         if not self.rank:
             return 0.0, 0.0

@@ -180,6 +180,7 @@ class Solved:
             groups=groups,
         )
 
+    @one_thread_if_narrow
     def without_fold(self, fold: int) -> Solved:
         """Return the solution without the texts of one fold: the label side is solved anew, V is kept.
 

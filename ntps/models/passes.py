@@ -18,6 +18,7 @@ from ntps._text import counted
 from ntps._text import progress as progress_bar
 from ntps._version import __version__
 from ntps.core import NextTokenMoments, NonFiniteError, TextBatch, check_finite
+from ntps.core.threads import NARROW_MODEL, one_torch_thread
 from ntps.errors import NtpsError, whole
 from ntps.models.forward import halving
 from ntps.models.plan import (
@@ -122,7 +123,8 @@ def collect(
     if path is not None:
         rows = _rows(lengths)[np.concatenate([np.zeros(0, dtype=np.int64), *batches])]
         unfinished = Unfinished(path.parent, key, rows, processes.rank)
-    with freed_memory_returned(model.device):
+    with freed_memory_returned(model.device), one_torch_thread(model.width < NARROW_MODEL):
+        threads = torch.get_num_threads()
         states, moments = processes.together(
             lambda: _run(model, texts, tokens, settings, plan, processes, progress, batches, unfinished)
         )
@@ -160,7 +162,7 @@ def collect(
                 "dtype": model.dtype,
                 "batch_size": batch_size,
                 "device": str(model.device),
-                "threads": torch.get_num_threads(),
+                "threads": threads,
             },
             "version": __version__,
             "key": key,

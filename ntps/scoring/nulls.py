@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ntps._files import Record, picked
 from ntps.core import Solved, nested_basis, shuffled_errors
+from ntps.core.threads import one_thread_if_narrow
 from ntps.scoring.pvalues import TIE, permutation_p
 
 _BLOCK = 8_000_000  # numbers of one product held at once
@@ -171,6 +172,7 @@ def against_null(values: np.ndarray | Sequence[float]) -> Null:
     )
 
 
+@one_thread_if_narrow
 def _layer_values(solved: Solved, orders: Tensor, k_u: int, k_v: int) -> tuple[np.ndarray, np.ndarray]:
     """Return NTPS and explained share (B + 1,) of the targets in each of `orders`."""
     n, c = solved.targets.shape

@@ -5,7 +5,7 @@ import torch
 from helpers.problems import make_problem, solve
 
 from ntps.core import shuffled_errors
-from ntps.core.threads import NARROW, one_thread_if_narrow
+from ntps.core.threads import NARROW_LAYER, one_thread_if_narrow
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +21,16 @@ def two_threads():
 def threads(monkeypatch):
     """The numbers of threads that decompositions were computed with."""
     seen = set()
-    eigh = torch.linalg.eigh
 
-    def recorded(matrix):
-        seen.add(torch.get_num_threads())
-        return eigh(matrix)
+    def recorded(decompose):
+        def call(*args, **options):
+            seen.add(torch.get_num_threads())
+            return decompose(*args, **options)
 
-    monkeypatch.setattr(torch.linalg, "eigh", recorded)
+        return call
+
+    for name in ("eigh", "eigvalsh", "qr", "svd"):
+        monkeypatch.setattr(torch.linalg, name, recorded(getattr(torch.linalg, name)))
     return seen
 
 
@@ -38,7 +41,7 @@ def threads_of(states, *, fail=False):
     return torch.get_num_threads()
 
 
-@pytest.mark.parametrize(("width", "expected"), [(1, 1), (NARROW - 1, 1), (NARROW, 2)])
+@pytest.mark.parametrize(("width", "expected"), [(1, 1), (NARROW_LAYER - 1, 1), (NARROW_LAYER, 2)])
 def test_only_narrow_states_take_one_thread(width, expected):
     assert threads_of(torch.zeros(3, width)) == expected
     assert threads_of(states=torch.zeros(3, width)) == expected
@@ -63,4 +66,10 @@ def test_a_layer_is_solved_and_judged_by_one_thread(threads):
     assert threads == {1}
     threads.clear()
     shuffled_errors(solved.states, solved.fold_of, solved.targets, torch.arange(80)[None])
+    assert threads == {1}
+    threads.clear()
+    assert solved.plain.largest > 0
+    assert threads == {1}
+    threads.clear()
+    solved.without_fold(0)
     assert threads == {1}

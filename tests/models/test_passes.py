@@ -10,13 +10,16 @@ import pytest
 import torch
 from helpers import naive
 from helpers.forks import torchrun
+from helpers.models import WORDS, tiny_config, word_tokenizer
 from helpers.problems import word_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaModel
 
 import ntps
 from ntps._files import load_tensors, save_tensors
 from ntps.core import NextTokenMoments, NonFiniteError
+from ntps.core.threads import NARROW_MODEL
 from ntps.errors import NtpsError
 from ntps.models import Representations, collect, load_model, representations, tokens, unfinished
 from ntps.models.plan import PassSettings, layer_at, parse_layers, plan_batches
@@ -147,9 +150,27 @@ def test_metadata_says_what_made_them(model, task):
     assert metadata["settings"] == {
         "layers": [0, 1, 2, 3], "max_length": 9, "pooling": "mean", "prefix": "mean", "matmul_precision": "auto",
         "state_dtype": "float32", "dtype": "float32", "batch_size": 5, "device": "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": 1,
     }  # fmt: skip
     assert json.loads(json.dumps(metadata)) == metadata
+
+
+@pytest.mark.parametrize(("width", "threads"), [(NARROW_MODEL - 8, 1), (NARROW_MODEL, 2)])
+def test_only_a_narrow_model_is_read_by_one_thread(width, threads, monkeypatch):
+    seen, plain, before = set(), StateReader.read, torch.get_num_threads()
+
+    def noted(*args):
+        seen.add(torch.get_num_threads())
+        return plain(*args)
+
+    monkeypatch.setattr(StateReader, "read", noted)
+    network = LlamaModel(tiny_config("llama", width=width)).eval()
+    torch.set_num_threads(2)
+    try:
+        found = collect(load_model(network, tokenizer=word_tokenizer(), device="cpu"), WORDS)
+        assert (seen, found.metadata["settings"]["threads"], torch.get_num_threads()) == ({threads}, threads, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 # Texts
