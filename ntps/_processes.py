@@ -1,5 +1,7 @@
 """The processes that share this work: what the environment says of them, and pools that this process starts."""
 
+import atexit
+import gc
 import multiprocessing
 import os
 import signal
@@ -112,6 +114,16 @@ def use_threads(count: int | None) -> None:
     threadpool_limits(limits=count)
 
 
+def relax_garbage_collection() -> None:
+    """Let a process that does this work alone search less for garbage, and end without taking its objects apart.
+
+    Torch and transformers make a million objects that stay. At Python's default a sixth of their imports goes by
+    looking through them, and at the end it takes a second to free one after another what the system takes back at once.
+    """
+    gc.set_threshold(20_000, 50)
+    atexit.register(gc.freeze)
+
+
 @contextmanager
 def process_pool(count: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes that end at once with the block, or with this process, even if it is killed.
@@ -133,6 +145,7 @@ def process_pool(count: int, threads: int) -> Iterator[ProcessPoolExecutor]:
 
 def _begin(alive: Connection, threads: int) -> None:
     """Prepare a process of a pool."""
+    relax_garbage_collection()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all processes of a terminal; the first one answers
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,7 +1,5 @@
 """The command line, `ntps`: parsing and printing, nothing else."""
 
-import atexit
-import gc
 import os
 import signal
 import sys
@@ -14,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ntps._names import one_line
-from ntps._processes import is_main_process, refuse_processes, use_threads
+from ntps._processes import is_main_process, refuse_processes, relax_garbage_collection, use_threads
 from ntps._version import __version__
 from ntps.cli import lora_command, paper_command, prescreen_command, rank_command, score_command, study_command
 from ntps.cli.options import (
@@ -49,8 +47,7 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "agg"  # pictures are files; a backend for windows may be missing
     if sys.stderr is None:  # closed; `print` would take standard output for it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  it stays open to the end
-    gc.set_threshold(20_000, 50)  # at the default, a sixth of the imports goes by looking through objects that all stay
-    atexit.register(gc.freeze)  # the system takes all memory back at once; freeing object by object takes a second
+    relax_garbage_collection()
     show_messages(_parameters)
     plain_output()
     with _signals() as came:

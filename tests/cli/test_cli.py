@@ -399,6 +399,27 @@ print(sorted(heavy), file=sys.stderr)
     assert done.stderr.strip() == "[]"
 
 
+def test_a_command_and_its_workers_search_little_for_garbage_and_end_at_once():
+    code = """
+import atexit, gc, sys
+atexit.register(lambda: print(gc.get_freeze_count() > 1000))  # registered first, it runs last
+sys.argv = ["ntps", "--version"]
+from ntps._processes import process_pool
+from ntps.cli.app import main
+if __name__ == "__main__":
+    with process_pool(1, 1) as pool:
+        print(pool.submit(gc.get_threshold).result()[:2], gc.get_freeze_count())
+    try:
+        main()
+    finally:
+        print(gc.get_threshold()[:2], gc.get_freeze_count())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    worker, version, command, frozen_at_the_end = done.stdout.splitlines()
+    assert (worker, command, frozen_at_the_end) == ("(20000, 50) 0", "(20000, 50) 0", "True")
+    assert version.startswith("ntps ")
+
+
 @pytest.mark.parametrize("command", ["score", "rank"])
 def test_a_dry_run_says_what_a_pass_takes_and_runs_no_model(run, tiny_llama, reviews, tmp_path, monkeypatch, command):
     from ntps import plan_pass
