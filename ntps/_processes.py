@@ -94,7 +94,7 @@ def alone() -> Iterator[None]:
 def use_threads(count: int | None) -> None:
     """Let torch and the BLAS libraries use this many threads, in this process and in those that it starts.
 
-    What is too small for a second thread still takes one: see `ntps.scoring.probes.one_thread`. In Python,
+    What is too small for a second thread still takes one: see `ntps.core.threads` and `ntps.scoring.probes`. In Python,
     `torch.set_num_threads` does the same for what takes long.
 
     Args:

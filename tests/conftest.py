@@ -1,6 +1,5 @@
 """Fixtures that several rooms share."""
 
-import gc
 import logging
 import os
 from pathlib import Path
@@ -10,8 +9,10 @@ import pytest
 from filelock import FileLock
 from helpers.models import WORDS, save_tiny
 
+from ntps._processes import relax_garbage_collection
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, for a pytest that make has not started
-gc.set_threshold(20_000, 50)  # as the command line does: a tenth of the time went into searching what stays
+relax_garbage_collection()  # a tenth of the time went into searching what stays
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 # Channels from which on two threads, on two free cores with passive waiting, are no slower than one. Below, they make a
-# pass over a model of 64 take 1.7 times as long, and an eigendecomposition of 128 up to ten times.
+# pass over a model of 64 take 1.7 times as long, and an eigendecomposition of 128 seven to twelve times.
 NARROW_MODEL = 128
 NARROW_LAYER = 512
 
