@@ -206,11 +206,11 @@ def smallest_denominator(shares: np.ndarray, largest: int = LARGEST) -> int | No
     Returns:
         That n; `None` if there is none. A wrong n passes with a probability of about (4 n 5e-11)^m.
     """
-    n = np.arange(2, largest + 1)
-    products = np.outer(shares, n)
-    off = np.abs(products - np.round(products))
-    fits = (off <= 2 * DIGITS * n + 1e-9).all(0)
-    return int(n[fits.argmax()]) if fits.any() else None
+    fitting = np.arange(2, largest + 1)
+    for share in shares:
+        products = share * fitting
+        fitting = fitting[np.abs(products - np.round(products)) <= 2 * DIGITS * fitting + 1e-9]
+    return int(fitting[0]) if len(fitting) else None
 
 
 def twins(frame: "pd.DataFrame", rng: np.random.Generator) -> Finding:
