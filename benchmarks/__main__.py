@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ from ntps.core import (
     ntps_table,
     official_curve,
     perception_encoder,
+    solve_layer,
 )
+from ntps.core.threads import SEVERAL_LAYERS, several_at_once
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 SLOW = ("study", "workers", "transformer_ranker")  # only by name
@@ -115,6 +118,28 @@ def bench_solve() -> dict[str, Any]:
         result["ratios"][f"solve_all_ranks_{width}"] = every / mine
         result["solve"][str(width)] = {"seconds": mine, "released_19": other, "released_all_ranks_estimated": every}
     return result
+
+
+def random_layer(width: int, texts: int = 500) -> Callable[[int], float]:
+    """Return a call that solves a layer of random states and judges its readouts; its argument is not read."""
+    _, next_token = random_moments(width)
+    states = torch.randn(texts, width, generator=torch.Generator().manual_seed(0))
+    classes, fold_of = (states[:, 0] > 0).long(), torch.arange(texts) % 5
+    return lambda _: solve_layer(states, classes, next_token, fold_of=fold_of).held_out([8, 64]).ceiling
+
+
+def bench_layers() -> dict[str, Any]:
+    """Solve two layers and judge their readouts, one after the other and both at once."""
+
+    def two(layer: Callable[[int], float], bytes_each: int) -> list[float]:
+        return list(several_at_once(layer, range(2), bytes_each=bytes_each))
+
+    ratios = {}
+    for width in (640, 1024):
+        layer = random_layer(width)
+        at_once, one_by_one = race(partial(two, layer, 1), partial(two, layer, SEVERAL_LAYERS), 2)
+        ratios[f"layers_at_once_{width}"] = one_by_one / at_once
+    return {"ratios": ratios}
 
 
 def bench_end_to_end(model_name: str | None, task_name: str | None, texts: int) -> dict[str, Any]:
@@ -215,6 +240,7 @@ def main() -> None:
     benches: dict[str, Callable[[], dict[str, Any]]] = {
         "moments": bench_moments,
         "solve": bench_solve,
+        "layers": bench_layers,
         "end_to_end": lambda: bench_end_to_end(options.model, options.task, options.texts),
         "forward": lambda: bench_forward(options.model, options.task),
         "memory": bench_memory,

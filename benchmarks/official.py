@@ -22,8 +22,7 @@ import torch
 import ntps
 from ntps._files import atomic_write
 from ntps.core import official_curve
-from ntps.scoring import ScoreSettings, labels_of
-from ntps.scoring.scores import solve_layers
+from ntps.scoring import ScoreSettings, labels_of, score_layers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from helpers import naive
@@ -70,7 +69,8 @@ def main() -> None:
         for name in options.task:
             task = ntps.load_task(name, limit=options.limit)
             texts = ntps.collect(loaded, task, layers=options.layers, max_length=options.max_length)
-            for solved in solve_layers(texts, labels_of(texts), ScoreSettings(folds=0)):
+            for scored in score_layers(texts, labels_of(texts), ScoreSettings(folds=0)):
+                solved = scored.solved
                 pooled, next_token = solved.pooled, solved.next_token
                 moments = (pooled.M, pooled.X, next_token.C0, next_token.C1)
                 ours = np.array(official_curve(pooled, next_token)["ntps"])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ntps.core import held_out_errors
+from ntps.core.threads import several_at_once
 from ntps.models import Representations
 from ntps.scoring.labels import Labels
 from ntps.scoring.learning import LearningCurve, learning_curve
@@ -52,25 +53,25 @@ def layer_readouts(
         fold_of: (n,) fold of each labelled text.
         origin: Fingerprint of texts, labels and folds.
     """
-    folds, readouts = torch.from_numpy(fold_of), []
+    folds = torch.from_numpy(fold_of)
     groups = torch.from_numpy(labels.groups) if len(representations.layers) > 1 else None  # what a layer is chosen by
-    for layer in representations.layers:
+
+    def read(layer: int) -> Readout:
         states = torch.from_numpy(labels.states(representations, layer))
         none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
         held_out = held_out_errors(
             states, labels.targets, folds, none, (), separate=labels.kind == "multilabel", groups=groups
         )
-        readouts.append(
-            Readout(
-                name=f"layer {layer}",
-                errors=held_out.ceiling_errors.numpy(),
-                baseline=held_out.baseline.numpy(),
-                groups=labels.groups,
-                origin=origin,
-                loo_errors=held_out.loo_errors,
-            )
+        return Readout(
+            name=f"layer {layer}",
+            errors=held_out.ceiling_errors.numpy(),
+            baseline=held_out.baseline.numpy(),
+            groups=labels.groups,
+            origin=origin,
+            loo_errors=held_out.loo_errors,
         )
-    return readouts
+
+    return list(several_at_once(read, representations.layers, bytes_each=labels.layer_memory(representations)))
 
 
 def probe_of(representations: Representations, labels: Labels, fold_of: np.ndarray, choice: LayerChoice) -> Predictor:

@@ -101,6 +101,12 @@ class Labels:
         states = representations.layer(layer)
         return states if len(self.rows) == len(states) else states[self.rows]
 
+    def layer_memory(self, representations: Representations) -> int:
+        """Return about how many bytes it takes to solve the widest layer and to judge its readouts."""
+        d, n = max(representations.widths), len(self.rows)
+        columns = self.n_classes if self.kind == "multilabel" else 1  # of errors that are kept, at every penalty
+        return 30_000_000 + 110 * d**2 + n * (10 * d + 700 * columns)
+
 
 def labels_of(representations: Representations, labels: LabelSource = None) -> Labels:
     """Return the labels to score representations against.

@@ -1,10 +1,10 @@
 """From representations and labels to scores: each layer is solved once, and everything is read off its solution."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from ntps._files import picked, sha256_json
 from ntps.core import HeldOut, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
+from ntps.core.threads import several_at_once
 from ntps.errors import NtpsError, in_range, one_of, whole
 from ntps.models import Representations
 from ntps.models.processes import freed_memory_returned
@@ -23,6 +24,7 @@ from ntps.scoring.reading import chosen_ranks, curve_ranks, ranks_at, read_layer
 from ntps.scoring.readouts import CONFIDENCE, Comparison, Readout, compare_readouts
 from ntps.scoring.results import LayerScore, ScoreResult
 
+R = TypeVar("R")
 CONVENTIONS = ("theory", "official")
 CONTROLLED = ("ntps", "explained", "retained", "ceiling", "explained_heldout", "ceiling_heldout", "accuracy_heldout")
 
@@ -282,7 +284,8 @@ def score_layers(
     origin = origin_of(representations, labels, fold_of)
     several = len(representations.layers if layers is None else layers) > 1
     groups = torch.from_numpy(labels.groups) if several else None  # what a layer is chosen by
-    for solved in solve_layers(representations, labels, settings, layers=layers):
+
+    def read(solved: Solved) -> ScoredLayer:
         held_out, readouts, null = None, {}, None
         if solved.fold_of is not None:
             _, k_v = chosen_ranks(solved, None, settings.k_v)
@@ -313,7 +316,9 @@ def score_layers(
             intervals = layer_intervals(solved, scored.k_u, scored.k_v)
             jackknifed = {name: interval.to_dict() for name, interval in intervals.items()}
             scored = replace(scored, interval={**jackknifed, **(scored.interval or {})})
-        yield ScoredLayer(solved=solved, score=scored, held_out=held_out, readouts=readouts, null=null)
+        return ScoredLayer(solved=solved, score=scored, held_out=held_out, readouts=readouts, null=null)
+
+    return solve_layers(representations, labels, settings, read, layers=layers)
 
 
 def origin_of(representations: Representations, labels: Labels, fold_of: np.ndarray | None) -> str:
@@ -329,9 +334,23 @@ def origin_of(representations: Representations, labels: Labels, fold_of: np.ndar
 
 
 def solve_layers(
-    representations: Representations, labels: Labels, settings: ScoreSettings, *, layers: Sequence[int] | None = None
-) -> Iterator[Solved]:
-    """Solve layers one after another; a solution holds about ten (d, d) matrices, so keep only what you need.
+    representations: Representations,
+    labels: Labels,
+    settings: ScoreSettings,
+    read: Callable[[Solved], R],
+    *,
+    layers: Sequence[int] | None = None,
+) -> Iterator[R]:
+    """Solve layers, several at once, and yield in order what `read` makes of each solution.
+
+    A solution holds about ten (d, d) matrices, so let go of those you do not need.
+
+    Args:
+        representations: From `ntps.collect`.
+        labels: From `labels_of`.
+        settings: See `ScoreSettings`.
+        read: Function of a solution; it may be called in another thread.
+        layers: Layer numbers; all by default.
 
     Raises:
         NtpsError: As `score`.
@@ -344,8 +363,9 @@ def solve_layers(
     folds = folds_of(labels, settings)
     if settings.intervals and (folds is None or folds.max() < 2):
         raise NtpsError(f"intervals need at least 3 folds, for which {labels.name!r} has too few texts of one class.")
-    for layer in chosen:
-        yield solve_layer(
+
+    def solve(layer: int) -> R:
+        solved = solve_layer(
             torch.from_numpy(labels.states(representations, layer)),
             labels.targets,
             representations.moments(layer),
@@ -355,6 +375,9 @@ def solve_layers(
             k_u=settings.k_u,
             rtol=settings.rtol,
         )
+        return read(solved)
+
+    return several_at_once(solve, chosen, bytes_each=labels.layer_memory(representations))
 
 
 def compare(a: ScoreResult | Readout, b: ScoreResult | Readout, *, confidence: float = CONFIDENCE) -> Comparison:
@@ -410,10 +433,11 @@ def permutation_null(
     whole(permutations, 1, None, "permutations")
     settings = ScoreSettings(folds=folds, seed=seed, k_u=k_u, k_v=k_v, center=center, permutations=permutations)
     resolved = labels_of(representations, labels)
-    return tuple(
-        layer_null(solved, *chosen_ranks(solved, k_u, k_v), permutations, groups=resolved.groups, seed=seed)
-        for solved in solve_layers(representations, resolved, settings, layers=layers)
-    )
+
+    def read(solved: Solved) -> LayerNull:
+        return layer_null(solved, *chosen_ranks(solved, k_u, k_v), permutations, groups=resolved.groups, seed=seed)
+
+    return tuple(solve_layers(representations, resolved, settings, read, layers=layers))
 
 
 def jackknife(
@@ -433,7 +457,8 @@ def jackknife(
         NtpsError: As `score`, or if there are fewer than 3 folds.
     """
     settings = ScoreSettings(folds=folds, seed=seed, k_u=k_u, k_v=k_v, center=center, intervals=True)
-    return {
-        solved.layer: layer_intervals(solved, *chosen_ranks(solved, k_u, k_v))
-        for solved in solve_layers(representations, labels_of(representations, labels), settings, layers=layers)
-    }
+
+    def read(solved: Solved) -> tuple[int, dict[str, Interval]]:
+        return solved.layer, layer_intervals(solved, *chosen_ranks(solved, k_u, k_v))
+
+    return dict(solve_layers(representations, labels_of(representations, labels), settings, read, layers=layers))

@@ -9,8 +9,7 @@ from helpers.problems import make_problem, pooled_tensor, stream
 import ntps
 from ntps.core import LayerMoments, PooledMoments, official_curve
 from ntps.core.official import FRACTIONS, ascending_eigenvectors
-from ntps.scoring import ScoreSettings, labels_of
-from ntps.scoring.scores import solve_layers
+from ntps.scoring import ScoreSettings, labels_of, score_layers
 
 
 def moments(problem, targets=None):
@@ -38,7 +37,8 @@ def test_every_fraction_equals_the_transcription(seed):
 def test_every_fraction_of_bundled_models_equals_the_transcription(model, task):
     """Eighteen pairs of layer and task, with moments of real states."""
     representations = ntps.collect(ntps.load_model(model), ntps.load_task(task, limit=300), progress=False)
-    for solved in solve_layers(representations, labels_of(representations), ScoreSettings(folds=0)):
+    for row in score_layers(representations, labels_of(representations), ScoreSettings(folds=0)):
+        solved = row.solved
         ours, theirs = two_programs(solved.pooled, solved.next_token)
         assert np.isfinite(ours).all() and np.abs(ours - theirs).max() < 1e-3, solved.layer
 

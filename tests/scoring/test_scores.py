@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
+import threading
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from helpers.memory import Account
 from helpers.problems import make_problem, representations_of, solve
 from helpers.results import assert_same
 
@@ -59,6 +61,68 @@ def control(problem):
     return representations_of(problem, *([h @ mix for h in texts] for texts in three_layers(problem)), layers=[0, 2, 5])
 
 
+# Layers, several at once
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda *sides: score(sides[0], control=sides[1], permutations=9, intervals=True).to_dict(),
+        lambda *sides: score(sides[0], convention="official", fraction=0.5, layers=[5, 0]).to_dict(),
+        lambda *sides: [null.quantities() for null in permutation_null(sides[0], permutations=9)],
+        lambda *sides: {layer: str(row) for layer, row in jackknife(sides[0], layers=[5, 2]).items()},
+    ],
+)
+def test_layers_scored_at_once_are_those_scored_one_by_one(representations, control, two_threads, monkeypatch, read):
+    threads_of = {}
+    solve_layer = scores.solve_layer
+
+    def recorded(*args, **options):
+        threads_of.setdefault(threading.get_ident(), []).append(args)
+        return solve_layer(*args, **options)
+
+    monkeypatch.setattr(scores, "solve_layer", recorded)
+    together = read(representations, control)
+    assert threading.get_ident() not in threads_of
+    torch.set_num_threads(1)
+    np.testing.assert_equal(read(representations, control), together)
+    assert threading.get_ident() in threads_of
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "c", "several"),
+    [(300, 320, 2, False), (3000, 192, 3, False), (20000, 24, 3, False), (8000, 32, 6, True)],
+)
+def test_memory_of_a_layer_is_about_what_is_reckoned_with(n, d, c, several):
+    """Only so many layers are solved at once as fit into a gigabyte."""
+    rng = np.random.default_rng(0)
+    problem = make_problem(seed=0, n=60, d=d, c=c)
+    states = rng.normal(size=(n, d)).astype(np.float32)
+    values = rng.integers(0, 2, (n, c)) if several else rng.integers(0, c, n)
+    labels = LabelColumn("label", values, tuple(map(str, range(c))))
+    representations = dataclasses.replace(
+        representations_of(problem),
+        states=states[None],
+        text_index=np.arange(n),
+        text_group=np.arange(n),
+        lengths=np.full(n, 5),
+        task=None,
+    )
+    resolved = labels_of(representations, labels)
+    with Account() as account:
+        next(score_layers(representations, resolved, ScoreSettings(), layers=[0]))
+    reckoned = resolved.layer_memory(representations)
+    assert 0.5 * account.peak < reckoned < account.peak + 60e6, (account.peak, reckoned)
+
+
 # One layer
 
 
@@ -107,7 +171,7 @@ def test_official_convention_replaces_score_chance_and_curve(representations):
     theory = score(representations, k_v=3)
     official = score(representations, k_v=3, convention="official", fraction=0.5)
     a, b = theory[2], official[2]
-    solved = next(scores.solve_layers(representations, labels_of(representations), ScoreSettings(), layers=[2]))
+    solved = next(scores.score_layers(representations, labels_of(representations), ScoreSettings(), layers=[2])).solved
     assert official.convention == "official"
     np.testing.assert_equal(b.curve, official_curve(solved.pooled, solved.next_token))
     place = b.curve["fraction"].index(0.5)
