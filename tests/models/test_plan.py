@@ -197,7 +197,6 @@ MEASURE = """
 import gc, json, os
 import numpy as np, torch
 from transformers import LlamaConfig, LlamaModel
-from helpers.memory import Account
 from helpers.models import WORDS, word_tokenizer
 from ntps.models import collect, load_model, plan_pass
 
