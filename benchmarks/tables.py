@@ -31,7 +31,6 @@ RATIOS = (
     ("solve_19_fractions_640", "solve: all ranks here, 19 fractions there, 640 wide", "", ""),
     ("solve_19_fractions_2048", "solve: all ranks here, 19 fractions there, 2048 wide", "", ""),
     ("layers_at_once_640", "two layers, 640 wide: one after the other over both at once", "", ""),
-    ("layers_at_once_1024", "two layers, 1024 wide: one after the other over both at once", "", ""),
     ("end_to_end", "end to end: {model}, {texts} texts", "at least 4.5", "end_to_end"),
     ("forward_with_moments", "{model}: forward with moments over forward alone *", "at most 1.2", "forward"),
     ("transformer_ranker", "TransformerRanker, its defaults: {model}, {texts} texts", "", "transformer_ranker"),
