@@ -1,7 +1,7 @@
 """How many threads read texts and solve a layer, and how many layers are solved at once.
 
-A second thread slows down what is small, and does little for the decompositions of up to 1,000 channels: two layers at
-once, with one thread each, take about half the time that they take one after the other with two threads
+A second thread slows down what is small, and does little for the decompositions of several hundred channels: two layers
+of 640 at once, with one thread each, take less than half of what they take one after the other with two threads
 (`python -m benchmarks --only layers`).
 """
 
