@@ -55,26 +55,26 @@ def one_thread_if_narrow(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def several_at_once(function: Callable[[T], R], layers: Sequence[T], *, bytes_each: int) -> Iterator[R]:
-    """Yield `function(layer)` of each layer, in order, several computed at once with their share of torch's threads.
+def several_at_once(function: Callable[[T], R], items: Sequence[T], *, bytes_each: int = 1) -> Iterator[R]:
+    """Yield `function(item)` of each item, in order, several computed at once with their share of torch's threads.
 
     Args:
-        function: What to do with a layer; it may be called in another thread.
-        layers: The layers.
-        bytes_each: Memory that a call takes, and its result.
+        function: What to do with a layer, or with a narrow model; it may be called in another thread.
+        items: The layers or models.
+        bytes_each: Memory that a call takes, and its result, where that is much.
     """
     threads = torch.get_num_threads()
-    at_once = min(threads, len(layers), max(1, SEVERAL_LAYERS // bytes_each))
+    at_once = min(threads, len(items), max(1, SEVERAL_LAYERS // bytes_each))
     if at_once < 2:
-        yield from map(function, layers)
+        yield from map(function, items)
         return
     running: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,))
     try:
-        for layer in layers:
+        for item in items:
             if len(running) == at_once:
                 yield running.popleft().result()
-            running.append(pool.submit(function, layer))
+            running.append(pool.submit(function, item))
         while running:
             yield running.popleft().result()
     finally:

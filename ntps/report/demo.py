@@ -1,7 +1,6 @@
 """The demo, `make demo`: the bundled model on the bundled tasks, beside the same model before pretraining."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from ntps import miniworld
 from ntps._files import atomic_write, json_text
 from ntps._text import Column, bar, fixed, html_table, text_table, wrap
+from ntps.core.threads import several_at_once
 from ntps.models import Representations, collect, load_model
 from ntps.report.page import csv_text, draw_picture, render
 from ntps.report.plots import plot_tasks
@@ -93,13 +93,11 @@ def run_demo(output: str | Path, *, progress: bool | None = None) -> Demo:
     tasks = {name: load_task(f"miniworld/{name}", n=N_TEXTS, split="test") for name in miniworld.task_names()}
     shared = tasks[SHOWN]  # all bundled tasks have the same texts, so one pass of each model serves them all
     assert {task.texts for task in tasks.values()} == {shared.texts}
-    with ThreadPoolExecutor(2) as pool:  # models and layers this narrow leave a second core idle
-        pretrained, random = pool.map(
-            lambda model, layers: collect(model, shared, layers=layers, batch_size=64, progress=progress),
-            [load_model(MODEL), load_model(RANDOM)],
-            ["all", "-1"],
-        )
-        rows = list(pool.map(lambda name: _row(name, tasks[name], pretrained, random), tasks))
+    models = [(load_model(MODEL), "all"), (load_model(RANDOM), "-1")]
+    pretrained, random = several_at_once(
+        lambda pair: collect(pair[0], shared, layers=pair[1], batch_size=64, progress=progress), models
+    )
+    rows = list(several_at_once(lambda name: _row(name, tasks[name], pretrained, random), list(tasks)))
     rows.sort(key=lambda row: -row["pretrained"])
     demo = Demo(rows=rows, d=rows[0]["d"], k_v=rows[0]["k_v"], seconds=0.0, report=output / "report.html")
     _write(demo, output)
