@@ -70,13 +70,19 @@ def described(model_name: str | None) -> str:
     return "real 270M model" if model_name else "random weights, the shape of Gemma 3 270M"
 
 
-def forward_only(model: LanguageModel, task: Task) -> Callable[[], None]:
-    """Return a call that runs the model over the texts, longest first in batches of 32, and keeps nothing."""
+def batches_of(model: LanguageModel, task: Task) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return token ids and masks of the texts, longest first in batches of 32, as `collect` reads them."""
     ids = model.tokenize(task.texts, 512).ids
     order = np.argsort([-len(row) for row in ids], kind="stable")
+    return [model.pad([ids[place] for place in order[start : start + 32]]) for start in range(0, len(order), 32)]
+
+
+def forward_only(model: LanguageModel, task: Task) -> Callable[[], None]:
+    """Return a call that runs the model over `batches_of` the texts, and keeps nothing."""
+    batches = batches_of(model, task)
 
     def call() -> None:
-        for start in range(0, len(order), 32):
-            model.hidden_states(*model.pad([ids[place] for place in order[start : start + 32]]))
+        for ids, mask in batches:
+            model.hidden_states(ids, mask)
 
     return call
