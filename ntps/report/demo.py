@@ -9,12 +9,16 @@ from typing import Any
 from ntps import miniworld
 from ntps._files import atomic_write, json_text
 from ntps._text import Column, bar, fixed, html_table, text_table, wrap
+from ntps.core.heldout import HeldOut
+from ntps.core.solve import Solved
 from ntps.core.threads import several_at_once
 from ntps.models import Representations, collect, load_model
 from ntps.report.page import csv_text, draw_picture, render
 from ntps.report.plots import plot_tasks
 from ntps.report.scores import write_report
-from ntps.scoring import score
+from ntps.scoring import ScoreSettings, labels_of, score
+from ntps.scoring.reading import chosen_ranks
+from ntps.scoring.scores import solve_layers
 from ntps.tasks import Task, load_task
 
 MODEL, RANDOM = "miniworld-base", "miniworld-base@step0"
@@ -108,21 +112,25 @@ def run_demo(output: str | Path, *, progress: bool | None = None) -> Demo:
 
 
 def _row(name: str, task: Task, pretrained: Representations, random: Representations) -> dict[str, Any]:
-    """Return a task's row, from both models at the last layer."""
-    last_layer = pretrained.layers[-1]
-    after, before = (
-        score(replace(representations, task=task), folds=FOLDS, layers=[last_layer], probes=False)[last_layer]
-        for representations in (pretrained, random)
+    """Return a task's row: what `score` gives for both models at the last layer, without its curves."""
+
+    def read(solved: Solved) -> tuple[Solved, int, int, HeldOut]:
+        k_u, k_v = chosen_ranks(solved, None, None)
+        return solved, k_u, k_v, solved.held_out([k_v], by_text=[])
+
+    (solved, k_u, k_v, after), (*_, random_k_v, before) = (
+        next(solve_layers(each, labels_of(each, task.columns[0]), ScoreSettings(folds=FOLDS), read, layers=[layer]))
+        for each, layer in ((pretrained, pretrained.layers[-1]), (random, random.layers[-1]))
     )
     return {
         "task": name,
-        "ntps": after.ntps,
-        "chance": after.chance,
-        "random": before.explained_heldout,
-        "pretrained": after.explained_heldout,
-        "ceiling": after.ceiling_heldout,
-        "k_v": after.k_v,
-        "d": after.d,
+        "ntps": solved.ntps_at(k_u, k_v),
+        "chance": k_v / solved.d,
+        "random": before.at(random_k_v),
+        "pretrained": after.at(k_v),
+        "ceiling": after.ceiling,
+        "k_v": k_v,
+        "d": solved.d,
         "question": miniworld.describe_task(name)["question"],
     }
 
