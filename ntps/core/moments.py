@@ -188,7 +188,7 @@ class NextTokenMoments:
         if self.prefix == "mean":
             past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
         dtype = torch.bfloat16 if self.matmul_precision == "medium" and self.dtype == torch.float32 else self.dtype
-        past = past[:, :-1].masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1).to(dtype)  # zero where no token follows
+        past = past[:, :-1].to(dtype).masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1)  # zero where no token follows
         following = states[:, 1:].flatten(0, 1).to(dtype)
         return _gram(past), _product(past, following), pooled
 
