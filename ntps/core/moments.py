@@ -24,7 +24,6 @@ from ntps.errors import NtpsError, in_range, one_of
 PREFIXES = ("sum", "mean", "last")
 POOLINGS = ("mean", "last")
 PRECISIONS = ("auto", "highest", "high", "medium")
-_STRIPS = 4  # of a symmetric product
 
 
 class NonFiniteError(NtpsError):
@@ -82,7 +81,7 @@ class NextTokenMoments:
     Attributes:
         widths: Width of each layer's hidden states.
         width: d, the largest of them; sums and pooled states of a narrower layer are zero beyond its width.
-        past_gram: (S, d, d) float64, n C0; only the upper triangle is filled in everywhere.
+        past_gram: (S, d, d) float64, n C0 up to rounding, of which the upper triangle is read.
         cross: (S, d, d) float64, n C1.
         counts: (3,) int64: texts, tokens, pairs of a past and a next token.
 
@@ -190,7 +189,7 @@ class NextTokenMoments:
         dtype = torch.bfloat16 if self.matmul_precision == "medium" and self.dtype == torch.float32 else self.dtype
         past = past[:, :-1].to(dtype).masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1)  # zero where no token follows
         following = states[:, 1:].flatten(0, 1).to(dtype)
-        return _gram(past), _product(past, following), pooled
+        return _product(past, past), _product(past, following), pooled
 
     def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
         """Return the mask as booleans beside the states, after checking the shapes."""
@@ -346,20 +345,6 @@ def check_finite(pooled: Tensor, layers: Sequence[int]) -> None:
     if not finite.all():
         layer_index, text = (~finite).nonzero()[0].tolist()
         raise NonFiniteError(layers[layer_index], text)
-
-
-def _gram(rows: Tensor) -> Tensor:
-    """Return rows^T rows with zeros in the blocks below the diagonal, which spares three eighths of the work.
-
-    BLAS has a routine that spares half, but a second BLAS beside torch's keeps threads of its own, which wait for work
-    by spinning: with two threads on two cores an update then took three times as long.
-    """
-    width = rows.shape[1]
-    gram = rows.new_zeros(width, width, dtype=torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype)
-    strip = -(-width // _STRIPS)
-    for start in range(0, width, strip):
-        gram[start : start + strip, start:] = _product(rows[:, start : start + strip], rows[:, start:])
-    return gram
 
 
 def _product(rows: Tensor, others: Tensor) -> Tensor:

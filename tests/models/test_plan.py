@@ -12,7 +12,6 @@ import torch
 from helpers.memory import Account
 from helpers.models import WORDS, word_tokenizer
 
-from ntps.core import moments
 from ntps.errors import NtpsError
 from ntps.models import collect, load_model, passes, plan, plan_pass
 from ntps.models.plan import device_memory
@@ -32,7 +31,7 @@ TEXTS = [" ".join(WORDS[:length]) for length in (30, 4, 50, 12, 6, 3)] * 4
         (96, 256, 12, 32, 50, torch.float32),
     ],
 )
-def test_memory_is_what_the_plan_says(monkeypatch, width, inner, blocks, n_texts, n_words, dtype):
+def test_memory_is_what_the_plan_says(width, inner, blocks, n_texts, n_words, dtype):
     from transformers import LlamaConfig, LlamaModel
 
     config = LlamaConfig(
@@ -41,7 +40,6 @@ def test_memory_is_what_the_plan_says(monkeypatch, width, inner, blocks, n_texts
     )  # fmt: skip
     model = load_model(LlamaModel(config).to(dtype).eval(), tokenizer=word_tokenizer())
     texts = [" ".join(WORDS[(7 * row + place) % len(WORDS)] for place in range(n_words)) for row in range(2 * n_texts)]
-    monkeypatch.setattr(moments, "_gram", lambda rows: moments._product(rows, rows))  # as on a GPU
     with Account() as account:
         collect(model, texts, batch_size=n_texts, progress=False)
     plan = device_memory(
