@@ -22,7 +22,7 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 
 from benchmarks import coverage_correlations
-from ntps.core import held_out_errors
+from ntps.core import Keep, held_out_errors
 from ntps.core.heldout import RIDGES, Split, choose_elsewhere, splits
 from ntps.scoring.labels import assign_folds
 from ntps.scoring.learning import learning_curve
@@ -254,8 +254,7 @@ def gain_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, Any
                 if times == 1:
                     curves.append(learning_curve(x, targets, fold_of, groups))
                 else:
-                    none = torch.zeros(cell.d, 0, dtype=torch.float64)
-                    twice.append(held_out_errors(x, targets, fold_of, none, ()).ceiling)
+                    twice.append(held_out_errors(x, targets, fold_of).ceiling)
         found = [curve for curve in curves if curve is not None]
         added = float(np.mean(twice) - np.mean([curve.r2[-1] for curve in found]))
         forecast = [curve for curve in found if not math.isnan(curve.twice)]
@@ -316,9 +315,8 @@ def noise_rows(replications: int, done: Container[Key]) -> Iterator[dict[str, An
             readouts = []
             for _ in range(LAYERS):  # layers of one model have much in common
                 layer = (x + 0.5 * torch.from_numpy(world.rng.standard_normal(x.shape))).float()
-                none = torch.zeros(cell.d, 0, dtype=torch.float64)
                 folds = torch.from_numpy(fold_of)
-                held_out = held_out_errors(layer, targets, folds, none, (), groups=torch.from_numpy(groups))
+                held_out = held_out_errors(layer, targets, folds, keep=Keep(loo_groups=torch.from_numpy(groups)))
                 errors, baseline = held_out.ceiling_errors.numpy(), held_out.baseline.numpy()
                 common = {"baseline": baseline, "groups": groups, "loo_errors": held_out.loo_errors}
                 readouts.append(Readout(name="", errors=errors, **common))

@@ -39,10 +39,7 @@ def rows(representations: Representations, name: str, seconds_per_text: float) -
             started = time.perf_counter()
             curve = learning_curve(states[:n], labels.targets[:n], folds(labels.values[:n]), labels.groups[:n])
             seconds = time.perf_counter() - started
-            none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
-            truth = held_out_errors(
-                states[: 2 * n], labels.targets[: 2 * n], folds(labels.values[: 2 * n]), none, ()
-            ).ceiling
+            truth = held_out_errors(states[: 2 * n], labels.targets[: 2 * n], folds(labels.values[: 2 * n])).ceiling
             if curve is None:
                 continue
             yield {

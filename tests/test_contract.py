@@ -74,6 +74,18 @@ def test_no_change_is_printed_as_minus_nothing():
     assert [f"{path.name}: {found}" for path in files for found in SIGNED.findall(path.read_text())] == []
 
 
+def test_only_what_takes_the_options_of_a_command_has_more_than_eight_parameters():
+    long = set()
+    for path in Path(ntps.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if path.parent.name != "cli" and isinstance(node, ast.FunctionDef):
+                names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if len([name for name in names if name not in ("self", "cls")]) > 8:
+                    long.add(node.name)
+    assert {"score", "repeat"} <= long  # `repeat` is `ntps lora --seeds`
+    assert long <= {*ntps.__all__, "repeat"}
+
+
 def test_the_example_of_the_package_runs():
     results = doctest.testmod(ntps)
     assert results.attempted >= 6
@@ -394,6 +406,7 @@ def reader(name):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", ["score", "prescreen", "study"])
 def test_solutions_are_dropped_layer_by_layer(name, monkeypatch):
     """A solution is about ten (d, d) matrices: for a wide model, those of all layers would not fit into memory."""

@@ -1,7 +1,7 @@
 """The compute core: next-token moments, encoders, subspaces, scores in closed form; torch, SciPy, no transformers."""
 
 from ntps.core.encoders import Encoder, autoregressive_encoder, perception_encoder
-from ntps.core.heldout import HeldOut, held_out_errors, shuffled_errors
+from ntps.core.heldout import HeldOut, Keep, held_out_errors, shuffled_errors
 from ntps.core.moments import LayerMoments, NextTokenMoments, NonFiniteError, TextBatch, check_finite
 from ntps.core.official import official_curve
 from ntps.core.pooled import PooledMoments
@@ -11,6 +11,7 @@ from ntps.core.subspaces import explained_curve, nested_basis, ntps_table, princ
 __all__ = [
     "Encoder",
     "HeldOut",
+    "Keep",
     "LayerMoments",
     "NextTokenMoments",
     "NonFiniteError",

@@ -44,7 +44,7 @@ class HeldOut:
         predicted: (n,) target with the largest out-of-fold prediction from all directions: the class, if one-hot.
         fitted: (n, c) the predictions themselves from all directions, where they were asked for.
         loo_errors: (folds,) for each fold the summed squared error, from all directions, of the texts of the *other*
-            folds, each left out of the readout together with its equals; `None` without `groups`.
+            folds, each left out of the readout together with its equals; `None` without `loo_groups`.
     """
 
     ks: tuple[int, ...]
@@ -98,20 +98,34 @@ def r2_of(errors: Tensor | np.ndarray, baseline: Tensor | np.ndarray) -> float:
     return 1 - float(errors.sum()) / total if total > 0 else math.nan
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Keep:
+    """What `held_out_errors` keeps of its readouts beside their R^2.
+
+    Attributes:
+        by_text: Those of its `ks` whose errors to keep text by text, all by default. Each takes memory for
+            (len(RIDGES), n) numbers, and so do all d directions.
+        fitted: Whether to keep predictions, which takes memory for (len(RIDGES), n, c) numbers.
+        loo_groups: (n,) equal numbers for equal texts; if given, leave-one-out errors are kept too. They know nothing
+            of the fold, so whatever is chosen by them may be judged on it.
+    """
+
+    by_text: Sequence[int] | None = None
+    fitted: bool = False
+    loo_groups: Tensor | None = None
+
+
 @one_thread_if_narrow
 def held_out_errors(
     states: Tensor,
     targets: Tensor,
     fold_of: Tensor,
-    V: Tensor,
-    ks: Sequence[int],
+    V: Tensor | None = None,
+    ks: Sequence[int] = (),
     *,
-    by_text: Sequence[int] | None = None,
     part: Tensor | None = None,
-    ridges: Sequence[float] = RIDGES,
     separate: bool = False,
-    keep_fitted: bool = False,
-    groups: Tensor | None = None,
+    keep: Keep | None = None,
 ) -> HeldOut:
     """Evaluate readouts of V's first k directions, and of all d, on folds they were not fitted on.
 
@@ -123,40 +137,37 @@ def held_out_errors(
         states: (n, d) pooled states, any float dtype; they enter memory as float64, once for each fold in turn.
         targets: (n, c) float64, one-hot labels or real targets.
         fold_of: (n,) fold of each text; at least two folds.
-        V: (d, r) next-token directions, best first.
+        V: (d, r) next-token directions, best first; not needed without `ks`.
         ks: Numbers of directions, each in [1, r].
-        by_text: Those of `ks` whose errors to keep text by text, all by default; of the others R^2 alone is kept. Each
-            takes memory for (len(ridges), n) numbers, and so do all d directions.
         part: (n,) whether a text may be trained on; all by default. Every text is judged all the same.
-        ridges: Penalties in units of the mean variance of the standardised states.
         separate: Whether each target has its own penalty; for one-hot labels, all have one. What is kept by text then
             takes c times the memory.
-        keep_fitted: Whether to return predictions, which takes memory for (len(ridges), n, c) numbers.
-        groups: (n,) equal numbers for equal texts; if given, leave-one-out errors are returned too. They know nothing
-            of the fold, so whatever is chosen by them may be judged on it.
+        keep: What to keep beside R^2; by default errors by text for all of `ks`.
 
     Raises:
         NtpsError: If there are fewer than two folds.
     """
-    n, d = len(states), states.shape[1]
-    sizes, by_text, folds = sorted({*ks, d}), tuple(ks if by_text is None else by_text), fold_of.unique()
+    keep = keep or Keep()
+    n, d, groups = len(states), states.shape[1], keep.loo_groups
+    sizes, by_text, folds = sorted({*ks, d}), tuple(ks if keep.by_text is None else keep.by_text), fold_of.unique()
     own = targets.shape[1] if separate else 1
-    losses = torch.zeros(len(sizes), len(folds), len(ridges), own, dtype=torch.float64)
-    errors = {k: torch.zeros(len(ridges), n, own, dtype=torch.float64) for k in {*by_text, d}}
-    predicted = torch.zeros(len(ridges), n, dtype=torch.int32)
-    kept = torch.zeros(len(ridges), *targets.shape, dtype=torch.float64) if keep_fitted else None
+    losses = torch.zeros(len(sizes), len(folds), len(RIDGES), own, dtype=torch.float64)
+    errors = {k: torch.zeros(len(RIDGES), n, own, dtype=torch.float64) for k in {*by_text, d}}
+    predicted = torch.zeros(len(RIDGES), n, dtype=torch.int32)
+    kept = torch.zeros(len(RIDGES), *targets.shape, dtype=torch.float64) if keep.fitted else None
     baseline = torch.zeros(n, dtype=torch.float64)
     loo_errors = None if groups is None else torch.zeros(len(folds), dtype=torch.float64)
-    for number, split in enumerate(splits(states, fold_of, V=V[:, : max(ks, default=0)], part=part)):
+    leading = None if V is None else V[:, : max(ks, default=0)]
+    for number, split in enumerate(splits(states, fold_of, V=leading, part=part)):
         train, test = targets[split.train], targets[split.test]
         mean = train.mean(0)
         baseline[split.test] = (test - mean).square().sum(1)
         cross = split.cross(train - mean)
         if groups is not None and loo_errors is not None:
-            left_out = split.loo_errors(cross, train - mean, groups[split.train], ridges)
+            left_out = split.loo_errors(cross, train - mean, groups[split.train], RIDGES)
             loo_errors[number] = _by_penalty(left_out, separate).amin(0).sum()
         for index, k in enumerate(sizes):
-            for rows, fitted in split.ridge(cross[:k], ridges):
+            for rows, fitted in split.ridge(cross[:k], RIDGES):
                 values = fitted + mean
                 found = _by_penalty((test[rows] - values).square(), separate)
                 losses[index, number] += found.sum(1)
@@ -228,7 +239,6 @@ def shuffled_errors(
     targets: Tensor,
     orders: Tensor,
     *,
-    ridges: Sequence[float] = RIDGES,
     separate: bool = False,
 ) -> Tensor:
     """Return the fold sums from which held-out R^2 (all directions) of many labellings of the same texts follows.
@@ -241,7 +251,6 @@ def shuffled_errors(
         fold_of: (n,) fold of each text.
         targets: (n, c) float64, as for `held_out_errors`.
         orders: (B, n) for each labelling, the row of `targets` that each text gets.
-        ridges: As for `held_out_errors`.
         separate: As for `held_out_errors`.
 
     Returns:
@@ -249,7 +258,7 @@ def shuffled_errors(
     """
     count, n = orders.shape
     folds = len(fold_of.unique())
-    losses = torch.zeros(count, folds, len(ridges), targets.shape[1] if separate else 1, dtype=torch.float64)
+    losses = torch.zeros(count, folds, len(RIDGES), targets.shape[1] if separate else 1, dtype=torch.float64)
     baseline = torch.zeros(count, folds, dtype=torch.float64)
     step = max(1, _BLOCK // (targets.shape[1] * n))
     for index, split in enumerate(splits(states, fold_of)):
@@ -260,8 +269,8 @@ def shuffled_errors(
             test = given[split.test] - mean
             baseline[some, index] = test.square().sum((0, 2))
             cross = split.cross((given[split.train] - mean).reshape(len(split.train), -1))
-            for rows, fitted in split.ridge(cross, ridges):
-                residual = test[rows] - fitted.reshape(len(ridges), -1, *test.shape[1:])
+            for rows, fitted in split.ridge(cross, RIDGES):
+                residual = test[rows] - fitted.reshape(len(RIDGES), -1, *test.shape[1:])
                 losses[some, index] += _by_penalty(residual.square().sum(1), separate).transpose(0, 1)
     elsewhere = losses.sum(1, keepdim=True) - losses
     errors = losses.gather(2, elsewhere.argmin(2, keepdim=True))[:, :, 0].sum(2)

@@ -31,7 +31,7 @@ from ntps.core.encoders import (
     solve_encoder,
     whitening,
 )
-from ntps.core.heldout import VARIANCE_RTOL, HeldOut, held_out_errors
+from ntps.core.heldout import VARIANCE_RTOL, HeldOut, Keep, held_out_errors
 from ntps.core.moments import LayerMoments
 from ntps.core.pooled import PooledMoments
 from ntps.core.subspaces import explained_curve, nested_basis, ntps_table
@@ -154,15 +154,12 @@ class Solved:
         members = [torch.nonzero(self.fold_of == fold)[:, 0] for fold in self.fold_of.unique().tolist()]
         return tuple(PooledMoments.of(self.states[rows], self.targets[rows]) for rows in members)
 
-    def held_out(
-        self, ks: Sequence[int], *, by_text: Sequence[int] | None = None, groups: Tensor | None = None
-    ) -> HeldOut:
+    def held_out(self, ks: Sequence[int], *, keep: Keep | None = None) -> HeldOut:
         """Return what V's first k directions, for each of `ks`, and all directions read on texts held out.
 
         Args:
             ks: Numbers of directions.
-            by_text: Those whose errors to keep text by text; see `held_out_errors`.
-            groups: (n,) equal numbers for equal texts, for leave-one-out errors.
+            keep: What to keep beside R^2.
 
         Raises:
             NtpsError: If there are no folds.
@@ -170,14 +167,7 @@ class Solved:
         if self.fold_of is None:
             raise NtpsError("this layer was solved without folds.")
         return held_out_errors(
-            self.states,
-            self.targets,
-            self.fold_of,
-            self.V.vectors,
-            ks,
-            by_text=by_text,
-            separate=self.separate,
-            groups=groups,
+            self.states, self.targets, self.fold_of, self.V.vectors, ks, separate=self.separate, keep=keep
         )
 
     @one_thread_if_narrow

@@ -126,7 +126,7 @@ def collect(
     with freed_memory_returned(model.device), one_torch_thread(model.width < NARROW_MODEL):
         threads = torch.get_num_threads()
         states, moments = processes.together(
-            lambda: _run(model, texts, tokens, settings, plan, processes, progress, batches, unfinished)
+            lambda: _run(model, tokens, settings, plan, processes, progress, batches, unfinished)
         )
         if processes.count > 1:
             if moments is not None:
@@ -344,7 +344,6 @@ class _Foresight:
 
 def _run(
     model: "LanguageModel",
-    texts: Sequence[str],
     tokens: Tokens,
     settings: PassSettings,
     plan: PassPlan,
@@ -407,7 +406,7 @@ def _run(
             check_finite(pooled, settings.layers)
         except NonFiniteError as error:
             index = int(batch[error.text])
-            raise NonFiniteError(error.layer, index, texts[index]) from None
+            raise NonFiniteError(error.layer, index, tokens.texts[index]) from None
         states[:, row_of[batch]] = pooled.numpy()
         n_tokens = int(lengths[batch].sum())
         bar.update(n_tokens)

@@ -20,11 +20,13 @@ class Tokens:
     """Token ids of texts.
 
     Attributes:
+        texts: The texts.
         ids: (n_tokens,) int32, those of all texts, one after another.
         lengths: (n,) int64, number of tokens of each text; 0 for a text without any.
         n_truncated: Number of texts that were too long and lost their end.
     """
 
+    texts: Sequence[str]
     ids: np.ndarray
     lengths: np.ndarray
     n_truncated: int
@@ -39,7 +41,7 @@ class Tokens:
             lengths[start : start + _BLOCK] = [len(row) for row in made.ids]
             parts.append(np.fromiter(chain.from_iterable(made.ids), dtype=np.int32))
         ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-        return cls(ids=ids, lengths=lengths, n_truncated=n_truncated)
+        return cls(texts=texts, ids=ids, lengths=lengths, n_truncated=n_truncated)
 
     @cached_property
     def _ends(self) -> np.ndarray:

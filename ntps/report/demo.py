@@ -9,8 +9,7 @@ from typing import Any
 from ntps import miniworld
 from ntps._files import atomic_write, json_text
 from ntps._text import Column, bar, fixed, html_table, text_table, wrap
-from ntps.core.heldout import HeldOut
-from ntps.core.solve import Solved
+from ntps.core import HeldOut, Keep, Solved
 from ntps.core.threads import several_at_once
 from ntps.models import Representations, collect, load_model
 from ntps.report.page import csv_text, draw_picture, render
@@ -116,7 +115,7 @@ def _row(name: str, task: Task, pretrained: Representations, random: Representat
 
     def read(solved: Solved) -> tuple[Solved, int, int, HeldOut]:
         k_u, k_v = chosen_ranks(solved, None, None)
-        return solved, k_u, k_v, solved.held_out([k_v], by_text=[])
+        return solved, k_u, k_v, solved.held_out([k_v], keep=Keep(by_text=[]))
 
     (solved, k_u, k_v, after), (*_, random_k_v, before) = (
         next(solve_layers(each, labels_of(each, task.columns[0]), ScoreSettings(folds=FOLDS), read, layers=[layer]))

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from ntps.core import held_out_errors
+from ntps.core import Keep, held_out_errors
 from ntps.core.threads import several_at_once
 from ntps.models import Representations
 from ntps.scoring.labels import Labels
@@ -58,10 +58,8 @@ def layer_readouts(
 
     def read(layer: int) -> Readout:
         states = torch.from_numpy(labels.states(representations, layer))
-        none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
-        held_out = held_out_errors(
-            states, labels.targets, folds, none, (), separate=labels.kind == "multilabel", groups=groups
-        )
+        separate = labels.kind == "multilabel"
+        held_out = held_out_errors(states, labels.targets, folds, separate=separate, keep=Keep(loo_groups=groups))
         return Readout(
             name=f"layer {layer}",
             errors=held_out.ceiling_errors.numpy(),
@@ -114,9 +112,8 @@ def predictions_of(
     fitted = torch.empty_like(targets)
     for layer in np.unique(choice.by_fold):
         states = torch.from_numpy(labels.states(representations, int(layer)))
-        none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
         separate = labels.kind == "multilabel"
-        found = held_out_errors(states, targets, folds, none, (), separate=separate, keep_fitted=True).fitted
+        found = held_out_errors(states, targets, folds, separate=separate, keep=Keep(fitted=True)).fitted
         rows = torch.from_numpy(choice.by_fold == layer)
         fitted[rows] = cast(torch.Tensor, found)[rows]
     return fitted.numpy()

@@ -66,13 +66,12 @@ def learning_curve(
         seed: Seed of the order in which texts are added.
     """
     position = _positions(targets.argmax(1).numpy(), groups, seed)
-    none = torch.zeros(states.shape[1], 0, dtype=torch.float64)
     parts = [torch.from_numpy(position < fraction) for fraction in FRACTIONS]
     if not all((parts[0] & (fold_of != fold)).any() for fold in fold_of.unique()):
         return None
     sizes, errors = [], []
     for part in parts:
-        held_out = held_out_errors(states, targets, fold_of, none, (), part=part, separate=separate)
+        held_out = held_out_errors(states, targets, fold_of, part=part, separate=separate)
         errors.append(held_out.ceiling_errors.numpy())
         sizes.append(round(float(part.sum()) * (1 - 1 / len(fold_of.unique()))))
     # Judged against the label frequencies of all training texts, so that the points compare.

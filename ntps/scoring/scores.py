@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ntps._files import picked, sha256_json
-from ntps.core import HeldOut, Solved, official_curve, solve_layer
+from ntps.core import HeldOut, Keep, Solved, official_curve, solve_layer
 from ntps.core.official import FRACTIONS
 from ntps.core.threads import several_at_once
 from ntps.errors import NtpsError, in_range, one_of, whole
@@ -290,7 +290,7 @@ def score_layers(
         if solved.fold_of is not None:
             _, k_v = chosen_ranks(solved, None, settings.k_v)
             ranks = {*curve_ranks(solved.V.rank, k_v), *ranks_at(shares, solved)}
-            held_out = solved.held_out(sorted(ranks), by_text=[k_v] if k_v else [], groups=groups)
+            held_out = solved.held_out(sorted(ranks), keep=Keep(by_text=[k_v] if k_v else [], loo_groups=groups))
             readouts = readouts_of(held_out, solved.layer, k_v, labels.groups, origin)
         scored = read_layer(
             solved,

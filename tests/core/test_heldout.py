@@ -1,6 +1,7 @@
 """Held-out errors in closed form equal readouts refitted on the data; noise reads 0; a planted leak shows."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from helpers.problems import make_problem, solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntps.core import held_out_errors, shuffled_errors
+from ntps.core import Keep, held_out_errors, shuffled_errors
 from ntps.core import heldout as module
 from ntps.core.heldout import RIDGES, choose_elsewhere
 from ntps.errors import NtpsError
@@ -29,11 +30,14 @@ def classes(n, d, *, seed=0, c=3, folds=4, signal=1.0, dtype=np.float64):
     )
 
 
-def held_out(states, targets, folds, V, ks, **options):
+def held_out(states, targets, folds, V, ks, *, ridges=RIDGES, part=None, separate=False, **keep):
     as_tensor = torch.from_numpy
-    if isinstance(options.get("part"), np.ndarray):
-        options["part"] = as_tensor(options["part"])
-    return held_out_errors(as_tensor(states), as_tensor(targets), as_tensor(folds), as_tensor(V), ks, **options)
+    if isinstance(part, np.ndarray):
+        part = as_tensor(part)
+    with patch.object(module, "RIDGES", ridges):
+        return held_out_errors(
+            *map(as_tensor, (states, targets, folds, V)), ks, part=part, separate=separate, keep=Keep(**keep)
+        )
 
 
 def assert_as_refitted(states, targets, folds, V, ks, *, ridges=RIDGES, part=None, tolerance=1e-7):
@@ -157,7 +161,9 @@ def test_texts_left_out_equal_a_readout_refitted_without_each(n, d, repeats, sep
     if repeats:
         group[-repeats:] = np.random.default_rng(0).integers(0, n - repeats, repeats)
         states, folds = states[group], folds[group]
-    found = held_out(states, targets, folds, V, [2], ridges=ridges, separate=separate, groups=torch.from_numpy(group))
+    found = held_out(
+        states, targets, folds, V, [2], ridges=ridges, separate=separate, loo_groups=torch.from_numpy(group)
+    )
     for index, fold in enumerate(np.unique(folds)):
         train = folds != fold
         errors = [
@@ -171,13 +177,13 @@ def test_texts_left_out_equal_a_readout_refitted_without_each(n, d, repeats, sep
 def test_texts_left_out_know_nothing_of_the_fold_and_all_of_the_others():
     states, targets, folds, V = classes(60, 8)
     groups = torch.arange(60)
-    before = held_out(states, targets, folds, V, (), groups=groups).loo_errors
+    before = held_out(states, targets, folds, V, (), loo_groups=groups).loo_errors
     for fold in range(4):
         inside = folds == fold
         other_states, other_targets = states.copy(), targets.copy()
         other_states[inside] = 1e3 * np.random.default_rng(fold).normal(size=(inside.sum(), 8))
         other_targets[inside] = np.roll(targets[inside], 1, axis=1)
-        after = held_out(other_states, other_targets, folds, V, (), groups=groups).loo_errors
+        after = held_out(other_states, other_targets, folds, V, (), loo_groups=groups).loo_errors
         assert after[fold] == before[fold]
         assert (after != before).sum() == 3
 
@@ -189,7 +195,7 @@ def test_equal_texts_are_left_out_together():
     states, targets, folds = rng.normal(size=(40, 60))[group], np.eye(2)[rng.integers(0, 2, 40)][group], group % 4
     none = torch.zeros(60, 0, dtype=torch.float64).numpy()
     together, alone = (
-        held_out(states, targets, folds, none, (), groups=torch.from_numpy(each)).loo_errors.sum()
+        held_out(states, targets, folds, none, (), loo_groups=torch.from_numpy(each)).loo_errors.sum()
         for each in (group, np.arange(80))
     )
     assert alone < 0.1 * together
@@ -359,8 +365,8 @@ def test_separate_targets_are_each_read_alone(n, d):
     states, one_hot, folds, V = classes(n, d, signal=4.0)
     rng = np.random.default_rng(0)
     targets = np.column_stack([one_hot[:, 0], one_hot[:, 1], rng.normal(size=n)])
-    found = held_out(states, targets, folds, V, [2], separate=True, keep_fitted=True)
-    alone = [held_out(states, targets[:, [column]], folds, V, [2], keep_fitted=True) for column in range(3)]
+    found = held_out(states, targets, folds, V, [2], separate=True, fitted=True)
+    alone = [held_out(states, targets[:, [column]], folds, V, [2], fitted=True) for column in range(3)]
     for name in ("errors", "ceiling_errors", "baseline"):
         total = sum(getattr(each, name) for each in alone)
         assert torch.allclose(getattr(found, name), total, atol=1e-10), name

@@ -49,10 +49,10 @@ def test_points_are_readouts_of_the_parts_judged_on_all_texts():
     found = curve_of(states, labels, fold_of, seed=3)
     position = _positions(labels, np.arange(200), 3)
     tensors = torch.from_numpy(states), torch.from_numpy(np.eye(2)[labels]), torch.from_numpy(fold_of)
-    whole = held_out_errors(*tensors, torch.zeros(20, 0, dtype=torch.float64), ())
+    whole = held_out_errors(*tensors)
     for index, fraction in enumerate(FRACTIONS):
         part = torch.from_numpy(position < fraction)
-        one = held_out_errors(*tensors, torch.zeros(20, 0, dtype=torch.float64), (), part=part)
+        one = held_out_errors(*tensors, part=part)
         # The yardstick is one for all points: the frequencies of all training texts.
         expected = 1 - float(one.ceiling_errors.sum() / whole.baseline.sum())
         assert found.r2[index] == pytest.approx(expected, abs=1e-12)

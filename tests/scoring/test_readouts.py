@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntps.core import held_out_errors
+from ntps.core import Keep, held_out_errors
 from ntps.errors import NtpsError
 from ntps.scoring import compare, tied_groups
 from ntps.scoring.headline import best_layer
@@ -220,13 +220,12 @@ def simulated(seed, signal, n=120, d=16, layers=5):
     """Held-out readouts of layers of which each carries the same signal in noise of its own."""
     rng = np.random.default_rng(seed)
     labels, fold_of = rng.permutation(np.arange(n) % 2), rng.permutation(np.arange(n) % 5)
-    targets, folds, V = torch.from_numpy(np.eye(2)[labels]), torch.from_numpy(fold_of), torch.zeros(d, 0).double()
+    targets, folds = torch.from_numpy(np.eye(2)[labels]), torch.from_numpy(fold_of)
     readouts = []
     for layer in range(layers):
         states = rng.normal(size=(n, d))
         states[:, 0] += signal * (2 * labels - 1)
-        options = {"ridges": (0.1, 1.0, 100.0, 1e5), "groups": torch.arange(n)}
-        found = held_out_errors(torch.from_numpy(states), targets, folds, V, (), **options)
+        found = held_out_errors(torch.from_numpy(states), targets, folds, keep=Keep(loo_groups=torch.arange(n)))
         errors, baseline = found.ceiling_errors.numpy(), found.baseline.numpy()
         readouts.append(readout(errors, baseline=baseline, name=f"layer {layer}", loo_errors=found.loo_errors))
     best, choice = best_layer(range(layers), readouts, fold_of, [])
