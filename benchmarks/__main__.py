@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import batches_of, described, race, real_or_stand_in
-from benchmarks.evidence import bench_permutations, bench_study, bench_training, bench_workers
+from benchmarks.evidence import bench_neighbour, bench_permutations, bench_study, bench_training, bench_workers
 from benchmarks.released import ReleasedMoments
 from benchmarks.released import run as released_run
 from ntps import RankSettings, __version__, collect, load_model, load_task, rank, score
@@ -43,7 +43,7 @@ from ntps.core.threads import SEVERAL_LAYERS, several_at_once
 from ntps.models.states import StateReader
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-SLOW = ("study", "workers", "transformer_ranker")  # only by name
+SLOW = ("study", "workers", "neighbour", "transformer_ranker")  # only by name
 
 
 def short_batch(
@@ -259,6 +259,7 @@ def main() -> None:
         "training": lambda: bench_training(options.model, options.task),
         "study": bench_study,
         "workers": bench_workers,
+        "neighbour": bench_neighbour,
         "transformer_ranker": lambda: bench_ranker(options.task, options.model, options.texts),
     }
     chosen = options.only.split(",") if options.only else [name for name in benches if name not in SLOW]

@@ -1,5 +1,8 @@
 """What nulls, studies and training cost; `python -m benchmarks --only permutations,training,study,workers`."""
 
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -101,3 +104,24 @@ def bench_workers() -> dict[str, Any]:
                 seconds[str(workers)] = time.perf_counter() - start
     torch.set_num_threads(before)
     return {"ratios": {"study_two_workers": seconds["1"] / seconds["2"]}, "workers": {"seconds": seconds}}
+
+
+def bench_neighbour() -> dict[str, Any]:
+    """The same command beside a process that keeps a core busy, over the command alone."""
+    command = [sys.executable, "-m", "ntps", "score", "miniworld-large", "miniworld/topic", "--limit", "1500"]
+    environment = {
+        name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"
+    }  # it sets that itself
+
+    def alone() -> None:
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+
+    def beside() -> None:
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
+            try:
+                alone()
+            finally:
+                neighbour.kill()
+
+    busy, quiet = race(beside, alone, 2)
+    return {"ratios": {"beside_a_neighbour": busy / quiet}, "neighbour": {"seconds": busy, "alone_seconds": quiet}}

@@ -38,6 +38,7 @@ RATIOS = (
     ("permutations_200_over_forward", "{model}: 200 shuffled labels over the forward *", "at most 1", "permutations"),
     ("training_over_one_text_a_batch", "LoRA, base model: tokens a second over batches of one text", "at least 3", ""),
     ("study_two_workers", "study: one process over two workers, one thread each", "at least 1.7", ""),
+    ("beside_a_neighbour", "`ntps score` beside a process that keeps a core busy, over alone *", "at most 1.8", ""),
     ("training_over_all_weights", "LoRA on the base model: tokens a second over training all weights", "", ""),
     (
         "training_over_all_weights_real",
