@@ -177,12 +177,12 @@ def bench_forward(model_name: str | None, task_name: str | None) -> dict[str, An
     layers, mine, alone = range(model.n_layers), 0.0, 0.0
     reader = StateReader(model.model, layers, model.vocabulary, model.device)
     moments = NextTokenMoments(layers=layers, width=model.widths)
-    for ids, mask in batches_of(model, task):
 
-        def with_moments(ids: torch.Tensor = ids, mask: torch.Tensor = mask) -> None:
-            reader.read(ids, mask, TextBatch(mask.bool(), model.widths, moments=moments).add)
+    def with_moments(ids: torch.Tensor, mask: torch.Tensor) -> None:
+        reader.read(ids, mask, TextBatch(mask.bool(), model.widths, moments=moments).add)
 
-        times = race(with_moments, partial(model.hidden_states, ids, mask), 4)
+    for batch in batches_of(model, task):
+        times = race(partial(with_moments, *batch), partial(model.hidden_states, *batch), 4)
         mine, alone = mine + times[0], alone + times[1]
     return {
         "ratios": {"forward_with_moments": mine / alone},

@@ -141,10 +141,10 @@ def readout_and_truth(
         )
         truth = torch.cat([targets[split.test], fresh_targets]) - mean
         cross = beyond.cross(targets[split.train] - mean)
-        left_out = beyond.loo_errors(cross, targets[split.train] - mean, torch.from_numpy(groups)[split.train], RIDGES)
+        left_out = beyond.loo_errors(cross, targets[split.train] - mean, torch.from_numpy(groups)[split.train])
         loo_errors.append((left_out if each > 1 else left_out.sum(1, keepdim=True)).amin(0).sum())
         residuals = torch.zeros(len(RIDGES), len(truth), each, dtype=torch.float64)
-        for rows, fitted in beyond.ridge(cross, RIDGES):
+        for rows, fitted in beyond.ridge(cross):
             squared = (truth[rows] - fitted).square()
             residuals[:, rows] = squared if each > 1 else squared.sum(2, keepdim=True)
         errors[:, split.test] = residuals[:, : len(split.test)]

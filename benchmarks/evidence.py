@@ -1,4 +1,4 @@
-"""What nulls, studies and training cost; `python -m benchmarks --only permutations,training,study,workers`."""
+"""What nulls, training, studies and a busy neighbour cost: parts of `python -m benchmarks`."""
 
 import os
 import subprocess
@@ -109,9 +109,8 @@ def bench_workers() -> dict[str, Any]:
 def bench_neighbour() -> dict[str, Any]:
     """The same command beside a process that keeps a core busy, over the command alone."""
     command = [sys.executable, "-m", "ntps", "score", "miniworld-large", "miniworld/topic", "--limit", "1500"]
-    environment = {
-        name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"
-    }  # it sets that itself
+    environment = dict(os.environ)
+    environment.pop("OMP_WAIT_POLICY", None)  # which the command sets itself
 
     def alone() -> None:
         subprocess.run(command, check=True, env=environment, capture_output=True)

@@ -164,10 +164,10 @@ def held_out_errors(
         baseline[split.test] = (test - mean).square().sum(1)
         cross = split.cross(train - mean)
         if groups is not None and loo_errors is not None:
-            left_out = split.loo_errors(cross, train - mean, groups[split.train], RIDGES)
+            left_out = split.loo_errors(cross, train - mean, groups[split.train])
             loo_errors[number] = _by_penalty(left_out, separate).amin(0).sum()
         for index, k in enumerate(sizes):
-            for rows, fitted in split.ridge(cross[:k], RIDGES):
+            for rows, fitted in split.ridge(cross[:k]):
                 values = fitted + mean
                 found = _by_penalty((test[rows] - values).square(), separate)
                 losses[index, number] += found.sum(1)
@@ -269,7 +269,7 @@ def shuffled_errors(
             test = given[split.test] - mean
             baseline[some, index] = test.square().sum((0, 2))
             cross = split.cross((given[split.train] - mean).reshape(len(split.train), -1))
-            for rows, fitted in split.ridge(cross, RIDGES):
+            for rows, fitted in split.ridge(cross):
                 residual = test[rows] - fitted.reshape(len(RIDGES), -1, *test.shape[1:])
                 losses[some, index] += _by_penalty(residual.square().sum(1), separate).transpose(0, 1)
     elsewhere = losses.sum(1, keepdim=True) - losses
@@ -412,25 +412,24 @@ class Split:
         keep = values > _EIGENVALUE_RTOL * len(values) * values[-1:].clamp_min(0.0)
         return basis[:, keep], values[keep]
 
-    def ridge(self, cross: Tensor, ridges: Sequence[float]) -> Iterator[tuple[slice, Tensor]]:
+    def ridge(self, cross: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield predictions of the test texts, about the mean, by readouts of the first k coordinates.
 
         Args:
             cross: The first k rows (k, m) of `cross`.
-            ridges: Penalties in units of the mean variance of the standardised states.
 
         Yields:
-            Which test texts, and their predictions (len(ridges), texts, m).
+            Which test texts, and their predictions (len(RIDGES), texts, m).
         """
         k, targets = cross.shape
         basis, values = self.eigenbasis(k)
-        projected, weights = basis.T @ cross, self._weights(ridges, values)  # (r, m), (len(ridges), r)
-        step = max(1, _BLOCK // max(1, len(ridges) * targets))
+        projected, weights = basis.T @ cross, self._weights(values)  # (r, m), (len(RIDGES), r)
+        step = max(1, _BLOCK // max(1, len(RIDGES) * targets))
         for start in range(0, len(self.test), step):
             rows = slice(start, start + step)
             yield rows, _fitted(self._test_coordinates[rows, :k] @ basis, weights, projected)
 
-    def loo_errors(self, cross: Tensor, targets: Tensor, groups: Tensor, ridges: Sequence[float]) -> Tensor:
+    def loo_errors(self, cross: Tensor, targets: Tensor, groups: Tensor) -> Tensor:
         """Return the squared error of each training text by the readout without it and its equals, summed over texts.
 
         In closed form: with the leverage h of a text (intercept included), m equals with residuals e_1 ... e_m leave
@@ -440,30 +439,29 @@ class Split:
             cross: (d, c) from `cross`.
             targets: (n_train, c) centred targets.
             groups: (n_train,) equal numbers for equal texts.
-            ridges: Penalties in units of the mean variance of the standardised states.
 
         Returns:
-            (len(ridges), c) float64.
+            (len(RIDGES), c) float64.
         """
         basis, values = self._whole
-        projected, weights = basis.T @ cross, self._weights(ridges, values)
+        projected, weights = basis.T @ cross, self._weights(values)
         directions = basis if self._rotation is None else self._rotation @ basis
-        result = torch.zeros(len(ridges), targets.shape[1], dtype=torch.float64)
+        result = torch.zeros(len(RIDGES), targets.shape[1], dtype=torch.float64)
         step = max(1, _BLOCK // (self.states.shape[1] + result.numel()))
         for rows, group in _whole_groups(groups, step):
             inside = torch.cat([states @ directions for _, states in self._standardized(self.train[rows])])
-            leverage = inside.square() @ weights.T + 1 / len(self.train)  # (texts, ridges)
+            leverage = inside.square() @ weights.T + 1 / len(self.train)  # (texts, penalties)
             residuals = targets[rows] - _fitted(inside, weights, projected)
             sizes = group.bincount().double()
-            sums = torch.zeros(len(ridges), len(sizes), targets.shape[1], dtype=torch.float64)
+            sums = torch.zeros(len(RIDGES), len(sizes), targets.shape[1], dtype=torch.float64)
             sums.index_add_(1, group, residuals)
             left = (1 - sizes[group, None] * leverage).clamp_min(torch.finfo(torch.float64).eps)
             result += (residuals + (leverage / left).T[..., None] * sums[:, group]).square().sum(1)
         return result
 
-    def _weights(self, ridges: Sequence[float], values: Tensor) -> Tensor:
-        """Return 1 / (eigenvalue + penalty) (len(ridges), r)."""
-        return 1 / (values + self._unit * torch.tensor(ridges, dtype=torch.float64)[:, None])
+    def _weights(self, values: Tensor) -> Tensor:
+        """Return 1 / (eigenvalue + penalty) (len(RIDGES), r)."""
+        return 1 / (values + self._unit * torch.tensor(RIDGES, dtype=torch.float64)[:, None])
 
 
 def _fitted(inside: Tensor, weights: Tensor, projected: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def _row(name: str, task: Task, pretrained: Representations, random: Representat
         k_u, k_v = chosen_ranks(solved, None, None)
         return solved, k_u, k_v, solved.held_out([k_v], keep=Keep(by_text=[]))
 
-    (solved, k_u, k_v, after), (*_, random_k_v, before) = (
+    (solved, k_u, k_v, after), (*_, before) = (
         next(solve_layers(each, labels_of(each, task.columns[0]), ScoreSettings(folds=FOLDS), read, layers=[layer]))
         for each, layer in ((pretrained, pretrained.layers[-1]), (random, random.layers[-1]))
     )
@@ -125,8 +125,8 @@ def _row(name: str, task: Task, pretrained: Representations, random: Representat
         "task": name,
         "ntps": solved.ntps_at(k_u, k_v),
         "chance": k_v / solved.d,
-        "random": before.at(random_k_v),
-        "pretrained": after.at(k_v),
+        "random": before.explained[0],
+        "pretrained": after.explained[0],
         "ceiling": after.ceiling,
         "k_v": k_v,
         "d": solved.d,
