@@ -104,6 +104,14 @@ def shareable(content: Any, key: str = "") -> Any:
     return name if name != content and not re.search(r"[:;,.'\"] ", content) else _PATHS.sub("", content)
 
 
+def shareable_results(results: Sequence[Any]) -> dict[str, Any]:
+    """Return the JSON of the result of one label column as it is, and of several as a list under `tasks`."""
+    contents = [shareable(result.to_dict()) for result in results]
+    if len(contents) == 1:
+        return contents[0]
+    return {"schema_version": contents[0]["schema_version"], "tasks": contents}
+
+
 def file_names(names: Sequence[str]) -> list[str]:
     """Return names for files and links: letters, digits and dashes, all different.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ntps._files import atomic_write, json_text, local_path
-from ntps._names import clean, one_line, shareable
+from ntps._names import clean, one_line, shareable_results
 from ntps._processes import is_main_process
 from ntps.cli.outputs import STDOUT, claim
 from ntps.errors import NtpsError
@@ -308,15 +308,11 @@ def load_columns(task: str, data: dict[str, Any], *, limit: int | None, seed: in
 
 
 def emit_columns(results: Sequence[Any], report: Path | None, json_file: Path | None, quiet: bool) -> None:
-    """Emit the results of one label column as they are, and of several as a list under `tasks`."""
-    contents = [shareable(result.to_dict()) for result in results]
-    content = contents[0]
-    if len(contents) > 1:
-        content = {"schema_version": content["schema_version"], "tasks": contents}
+    """Emit the results of one or several label columns."""
     text = "\n\n".join(map(str, results))
     if report is not None:
         text += f"\n\nReport: {report / 'report.html'}"
-    emit(content, json_file, text, quiet)
+    emit(shareable_results(results), json_file, text, quiet)
 
 
 def in_options(context: typer.Context, reason: str | None) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ntps._files import json_text
-from ntps._names import file_names, shareable, short_name
+from ntps._names import file_names, shareable_results, short_name
 from ntps._text import Column, fixed, html_table, interval_text
 from ntps.errors import NtpsError
 from ntps.report.page import (
@@ -54,9 +54,9 @@ def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> 
     """Write one page with tables and pictures of a ranking, or of those of several label columns of one task.
 
     Files for one ranking: report.html, ranking.json, ranking.csv, models.png, layers.png and labels.png. For several,
-    the page has one section per label column, ranking.json is a list, ranking.csv has a first column `labels`, and the
-    pictures are called models-NAME.png and so on. Each file is written atomically, and the files of two runs are not
-    mixed.
+    the page has one section per label column, ranking.json has them in a list `tasks`, ranking.csv has a first column
+    `labels`, and the pictures are called models-NAME.png and so on. Each file is written atomically, and the files of
+    two runs are not mixed.
 
     Args:
         rankings: From `ntps.rank`.
@@ -78,9 +78,8 @@ def write_ranking(rankings: Ranking | Sequence[Ranking], folder: str | Path) -> 
     heading = f"Which model for {short_name(rankings[0].task)}?"
     page = render("ranking.html", title=heading, heading=heading, sections=sections)
     table = tables_csv([ranking.to_dataframe() for ranking in rankings], names)
-    dicts = [shareable(ranking.to_dict()) for ranking in rankings]
     pictures = [picture for section in sections for picture in section["pictures"]]
-    numbers = json_text(dicts if several else dicts[0])
+    numbers = json_text(shareable_results(rankings))
     return write_files(folder, pictures, {"ranking.json": numbers, "ranking.csv": table, "report.html": page})
 
 

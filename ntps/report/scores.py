@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ntps._files import json_text
-from ntps._names import clean, file_names, shareable, short_name
+from ntps._names import clean, file_names, shareable_results, short_name
 from ntps._text import Column, html_table, interval_text
 from ntps.errors import NtpsError
 from ntps.report.page import (
@@ -50,8 +50,9 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
     """Write one page with tables and pictures of a score, or of the scores of several label columns of one task.
 
     Files for one result: report.html, scores.json, scores.csv, layers.png and curve.png. For several, the page has one
-    section per label column, scores.json is a list, scores.csv has a first column `labels`, and the pictures are called
-    layers-NAME.png and curve-NAME.png. Each file is written atomically, and the files of two runs are not mixed.
+    section per label column, scores.json has them in a list `tasks`, scores.csv has a first column `labels`, and the
+    pictures are called layers-NAME.png and curve-NAME.png. Each file is written atomically, and the files of two runs
+    are not mixed.
 
     Args:
         results: One result, or several of one model and the same texts, with different label columns.
@@ -76,9 +77,8 @@ def write_report(results: ScoreResult | Sequence[ScoreResult], folder: str | Pat
     heading = f"{short_name(results[0].model)} on {short_name(task)}"
     page = render("score.html", title=heading, heading=heading, sections=sections, contents=_contents(sections))
     table = tables_csv([result.to_dataframe() for result in results], names)
-    dicts = [shareable(result.to_dict()) for result in results]
     pictures = [section[kind] for section in sections for kind in ("layers", "curve")]
-    numbers = json_text(dicts if several else dicts[0])
+    numbers = json_text(shareable_results(results))
     return write_files(folder, pictures, {"scores.json": numbers, "scores.csv": table, "report.html": page})
 
 

@@ -349,6 +349,7 @@ def test_two_label_columns_are_scored_from_one_pass(run, tiny_llama, tmp_path, m
     assert status == 0 and len(runs) == 1
     both = json.loads((tmp_path / "s.json").read_text())
     assert set(both) == {"schema_version", "tasks"}
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == both
     rating, condition = both["tasks"]
     assert (rating["n_texts"], condition["n_texts"]) == (40, 32)
     assert condition["provenance"]["n_unlabelled"] == 8

@@ -76,7 +76,7 @@ def test_json_page_and_table_have_the_same_numbers(whole, place):
             r2 = f"{model['r2'] + 0:.3f}"
             assert r2 in whole and r2 in page
             assert (model["through_v"] is None) == (model["name"] == "bert")
-    assert json.loads((place / "out/ranking.json").read_text()) == content["tasks"]
+    assert json.loads((place / "out/ranking.json").read_text()) == content
     assert (place / "out/ranking.csv").read_text().startswith("labels,model,group,layer")
     assert sorted(path.name for path in (place / "out").glob("*.png")) == [
         f"{kind}-{column}.png" for kind in ("labels", "layers", "models") for column in ("end", "start")
@@ -177,7 +177,7 @@ def test_two_processes_write_and_say_once_what_one_does(place, forks):
         assert done[0].stderr.count("gone is not ranked") == 1
         said.append(done[0].stdout.replace(output, "OUT").splitlines())
         text = (place / f"{output}.json").read_text()
-        assert json.loads(text)["tasks"] == json.loads((place / output / "ranking.json").read_text())
+        assert json.loads(text) == json.loads((place / output / "ranking.json").read_text())
         contents.append(json.loads(text, parse_float=lambda number: round(float(number), 6)))
         for task in contents[-1]["tasks"]:
             for model in [*task["models"], *filter(None, [task["fresh_weights"]])]:

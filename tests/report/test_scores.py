@@ -164,7 +164,7 @@ def test_several_label_columns_on_one_page(tmp_path):
     assert page.text.count("How to read this") == 1
     for result in results:
         assert_says(page, result)
-    assert json.loads((tmp_path / "scores.json").read_text()) == [result.to_dict() for result in results]
+    assert json.loads((tmp_path / "scores.json").read_text())["tasks"] == [result.to_dict() for result in results]
     frame = pd.read_csv(tmp_path / "scores.csv")
     assert frame["labels"].tolist() == [name for name in names for _ in range(5)]
     assert frame["ntps"].tolist() == [scored.ntps for result in results for scored in result.layers]
@@ -218,7 +218,7 @@ def test_shared_files_tell_neither_paths_nor_formulas(tmp_path):
     table = pd.read_csv(tmp_path / "scores.csv")
     assert set(table["labels"]) == {"'=1+1", "'@x", "'-3"}
     assert (table["ntps"] > 0).all()
-    assert json.loads((tmp_path / "scores.json").read_text())[0]["model"] == "tiny"
+    assert json.loads((tmp_path / "scores.json").read_text())["tasks"][0]["model"] == "tiny"
 
 
 def test_any_name_stands_on_the_page(tmp_path):
