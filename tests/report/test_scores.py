@@ -139,6 +139,18 @@ def test_evidence_is_shown_where_there_is_any(tmp_path):
 
 
 @sketched
+@pytest.mark.parametrize(("field", "words"), [
+    ("null", "Shuffled"), ("control", "Random weights"), ("interval", "Low, high"),
+])  # fmt: skip
+def test_only_the_columns_that_are_there_are_explained(tmp_path, field, words):
+    result = score_result(evidence=True)
+    for there in (True, False):
+        layers = result.layers if there else [replace(scored, **{field: None}) for scored in result.layers]
+        write_report(replace(result, layers=tuple(layers)), tmp_path)
+        assert (words in check_page(tmp_path / "report.html").text) == there
+
+
+@sketched
 def test_without_folds_nothing_is_called_held_out(tmp_path):
     write_report(score_result(held_out=False), tmp_path)
     page = (tmp_path / "report.html").read_text()
