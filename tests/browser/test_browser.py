@@ -238,18 +238,20 @@ def menu(page, name: str, entry: str) -> None:
 def run_all(page, name: str) -> None:
     """Run all cells to the end, or to the first fault.
 
-    While JupyterLab settles, a click may be lost, or a late dialog lie above the menu or take the kernel away: whenever
-    the kernel rests and cells wait, ask again.
+    While JupyterLab settles, a click may be lost, or a late dialog lie above the menu or take the kernel away, which
+    interrupts the cell that runs: whenever the kernel rests and cells wait, or one was interrupted, ask again.
     """
 
     def done(page) -> bool:
-        rests, now = idle(page), prompts(page)
-        if rests and not any("*" in prompt for prompt in now) and not all(map(finished, now)) and not faults(page):
+        rests, now, found = idle(page), prompts(page), faults(page)
+        interrupted = any("KeyboardInterrupt" in text for text in found)
+        wait_for_us = interrupted or not (found or all(map(finished, now)))
+        if rests and wait_for_us and not any("*" in prompt for prompt in now):
             with contextlib.suppress(PlaywrightTimeout):
                 menu(page, "Run", "Run All Cells")
             time.sleep(4)
             return False
-        return rests and bool(faults(page) or all(map(finished, now)))
+        return rests and not interrupted and bool(found or all(map(finished, now)))
 
     wait(page, name, SECONDS_TO_RUN, done)
 
