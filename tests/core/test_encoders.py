@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import naive
 from helpers.problems import make_problem, pooled_tensor, solve, stream
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ntps.core.solve
@@ -210,15 +210,21 @@ def test_no_channel_hides_the_others(seed, channel, power, mean, dtype, center):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 5), powers=st.lists(st.floats(-5, 5), min_size=8, max_size=8), few=st.booleans())
+@example(seed=4, powers=[-5.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0], few=True)
+@example(seed=4, powers=[-5.0, -5.0, -4.0, 0.0, 5.0, 0.0, -4.0, 5.0], few=True)
 def test_an_encoder_does_not_depend_on_the_scales_of_its_inputs(seed, powers, few):
-    """V of scaled prefix states predicts the same next states, so its directions are the same with other units."""
+    """V of scaled prefix states predicts the same next states, so its directions are the same with other units.
+
+    With fewer pairs than channels, W is projected in the channels' own units, which costs digits where those differ.
+    """
     moments, factor = next_token(make_problem(seed=seed, n=4 if few else 100)), 10.0 ** torch.tensor(powers).double()
     n_pairs = moments.n_pairs
     plain = solve_encoder(whitening(moments.C0, rtol=1e-12, max_rank=n_pairs), moments.C1)
     B = moments.C0 * torch.outer(factor, factor)
     scaled = solve_encoder(whitening(B, rtol=1e-12, max_rank=n_pairs), moments.C1 * factor[:, None])
     assert (scaled.rank, scaled.whitening.rank) == (plain.rank, plain.whitening.rank)
-    assert torch.allclose(scaled.eigenvalues, plain.eigenvalues, rtol=1e-6, atol=1e-9 * float(plain.eigenvalues[0]))
+    rtol = max(1e-6, 1e-13 * float(factor.max() / factor.min())) if few else 1e-6
+    assert torch.allclose(scaled.eigenvalues, plain.eigenvalues, rtol=rtol, atol=1e-9 * float(plain.eigenvalues[0]))
 
 
 @pytest.mark.parametrize(("n", "rows"), [(5, False), (12, False), (200, False), (1, True), (5, True), (11, True)])
