@@ -437,17 +437,21 @@ def held_lock(path: Path, what: str, *, seconds: float = 0) -> Iterator[None]:
 
     lock = file_lock(path)
     try:
-        lock.acquire(timeout=seconds)
-        while not _is_there(lock, path):  # its last holder removed it between our opening and our locking it
-            lock.release()
+        try:
             lock.acquire(timeout=seconds)
-    except Timeout:
-        raise NtpsError(f"another run is writing {what}; wait for its end, or name another output.") from None
-    try:
+            while not _is_there(lock, path):  # its last holder removed it between our opening and our locking it
+                lock.release()
+                lock.acquire(timeout=seconds)
+        except Timeout:
+            raise NtpsError(f"another run is writing {what}; wait for its end, or name another output.") from None
         yield
     finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            path.unlink()
+        with suppress(OSError):  # another holds it; or Windows, which removes no file that is open
+            if not lock.is_locked:  # a signal came while it was being taken: the file may be there, held by nobody
+                lock = file_lock(path)
+                lock.acquire(timeout=0)
+            if _is_there(lock, path):
+                path.unlink()
         lock.release()
 
 

@@ -8,8 +8,10 @@ import struct
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -21,10 +23,12 @@ from ntps._files import (
     atomic_write,
     file_lock,
     from_json,
+    held_folder,
     held_lock,
     jsonable,
     load_tensors,
     local_path,
+    made_folder,
     read_json,
     save_tensors,
     sha256_files,
@@ -419,3 +423,45 @@ def test_a_lock_on_a_file_that_its_last_holder_removed_is_no_lock(tmp_path, monk
         with pytest.raises(Timeout):
             file_lock(path).acquire(timeout=0)
     assert not path.exists()
+
+
+@pytest.mark.skipif(_files.fcntl is None, reason="Windows removes no file that is open")
+@pytest.mark.parametrize("taken", [partial(held_lock, what="it"), held_folder, made_folder, atomic_path])
+def test_a_signal_while_something_is_taken_leaves_nothing(tmp_path, taken):
+    """Ctrl-C before every line until the block begins, in our code and in filelock's."""
+    with taken(tmp_path / "warm"):  # imports what it needs
+        pass
+    lines = 0
+    while _interrupted(lines, taken, tmp_path / "it"):
+        assert not (tmp_path / "it").exists(), lines
+        assert not list(tmp_path.glob(".*")), lines
+        lines += 1
+    assert lines >= 4
+
+
+def _interrupted(after, taken, path):
+    """Whether taking it was interrupted, after so many lines; if it has fewer, the block is run."""
+    files = (_files.__file__, str(Path(filelock.__file__).parent))
+    lines = 0
+
+    def count(frame, event, _):
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(files) or frame.f_code.co_name == "__del__":
+            return None
+        if event == "line" and lines >= 0:
+            lines += 1
+            if lines > after:
+                lines = -1  # once
+                raise KeyboardInterrupt
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        with taken(path):
+            sys.settrace(before)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
