@@ -275,7 +275,7 @@ def measure_shape(shape: Shape, machine: Machine, sizes: Sizes) -> dict[str, Any
 
 
 def measure_products(shape: Shape, machine: Machine, sizes: Sizes) -> dict[str, Any]:
-    """Milliseconds for one layer of one batch: products by precision, the whole square or upper blocks, and sums."""
+    """Milliseconds for one layer of one batch: prefix sums, all that is added, one of its two products, and sums."""
     tokens, width = shape.texts * shape.tokens, shape.width
     with machine.device:
         states = torch.randn(shape.texts, shape.tokens, width, dtype=torch.bfloat16)
@@ -290,22 +290,15 @@ def measure_products(shape: Shape, machine: Machine, sizes: Sizes) -> dict[str, 
 
         return 100 * machine.seconds(ten, sizes.rounds)
 
-    def upper_blocks() -> torch.Tensor:
-        """Leave out three eighths of a symmetric product."""
-        product, step = torch.zeros(width, width, device=machine.device), width // 4
-        for start in range(0, width, step):
-            product[start : start + step, start:] = rows[:, start : start + step].T @ rows[:, start:]
-        return product
-
-    result: dict[str, Any] = {"float32 and prefix sums": repeated(lambda: states.float().cumsum(1))}
+    result: dict[str, Any] = {"prefix sums": repeated(lambda: states.cumsum(1, dtype=torch.float32))}
     for precision in PRECISIONS:
         moments = fresh_moments([0], width, machine, precision)
-        with _matmul_precision(precision, machine.device), torch.inference_mode():
-            result[f"layer, {precision}"] = repeated(lambda m=moments: m._products(states, mask, "mean"))
+        with torch.inference_mode():
+            batch = TextBatch(mask, [width], device=machine.device, moments=moments)
+            result[f"layer, {precision}"] = repeated(lambda part=batch: part.add(0, states))
     for precision in ("highest", "high"):
         with _matmul_precision(precision, machine.device), torch.inference_mode():
             result[f"square product, {precision}"] = repeated(lambda: rows.T @ others)
-            result[f"upper blocks, {precision}"] = repeated(upper_blocks)
     with torch.inference_mode():
         half, other_half = rows.bfloat16(), others.bfloat16()
         if machine.cuda:

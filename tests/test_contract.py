@@ -214,9 +214,9 @@ COLLECT_OPTIONS = {
 def test_every_option_of_collect_acts(tiny_llama, tmp_path, monkeypatch, capfd, name):
     seen, products = [], NextTokenMoments._products
 
-    def watched(self, states, mask, pooling):
-        seen.append((len(mask), torch.get_float32_matmul_precision()))
-        return products(self, states, mask, pooling)
+    def watched(self, states, *rest):
+        seen.append((len(states), torch.get_float32_matmul_precision()))
+        return products(self, states, *rest)
 
     monkeypatch.setattr(NextTokenMoments, "_products", watched)
     monkeypatch.chdir(tmp_path)

@@ -155,40 +155,52 @@ class NextTokenMoments:
         self.counts += batch.counts
         return batch.pooled
 
-    def _add_layer(self, index: int, states: Tensor, mask: Tensor, pooled: Tensor, pooling: str) -> None:
+    def _add_layer(
+        self, index: int, states: Tensor, lengths: Tensor, followed: Tensor, pooled: Tensor, pooling: str
+    ) -> None:
         """Add one layer of a batch (B, T, d), tokens first, and fill in its pooled states (B, d).
 
         Nothing is added before everything is computed: where memory runs out, the batch can be added in smaller ones.
         """
-        gram, cross, batch_pooled = self._products_that_fit(states, mask, pooling)
+        gram, cross, batch_pooled = self._products_that_fit(states, lengths, followed, pooling)
         width = self.widths[index]
         self.past_gram[index, :width, :width] += gram.to(self.past_gram.device)  # into float64, without a copy
         self.cross[index, :width, :width] += cross.to(self.cross.device)
         pooled.copy_(batch_pooled)
 
-    def _products_that_fit(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _products_that_fit(
+        self, states: Tensor, lengths: Tensor, followed: Tensor, pooling: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `_products` does, from halves of the batch where a GPU has too little memory for all of it."""
         try:
-            return self._products(states, mask, pooling)
+            return self._products(states, lengths, followed, pooling)
         except torch.cuda.OutOfMemoryError:
-            if len(mask) == 1:
+            if len(lengths) == 1:
                 raise
-        half = len(mask) // 2  # outside the handler, which would keep the memory of the failed attempt
-        gram, cross, pooled = self._products_that_fit(states[:half], mask[:half], pooling)
-        more_gram, more_cross, more_pooled = self._products_that_fit(states[half:], mask[half:], pooling)
+        half = len(lengths) // 2  # outside the handler, which would keep the memory of the failed attempt
+        pairs, places = int((lengths[:half] - 1).sum()), half * states.shape[1]
+        gram, cross, pooled = self._products_that_fit(states[:half], lengths[:half], followed[:pairs], pooling)
+        more_gram, more_cross, more_pooled = self._products_that_fit(
+            states[half:], lengths[half:], followed[pairs:] - places, pooling
+        )
         return gram.add_(more_gram), cross.add_(more_cross), torch.cat([pooled, more_pooled])
 
-    def _products(self, states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch's terms of the past Gram and the cross moment, (d, d) each, and its pooled states (B, d)."""
-        states = states.masked_fill(~mask[:, :, None], 0.0)
+    def _products(
+        self, states: Tensor, lengths: Tensor, followed: Tensor, pooling: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a batch's terms of the past Gram and the cross moment, (d, d) each, and its pooled states (B, d).
+
+        `followed` are the places in the B T positions of the batch, texts one after another, of the tokens before
+        another. Padding comes last: what stands there enters sums that nobody reads.
+        """
         sums = states.cumsum(1, dtype=self.dtype)
-        pooled = _pooled(states, sums[:, -1], mask.sum(1), pooling)
+        pooled = _pooled(states, _at(sums, lengths - 1), lengths, pooling)
         past = states if self.prefix == "last" else sums
         if self.prefix == "mean":
-            past = past / torch.arange(1, mask.shape[1] + 1, device=mask.device)[None, :, None]
+            past = past / torch.arange(1, states.shape[1] + 1, device=states.device)[None, :, None]
         dtype = torch.bfloat16 if self.matmul_precision == "medium" and self.dtype == torch.float32 else self.dtype
-        past = past[:, :-1].to(dtype).masked_fill(~mask[:, 1:, None], 0.0).flatten(0, 1)  # zero where no token follows
-        following = states[:, 1:].flatten(0, 1).to(dtype)
+        past = past.to(dtype).flatten(0, 1)[followed]
+        following = states.flatten(0, 1)[followed + 1].to(dtype)
         return _product(past, past), _product(past, following), pooled
 
     def _checked(self, hidden: Tensor | Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -292,11 +304,12 @@ class TextBatch:
     ) -> None:
         self.pooling = one_of(pooling, POOLINGS, "pooling")
         self.widths, self.moments, self.device = tuple(widths), moments, torch.device(device)
-        n_tokens = int(mask.sum())
-        self.counts = torch.tensor([len(mask), n_tokens, n_tokens - len(mask)])
         order, mask = _tokens_first(mask)
+        followed = torch.nn.functional.pad(mask[:, 1:], (0, 1)).flatten().nonzero().squeeze(1)
+        self.counts = torch.tensor([len(mask), len(mask) + len(followed), len(followed)])
         self._order = None if order is None else order.to(device, non_blocking=True)
-        self._mask = mask.to(device, non_blocking=True)
+        self._mask, self._followed = (each.to(device, non_blocking=True) for each in (mask, followed))
+        self._lengths = self._mask.sum(1)
         shape = (len(self.widths), len(mask), max(self.widths))
         self.pooled = torch.zeros(shape, dtype=torch.float32 if moments is None else moments.dtype, device=device)
 
@@ -313,10 +326,10 @@ class TextBatch:
         states = states if self._order is None else states.gather(1, self._order[:, :, None].expand_as(states))
         if self.moments is not None and sums:
             with _matmul_precision(self.moments.matmul_precision, self.device):
-                self.moments._add_layer(index, states, self._mask, pooled, self.pooling)
+                self.moments._add_layer(index, states, self._lengths, self._followed, pooled, self.pooling)
         else:
             states = states.to(self.pooled.dtype).masked_fill(~self._mask[:, :, None], 0.0)
-            pooled.copy_(_pooled(states, states.sum(1), self._mask.sum(1), self.pooling))
+            pooled.copy_(_pooled(states, states.sum(1), self._lengths, self.pooling))
 
 
 def _tokens_first(mask: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -331,8 +344,13 @@ def _pooled(states: Tensor, total: Tensor, lengths: Tensor, pooling: str) -> Ten
     """Return the pooled states (B, d) of a batch (B, T, d), tokens first, whose sums over tokens are `total` (B, d)."""
     if pooling == "mean":
         return total / lengths[:, None]
-    last = states[torch.arange(len(states), device=states.device), lengths - 1]
+    last = _at(states, lengths - 1)
     return last.masked_fill(~total.isfinite(), torch.nan)  # an earlier state is not finite: let it show
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    """Return of each text (B, T, d) what stands at its place (B,): (B, d)."""
+    return states[torch.arange(len(states), device=states.device), places]
 
 
 def check_finite(pooled: Tensor, layers: Sequence[int]) -> None:

@@ -127,10 +127,13 @@ PRODUCTS = NextTokenMoments._products
 @pytest.mark.parametrize(
     "wrong",
     [
-        pytest.param(lambda self, h, mask, how: PRODUCTS(self, h, mask | True, how), id="mask dropped"),
-        pytest.param(lambda self, h, mask, how: PRODUCTS(self, h[:, :-1], mask[:, :-1], how), id="last pair lost"),
-        pytest.param(lambda self, h, mask, how: (*PRODUCTS(self, h, mask, how)[:2], h[:, 0]), id="wrong pooling"),
-        pytest.param(lambda self, h, mask, how: PRODUCTS(self, h, mask, "last"), id="other pooling"),
+        pytest.param(
+            lambda self, h, n, at, how: PRODUCTS(self, h, n, torch.arange(h[:, 1:, 0].numel()), how), id="all"
+        ),
+        pytest.param(lambda self, h, n, at, how: PRODUCTS(self, h, n, at[:-1], how), id="last pair lost"),
+        pytest.param(lambda self, h, n, at, how: PRODUCTS(self, h, (n - 1).clamp(1), at, how), id="last token lost"),
+        pytest.param(lambda self, h, n, at, how: (*PRODUCTS(self, h, n, at, how)[:2], h[:, 0]), id="wrong pooling"),
+        pytest.param(lambda self, h, n, at, how: PRODUCTS(self, h, n, at, "last"), id="other pooling"),
     ],
 )
 def test_comparison_notices_wrong_code(wrong, monkeypatch):
@@ -280,11 +283,11 @@ def fail_above(monkeypatch, most):
     """Let the products of more than `most` texts run out of memory; return the batch sizes that were tried."""
     tried = []
 
-    def limited(self, states, mask, pooling):
-        tried.append(len(mask))
-        if len(mask) > most:
+    def limited(self, states, lengths, *rest):
+        tried.append(len(lengths))
+        if len(lengths) > most:
             raise torch.cuda.OutOfMemoryError("simulated")
-        return PRODUCTS(self, states, mask, pooling)
+        return PRODUCTS(self, states, lengths, *rest)
 
     monkeypatch.setattr(NextTokenMoments, "_products", limited)
     return tried
@@ -308,11 +311,11 @@ def test_halves_that_do_not_fit_either_add_nothing(monkeypatch):
     """So the whole batch can be tried again."""
     texts, tried = make_problem(n=4).texts, []
 
-    def fails_at_last(self, states, mask, pooling):
-        tried.append(len(mask))
-        if len(mask) > 1 or len(tried) > 5:
+    def fails_at_last(self, states, lengths, *rest):
+        tried.append(len(lengths))
+        if len(lengths) > 1 or len(tried) > 5:
             raise torch.cuda.OutOfMemoryError("simulated")
-        return PRODUCTS(self, states, mask, pooling)
+        return PRODUCTS(self, states, lengths, *rest)
 
     hidden, mask = pad_batch(texts)
     moments = NextTokenMoments(layers=[0], width=8, dtype=torch.float64)
@@ -335,10 +338,10 @@ def test_failed_attempt_is_released_before_the_halves(monkeypatch):
     """Otherwise the halves must fit beside what the whole batch took."""
     alive, held = [], []
 
-    def fails_late(self, states, mask, pooling):
+    def fails_late(self, states, lengths, *rest):
         alive.append([reference() is not None for reference in held])
-        result = PRODUCTS(self, states, mask, pooling)
-        if len(mask) == 8:
+        result = PRODUCTS(self, states, lengths, *rest)
+        if len(lengths) == 8:
             held.extend(weakref.ref(tensor) for tensor in result)
             raise torch.cuda.OutOfMemoryError("simulated")
         return result
