@@ -8,10 +8,8 @@ import struct
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pytest
 import torch
@@ -23,12 +21,10 @@ from ntps._files import (
     atomic_write,
     file_lock,
     from_json,
-    held_folder,
     held_lock,
     jsonable,
     load_tensors,
     local_path,
-    made_folder,
     read_json,
     save_tensors,
     sha256_files,
@@ -425,25 +421,19 @@ def test_a_lock_on_a_file_that_its_last_holder_removed_is_no_lock(tmp_path, monk
     assert not path.exists()
 
 
-@pytest.mark.skipif(_files.fcntl is None, reason="Windows removes no file that is open")
-@pytest.mark.parametrize("taken", [partial(held_lock, what="it"), held_folder, made_folder, atomic_path])
-def test_a_signal_while_something_is_taken_leaves_nothing(tmp_path, taken):
-    """Ctrl-C before every line until the block begins, in our code and in filelock's."""
-    with taken(tmp_path / "warm"):  # imports what it needs
-        pass
+INTERRUPTED = """
+import sys
+from functools import partial
+from pathlib import Path
+import filelock
+from ntps import _files
+
+taken, folder = {taken}, Path({folder!r})
+files = (_files.__file__, str(Path(filelock.__file__).parent))
+
+def interrupted(after):
+    # Whether it was interrupted, after so many lines of these files; where it has fewer, the block begins.
     lines = 0
-    while _interrupted(lines, taken, tmp_path / "it"):
-        assert not (tmp_path / "it").exists(), lines
-        assert not list(tmp_path.glob(".*")), lines
-        lines += 1
-    assert lines >= 4
-
-
-def _interrupted(after, taken, path):
-    """Whether taking it was interrupted, after so many lines; if it has fewer, the block is run."""
-    files = (_files.__file__, str(Path(filelock.__file__).parent))
-    lines = 0
-
     def count(frame, event, _):
         nonlocal lines
         if not frame.f_code.co_filename.startswith(files) or frame.f_code.co_name == "__del__":
@@ -454,14 +444,32 @@ def _interrupted(after, taken, path):
                 lines = -1  # once
                 raise KeyboardInterrupt
         return count
-
-    before = sys.gettrace()
     sys.settrace(count)
     try:
-        with taken(path):
-            sys.settrace(before)
+        with taken(folder / "it"):
+            sys.settrace(None)
     except KeyboardInterrupt:
         return True
     finally:
-        sys.settrace(before)
+        sys.settrace(None)
     return False
+
+with taken(folder / "warm"):  # imports what it needs
+    pass
+before, lines = set(folder.iterdir()), 0
+while interrupted(lines):
+    assert set(folder.iterdir()) == before, lines
+    lines += 1
+assert lines >= 4
+"""
+
+
+@pytest.mark.skipif(_files.fcntl is None, reason="Windows removes no file that is open")
+@pytest.mark.parametrize(
+    "taken", ["partial(_files.held_lock, what='it')", "_files.held_folder", "_files.made_folder", "_files.atomic_path"]
+)
+def test_a_signal_while_something_is_taken_leaves_nothing(tmp_path, taken):
+    """Ctrl-C before every line until the block begins: ours and filelock's, which cannot be used any more then."""
+    program = INTERRUPTED.format(taken=taken, folder=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
