@@ -51,19 +51,17 @@ def main() -> None:
     show_messages(_parameters)
     plain_output()
     with _signals() as came:
-        status = _status()
-        if status == 130:
+        status = _status(came)
+        if status == 130 or (status and came):
             status = 128 + came[0] if came else 130
             print("\nntps: interrupted; what was finished is kept.", file=sys.stderr)
     sys.exit(status)
 
 
-def _status() -> int:
-    """Run the command and return its exit status."""
+def _status(came: list[int]) -> int:
+    """Run the command and return its exit status; `came` are the signals that have come by its end."""
     try:
         status = _command()(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except NtpsError as error:
-        return _refuse(name_options(str(error), _parameters()))
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except typer.Exit as error:
@@ -71,6 +69,10 @@ def _status() -> int:
     except SystemExit:  # the parser's answer to a closed pipe
         return 0 if "--help" in sys.argv else _refuse("a pipe or a connection was closed by the other end; try again.")
     except Exception as error:
+        if came:  # compiled code may make another exception of an interruption, as torch does while it reads a tensor
+            return 130
+        if isinstance(error, NtpsError):
+            return _refuse(name_options(str(error), _parameters()))
         if not hasattr(error, "format_message"):  # the parser's exceptions have it; any other is a bug
             raise
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command, such as `ntps paper`
@@ -82,7 +84,7 @@ def _status() -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Let the signals that ask for an end interrupt the block as Ctrl-C does, and yield the list of those that came."""
+    """Let the signals that ask for an end interrupt the block, and yield the list of those that came."""
     came: list[int] = []
 
     def stop(number: int, _: Any) -> None:
@@ -90,9 +92,10 @@ def _signals() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     before = {}
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+        usual = (signal.SIG_DFL, signal.default_int_handler)  # nohup ignores SIGHUP
+        if number is not None and signal.getsignal(number) in usual:
             before[number] = signal.signal(number, stop)
     try:
         yield came

@@ -37,15 +37,18 @@ def test_killed_at_random_moments_they_finish_the_same(tmp_path, tiny_llama):
 
 
 SIGNALLED = """
-import os, signal, sys, time, ntps.cli.app
+import os, signal, sys, time, ntps, ntps.cli.app
 import ntps.models.passes as passes
 os.chdir({folder!r})
 number = signal.Signals({number})  # as it is where no parent, such as nohup, ignores it
 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 def slow(*_):
     print("runs", flush=True)
-    os.kill(os.getpid(), number)
-    time.sleep(60)
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        {answer}
 passes._run = slow
 sys.argv = ["ntps", "score", {model!r}, "r.csv", "--output", "new/out", "--json", "x.json"]
 ntps.cli.app.main()
@@ -53,11 +56,15 @@ ntps.cli.app.main()
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "answer", ["raise", "raise ntps.NtpsError('a file is damaged') from None", "raise ValueError('no shape') from None"]
+)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, forks, number, status):
+def test_a_signal_ends_a_run_with_one_line(tmp_path, tiny_llama, forks, number, status, answer):
+    """Also where compiled code has made another exception of the interruption."""
     rows = [f"{text},{'yes' if n % 2 else 'no'}" for n, text in enumerate(FILMS)]
     (tmp_path / "r.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    program = SIGNALLED.format(folder=str(tmp_path), number=int(number), model=str(tiny_llama))
+    program = SIGNALLED.format(folder=str(tmp_path), number=int(number), model=str(tiny_llama), answer=answer)
     (done,) = forks.run(program)
     assert (done.returncode, done.stdout) == (status, "runs\n")
     assert done.stderr.strip() == "ntps: interrupted; what was finished is kept."
