@@ -398,6 +398,8 @@ class ScoreResult(Record):
     def _what_is_read(self) -> str:
         choice = cast(LayerChoice, self.choice)
         r2 = f"R² {fixed(choice.readout.r2)} {interval_text(choice.readout.interval())}"
+        if fixed(choice.readout.r2) != fixed(max(scored.through_all for scored in self.layers)):
+            r2 += " where the layer is chosen without the texts it is judged on"  # the table has each layer's own
         p_value = self.best.p_value if self.best is not None else None
         labels = "values" if self.kind == "regression" else "labels"
         if self.best is None:
