@@ -157,10 +157,9 @@ def test_noise_is_said_to_be_held_by_no_layer():
     text = words(result)
     assert "No layer holds these labels" in text and "best" not in text.replace("The best layer of random", "")
     assert f"{result.choice.readout.r2:.3f}" in text
-    assert result.choice.readout.r2 < max(layer.ceiling_heldout for layer in result.layers) - 1e-3  # choosing flatters those
-    assert "where the layer is chosen without the texts it is judged on" in text
-    alone = score(representations_of(problem, problem.texts), probes=False)
-    assert f"{alone.choice.readout.r2:.3f}" in words(alone) and "where the layer" not in words(alone)
+    why = "where the layer is chosen without the texts it is judged on"  # choice flatters the table's largest
+    flattered = dataclasses.replace(result.layers[0], ceiling_heldout=result.choice.readout.r2 + 0.01)
+    assert why not in text and why in words(dataclasses.replace(result, layers=[flattered, *result.layers[1:]]))
     assert "Twice as many" not in text
     assert not any("*" in line or line.startswith("=") for line in result.to_text().splitlines())
     assert "best none" in repr(result) and "font-weight" not in result._repr_html_()
